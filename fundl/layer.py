@@ -1,0 +1,73 @@
+"""The contract of a layer: two methods, forward and backward, on a frozen record of parameters."""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Generic, Self, TypeAlias
+
+import attrs
+from torch import Tensor
+from typing_extensions import TypeVar
+
+from fundl.tree import Record
+
+Residuals = TypeVar("Residuals")
+In = TypeVar("In", default=Tensor)
+Out = TypeVar("Out", default=Tensor)
+
+
+@attrs.frozen(eq=False)
+class Layer(Record, ABC, Generic[Residuals, In, Out]):
+    """A differentiable function with parameters, as a value.
+
+    A layer y = f(params, x) is a frozen record of its parameters with two pure methods. `forward` computes y, and the
+    residuals: the least that `backward` needs. `backward` computes the vector-Jacobian product, for a cotangent grad of y's
+    shape:
+
+        grad_params = (df/dparams)^T grad,    grad_x = (df/dx)^T grad
+
+    The gradient with respect to the parameters is a layer of the same type, whose tensors are the gradients of the tensors
+    in the same place (buffers are handed back as they are). A layer without parameters is its own gradient.
+
+    Decorate the class with ``@attrs.frozen(eq=False)``. Fields whose annotation names Tensor, a layer, or a tuple of them are
+    parameters; all other fields are static, and must be hashable. A parameter ``weight`` that `initialize` is to fill has a
+    static field ``weight_init``, an initialiser, beside it.
+
+    >>> import torch
+    >>> from fundl import vjp
+    >>> @attrs.frozen(eq=False)
+    ... class Scale(Layer[Tensor]):
+    ...     weight: Tensor
+    ...
+    ...     def forward(self, x):
+    ...         return self.weight * x, x
+    ...
+    ...     def backward(self, x, grad):
+    ...         return Scale((grad * x).sum(0)), self.weight * grad
+    >>> grads, grad_x = vjp(Scale(torch.tensor([2.0, 3.0])), torch.ones(4, 2), torch.ones(4, 2))
+    >>> grads.weight, grad_x[0]
+    (tensor([4., 4.]), tensor([2., 3.]))
+    """
+
+    takes_integers: ClassVar[bool] = False
+    """Whether the input may be of an integer dtype: true of layers that look things up, or only rearrange."""
+
+    @abstractmethod
+    def forward(self, x: In) -> tuple[Out, Residuals]:
+        """The output, and what `backward` needs of the computation."""
+
+    @abstractmethod
+    def backward(self, residuals: Residuals, grad: Out) -> tuple[Self, In]:
+        """The gradients with respect to the parameters and the input, given that with respect to the output."""
+
+    def backward_params(self, residuals: Residuals, grad: Out) -> Self:
+        """The first half of `backward`: what the first layer of a model is asked for when it is trained.
+
+        A layer that can save the work for the input's gradient overrides it.
+        """
+        return self.backward(residuals, grad)[0]
+
+
+# The one Any of the core. A model holds layers of any residuals, inputs and outputs, and no other type says so: Layer is
+# invariant in all three, because forward and backward use them in both directions.
+AnyLayer: TypeAlias = Layer[Any, Any, Any]  # type: ignore[explicit-any]
+Model: TypeAlias = "AnyLayer | tuple[Model, ...]"
+"""A layer, or a tuple of models: the layers of a tuple are applied one after the other."""

@@ -1,0 +1,115 @@
+"""The affine map, with and without a bias."""
+
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import kernels
+from fundl.initialize import Initializer, uniform_fan_in
+from fundl.layer import Layer
+
+
+@final
+@attrs.frozen(eq=False)
+class Linear(Layer[Tensor]):
+    """An affine map of the last axis: y = x W^T + b.
+
+    Its vjp, with x and grad seen as matrices of B rows:
+
+        grad_weight = grad^T x,    grad_bias = sum over the rows of grad,    grad_x = grad W
+
+    Args:
+        weight: W, of shape (out, in).
+        bias: b, of shape (out,), or None for a linear map.
+        weight_init: how `initialize` draws the weight.
+        bias_init: how `initialize` draws the bias.
+
+    Shape:
+        (..., in) to (..., out)
+
+    Residuals:
+        The input, shared, not copied.
+
+    Raises:
+        ValueError: the input's last axis is not of size in.
+        TypeError: the input's dtype is not the weight's.
+
+    >>> from fundl import Linear, apply
+    >>> apply(Linear(weight=torch.tensor([[1.0, 2.0]]), bias=torch.tensor([0.5])), torch.tensor([[1.0, 1.0]]))
+    tensor([[3.5000]])
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_init: Initializer = attrs.field(default=uniform_fan_in(), kw_only=True)
+    bias_init: Initializer = attrs.field(default=uniform_fan_in(), kw_only=True)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.ndim == 0 or x.shape[-1] != self.weight.shape[1]:
+            raise ValueError(
+                f"Linear expects {self.weight.shape[1]} features, but the input's shape is {tuple(x.shape)}:"
+                f" its last axis must be of size {self.weight.shape[1]}"
+            )
+        if x.dtype != self.weight.dtype:
+            raise TypeError(
+                f"Linear's weight is {self.weight.dtype}, but the input is {x.dtype}: convert one of them, the input with"
+                f" x.to({self.weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
+            )
+        return kernels.linear(x, self.weight, self.bias), x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Linear", Tensor]:
+        return self.backward_params(residuals, grad), torch.matmul(grad, self.weight)
+
+    @override
+    def backward_params(self, residuals: Tensor, grad: Tensor) -> "Linear":
+        x, rows = _rows(residuals), _rows(grad)  # (B, in), (B, out)
+        return Linear(
+            weight=torch.mm(rows.t(), x),
+            bias=None if self.bias is None else rows.sum(0),
+            weight_init=self.weight_init,
+            bias_init=self.bias_init,
+        )
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The last axis of a tensor as the rows of a matrix."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def linear(
+    in_features: int,
+    out_features: int,
+    *,
+    bias: bool = True,
+    weight_init: Initializer = uniform_fan_in(),
+    bias_init: Initializer = uniform_fan_in(),
+    dtype: torch.dtype = torch.float32,
+) -> Linear:
+    """A `Linear` of the given sizes, without values: give it some with `initialize`.
+
+    Args:
+        in_features: size of the input's last axis, at least 1.
+        out_features: size of the output's last axis, at least 1.
+        bias: whether to add a bias.
+        weight_init: how to draw the weight; by default from U(-1/sqrt(in), 1/sqrt(in)).
+        bias_init: how to draw the bias; by default as the weight.
+        dtype: the parameters' dtype.
+
+    >>> from fundl import linear
+    >>> linear(2, 25)
+    Linear(weight=float32[25, 2], bias=float32[25])
+    """
+    for name, size in (("in_features", in_features), ("out_features", out_features)):
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+    return Linear(
+        weight=torch.empty(out_features, in_features, dtype=dtype, device="meta"),
+        bias=torch.empty(out_features, dtype=dtype, device="meta") if bias else None,
+        weight_init=weight_init,
+        bias_init=bias_init,
+    )

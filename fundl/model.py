@@ -1,0 +1,383 @@
+"""Models: layers and nested tuples of layers, applied and differentiated as one function."""
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias, TypeVar, TypeVarTuple, cast, overload
+
+import torch
+from torch import Tensor
+
+from fundl import tree
+from fundl.layer import AnyLayer, Layer, Model
+from fundl.tree import describe
+
+P = TypeVar("P", bound=Model)
+Ts = TypeVarTuple("Ts")
+Grads = TypeVar("Grads", covariant=True)
+X = TypeVar("X")
+Y = TypeVar("Y")
+R = TypeVar("R")
+Prediction = TypeVar("Prediction")
+Target = TypeVar("Target")
+
+Loss: TypeAlias = Callable[[Prediction, Target], tuple[Tensor, Prediction]]
+"""A loss: from a prediction and its target to the loss' value and its gradient with respect to the prediction."""
+
+
+def compose(*layers: *Ts) -> tuple[*Ts]:
+    """A model that applies its layers from left to right: a tuple of them, no more.
+
+    Args:
+        layers: layers, or models (tuples of layers) for a nested model.
+
+    Raises:
+        ValueError: there is no layer.
+        TypeError: a part is not a layer (a class where an instance is due, say).
+
+    >>> from fundl import Tanh, compose, linear
+    >>> model = compose(linear(2, 3), Tanh())
+    >>> len(model)
+    2
+    """
+    if not layers:
+        raise ValueError("a model needs at least one layer: compose(linear(2, 1)), say")
+    parts: tuple[object, ...] = layers
+    for place, part in enumerate(parts):
+        _require_model(part, f"layer {place}")
+    return layers
+
+
+def _require_model(part: object, place: str) -> None:
+    """Raise an error that names the place unless the part is a layer or a non-empty tuple of models."""
+    if isinstance(part, tuple):
+        if not part:
+            raise ValueError(f"{place} is an empty tuple: a model needs at least one layer")
+        for index, inner in enumerate(part):
+            _require_model(inner, f"{place}[{index}]")
+    elif isinstance(part, type) and issubclass(part, Layer):
+        raise TypeError(f"{place} is the class {part.__name__}, not a layer: write {part.__name__}(...)")
+    elif not isinstance(part, Layer):
+        raise TypeError(f"{place} is a {type(part).__name__}, not a layer or a tuple of layers: {part!r}")
+    elif misplaced := tree.misplaced_tensors(part):
+        raise TypeError(
+            f"{place}: {misplaced[0]} holds a tensor, but its annotation names none: annotate the field with Tensor, so that"
+            " it counts as a parameter"
+        )
+
+
+class Differentiable(Protocol[Grads, X, Y, R]):
+    """What every layer is, seen so that a checker finds the type of its gradient, which is its own type."""
+
+    def forward(self, x: X, /) -> tuple[Y, R]:
+        """The output, and what backward needs of the computation."""
+
+    def backward(self, residuals: R, grad: Y, /) -> tuple[Grads, X]:
+        """The gradients with respect to the parameters and the input."""
+
+
+# --- The public functions ----------------------------------------------------------------------------------------------
+
+# A layer states the types of its input and output, and the first overload of each function uses them. The second is for
+# tuples, and for functions that are generic in the model: these take and give tensors. That a lone layer with other types
+# would match the second as well, if the first did not come before it, is what the overlap is about.
+
+
+@overload
+def forward(params: Layer[R, X, Y], x: X) -> tuple[Y, R]: ...  # type: ignore[overload-overlap]  # see above
+@overload
+def forward(params: Model, x: Tensor) -> tuple[Tensor, object]: ...
+def forward(params: object, x: object) -> tuple[object, object]:
+    """The output of a model, and the residuals that `backward` needs.
+
+    Args:
+        params: a layer or a nested tuple of layers.
+        x: the input, of the shape that the first layer takes.
+
+    Returns:
+        The output, and the residuals: for a tuple of layers the tuple of theirs.
+
+    Raises:
+        ValueError: the model has no values yet, or the input does not fit; a note names the layer's place.
+        TypeError: the input is of a wrong dtype.
+
+    >>> from fundl import Tanh, backward, forward
+    >>> y, residuals = forward((Tanh(),), torch.zeros(2))
+    >>> backward((Tanh(),), residuals, torch.ones(2))
+    ((Tanh(),), tensor([1., 1.]))
+    """
+    return _forward(_as_model(params), x)
+
+
+def _as_model(params: object) -> Model:
+    if not isinstance(params, Layer | tuple):
+        raise TypeError(f"a model is a layer or a tuple of layers, not a {type(params).__name__}: {describe(params)}")
+    return params
+
+
+def _forward(params: Model, x: object) -> tuple[object, object]:
+    with torch.no_grad():
+        try:
+            output, residuals = run_forward(params, x)
+        except Exception as error:
+            if _has_meta(params) and not _has_meta(x):
+                raise _not_initialized() from error
+            raise
+    if isinstance(output, Tensor) and output.is_meta and not _has_meta(x):
+        raise _not_initialized()
+    return output, residuals
+
+
+def _has_meta(value: object) -> bool:
+    return any(leaf.is_meta for leaf in tree.leaves(value))
+
+
+def _not_initialized() -> ValueError:
+    return ValueError("the model has no values yet, only shapes: call initialize(key(0), model) and apply what it returns")
+
+
+@overload
+def backward(params: Differentiable[Grads, X, Y, R], residuals: R, grad: Y) -> tuple[Grads, X]: ...
+@overload
+def backward(params: P, residuals: object, grad: Tensor) -> tuple[P, Tensor]: ...
+def backward(params: object, residuals: object, grad: object) -> tuple[object, object]:
+    """The gradients with respect to the parameters and the input, from that with respect to the output.
+
+    Args:
+        params: the model that `forward` ran.
+        residuals: what `forward` kept.
+        grad: the gradient with respect to the output, of its shape.
+
+    Returns:
+        The gradient with respect to the parameters, of the model's type, and that with respect to the input.
+    """
+    with torch.no_grad():
+        return run_backward(_as_model(params), residuals, grad)
+
+
+def backward_params(params: P, residuals: object, grad: object) -> P:
+    """The first half of `backward`, without the work that only the input's gradient would need.
+
+    Args:
+        params: the model that `forward` ran.
+        residuals: what `forward` kept.
+        grad: the gradient with respect to the output, of its shape.
+
+    Returns:
+        The gradient with respect to the parameters, of the model's type.
+    """
+    with torch.no_grad():
+        return _like(params, run_backward_params(params, residuals, grad))
+
+
+@overload
+def apply(params: Layer[R, X, Y], x: X) -> Y: ...  # type: ignore[overload-overlap]  # see above
+@overload
+def apply(params: Model, x: Tensor) -> Tensor: ...
+def apply(params: object, x: object) -> object:
+    """The output of a model: the first half of `forward`.
+
+    A model on the meta device computes the shape of its output, without memory or arithmetic.
+
+    Args:
+        params: a layer or a nested tuple of layers.
+        x: the input, of the shape that the first layer takes.
+
+    Raises:
+        ValueError: the model has no values yet, or the input does not fit; a note names the layer's place.
+        TypeError: the input is of a wrong dtype.
+
+    >>> from fundl import ReLU, apply, compose, linear
+    >>> apply(compose(linear(2, 25), ReLU(), linear(25, 1)), torch.empty(10, 2, device="meta")).shape
+    torch.Size([10, 1])
+    """
+    return _forward(_as_model(params), x)[0]
+
+
+@overload
+def vjp(params: Differentiable[Grads, X, Y, R], x: X, grad: Y) -> tuple[Grads, X]: ...
+@overload
+def vjp(params: P, x: Tensor, grad: Tensor) -> tuple[P, Tensor]: ...
+def vjp(params: object, x: object, grad: object) -> tuple[object, object]:
+    """The vector-Jacobian product of a model: `forward`, then `backward`.
+
+        grad_params = (dy/dparams)^T grad,    grad_x = (dy/dx)^T grad,    y = apply(params, x)
+
+    Args:
+        params: a layer or a nested tuple of layers.
+        x: the input.
+        grad: the gradient of some number with respect to the output, of the output's shape.
+
+    Returns:
+        The gradients of that number with respect to the parameters, of the model's type, and to the input.
+
+    Raises:
+        ValueError: the model has no values yet, the input does not fit, or `grad` is not of the output's shape.
+        TypeError: the input is of a wrong dtype.
+
+    >>> from fundl import Linear, vjp
+    >>> layer = Linear(weight=torch.tensor([[1.0, 2.0]]), bias=None)
+    >>> grads, grad_x = vjp(layer, torch.ones(3, 2), torch.ones(3, 1))
+    >>> grads.weight, grad_x[0]
+    (tensor([[3., 3.]]), tensor([1., 2.]))
+    """
+    model = _as_model(params)
+    output, residuals = _forward(model, x)
+    if isinstance(output, Tensor) and isinstance(grad, Tensor) and grad.shape != output.shape:
+        raise ValueError(
+            f"grad is the gradient with respect to the output, and must have its shape {tuple(output.shape)},"
+            f" not {tuple(grad.shape)}"
+        )
+    with torch.no_grad():
+        return run_backward(model, residuals, grad)
+
+
+def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Target) -> tuple[Tensor, P]:
+    """The loss of a model on a batch, and its gradient with respect to the parameters.
+
+    Args:
+        loss: a function of a prediction and its target; it returns the loss and its gradient with respect to the prediction.
+        params: a layer or a nested tuple of layers.
+        x: the batch.
+        target: what the loss compares the model's output with.
+
+    Returns:
+        The loss' value, and the gradient, of the model's type.
+
+    >>> from fundl import Linear, mse, value_and_grad
+    >>> layer = Linear(weight=torch.tensor([[1.0, 2.0]]), bias=None)
+    >>> value, grads = value_and_grad(mse, layer, torch.ones(4, 2), torch.zeros(4, 1))
+    >>> value, grads.weight
+    (tensor(9.), tensor([[6., 6.]]))
+    """
+    prediction, residuals = forward(params, x)
+    with torch.no_grad():
+        value, grad = loss(prediction, target)
+        return value, _like(params, run_backward_params(params, residuals, grad))
+
+
+def _like(_params: P, grads: Model) -> P:
+    # Every layer's backward returns Self, and the walk puts each gradient in its layer's place: the tuple's type is kept.
+    # Type checkers cannot follow that through a loop over a tuple of any length.
+    return cast("P", grads)
+
+
+# --- Running a model ---------------------------------------------------------------------------------------------------
+
+# These walk the layers, in the caller's grad mode: the public functions above, and layers that contain models, call them.
+# What a tuple keeps for backward is the tuple of what its parts keep.
+
+
+def run_forward(params: Model, x: object) -> tuple[object, object]:
+    """`forward`, for the layers of a model that is being run."""
+    if not isinstance(params, tuple):
+        try:
+            if isinstance(x, Tensor) and not x.is_floating_point() and not params.takes_integers:
+                raise TypeError(f"the input must be floating-point, not {x.dtype}: convert it with x.to(torch.float32)")
+            output: tuple[object, object] = params.forward(x)
+        except Exception as error:
+            _note_layer(error, params, "the input", x)
+            raise
+        return output
+    kept: list[object] = []
+    try:
+        for part in params:
+            x, residuals = run_forward(part, x)
+            kept.append(residuals)
+    except Exception as error:
+        _note_place(error, len(kept))
+        raise
+    return x, tuple(kept)
+
+
+def run_backward(params: Model, residuals: object, grad: object) -> tuple[Model, object]:
+    """`backward`, for the layers of a model that is being run."""
+    if not isinstance(params, tuple):
+        try:
+            result: tuple[Model, object] = params.backward(residuals, grad)
+        except Exception as error:
+            _note_layer(error, params, "grad", grad)
+            raise
+        return result
+    return _run_backward_down_to(params, residuals, grad, 0)
+
+
+def run_backward_params(params: Model, residuals: object, grad: object) -> Model:
+    """`backward_params`, for the layers of a model that is being run.
+
+    Layers before the first one that has parameters are their own gradients, and need no backward.
+    """
+    if not isinstance(params, tuple):
+        try:
+            grads: Model = params.backward_params(residuals, grad)
+        except Exception as error:
+            _note_layer(error, params, "grad", grad)
+            raise
+        return grads
+    first = next((place for place, part in enumerate(params) if _has_children(part)), len(params))
+    if first == len(params):
+        return params
+    later, grad = _run_backward_down_to(params, residuals, grad, first + 1)
+    try:
+        own = run_backward_params(params[first], _parts(residuals)[first], grad)
+    except Exception as error:
+        _note_place(error, first)
+        raise
+    return (*params[:first], own, *later[first + 1 :])
+
+
+def _run_backward_down_to(
+    params: tuple[Model, ...], residuals: object, grad: object, last: int
+) -> tuple[tuple[Model, ...], object]:
+    """Run backward from the last layer to the one at `last`; the layers before it stay as they are."""
+    grads, kept, place = [*params], _parts(residuals), len(params)
+    try:
+        while place > last:
+            place -= 1
+            grads[place], grad = run_backward(params[place], kept[place], grad)
+    except Exception as error:
+        _note_place(error, place)
+        raise
+    return tuple(grads), grad
+
+
+def _parts(residuals: object) -> tuple[object, ...]:
+    if not isinstance(residuals, tuple):
+        raise TypeError(
+            f"the residuals of a tuple of layers are a tuple, as forward returned it, not a {type(residuals).__name__}"
+        )
+    return residuals
+
+
+def _has_children(params: Model) -> bool:
+    return any(_has_children(part) for part in params) if isinstance(params, tuple) else bool(params.children)
+
+
+# --- Where an error came from ------------------------------------------------------------------------------------------
+
+
+class _Place(str):
+    """A note on an error that says in which layer it arose; each enclosing tuple puts its index in front of the path."""
+
+    __slots__ = ("path", "what")
+    path: str
+    what: str
+
+    @classmethod
+    def of(cls, path: str, what: str) -> "_Place":
+        note = cls(f"in model{path}: {what}")
+        note.path, note.what = path, what
+        return note
+
+
+def _note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> None:
+    if not _noted(error):
+        error.add_note(_Place.of("", f"{layer!r}; {name} is {describe(value)}"))
+
+
+def _note_place(error: Exception, index: int) -> None:
+    if note := _noted(error):
+        error.__notes__[-1] = _Place.of(f"[{index}]{note.path}", note.what)
+
+
+def _noted(error: Exception) -> _Place | None:
+    notes = getattr(error, "__notes__", ())
+    return notes[-1] if notes and isinstance(notes[-1], _Place) else None

@@ -1,0 +1,476 @@
+"""Random numbers as a pure function of a key: the same key gives the same bits, everywhere and always.
+
+There is no generator to advance and no global state. A key is a value; what is drawn from it is a function of it; new
+keys are made from it by `split` and `fold_in`. Draw from a key once: two draws from one key are made of the same words.
+
+Everything is made of a few operations on whole int64 tensors that never overflow, and of exact conversions to floating
+point. So eager, compiled and exported code, on any device, agree to the bit; see `normal` and `uniform` for the two places
+where a last bit may differ.
+
+The stream
+----------
+Files and papers rely on what follows; it does not change.
+
+*Words* are unsigned 32-bit integers, held in int64. A *key* is two words: of ``key(seed)``, the low one and the high one
+of the 64-bit seed. A *block* is four words, Philox4x32-10 of the key and of a *counter* of four words:
+
+- words 0 and 2: the low and the high word of the block's *position*, from 0 to 2**64 - 1;
+- words 1 and 3: the *purpose*, which is 0 for `bits` and all that is drawn, 1 for `fold_in`, 2 for `split`.
+
+``fold_in(key, data)`` is words 0 and 1 of the block at position ``data``; key number i of ``split(key, count)`` is words 0
+and 1 of the block at position i. A draw of any shape fills it in row-major order, from block 0 on, and the number at
+place i depends on nothing but the key and i:
+
+- `bits`, `bernoulli`, and `uniform` in other dtypes than float64: word i % 4 of block i // 4; a float is made of its
+  most significant bits.
+- `uniform` in float64, `randint`, `permutation`, `normal`, `truncated_normal`: words 2 (i % 2), the more significant, and
+  2 (i % 2) + 1 of block i // 2. `normal` takes a block for two numbers: its words 0 and 1 are their common radius, 2 and
+  3 their angle.
+
+Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
+"""
+
+import math
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor
+
+Key: TypeAlias = Tensor
+"""Two 32-bit words in an int64 tensor of shape (2,): what `key`, `split` and `fold_in` make."""
+
+_WORD: Final = 0xFFFFFFFF
+_MULTIPLIERS: Final = 0xD2511F53, 0xCD9E8D57
+_WEYL: Final = 0x9E3779B9, 0xBB67AE85
+_ROUNDS: Final = 10
+
+_DRAW: Final = 0
+_FOLD_IN: Final = 1
+_SPLIT: Final = 2
+
+_DIGITS: Final = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+_LARGEST_RANGE: Final = 2**40
+
+
+# --- Keys -----------------------------------------------------------------------------------------------------------
+
+
+def key(seed: int, *, device: torch.device | str | None = None) -> Key:
+    """The key of a seed.
+
+    Args:
+        seed: any integer from 0 to 2**64 - 1. Neighbouring seeds are as unlike as any two.
+        device: where the key lives, and with it all that is drawn from it.
+
+    Raises:
+        TypeError: the seed is not an int.
+        ValueError: the seed is negative, or does not fit into 64 bits.
+
+    >>> key(7)
+    tensor([7, 0])
+    """
+    _require_64_bits(seed, "a seed")
+    return torch.tensor((seed & _WORD, seed >> 32), device=device)
+
+
+def fold_in(key: Key, data: int | Tensor) -> Key:
+    """A new key from a key and a number: of a step, an epoch, a layer, a device.
+
+    Args:
+        key: the key to derive from.
+        data: an int from 0 to 2**64 - 1, or a tensor of one integer, such as the counter of a compiled step. A negative
+            integer in a tensor stands for itself plus 2**64.
+
+    Raises:
+        TypeError: data is neither an int nor a tensor of integers.
+        ValueError: data is negative or does not fit into 64 bits, or is a tensor of more than one number.
+
+    >>> step = torch.tensor(3)
+    >>> torch.equal(fold_in(key(0), step), fold_in(key(0), 3))
+    True
+    """
+    if isinstance(data, Tensor):
+        if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
+            raise TypeError(f"the number to fold in must be an integer, not {data.dtype}")
+        if data.numel() != 1:
+            raise ValueError(f"one number can be folded in, not a tensor of shape {tuple(data.shape)}")
+        position = data.to(key.device, torch.int64).reshape(1)
+    else:
+        _require_64_bits(data, "the number to fold in")
+        signed = data if data < 2**63 else data - 2**64
+        position = torch.full((1,), signed, dtype=torch.int64, device=key.device)
+    return _derived(key, position, _FOLD_IN).reshape(2)
+
+
+def split(key: Key, count: int = 2) -> Tensor:
+    """New keys from a key, independent of each other and of it.
+
+    Args:
+        key: the key to split. Do not draw from it afterwards.
+        count: how many keys to make. The first keys are the same for any count.
+
+    Shape:
+        (count, 2): iterating over it gives keys.
+
+    Raises:
+        ValueError: the count is negative.
+
+    >>> weight_key, bias_key = split(key(0))
+    >>> weight_key.shape
+    torch.Size([2])
+    """
+    if count < 0:
+        raise ValueError(f"a key can be split into 0 or more keys, not {count}")
+    return _derived(key, torch.arange(count, device=key.device), _SPLIT)
+
+
+def _derived(key: Key, positions: Tensor, purpose: int) -> Tensor:
+    """The keys (n, 2) at positions (n,): words 0 and 1 of their blocks."""
+    even, odd = _blocks(key, positions, purpose)
+    return torch.stack((even[0], odd[0]), dim=1)
+
+
+# --- Integers -------------------------------------------------------------------------------------------------------
+
+
+def bits(key: Key, shape: tuple[int, ...]) -> Tensor:
+    """Random 32-bit words: integers from 0 to 2**32 - 1, all equally likely, in int64.
+
+    Args:
+        key: a key that nothing else was drawn from.
+        shape: of the result.
+
+    The first block of key 0 is a published test vector of Philox:
+
+    >>> [f"{word:08x}" for word in bits(key(0), (4,)).tolist()]
+    ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
+    """
+    even, odd = _blocks_for(key, shape, per_block=4)
+    words = torch.stack((even, odd), dim=1)  # (2, 2, n): words 0 and 1, words 2 and 3
+    return _in_order(words.reshape(4, -1), shape)
+
+
+def randint(key: Key, shape: tuple[int, ...], *, low: int, high: int) -> Tensor:
+    """Random integers from low to high - 1, in int64: 63 random bits modulo (high - low), plus low.
+
+    Their probabilities differ by less than (high - low) / 2**63 of their size: by 2**-32 for a range of 2**31.
+
+    Args:
+        key: a key that nothing else was drawn from.
+        shape: of the result.
+        low: the least integer that may come.
+        high: one more than the greatest, at most low + 2**40.
+
+    Raises:
+        TypeError: a bound is not an int.
+        ValueError: there is no integer in [low, high), there are more than 2**40, or they do not fit into int64.
+
+    >>> randint(key(0), (5,), low=1, high=7)
+    tensor([5, 1, 4, 4, 4])
+    """
+    if type(low) is not int or type(high) is not int:
+        raise TypeError(f"the bounds of random integers are ints, not low={low!r} and high={high!r}")
+    if low >= high:
+        raise ValueError(f"no integer is in [low, high) = [{low}, {high}): low must be less than high")
+    if high - low > _LARGEST_RANGE:
+        raise ValueError(
+            f"[low, high) = [{low}, {high}) is wider than 2**40: make such integers from the words of bits(key, shape)"
+        )
+    if low < -(2**63) or high > 2**63:
+        raise ValueError(f"the integers in [low, high) = [{low}, {high}) do not fit into int64")
+    return _integers(key, shape, 63) % (high - low) + low
+
+
+def permutation(key: Key, count: int) -> Tensor:
+    """The integers from 0 to count - 1 in random order, all orders equally likely: the argsort of 63 random bits each.
+
+    Args:
+        key: a key that nothing else was drawn from.
+        count: how many integers.
+
+    Raises:
+        ValueError: the count is negative.
+
+    >>> permutation(key(0), 5)
+    tensor([4, 0, 3, 1, 2])
+    """
+    if count < 0:
+        raise ValueError(f"a permutation is of 0 or more integers, not {count}")
+    return _integers(key, (count,), 63).argsort(stable=True)
+
+
+def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor:
+    """Random booleans that are True with a probability.
+
+    The probability is rounded to a multiple of 2**-32. Of 0 comes nothing but False, of 1 nothing but True.
+
+    Args:
+        key: a key that nothing else was drawn from.
+        shape: of the result.
+        probability: of True, from 0 to 1.
+
+    Raises:
+        ValueError: the probability is not in [0, 1].
+
+    >>> bernoulli(key(0), (4,), probability=0.5)
+    tensor([ True, False, False, False])
+    """
+    if not 0 <= probability <= 1:
+        raise ValueError(f"a probability is a number from 0 to 1, not {probability}")
+    return bits(key, shape) < round(probability * 2**32)
+
+
+# --- Floating point -------------------------------------------------------------------------------------------------
+
+
+def uniform(
+    key: Key, shape: tuple[int, ...], *, low: float = 0.0, high: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Random numbers from low up to, but never, high: low + (high - low) k / 2**d, where k has d random bits.
+
+    d is the precision of the dtype: 53 bits for float64, 24 for float32, 11 for float16, 8 for bfloat16. In [0, 1) these
+    numbers are exact. Elsewhere they are computed in float64, rounded once, and where that would give high, the next
+    number below it is taken. In float64 itself, whether the last bit is that of two roundings or of one (where a compiler
+    fuses the multiplication with the addition) is the one thing that may differ between machines.
+
+    Args:
+        key: a key that nothing else was drawn from.
+        shape: of the result.
+        low: the least number that may come.
+        high: the bound that never comes. Both bounds are rounded to the dtype.
+        dtype: float64, float32, float16 or bfloat16.
+
+    Raises:
+        TypeError: the dtype is none of these.
+        ValueError: no number of the dtype is in [low, high), or a bound is too large for the dtype.
+
+    >>> uniform(key(0), (3,))
+    tensor([0.3990, 0.8805, 0.7357])
+    """
+    digits = _digits(dtype)
+    integers = _integers(key, shape, digits)
+    if low == 0 and high == 1:
+        return integers.to(dtype) * 2.0**-digits
+
+    # The product of k and a span of 53 - d bits is exact, so that it is all one whether the addition is fused with it.
+    greatest = _greatest_below(low, high, dtype)
+    span = high - low if dtype == torch.float64 else _rounded(high - low, 53 - digits)
+    numbers = integers.to(torch.float64) * (span * 2.0**-digits) + low
+    return numbers.clamp(max=greatest).to(dtype)
+
+
+def normal(
+    key: Key, shape: tuple[int, ...], *, mean: float = 0.0, std: float = 1.0, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Random numbers of the normal distribution, by the method of Box and Muller.
+
+    Two at a time: mean + std sqrt(-2 log u) (cos(2 pi v), sin(2 pi v)), with u uniform in (0, 1] and v in [0, 1).
+
+    u and v have 53 bits, so no number is further than 8.58 std from the mean. All is computed in float64 and rounded
+    once: the last bits of logarithm and sine, in which libraries differ, survive the rounding to float32 about once in
+    10**8 numbers.
+
+    Args:
+        key: a key that nothing else was drawn from.
+        shape: of the result.
+        mean: of the distribution.
+        std: its standard deviation, not negative.
+        dtype: float64, float32, float16 or bfloat16.
+
+    Raises:
+        TypeError: the dtype is none of these.
+        ValueError: std is negative, or the numbers could be too large for the dtype.
+
+    Source: Box and Muller, "A note on the generation of random normal deviates", 1958.
+
+    >>> normal(key(0), (3,))
+    tensor([-0.1215, -1.3500, -0.0819])
+    """
+    _require_scale(mean, std, dtype, reach=9.0)
+    radius_bits, angle_bits = _wide(key, shape, 53)
+    radius = ((radius_bits + 1).to(torch.float64) * 2.0**-53).log().mul(-2.0).sqrt()
+    angle = angle_bits.to(torch.float64) * (2 * math.pi * 2.0**-53)
+    pairs = torch.stack((angle.cos(), angle.sin())) * radius
+    return (_in_order(pairs, shape) * std + mean).to(dtype)
+
+
+def truncated_normal(
+    key: Key,
+    shape: tuple[int, ...],
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    low: float = -2.0,
+    high: float = 2.0,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Random numbers of the normal distribution, given that they are between two bounds.
+
+    By inversion: mean + std Q(P(low) + (P(high) - P(low)) u), with u uniform in (0, 1), P the distribution function of the
+    standard normal distribution, and Q the inverse of P.
+
+    mean and std are those of the distribution before it is truncated. All is computed in float64 and rounded once.
+
+    Args:
+        key: a key that nothing else was drawn from.
+        shape: of the result.
+        mean: of the whole distribution.
+        std: its standard deviation, not negative.
+        low: the least number that may come, in standard deviations from the mean; may be -inf.
+        high: the greatest, likewise; may be inf.
+        dtype: float64, float32, float16 or bfloat16.
+
+    Raises:
+        TypeError: the dtype is none of these.
+        ValueError: std is negative, the numbers could be too large for the dtype, low is not less than high, or hardly
+            any probability is between them (less than 1e-300, some 37 standard deviations away).
+
+    >>> truncated_normal(key(0), (3,), std=0.02)
+    tensor([-0.0049,  0.0120,  0.0330])
+    """
+    if not low < high:
+        raise ValueError(f"the bounds of a truncated normal must be low < high, not low={low}, high={high}")
+    _require_scale(mean, std, dtype, reach=min(max(abs(low), abs(high)), 38.0))
+    if low > 0:
+        low, high, std = -high, -low, -std  # the mirror image: small probabilities are precise, those near 1 are not
+    least = _normal_probability(low)
+    mass = _normal_probability(high) - least
+    if mass < 1e-300:
+        raise ValueError(f"less than 1e-300 of the normal distribution is between low={low} and high={high}")
+    halves = 2 * _integers(key, shape, 52) + 1  # odd: u is neither 0 nor 1
+    probabilities = halves.to(torch.float64) * (mass * 2.0**-53) + least
+    deviations: Tensor = torch.special.ndtri(probabilities).clamp(low, high)
+    return (deviations * std + mean).to(dtype)
+
+
+def _normal_probability(x: float) -> float:
+    """The probability that a standard normal number is less than x, precise where it is small."""
+    return math.erfc(-x / math.sqrt(2)) / 2
+
+
+def _digits(dtype: torch.dtype) -> int:
+    """The precision of a dtype, in bits."""
+    if dtype not in _DIGITS:
+        raise TypeError(f"random numbers come in float64, float32, float16 and bfloat16, not in {dtype}")
+    return _DIGITS[dtype]
+
+
+def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
+    """The greatest number in [low, high), both rounded to the dtype; raises if there is none."""
+    info, digits = torch.finfo(dtype), _digits(dtype)
+    smallest = info.tiny * info.eps
+    if not max(abs(low), abs(high), high - low) <= info.max:
+        raise ValueError(f"[low, high) = [{low}, {high}) is not a range of finite {dtype} numbers")
+    if not _rounded(low, digits, smallest) < _rounded(high, digits, smallest):
+        raise ValueError(f"no {dtype} number is in [low, high) = [{low}, {high}): low must be less than high")
+    below = math.nextafter(_rounded(high, digits, smallest), -math.inf)
+    unit = _unit(below, digits, smallest)
+    return math.floor(below / unit) * unit
+
+
+def _rounded(x: float, digits: int, smallest: float = 0.0) -> float:
+    """The number nearest to x of so many binary digits, and a multiple of the smallest."""
+    unit = _unit(x, digits, smallest)
+    return round(x / unit) * unit
+
+
+def _unit(x: float, digits: int, smallest: float) -> float:
+    """The worth of the last of the binary digits of x."""
+    return max(math.ldexp(1.0, math.frexp(x)[1] - digits), smallest)
+
+
+# --- Philox ---------------------------------------------------------------------------------------------------------
+
+
+def _integers(key: Key, shape: tuple[int, ...], digits: int) -> Tensor:
+    """Integers of so many random bits, up to 63: the most significant of one word, or of two if one is too short."""
+    if digits > 32:
+        return _in_order(_wide(key, shape, digits), shape)
+    return bits(key, shape) >> (32 - digits)
+
+
+def _wide(key: Key, shape: tuple[int, ...], digits: int) -> Tensor:
+    """Integers of 33 to 63 random bits, each of two words: those at even places (first row) and odd places (2, n)."""
+    even, odd = _blocks_for(key, shape, per_block=2)
+    return (even << (digits - 32)) | (odd >> (64 - digits))
+
+
+def _in_order(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The numbers of n blocks (per_block, n), block after block, as many as the shape holds."""
+    return rows.t().reshape(-1)[: math.prod(shape)].reshape(shape)
+
+
+def _blocks_for(key: Key, shape: tuple[int, ...], *, per_block: int) -> tuple[Tensor, Tensor]:
+    """The blocks that fill a shape, if one block gives so many numbers."""
+    if not isinstance(shape, tuple):
+        raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a shape has sizes of 0 or more, not {tuple(shape)}")
+    count = (math.prod(shape) + per_block - 1) // per_block
+    return _blocks(key, torch.arange(count, device=key.device), _DRAW)
+
+
+def _blocks(key: Key, positions: Tensor, purpose: int) -> tuple[Tensor, Tensor]:
+    """The blocks at positions (n,): words 0 and 2 in the first tensor (2, n), 1 and 3 in the second (2, n)."""
+    _require_key(key)
+    even = torch.stack((positions, positions >> 32)) & _WORD
+    odd = torch.full((2, 1), purpose, dtype=torch.int64, device=key.device)
+    return _philox(even, odd, key)
+
+
+def _philox(even: Tensor, odd: Tensor, key: Key) -> tuple[Tensor, Tensor]:
+    """Philox4x32-10 of counters, whose words 0 and 2 are in one tensor (2, n), 1 and 3 in the other.
+
+    A round maps words a, b, c, d to high(C c) ^ b ^ k, low(C c), high(A a) ^ d ^ l, low(A a), with constants A and C and
+    the round's key k, l. The constants exceed 2**31: C c might overflow, but (C - 2**32) c never does; it has the same
+    low word, and its high word is less by c.
+    """
+    multipliers = _pair(_MULTIPLIERS[1] - 2**32, _MULTIPLIERS[0] - 2**32, key.device).reshape(2, 1)
+    for round_key in _round_keys(key):
+        swapped = even.flip(0)
+        product = swapped * multipliers
+        even, odd = ((product >> 32) + swapped) ^ odd ^ round_key, product & _WORD
+    return even, odd
+
+
+def _round_keys(key: Key) -> tuple[Tensor, ...]:
+    """The key of each round (2, 1): its words grow from round to round by two constants, modulo 2**32."""
+    rounds = torch.arange(_ROUNDS, device=key.device).reshape(-1, 1)
+    words = (rounds * _pair(*_WEYL, key.device) + key) & _WORD  # (rounds, 2)
+    return words.unsqueeze(2).unbind()
+
+
+def _pair(first: int, second: int, device: torch.device) -> Tensor:
+    """Two integers, made where they are used: torch.tensor would have the device wait for a copy from the host."""
+    step = second - first
+    return torch.arange(first, second + step, step, device=device)
+
+
+# --- Errors ---------------------------------------------------------------------------------------------------------
+
+
+def _require_key(key: Key) -> None:
+    if not isinstance(key, Tensor):
+        raise TypeError(f"a key is made by key(seed), split or fold_in; {key!r} is none")
+    if key.dtype != torch.int64:
+        raise TypeError(f"a key is an int64 tensor made by key(seed), split or fold_in, not a tensor of {key.dtype}")
+    if key.shape != (2,):
+        if key.ndim == 2 and key.shape[1] == 2:
+            raise ValueError(f"one key is needed, but here are {key.shape[0]}, as from split: iterate over them or pick one")
+        raise ValueError(f"a key has shape (2,), as made by key(seed), split or fold_in, not {tuple(key.shape)}")
+
+
+def _require_64_bits(number: int, name: str) -> None:
+    if type(number) is not int:
+        raise TypeError(f"{name} must be an int, not {number!r}")
+    if not 0 <= number < 2**64:
+        raise ValueError(f"{name} must be from 0 to 2**64 - 1, not {number}")
+
+
+def _require_scale(mean: float, std: float, dtype: torch.dtype, *, reach: float) -> None:
+    """Raise unless all numbers within so many standard deviations are finite in the dtype."""
+    _digits(dtype)
+    if not std >= 0:
+        raise ValueError(f"a standard deviation is a number of 0 or more, not {std}")
+    if not abs(mean) + reach * std <= torch.finfo(dtype).max:
+        raise ValueError(f"numbers of mean={mean} and std={std} are not all finite in {dtype}")
