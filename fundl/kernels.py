@@ -7,6 +7,7 @@ and documented (``torch.addmm``, ``torch.relu``), is called there.
 The annotations are strings, since torch 2.11's OpOverload cannot be subscripted at run time.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -20,7 +21,7 @@ _aten: Final = torch.ops.aten
 # --- Linear ------------------------------------------------------------------------------------------------------------
 
 # x, weight, bias: x W^T + b over any leading axes.
-linear: "OpOverload[[Tensor, Tensor, Tensor | None], Tensor]" = _aten.linear.default
+linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = torch._C._nn.linear  # 0.7 us quicker than the overload
 
 # --- Activations -------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ In = TypeVar("In", default=Tensor)
 Out = TypeVar("Out", default=Tensor)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, init=False)  # see Record: whoever derives is decorated, and gets a constructor
 class Layer(Record, ABC, Generic[Residuals, In, Out]):
     """A differentiable function with parameters, as a value.
 

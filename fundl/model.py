@@ -104,7 +104,8 @@ def forward(params: object, x: object) -> tuple[object, object]:
     >>> backward((Tanh(),), residuals, torch.ones(2))
     ((Tanh(),), tensor([1., 1.]))
     """
-    return _forward(_as_model(params), x)
+    with torch.no_grad():
+        return _forward(_as_model(params), x)
 
 
 def _as_model(params: object) -> Model:
@@ -114,16 +115,22 @@ def _as_model(params: object) -> Model:
 
 
 def _forward(params: Model, x: object) -> tuple[object, object]:
-    with torch.no_grad():
-        try:
-            output, residuals = run_forward(params, x)
-        except Exception as error:
-            if _has_meta(params) and not _has_meta(x):
-                raise _not_initialized() from error
-            raise
+    """Run forward, and tell an input or a model that cannot be run for what it is; the caller has turned grad mode off."""
+    if isinstance(x, Tensor) and not x.is_floating_point() and not _first_layer(params).takes_integers:
+        raise TypeError(f"the input must be floating-point, not {x.dtype}: convert it with x.to(torch.float32)")
+    try:
+        output, residuals = run_forward(params, x)
+    except Exception as error:
+        if _has_meta(params) and not _has_meta(x):
+            raise _not_initialized() from error
+        raise
     if isinstance(output, Tensor) and output.is_meta and not _has_meta(x):
         raise _not_initialized()
     return output, residuals
+
+
+def _first_layer(params: Model) -> AnyLayer:
+    return _first_layer(params[0]) if isinstance(params, tuple) else params
 
 
 def _has_meta(value: object) -> bool:
@@ -189,7 +196,8 @@ def apply(params: object, x: object) -> object:
     >>> apply(compose(linear(2, 25), ReLU(), linear(25, 1)), torch.empty(10, 2, device="meta")).shape
     torch.Size([10, 1])
     """
-    return _forward(_as_model(params), x)[0]
+    with torch.no_grad():
+        return _forward(_as_model(params), x)[0]
 
 
 @overload
@@ -220,13 +228,13 @@ def vjp(params: object, x: object, grad: object) -> tuple[object, object]:
     (tensor([[3., 3.]]), tensor([1., 2.]))
     """
     model = _as_model(params)
-    output, residuals = _forward(model, x)
-    if isinstance(output, Tensor) and isinstance(grad, Tensor) and grad.shape != output.shape:
-        raise ValueError(
-            f"grad is the gradient with respect to the output, and must have its shape {tuple(output.shape)},"
-            f" not {tuple(grad.shape)}"
-        )
     with torch.no_grad():
+        output, residuals = _forward(model, x)
+        if isinstance(output, Tensor) and isinstance(grad, Tensor) and grad.shape != output.shape:
+            raise ValueError(
+                f"grad is the gradient with respect to the output, and must have its shape {tuple(output.shape)},"
+                f" not {tuple(grad.shape)}"
+            )
         return run_backward(model, residuals, grad)
 
 
@@ -248,9 +256,9 @@ def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Tar
     >>> value, grads.weight
     (tensor(9.), tensor([[6., 6.]]))
     """
-    prediction, residuals = forward(params, x)
     with torch.no_grad():
-        value, grad = loss(prediction, target)
+        prediction, residuals = _forward(params, x)
+        value, grad = loss(prediction, target)  # type: ignore[arg-type]  # a model of tensors predicts tensors
         return value, _like(params, run_backward_params(params, residuals, grad))
 
 
@@ -263,16 +271,16 @@ def _like(_params: P, grads: Model) -> P:
 # --- Running a model ---------------------------------------------------------------------------------------------------
 
 # These walk the layers, in the caller's grad mode: the public functions above, and layers that contain models, call them.
-# What a tuple keeps for backward is the tuple of what its parts keep.
+# What a tuple keeps for backward is the tuple of what its parts keep. The loops are where a small network spends its time
+# outside of the kernels: they do no more than they must, and errors are explained only once they have happened.
 
 
 def run_forward(params: Model, x: object) -> tuple[object, object]:
     """`forward`, for the layers of a model that is being run."""
     if not isinstance(params, tuple):
+        output: tuple[object, object]
         try:
-            if isinstance(x, Tensor) and not x.is_floating_point() and not params.takes_integers:
-                raise TypeError(f"the input must be floating-point, not {x.dtype}: convert it with x.to(torch.float32)")
-            output: tuple[object, object] = params.forward(x)
+            output = params.forward(x)
         except Exception as error:
             _note_layer(error, params, "the input", x)
             raise
@@ -280,10 +288,10 @@ def run_forward(params: Model, x: object) -> tuple[object, object]:
     kept: list[object] = []
     try:
         for part in params:
-            x, residuals = run_forward(part, x)
+            x, residuals = run_forward(part, x) if isinstance(part, tuple) else part.forward(x)
             kept.append(residuals)
     except Exception as error:
-        _note_place(error, len(kept))
+        _note_part(error, params, len(kept), "the input", x)
         raise
     return x, tuple(kept)
 
@@ -291,8 +299,9 @@ def run_forward(params: Model, x: object) -> tuple[object, object]:
 def run_backward(params: Model, residuals: object, grad: object) -> tuple[Model, object]:
     """`backward`, for the layers of a model that is being run."""
     if not isinstance(params, tuple):
+        result: tuple[Model, object]
         try:
-            result: tuple[Model, object] = params.backward(residuals, grad)
+            result = params.backward(residuals, grad)
         except Exception as error:
             _note_layer(error, params, "grad", grad)
             raise
@@ -306,20 +315,21 @@ def run_backward_params(params: Model, residuals: object, grad: object) -> Model
     Layers before the first one that has parameters are their own gradients, and need no backward.
     """
     if not isinstance(params, tuple):
+        grads: Model
         try:
-            grads: Model = params.backward_params(residuals, grad)
+            grads = params.backward_params(residuals, grad)
         except Exception as error:
             _note_layer(error, params, "grad", grad)
             raise
         return grads
-    first = next((place for place, part in enumerate(params) if _has_children(part)), len(params))
+    first = _first_with_children(params)
     if first == len(params):
         return params
     later, grad = _run_backward_down_to(params, residuals, grad, first + 1)
     try:
         own = run_backward_params(params[first], _parts(residuals)[first], grad)
     except Exception as error:
-        _note_place(error, first)
+        _note_part(error, params, first, "grad", grad)
         raise
     return (*params[:first], own, *later[first + 1 :])
 
@@ -332,23 +342,28 @@ def _run_backward_down_to(
     try:
         while place > last:
             place -= 1
-            grads[place], grad = run_backward(params[place], kept[place], grad)
+            part = params[place]
+            grads[place], grad = (
+                run_backward(part, kept[place], grad) if isinstance(part, tuple) else part.backward(kept[place], grad)
+            )
     except Exception as error:
-        _note_place(error, place)
+        _note_part(error, params, place, "grad", grad)
         raise
     return tuple(grads), grad
 
 
 def _parts(residuals: object) -> tuple[object, ...]:
     if not isinstance(residuals, tuple):
-        raise TypeError(
-            f"the residuals of a tuple of layers are a tuple, as forward returned it, not a {type(residuals).__name__}"
-        )
+        raise TypeError(f"the residuals of a tuple of layers are a tuple, as forward returned it, not {describe(residuals)}")
     return residuals
 
 
-def _has_children(params: Model) -> bool:
-    return any(_has_children(part) for part in params) if isinstance(params, tuple) else bool(params.children)
+def _first_with_children(params: tuple[Model, ...]) -> int:
+    """The place of the first part that has parameters, or the number of parts."""
+    for place, part in enumerate(params):
+        if part.children if not isinstance(part, tuple) else _first_with_children(part) < len(part):
+            return place
+    return len(params)
 
 
 # --- Where an error came from ------------------------------------------------------------------------------------------
@@ -373,7 +388,10 @@ def _note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> 
         error.add_note(_Place.of("", f"{layer!r}; {name} is {describe(value)}"))
 
 
-def _note_place(error: Exception, index: int) -> None:
+def _note_part(error: Exception, params: tuple[Model, ...], index: int, name: str, value: object) -> None:
+    part = params[index]
+    if not isinstance(part, tuple):
+        _note_layer(error, part, name, value)
     if note := _noted(error):
         error.__notes__[-1] = _Place.of(f"[{index}]{note.path}", note.what)
 

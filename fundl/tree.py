@@ -83,7 +83,7 @@ _register_node = cast("_Register", optree.register_pytree_node)
 # --- Records --------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, init=False)
 class Record:
     """A frozen attrs class that is a node of trees: its tensor fields are children, its other fields static.
 
@@ -104,10 +104,8 @@ class Record:
 
     if not TYPE_CHECKING:  # a checker must see the constructor that attrs writes, not this one
 
-        def __new__(cls, *_args, **_kwargs):  # noqa: D102
-            if "__attrs_attrs__" not in cls.__dict__:
-                raise TypeError(f"{cls.__name__} is not a record: decorate the class with @attrs.frozen(eq=False)")
-            return object.__new__(cls)
+        def __init__(self, *_args, **_kwargs):
+            raise TypeError(f"{type(self).__name__} is not a record: decorate the class with @attrs.frozen(eq=False)")
 
     @classmethod
     def __attrs_init_subclass__(cls) -> None:
@@ -149,31 +147,48 @@ def _register(cls: type[Record]) -> None:
     static = tuple(field.name for field in fields if field.name not in cls.children)
     buffers = tuple(field.name for field in fields if field.name in cls.children and "fundl.buffer" in field.metadata)
     trainable = tuple(name for name in cls.children if name not in buffers)
+    for namespace, children, held in ((_ALL, cls.children, ()), (_TRAINABLE, trainable, buffers)):
+        apart, together = _apart_and_together(cls, children, static, held)
+        _register_node(cls, apart, together, path_entry_type=optree.GetAttrEntry, namespace=namespace)
 
-    get_children, get_static = _getter(cls.children), _getter(static)
-    get_trainable, get_buffers = _getter(trainable), _getter(buffers)
-    build, build_trainable = _builder(cls, static + cls.children), _builder(cls, static + buffers + trainable)
 
-    def apart(record: Record) -> tuple[tuple[object, ...], tuple[object, ...], tuple[str, ...]]:
-        return get_children(record), get_static(record), cls.children
+def _apart_and_together(
+    cls: type[Record], children: tuple[str, ...], static: tuple[str, ...], held: tuple[str, ...]
+) -> tuple[object, object]:
+    """Two functions for optree: from a record to (children, structure, names), and from (structure, children) to a record.
 
-    def together(values: tuple[object, ...], leaves: tuple[object, ...]) -> Record:
-        return build(values + leaves)
+    They run once for each record of a tree each time that it is mapped, so they are written out, field by field, and
+    compiled. The second goes past the constructor and its validators: leaves may be anything for a while (None, shapes).
+    """
 
-    def trainable_apart(
-        record: Record,
-    ) -> tuple[tuple[object, ...], tuple[tuple[object, ...], _Held], tuple[str, ...]]:
-        return get_trainable(record), (get_static(record), _Held(get_buffers(record))), trainable
+    def as_tuple(names: tuple[str, ...]) -> str:
+        return f"({''.join(f'record.{name}, ' for name in names)})"
 
-    def trainable_together(values: tuple[tuple[object, ...], _Held], leaves: tuple[object, ...]) -> Record:
-        return build_trainable(values[0] + values[1].values + leaves)
-
-    _register_node(cls, apart, together, path_entry_type=optree.GetAttrEntry, namespace=_ALL)
-    if buffers:
-        apart_and_together: tuple[object, object] = (trainable_apart, trainable_together)
-    else:
-        apart_and_together = (apart, together)
-    _register_node(cls, *apart_and_together, path_entry_type=optree.GetAttrEntry, namespace=_TRAINABLE)
+    in_structure = f"({as_tuple(static)}, Held({as_tuple(held)}))" if held else as_tuple(static)
+    static_values, held_values = ("structure[0]", "structure[1].values") if held else ("structure", "()")
+    stores = [
+        f"    store(record, {name!r}, {values}[{index}])"
+        for values, names in (("children", children), (static_values, static), (held_values, held))
+        for index, name in enumerate(names)
+    ]
+    source = "\n".join(
+        [
+            f"def apart(record): return {as_tuple(children)}, {in_structure}, names",
+            "def together(structure, children):",
+            "    record = new(cls)",
+            *stores,
+            "    return record",
+        ]
+    )
+    scope: dict[str, object] = {
+        "cls": cls,
+        "names": children,
+        "Held": _Held,
+        "new": object.__new__,
+        "store": object.__setattr__,
+    }
+    exec(source, scope)  # of the names of fields alone, which are identifiers
+    return scope["apart"], scope["together"]
 
 
 class _Held:
@@ -191,33 +206,6 @@ class _Held:
     @override
     def __hash__(self) -> int:
         return 0
-
-
-def _getter(names: tuple[str, ...]) -> Callable[[Record], tuple[object, ...]]:
-    """A function that reads several attributes at once, with operator.attrgetter, the fastest way there is."""
-    if not names:
-        return lambda _record: ()
-    if len(names) == 1:
-        get_one: Callable[[Record], object] = operator.attrgetter(names[0])
-        return lambda record: (get_one(record),)
-    get_all: Callable[[Record], tuple[object, ...]] = operator.attrgetter(*names)
-    return get_all
-
-
-def _builder(cls: type[Record], names: tuple[str, ...]) -> Callable[[tuple[object, ...]], Record]:
-    """A function that makes a record from its fields' values, past the constructor and its validators.
-
-    A tree is mapped far more often than it is made, and leaves may be anything for a while (None, shapes, names).
-    """
-    new, write = object.__new__, object.__setattr__
-
-    def build(values: tuple[object, ...]) -> Record:
-        record = new(cls)
-        for name, value in zip(names, values, strict=True):
-            write(record, name, value)
-        return record
-
-    return build
 
 
 def _annotations(cls: type[Record]) -> Mapping[str, object]:

@@ -1,0 +1,13 @@
+import torch
+
+from fundl import Dropout, Linear, linear
+
+layer = linear(2, 3)
+layer.weight = torch.ones(3, 2)  # E: Property "weight" defined in "Linear" is read-only
+layer.bias = None  # E: Property "bias" defined in "Linear" is read-only
+Dropout(0.1).rate = 0.2  # E: Property "rate" defined in "Dropout" is read-only
+Linear(weight=torch.ones(3, 2))  # E: Missing positional argument "bias" in call to "Linear"
+
+
+class Mine(Linear):  # E: Cannot inherit from final class "Linear"
+    pass

@@ -1,0 +1,34 @@
+from typing import reveal_type
+
+import attrs
+import torch
+from torch import Tensor
+
+from fundl import Layer, apply, vjp
+
+
+@attrs.frozen(eq=False)
+class Multiply(Layer[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]):
+    """The product of two tensors: a layer of two inputs."""
+
+    def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # E: explicit-override
+        return x[0] * x[1], x
+
+    def backward(  # E: explicit-override
+        self, residuals: tuple[Tensor, Tensor], grad: Tensor
+    ) -> tuple["Multiply", tuple[Tensor, Tensor]]:
+        return self, (residuals[1] * grad, residuals[0] * grad)
+
+
+one = torch.ones(2)
+reveal_type(apply(Multiply(), (one, one)))  # R: torch._tensor.Tensor
+reveal_type(vjp(Multiply(), (one, one), one))  # R: tuple[users_layers.Multiply, tuple[torch._tensor.Tensor, torch._tensor.Tensor]]
+
+
+@attrs.frozen(eq=False)
+class Half(Layer[Tensor]):
+    def forward(self, x: Tensor) -> Tensor:  # E: Return type "Tensor" of "forward" incompatible with return type
+        return x / 2
+
+
+Half()  # E: Cannot instantiate abstract class "Half" with abstract attribute "backward"
