@@ -4,8 +4,8 @@ There is no generator to advance and no global state. A key is a value; what is 
 keys are made from it by `split` and `fold_in`. Draw from a key once: two draws from one key are made of the same words.
 
 Everything is made of a few operations on whole int64 tensors that never overflow, and of exact conversions to floating
-point. So eager, compiled and exported code, on any device, agree to the bit; see `normal` and `uniform` for the two places
-where a last bit may differ.
+point. So eager, compiled and exported code, on any device, agree to the bit. Where a last bit may differ all the same,
+`uniform` and `normal` say so. Normal numbers, and uniform ones outside [0, 1), pass through float64 on the key's device.
 
 The stream
 ----------
@@ -89,6 +89,7 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
     >>> torch.equal(fold_in(key(0), step), fold_in(key(0), 3))
     True
     """
+    _require_key(key)
     if isinstance(data, Tensor):
         if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
             raise TypeError(f"the number to fold in must be an integer, not {data.dtype}")
@@ -119,6 +120,7 @@ def split(key: Key, count: int = 2) -> Tensor:
     >>> weight_key.shape
     torch.Size([2])
     """
+    _require_key(key)
     if count < 0:
         raise ValueError(f"a key can be split into 0 or more keys, not {count}")
     return _derived(key, torch.arange(count, device=key.device), _SPLIT)
@@ -267,8 +269,7 @@ def normal(
     Two at a time: mean + std sqrt(-2 log u) (cos(2 pi v), sin(2 pi v)), with u uniform in (0, 1] and v in [0, 1).
 
     u and v have 53 bits, so no number is further than 8.58 std from the mean. All is computed in float64 and rounded
-    once: the last bits of logarithm and sine, in which libraries differ, survive the rounding to float32 about once in
-    10**8 numbers.
+    once: the last bits of logarithm and sine, in which libraries differ, show in float32 less than once in 10**8 numbers.
 
     Args:
         key: a key that nothing else was drawn from.
@@ -309,7 +310,8 @@ def truncated_normal(
     By inversion: mean + std Q(P(low) + (P(high) - P(low)) u), with u uniform in (0, 1), P the distribution function of the
     standard normal distribution, and Q the inverse of P.
 
-    mean and std are those of the distribution before it is truncated. All is computed in float64 and rounded once.
+    mean and std are those of the distribution before it is truncated. All is computed in float64 and rounded once, as by
+    `normal`.
 
     Args:
         key: a key that nothing else was drawn from.
@@ -331,16 +333,16 @@ def truncated_normal(
     if not low < high:
         raise ValueError(f"the bounds of a truncated normal must be low < high, not low={low}, high={high}")
     _require_scale(mean, std, dtype, reach=min(max(abs(low), abs(high)), 38.0))
-    if low > 0:
-        low, high, std = -high, -low, -std  # the mirror image: small probabilities are precise, those near 1 are not
-    least = _normal_probability(low)
-    mass = _normal_probability(high) - least
+    mirrored = low > 0  # small probabilities are precise, those near 1 are not
+    left, right = (-high, -low) if mirrored else (low, high)
+    least = _normal_probability(left)
+    mass = _normal_probability(right) - least
     if mass < 1e-300:
         raise ValueError(f"less than 1e-300 of the normal distribution is between low={low} and high={high}")
     halves = 2 * _integers(key, shape, 52) + 1  # odd: u is neither 0 nor 1
     probabilities = halves.to(torch.float64) * (mass * 2.0**-53) + least
-    deviations: Tensor = torch.special.ndtri(probabilities).clamp(low, high)
-    return (deviations * std + mean).to(dtype)
+    deviations: Tensor = torch.special.ndtri(probabilities).clamp(left, right)
+    return (deviations * (-std if mirrored else std) + mean).to(dtype)
 
 
 def _normal_probability(x: float) -> float:
@@ -359,7 +361,7 @@ def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
     """The greatest number in [low, high), both rounded to the dtype; raises if there is none."""
     info, digits = torch.finfo(dtype), _digits(dtype)
     smallest = info.tiny * info.eps
-    if not max(abs(low), abs(high), high - low) <= info.max:
+    if not (abs(low) <= info.max and abs(high) <= info.max and math.isfinite(high - low)):
         raise ValueError(f"[low, high) = [{low}, {high}) is not a range of finite {dtype} numbers")
     if not _rounded(low, digits, smallest) < _rounded(high, digits, smallest):
         raise ValueError(f"no {dtype} number is in [low, high) = [{low}, {high}): low must be less than high")
@@ -402,6 +404,7 @@ def _in_order(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _blocks_for(key: Key, shape: tuple[int, ...], *, per_block: int) -> tuple[Tensor, Tensor]:
     """The blocks that fill a shape, if one block gives so many numbers."""
+    _require_key(key)
     if not isinstance(shape, tuple):
         raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
     if any(size < 0 for size in shape):
@@ -412,7 +415,6 @@ def _blocks_for(key: Key, shape: tuple[int, ...], *, per_block: int) -> tuple[Te
 
 def _blocks(key: Key, positions: Tensor, purpose: int) -> tuple[Tensor, Tensor]:
     """The blocks at positions (n,): words 0 and 2 in the first tensor (2, n), 1 and 3 in the second (2, n)."""
-    _require_key(key)
     even = torch.stack((positions, positions >> 32)) & _WORD
     odd = torch.full((2, 1), purpose, dtype=torch.int64, device=key.device)
     return _philox(even, odd, key)

@@ -49,17 +49,11 @@ class Linear(Layer[Tensor]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.ndim == 0 or x.shape[-1] != self.weight.shape[1]:
-            raise ValueError(
-                f"Linear expects {self.weight.shape[1]} features, but the input's shape is {tuple(x.shape)}:"
-                f" its last axis must be of size {self.weight.shape[1]}"
-            )
-        if x.dtype != self.weight.dtype:
-            raise TypeError(
-                f"Linear's weight is {self.weight.dtype}, but the input is {x.dtype}: convert one of them, the input with"
-                f" x.to({self.weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
-            )
-        return kernels.linear(x, self.weight, self.bias), x
+        try:
+            return kernels.linear(x, self.weight, self.bias), x
+        except RuntimeError as error:
+            self._explain(x, error)
+            raise
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Linear", Tensor]:
@@ -67,18 +61,25 @@ class Linear(Layer[Tensor]):
 
     @override
     def backward_params(self, residuals: Tensor, grad: Tensor) -> "Linear":
-        x, rows = _rows(residuals), _rows(grad)  # (B, in), (B, out)
-        return Linear(
-            weight=torch.mm(rows.t(), x),
-            bias=None if self.bias is None else rows.sum(0),
-            weight_init=self.weight_init,
-            bias_init=self.bias_init,
-        )
+        if grad.ndim != 2:  # the rows of all leading axes, one below the other
+            residuals, grad = residuals.reshape(-1, residuals.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        grad_weight = torch.mm(grad.t(), residuals)  # (out, B) (B, in)
+        grad_bias = None if self.bias is None else grad.sum(0)
+        return Linear(grad_weight, grad_bias, weight_init=self.weight_init, bias_init=self.bias_init)
 
-
-def _rows(x: Tensor) -> Tensor:
-    """The last axis of a tensor as the rows of a matrix."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+    def _explain(self, x: Tensor, error: RuntimeError) -> None:
+        """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
+        features = self.weight.shape[1]
+        if x.ndim == 0 or x.shape[-1] != features:
+            raise ValueError(
+                f"Linear expects {features} features, but the input's shape is {tuple(x.shape)}: its last axis must be"
+                f" of size {features}"
+            ) from error
+        if x.dtype != self.weight.dtype:
+            raise TypeError(
+                f"Linear's weight is {self.weight.dtype}, but the input is {x.dtype}: convert one of them, the input with"
+                f" x.to({self.weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
+            ) from error
 
 
 def linear(
