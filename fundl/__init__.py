@@ -109,6 +109,7 @@ from fundl.optim import (
     AdagradState,
     AdamChainState,
     AdamState,
+    AnyTransform,
     Average,
     DecayState,
     Ema,
@@ -163,6 +164,11 @@ from fundl.random import (
     key,
     split,
 )
+from fundl.saving import (
+    load,
+    load_metadata,
+    save,
+)
 from fundl.summary import (
     Summary,
     summary,
@@ -201,6 +207,7 @@ __all__ = [
     "AdagradState",
     "AdamChainState",
     "AdamState",
+    "AnyTransform",
     "Average",
     "Batches",
     "Checkpoint",
@@ -301,6 +308,8 @@ __all__ = [
     "linear",
     "linear_schedule",
     "lion",
+    "load",
+    "load_metadata",
     "mae",
     "mean_and_std",
     "minibatches",
@@ -317,6 +326,7 @@ __all__ = [
     "rekey",
     "residual",
     "rmsprop",
+    "save",
     "scale",
     "scale_by_adagrad",
     "scale_by_adam",

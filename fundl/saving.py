@@ -9,12 +9,11 @@ All else (which layers there are, sizes, rates, where None stands) is the progra
 was made as the saved one was. Where their names, shapes and dtypes agree, the tree comes back bit for bit.
 """
 
-import contextlib
 import ctypes
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
@@ -22,12 +21,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fundl.tree import Record, describe, flatten, leaves, misplaced_tensors, paths, unflatten
+from fundl.tree import Record, describe, flatten, misplaced_tensors, paths, unflatten
 
 T = TypeVar("T")
 
 _FORMAT_KEY: Final = "fundl.format"  # by its version, a later fundl can tell what it reads
 _FORMAT: Final = "1"
+
+_ADVICE: Final = (
+    "like must be made as the saved tree was; for other dtypes, cast like, load, and cast the result (with tree.cast_to)"
+)
 
 _CODES: Final[Mapping[torch.dtype, str]] = {
     torch.float64: "F64",
@@ -96,8 +99,7 @@ def save(path: str | os.PathLike[str], tree: object, *, metadata: Mapping[str, s
             os.fsync(file.fileno())  # first the bytes reach the disk, then the name
         unfinished.replace(target)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            unfinished.unlink()
+        unfinished.unlink(missing_ok=True)
 
 
 def _named_tensors(tree: object) -> dict[str, Tensor]:
@@ -135,7 +137,9 @@ def _texts(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata of the file, which begin with the version of the format."""
     for name, text in metadata.items():
         if not all(isinstance(part, str) for part in (name, text)):
-            raise TypeError(f"metadata are texts by name, but here is {name!r}: {text!r}; make it text with str() or json.dumps")
+            raise TypeError(
+                f"metadata are texts by name, but here is {name!r}: {text!r}; make it text with str() or json.dumps"
+            )
         if name.startswith("fundl."):
             raise ValueError(f'names of metadata that begin with "fundl." are reserved, but here is {name!r}: choose another')
     return {_FORMAT_KEY: _FORMAT, **metadata}
@@ -184,8 +188,8 @@ def load(path: str | os.PathLike[str], like: T, *, device: torch.device | str | 
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a whole safetensors file, a later fundl wrote it, or it does not fit `like`; the message tells
-            every tensor that one of them lacks, or that has another shape or dtype.
+        ValueError: it is not a whole safetensors file, a later fundl wrote it, or it does not fit `like`: the message lists
+            every tensor that one of the two lacks, or that is of another shape or dtype in one than in the other.
 
     A training run goes on where it was stopped, as if it had not been:
 
@@ -205,14 +209,92 @@ def load(path: str | os.PathLike[str], like: T, *, device: torch.device | str | 
     True
     """
     stored, _ = _read(path)
-    wanted = dict(zip(paths(like), flatten(like)[0], strict=True))
-    unset = {*_unset_buffers(like)}
-    differences = [
-        f"at {name or 'its root'}, the file has {_in_words(stored.get(name))}, and like has {_in_words(wanted.get(name))}"
-        for name in [*wanted, *sorted(stored.keys() - wanted.keys())]
+    if differences := _differences(stored, like):
+        raise ValueError("\n    ".join((f"{os.fspath(path)} does not fit like:", *differences, _ADVICE)))
+    leaves, structure = flatten(like)
+    first = next((leaf.device for leaf in leaves if leaf is not None), torch.device("cpu"))
+    loaded: list[Tensor | None] = []
+    for name, leaf in zip(paths(like), leaves, strict=True):
+        target = device or _off_meta(first if leaf is None else leaf.device)
+        # What is stored lies in the file itself: a copy is safe from who writes there next, and aligned as tensors are.
+        loaded.append(stored[name].to(target, copy=True) if name in stored else None)
+    return unflatten(structure, loaded)
+
+
+def _differences(stored: Mapping[str, Tensor], like: object) -> list[str]:
+    """What the tensors of a file and the leaves of a tree do not agree on, in the order of the tree."""
+    wanted, unset = dict(zip(paths(like), flatten(like)[0], strict=True)), {*_unset_buffers(like)}
+    return [
+        f"at {name or 'its root'}, the file has {_words(stored.get(name))}, and like has {_words(wanted.get(name))}"
+        for name in (*wanted, *sorted(stored.keys() - wanted.keys()))
         if describe(stored.get(name)) != describe(wanted.get(name)) and name not in unset
     ]
-    if differences:
-        raise ValueError("\n    ".join([f"{os.fspath(path)} does not fit like:", *differences, _ADVICE]))
-    target = _device_of(like) if device is None else device
-    loaded = [_placed(stored.get(name), leaf, ...) ]
+
+
+def _words(leaf: Tensor | None) -> str:
+    return "nothing" if leaf is None else describe(leaf)
+
+
+def _off_meta(device: torch.device) -> torch.device:
+    return torch.device("cpu") if device.type == "meta" else device
+
+
+def _unset_buffers(tree: object, path: str = "", *, in_buffer: bool = False) -> Iterator[str]:
+    """Where buffers are None, which is how they are before they are first computed."""
+    match tree:
+        case None if in_buffer:
+            yield path
+        case Record():
+            for name in tree.children:
+                is_buffer = in_buffer or name not in tree.trainable
+                yield from _unset_buffers(getattr(tree, name), f"{path}.{name}", in_buffer=is_buffer)
+        case tuple() | list():
+            fields: Sequence[str] = getattr(tree, "_fields", ())  # of a named tuple
+            for index, part in enumerate(tree):
+                step = f".{fields[index]}" if fields else f"[{index}]"
+                yield from _unset_buffers(part, path + step, in_buffer=in_buffer)
+        case dict():
+            for key, part in tree.items():
+                yield from _unset_buffers(part, f"{path}[{key!r}]", in_buffer=in_buffer)
+        case _:
+            return
+
+
+def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts that were saved to a file with its tensors.
+
+    Args:
+        path: of a safetensors file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a whole safetensors file, or a later fundl wrote it.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from fundl import load_metadata, save
+    >>> with TemporaryDirectory() as folder:
+    ...     save(f"{folder}/mean.safetensors", torch.zeros(3), metadata={"of": "the training set"})
+    ...     load_metadata(f"{folder}/mean.safetensors")
+    {'of': 'the training set'}
+    """
+    return _read(path)[1]
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file by name, as views of the file, and its metadata."""
+    where = os.fspath(path)
+    if not os.path.isfile(where):
+        found = "it is a folder" if os.path.isdir(where) else f"seen from {os.getcwd()}"
+        raise FileNotFoundError(f"there is no file {where} to load ({found})")
+    try:
+        with safe_open(where, framework="pt") as file:
+            names, texts = file.keys(), file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(
+            f"{where} is not a safetensors file, or only a part of one ({error}): load what fundl.save wrote"
+        ) from error
+    version = texts.pop(_FORMAT_KEY, _FORMAT)
+    if version != _FORMAT:
+        raise ValueError(f"{where} is of format {version}, from a later fundl; this one reads format {_FORMAT}: update fundl")
+    return tensors, texts

@@ -105,7 +105,7 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
     >>> state.step
     tensor(0)
     """
-    random._require_key(key)
+    random.require_key(key)
     require_model(model, "the model")
     if any(leaf.is_meta for leaf in tree.leaves(model)):
         raise ValueError("the model has no values yet, only shapes: train what initialize(key(0), model) returns")
