@@ -28,9 +28,6 @@ T = TypeVar("T")
 _FORMAT_KEY: Final = "fundl.format"  # by its version, a later fundl can tell what it reads
 _FORMAT: Final = "1"
 
-_ADVICE: Final = (
-    "like must be made as the saved tree was; for other dtypes, cast like, load, and cast the result (with tree.cast_to)"
-)
 
 _CODES: Final[Mapping[torch.dtype, str]] = {
     torch.float64: "F64",
@@ -123,8 +120,7 @@ def _saveable(name: str, leaf: object) -> Tensor:
     where = f"at {name}" if name else "the tree"
     if not isinstance(leaf, Tensor):
         raise TypeError(
-            f"only tensors can be saved, but {where} is {leaf!r}, a {type(leaf).__name__}: make it a tensor, or save it as"
-            " text in the metadata"
+            f"only tensors can be saved, but {where} is {leaf!r} ({type(leaf).__name__}): make it one, or text in the metadata"
         )
     if leaf.is_meta:
         raise ValueError(f"{where} is {describe(leaf)} without values: save what initialize(key(0), model) returns")
@@ -210,7 +206,10 @@ def load(path: str | os.PathLike[str], like: T, *, device: torch.device | str | 
     """
     stored, _ = _read(path)
     if differences := _differences(stored, like):
-        raise ValueError("\n    ".join((f"{os.fspath(path)} does not fit like:", *differences, _ADVICE)))
+        raise ValueError(
+            f"{os.fspath(path)} does not fit like: make like as the saved tree was made (for its dtypes see tree.cast_to)\n    "
+            + "\n    ".join(differences)
+        )
     leaves, structure = flatten(like)
     first = next((leaf.device for leaf in leaves if leaf is not None), torch.device("cpu"))
     loaded: list[Tensor | None] = []
@@ -282,10 +281,10 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file by name, as views of the file, and its metadata."""
-    where = os.fspath(path)
+    where = os.path.abspath(path)
     if not os.path.isfile(where):
-        found = "it is a folder" if os.path.isdir(where) else f"seen from {os.getcwd()}"
-        raise FileNotFoundError(f"there is no file {where} to load ({found})")
+        found = ", only a folder of that name" if os.path.isdir(where) else ""
+        raise FileNotFoundError(f"there is no file {where}{found}")
     try:
         with safe_open(where, framework="pt") as file:
             names, texts = file.keys(), file.metadata() or {}
