@@ -12,7 +12,6 @@ was made as the saved one was. Where their names, shapes and dtypes agree, the t
 import ctypes
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
@@ -88,7 +87,7 @@ def save(path: str | os.PathLike[str], tree: object, *, metadata: Mapping[str, s
         raise FileNotFoundError(f"there is no folder {target.parent} to save {target.name} in: make it first, with os.makedirs")
     if target.exists() and not target.is_file():
         raise OSError(f"{target} is a folder or a device, not a file: give the path of a file to save to")
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         with unfinished.open("xb") as file:
             _write(file, tensors, texts)
@@ -183,7 +182,7 @@ def load(path: str | os.PathLike[str], like: T, *, device: torch.device | str | 
         A new tree, whose tensors share no memory with each other, nor with the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file; another OSError if it may not be read.
         ValueError: it is not a whole safetensors file, a later fundl wrote it, or it does not fit `like`: the message lists
             every tensor that one of the two lacks, or that is of another shape or dtype in one than in the other.
 
@@ -266,7 +265,7 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
         path: of a safetensors file.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file; another OSError if it may not be read.
         ValueError: it is not a whole safetensors file, or a later fundl wrote it.
 
     >>> from tempfile import TemporaryDirectory
@@ -285,6 +284,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, st
     if not os.path.isfile(where):
         found = ", only a folder of that name" if os.path.isdir(where) else ""
         raise FileNotFoundError(f"there is no file {where}{found}")
+    with open(where, "rb"):  # if it may not be read, this says so: safetensors would say that it is not there
+        pass
     try:
         with safe_open(where, framework="pt") as file:
             names, texts = file.keys(), file.metadata() or {}

@@ -553,6 +553,8 @@ def _same_bits(first: Tensor | None, second: Tensor | None) -> bool:
         return False
     if first.is_meta or second.is_meta:
         return first.device == second.device
+    if first.numel() == 0:
+        return True
     return torch.equal(*(leaf.contiguous().view(-1).view(torch.uint8) for leaf in (first, second)))
 
 

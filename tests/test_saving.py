@@ -412,6 +412,30 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             read(str(tmp_path))
 
 
+FORBIDDEN: Final = """
+import os, tempfile, torch
+from fundl import load, save
+with tempfile.TemporaryDirectory() as folder:
+    os.chmod(folder, 0o755)
+    path = f"{folder}/saved.safetensors"
+    save(path, torch.ones(1))
+    os.chmod(path, 0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)  # root may read everything
+    try:
+        load(path, torch.ones(1))
+    except PermissionError as error:
+        print(error)
+    os.seteuid(os.getuid())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes")
+def test_a_file_that_may_not_be_read() -> None:
+    result = subprocess.run([sys.executable, "-c", FORBIDDEN], capture_output=True, text=True, check=True)
+    assert re.search("Permission denied: '.*/saved.safetensors'", result.stdout)
+
+
 def test_a_file_that_was_cut_off_anywhere(path: Path, tmp_path: Path) -> None:
     save(path, MODEL)
     content = path.read_bytes()

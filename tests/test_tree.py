@@ -171,6 +171,10 @@ def test_there_must_be_as_many_leaves_as_places(given_leaves: list[Tensor], word
         tree.with_trainable_leaves(TRACKED, given_leaves)
 
 
+def test_empty_tensors_are_equal_whatever_their_strides() -> None:
+    assert tree.equal(torch.empty(0, dtype=torch.float64)[::2], torch.empty(0, dtype=torch.float64))
+
+
 def test_dicts_of_the_same_leaves_line_up_however_they_were_made() -> None:
     assert tree.trainable_leaves({"a": ONE, "b": TWO}) == tree.trainable_leaves({"b": TWO, "a": ONE})
     swapped = tree.with_trainable_leaves({"b": TWO, "a": ONE}, [THREE, FOUR])
