@@ -8,7 +8,7 @@ epoch at a time.
     while history[-1].train.metric < 0.97:
         state, more = fit(step, state, batches, epochs=1, metric=accuracy)
         history += more
-        save(state)
+        save("run.safetensors", state)
 """
 
 import functools
