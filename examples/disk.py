@@ -136,7 +136,7 @@ def main(
     require_picture(plot)
 
     schedule = fundl.cosine_schedule(rate, epochs * math.ceil(train_count / batch_size))
-    accuracies = []
+    accuracies: list[float] = []
     for each in range(seed, seed + runs):
         try:
             run = learn(
