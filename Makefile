@@ -5,10 +5,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-all lint types bench clean
+.PHONY: demo reports test test-all lint types bench clean
 
 demo: .venv/examples ## train the disk network, and draw what it learned to disk.png
 	$(BIN)/python examples/disk.py --plot disk.png
+
+reports: .venv/examples ## repeat the experiments of five reports with fundl and torch.nn: tables and pictures in reports/
+	$(BIN)/python examples/reports.py all --out reports
 
 test: lint types ## all checks: style, types, tests
 	$(BIN)/pytest -n auto -m "not slow"

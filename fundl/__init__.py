@@ -4,7 +4,7 @@ Everything that a user needs is here, in one flat namespace; the functions on tr
 read with the name of their module, `tree.map` and `random.normal`.
 """
 
-from fundl import random, tree
+from fundl import ensemble, random, tree
 from fundl.data import (
     Minibatches,
     disk,
@@ -286,6 +286,7 @@ __all__ = [
     "cross_entropy",
     "disk",
     "ema",
+    "ensemble",
     "evaluate",
     "exponential_schedule",
     "fans",
