@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fundl import tree
 from fundl.layer import AnyLayer, Layer, Model
+from fundl.shapes import AnyShape, Misfit, Place, Shape, name_of, through
 from fundl.tree import describe
 
 P = TypeVar("P", bound=Model)
@@ -30,20 +31,29 @@ def compose(*layers: *Ts) -> tuple[*Ts]:
         layers: layers, or models (tuples of layers) for a nested model.
 
     Raises:
-        ValueError: there is no layer.
+        ValueError: there is no layer, or a layer does not take what the ones before it give.
         TypeError: a part is not a layer (a class where an instance is due, say).
 
-    >>> from fundl import Tanh, compose, linear
-    >>> model = compose(linear(2, 3), Tanh())
+    >>> from fundl import ReLU, compose, linear
+    >>> model = compose(linear(2, 25), ReLU(), linear(25, 2))
     >>> len(model)
-    2
+    3
+    >>> compose(linear(2, 25), ReLU(), linear(24, 2))
+    Traceback (most recent call last):
+    fundl.shapes.Misfit: layer 3 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
     """
-    if not layers:
-        raise ValueError("a model needs at least one layer: compose(linear(2, 1)), say")
-    parts: tuple[object, ...] = layers
-    for place, part in enumerate(parts):
-        _require_model(part, f"layer {place}")
+    through(Shape(...), models(*layers))
     return layers
+
+
+def models(*parts: *Ts) -> tuple[*Ts]:
+    """The parts, once each of them is found to be a model."""
+    if not parts:
+        raise ValueError("a model needs at least one layer: compose(linear(2, 1)), say")
+    unchecked: tuple[object, ...] = parts
+    for place, part in enumerate(unchecked):
+        _require_model(part, f"layer {place}")
+    return parts
 
 
 def _require_model(part: object, place: str) -> None:
@@ -72,6 +82,30 @@ class Differentiable(Protocol[Grads, X, Y, R]):
 
     def backward(self, residuals: R, grad: Y, /) -> tuple[Grads, X]:
         """The gradients with respect to the parameters and the input."""
+
+
+def output_shape(params: Model, shape: AnyShape | None = None) -> AnyShape:
+    """The shape of a model's output, found by its layers' rules, without arithmetic.
+
+    Args:
+        params: a layer or a nested tuple of layers.
+        shape: of the input, as far as it is known.
+
+    Raises:
+        ValueError: a layer does not take what the ones before it give, or the first of them the input.
+
+    >>> from fundl import ReLU, Shape, compose, linear, output_shape
+    >>> output_shape(compose(linear(2, 25), ReLU()), Shape(10, 2))
+    Shape(10, 25)
+    """
+    shape = Shape(...) if shape is None else shape
+    if isinstance(params, tuple):
+        return through(shape, params)
+    try:
+        return params.output_shape(shape)
+    except Misfit as misfit:
+        misfit.taker = misfit.taker or Place((), name_of(params))
+        raise
 
 
 # --- The public functions ----------------------------------------------------------------------------------------------
@@ -123,6 +157,10 @@ def _forward(params: Model, x: object) -> tuple[object, object]:
     except Exception as error:
         if _has_meta(params) and not _has_meta(x):
             raise _not_initialized() from error
+        try:
+            output_shape(params)
+        except Misfit as misfit:
+            raise misfit from error
         raise
     if isinstance(output, Tensor) and output.is_meta and not _has_meta(x):
         raise _not_initialized()

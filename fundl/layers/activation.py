@@ -1,6 +1,6 @@
 """Activations: functions of each element, without parameters."""
 
-from typing import Self, final
+from typing import Self, TypeVar, final
 
 import attrs
 import torch
@@ -9,6 +9,9 @@ from typing_extensions import override
 
 from fundl import kernels
 from fundl.layer import Layer
+from fundl.shapes import AnyShape
+
+S = TypeVar("S", bound=AnyShape)
 
 
 @final
@@ -41,6 +44,10 @@ class ReLU(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.threshold_backward(grad, residuals, 0.0)
 
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
 
 @final
 @attrs.frozen(eq=False)
@@ -68,3 +75,7 @@ class Tanh(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.tanh_backward(grad, residuals)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
