@@ -24,7 +24,7 @@ types: .venv/test
 	$(BIN)/mypy
 
 bench: .venv/bench ## one training step against torch.nn's
-	$(BIN)/python benchmarks/step.py
+	$(BIN)/python -m benchmarks.step
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

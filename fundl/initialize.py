@@ -1,12 +1,28 @@
-"""Initialisers, and giving a model its parameters."""
+"""Initialisers, and giving a model its parameters.
 
+An initialiser is a value: a frozen record of how to draw a parameter, which a layer keeps beside the parameter, in the
+static field ``weight_init`` for the parameter ``weight``. `initialize` goes through a model and draws them all from one key.
+"""
+
+import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, TypeVar
 
 import attrs
 import torch
 from torch import Tensor
 from typing_extensions import override
+
+from fundl import random, tree
+from fundl.layer import Model
+from fundl.model import require_model
+from fundl.random import Key
+from fundl.tree import Record, describe
+
+P = TypeVar("P", bound=Model)
+
+Fan: TypeAlias = Literal["fan_in", "fan_out", "fan_mean"]
+"""What a variance is scaled by: the inputs, the outputs, or the mean of the two."""
 
 
 class Fans(NamedTuple):
@@ -16,23 +32,440 @@ class Fans(NamedTuple):
     fan_out: int
 
 
+def fans(shape: tuple[int, ...]) -> Fans:
+    """The fans of a weight whose first axis is that of the outputs, the second that of the inputs.
+
+        fan_in = shape[1] r,    fan_out = shape[0] r,    r = product of shape[2:], the receptive field
+
+    Args:
+        shape: of the weight, (out, in) or (out, in, *kernel).
+
+    Raises:
+        ValueError: the shape has fewer than two axes.
+
+    >>> from fundl import fans
+    >>> fans((16, 3, 5, 5))
+    Fans(fan_in=75, fan_out=400)
+    """
+    if len(shape) < 2:
+        raise ValueError(f"fans are of a weight of two or more axes, (out, in, *kernel), not of shape {tuple(shape)}")
+    receptive_field = math.prod(shape[2:])
+    return Fans(shape[1] * receptive_field, shape[0] * receptive_field)
+
+
 class Initializer(ABC):
-    """How to draw a parameter: a frozen, comparable record of its options, called with a key."""
+    """How to draw a parameter: a frozen, comparable record of its options, called with a key.
+
+    An initialiser of your own is a frozen attrs class:
+
+    >>> from fundl import Initializer, initialize, key, linear, random
+    >>> @attrs.frozen
+    ... class Signs(Initializer):
+    ...     scale: float
+    ...
+    ...     def __call__(self, key, shape, fans, *, dtype, device):
+    ...         positive = random.bernoulli(key, shape, probability=0.5)
+    ...         return torch.where(positive, self.scale, -self.scale).to(dtype)
+    >>> initialize(key(0), linear(2, 3, weight_init=Signs(0.5))).weight
+    tensor([[ 0.5000,  0.5000],
+            [ 0.5000,  0.5000],
+            [ 0.5000, -0.5000]])
+    """
 
     __slots__ = ()
 
     @abstractmethod
-    def __call__(self, key: Tensor, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A tensor of the given shape, drawn with the key."""
+    def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A tensor of the given shape, dtype and device, drawn with the key.
+
+        Args:
+            key: of this parameter alone; `initialize` gives it on `device`.
+            shape: of the parameter.
+            fans: of the layer: a bias has those of its weight.
+            dtype: of the result.
+            device: of the result.
+        """
+
+
+# --- Initialisers -----------------------------------------------------------------------------------------------------
+
+
+def _require_finite(_record: object, field: "attrs.Attribute[float]", value: float) -> None:
+    if not math.isfinite(value):
+        raise ValueError(f"{field.name} must be a finite number, not {value}")
+
+
+def _require_not_negative(_record: object, field: "attrs.Attribute[float]", value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{field.name} must be a finite number of 0 or more, not {value}")
+
+
+def _require_fan(_record: object, field: "attrs.Attribute[Fan]", value: Fan) -> None:
+    if value not in {"fan_in", "fan_out", "fan_mean"}:
+        raise ValueError(f"{field.name} must be 'fan_in', 'fan_out' or 'fan_mean', not {value!r}")
+
+
+def _fan(fans: Fans, mode: Fan) -> float:
+    match mode:
+        case "fan_in":
+            return fans.fan_in
+        case "fan_out":
+            return fans.fan_out
+        case "fan_mean":
+            return (fans.fan_in + fans.fan_out) / 2
 
 
 @attrs.frozen
-class _UniformFanIn(Initializer):
+class VarianceScaling(Initializer):
+    """Zero mean and variance scale / fan, uniform or normal: what is named after Kaiming, Xavier and LeCun.
+
+    The uniform distribution of that variance is U(-b, b), b = sqrt(3 scale / fan).
+    """
+
+    scale: float = attrs.field(validator=_require_not_negative)
+    mode: Fan = attrs.field(validator=_require_fan)
+    distribution: Literal["uniform", "normal"]
+
     @override
-    def __call__(self, key: Tensor, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        return torch.zeros(shape, dtype=dtype, device=device)
+    def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        variance = self.scale / max(_fan(fans, self.mode), 1)  # where there are no inputs, there is nothing to scale
+        if self.distribution == "normal":
+            return random.normal(key.to(device), shape, std=math.sqrt(variance), dtype=dtype)
+        bound = math.sqrt(3 * variance)
+        if bound == 0:
+            return torch.zeros(shape, dtype=dtype, device=device)
+        return random.uniform(key.to(device), shape, low=-bound, high=bound, dtype=dtype)
 
 
-def uniform_fan_in() -> Initializer:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
-    return _UniformFanIn()
+@attrs.frozen
+class Normal(Initializer):
+    """The normal distribution."""
+
+    std: float = attrs.field(validator=_require_not_negative)
+    mean: float = attrs.field(validator=_require_finite)
+
+    @override
+    def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return random.normal(key.to(device), shape, mean=self.mean, std=self.std, dtype=dtype)
+
+
+@attrs.frozen
+class TruncatedNormal(Initializer):
+    """The normal distribution between two bounds."""
+
+    std: float = attrs.field(validator=_require_not_negative)
+    mean: float = attrs.field(validator=_require_finite)
+    low: float
+    high: float
+
+    def __attrs_post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"low must be less than high, but low={self.low} and high={self.high}")
+
+    @override
+    def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return random.truncated_normal(
+            key.to(device), shape, mean=self.mean, std=self.std, low=self.low, high=self.high, dtype=dtype
+        )
+
+
+@attrs.frozen
+class Orthogonal(Initializer):
+    """A random matrix with orthonormal rows or columns."""
+
+    gain: float = attrs.field(validator=_require_finite)
+
+    @override
+    def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        if len(shape) < 2:
+            raise ValueError(f"orthogonal() draws matrices, of two or more axes, not a parameter of shape {tuple(shape)}")
+        rows, columns = shape[0], math.prod(shape[1:])
+        tall = (max(rows, columns), min(rows, columns))
+        q, r = torch.linalg.qr(random.normal(key.to(device), tall, dtype=torch.float64))
+        # Q R is unique, and Q uniformly distributed, once the diagonal of R is positive; the kernel leaves its signs open.
+        matrix: Tensor = q * torch.where(r.diagonal() < 0, -self.gain, self.gain)
+        return (matrix if rows >= columns else matrix.t()).to(dtype).reshape(shape).contiguous()
+
+
+@attrs.frozen
+class Constant(Initializer):
+    """One number everywhere."""
+
+    value: float
+
+    @override
+    def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return torch.full(shape, self.value, dtype=dtype, device=device)
+
+
+# --- Their names ------------------------------------------------------------------------------------------------------
+
+
+def uniform_fan_in() -> VarianceScaling:
+    """U(-b, b), b = 1 / sqrt(fan_in): the usual choice for a weight together with its bias.
+
+    >>> from fundl import initialize, key, linear
+    >>> layer = initialize(key(0), linear(100, 50))
+    >>> bool(layer.weight.abs().max() <= 0.1), bool(layer.bias.abs().max() <= 0.1)
+    (True, True)
+    """
+    return VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
+def kaiming_uniform(*, gain: float = math.sqrt(2), negative_slope: float = 0.0, mode: Fan = "fan_in") -> VarianceScaling:
+    """U(-b, b), b = gain sqrt(3 / ((1 + negative_slope^2) fan)): keeps the variance from layer to layer.
+
+    Args:
+        gain: by how much the next activation shrinks what it is given; sqrt(2) is for rectifiers, see `gain_of` for others.
+        negative_slope: of the leaky ReLU that follows; 0 for a ReLU, and for other activations.
+        mode: "fan_in" keeps the variance of the values in the forward pass, "fan_out" that of the gradients, "fan_mean" is
+            between the two.
+
+    Raises:
+        ValueError: the mode is none of these, or a number is not finite.
+
+    Source: He, Zhang, Ren and Sun, "Delving deep into rectifiers", 2015.
+
+    >>> from fundl import kaiming_uniform, linear
+    >>> layer = linear(2, 25, weight_init=kaiming_uniform(mode="fan_out"))
+    """
+    return VarianceScaling(_kaiming_scale(gain, negative_slope), mode, "uniform")
+
+
+def kaiming_normal(*, gain: float = math.sqrt(2), negative_slope: float = 0.0, mode: Fan = "fan_in") -> VarianceScaling:
+    """N(0, std^2), std = gain / sqrt((1 + negative_slope^2) fan): keeps the variance from layer to layer.
+
+    Args:
+        gain: by how much the next activation shrinks what it is given; sqrt(2) is for rectifiers, see `gain_of` for others.
+        negative_slope: of the leaky ReLU that follows; 0 for a ReLU, and for other activations.
+        mode: "fan_in" keeps the variance of the values in the forward pass, "fan_out" that of the gradients, "fan_mean" is
+            between the two.
+
+    Raises:
+        ValueError: the mode is none of these, or a number is not finite.
+
+    Source: He, Zhang, Ren and Sun, "Delving deep into rectifiers", 2015.
+    """
+    return VarianceScaling(_kaiming_scale(gain, negative_slope), mode, "normal")
+
+
+def _kaiming_scale(gain: float, negative_slope: float) -> float:
+    return gain**2 / (1 + negative_slope**2)
+
+
+def xavier_uniform(*, gain: float = 1.0) -> VarianceScaling:
+    """U(-b, b), b = gain sqrt(6 / (fan_in + fan_out)): between what keeps the values' variance and the gradients'.
+
+    Args:
+        gain: by how much the next activation shrinks what it is given, see `gain_of`: 5/3 is for tanh.
+
+    Raises:
+        ValueError: the gain is not finite.
+
+    Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
+    """
+    return VarianceScaling(gain**2, "fan_mean", "uniform")
+
+
+def xavier_normal(*, gain: float = 1.0) -> VarianceScaling:
+    """N(0, std^2), std = gain sqrt(2 / (fan_in + fan_out)): between what keeps the values' variance and the gradients'.
+
+    Args:
+        gain: by how much the next activation shrinks what it is given, see `gain_of`: 5/3 is for tanh.
+
+    Raises:
+        ValueError: the gain is not finite.
+
+    Source: Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", 2010.
+    """
+    return VarianceScaling(gain**2, "fan_mean", "normal")
+
+
+def lecun_uniform() -> VarianceScaling:
+    """U(-b, b), b = sqrt(3 / fan_in): outputs of variance 1 from inputs of variance 1.
+
+    Source: LeCun, Bottou, Orr and Müller, "Efficient backprop", 1998.
+    """
+    return VarianceScaling(1.0, "fan_in", "uniform")
+
+
+def lecun_normal() -> VarianceScaling:
+    """N(0, std^2), std = 1 / sqrt(fan_in): outputs of variance 1 from inputs of variance 1, as SELU networks need it.
+
+    Source: LeCun, Bottou, Orr and Müller, "Efficient backprop", 1998.
+    """
+    return VarianceScaling(1.0, "fan_in", "normal")
+
+
+def normal(std: float = 1.0, *, mean: float = 0.0) -> Normal:
+    """N(mean, std^2).
+
+    Args:
+        std: the standard deviation.
+        mean: of the distribution.
+
+    Raises:
+        ValueError: std is negative, or a number is not finite.
+    """
+    return Normal(std, mean)
+
+
+def truncated_normal(std: float = 1.0, *, mean: float = 0.0, low: float = -2.0, high: float = 2.0) -> TruncatedNormal:
+    """N(mean, std^2), given that it is between mean + low std and mean + high std.
+
+    Args:
+        std: the standard deviation of the distribution before it is truncated (by the default bounds, to 0.88 of it).
+        mean: of the distribution before it is truncated.
+        low: the lower bound, in standard deviations from the mean.
+        high: the upper bound, likewise.
+
+    Raises:
+        ValueError: std is negative, a number is not finite, or low is not less than high.
+    """
+    return TruncatedNormal(std, mean, low, high)
+
+
+def orthogonal(*, gain: float = 1.0) -> Orthogonal:
+    """A random orthogonal matrix times the gain, uniform over all of them: W W^T = gain^2 I, or W^T W if W is tall.
+
+    It is Q of the decomposition Q R of a normal matrix, R with a positive diagonal. A weight of more than two axes is seen
+    as the matrix (out, in * kernel).
+
+    Args:
+        gain: the singular values; see `gain_of`.
+
+    Raises:
+        ValueError: the gain is not finite; when drawn, the parameter has fewer than two axes.
+
+    Source: Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear neural
+    networks", 2014.
+
+    >>> from fundl import initialize, key, linear, orthogonal
+    >>> layer = initialize(key(0), linear(5, 3, weight_init=orthogonal()))
+    >>> torch.allclose(layer.weight @ layer.weight.t(), torch.eye(3), atol=1e-6)
+    True
+    """
+    return Orthogonal(gain)
+
+
+def zeros() -> Constant:
+    """0 everywhere."""
+    return Constant(0.0)
+
+
+def ones() -> Constant:
+    """1 everywhere."""
+    return Constant(1.0)
+
+
+def constant(value: float) -> Constant:
+    """One number everywhere.
+
+    Args:
+        value: the number.
+    """
+    return Constant(value)
+
+
+# --- Giving a model its parameters ------------------------------------------------------------------------------------
+
+
+def initialize(key: Key, model: P, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> P:
+    """The model with new parameters, drawn by the initialisers that its layers keep.
+
+    Every layer has a key of its own, by its place: what stands after a layer does not change what it is given. Initialising
+    again is the reset: the same key gives the same bits, whatever values the model had. Parameters and buffers that have
+    values and no initialiser keep them, moved and cast as asked; None stays None.
+
+    Args:
+        key: what all is drawn from, such as ``key(0)``.
+        model: a layer or a nested tuple of layers.
+        device: where the parameters go: by default to where they are, and from the meta device to the CPU. On "meta", the
+            result has shapes and dtypes only.
+        dtype: of the floating-point parameters; by default the one they have.
+
+    Raises:
+        TypeError: `model` is not a model or `key` not a key, the dtype is not a floating-point one, or a parameter has
+            neither values nor an initialiser.
+        ValueError: the model has no layers, or there is more than one key.
+
+    >>> from fundl import ReLU, compose, initialize, key, linear
+    >>> model = initialize(key(0), compose(linear(2, 3), ReLU(), linear(3, 1)))
+    >>> model[0].weight.shape, model[0].weight.device
+    (torch.Size([3, 2]), device(type='cpu'))
+    """
+    require_model(model)
+    _require_initializers(model)
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"parameters are of a floating-point dtype, such as torch.float32, not {dtype}")
+    target = None if device is None else torch.device(device)
+    with torch.no_grad():
+        keys = iter(random.split(key, len(tree.records(model))))
+        return tree.map_records(lambda record: _drawn(next(keys), record, target, dtype), model)
+
+
+def _drawn(key: Key, record: Record, device: torch.device | None, dtype: torch.dtype | None) -> Record:
+    """The record with new values in its own leaves; inner records keep theirs, until it is their turn."""
+    own = _own_leaves(record)
+    if not own:
+        return record
+    of_record = next((fans(leaf.shape) for _, leaf in own.values() if leaf.ndim >= 2), Fans(1, 1))
+    leaves, structure = tree.flatten(record)
+    keys = random.split(key, len(leaves))
+    for place, (name, leaf) in own.items():
+        to_device = device or (torch.device("cpu") if leaf.is_meta else leaf.device)
+        to_dtype = dtype if dtype is not None and leaf.is_floating_point() else leaf.dtype
+        initializer = _initializer(record, name)
+        if initializer is None or to_device.type == "meta":
+            leaves[place] = leaf.to(to_device, to_dtype)
+        else:
+            try:
+                leaves[place] = _new_leaf(initializer, keys[place], leaf.shape, of_record, dtype=to_dtype, device=to_device)
+            except Exception as error:
+                error.add_note(f"in initialize: {name} of {record!r}")
+                raise
+    return tree.unflatten(structure, leaves)
+
+
+def _new_leaf(
+    initializer: Initializer, key: Key, shape: torch.Size, of_record: Fans, *, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """What the initialiser draws, after a check that it is what it was asked for: it may be the user's own."""
+    own_fans = fans(shape) if len(shape) >= 2 else of_record
+    new = initializer(key.to(device), tuple(shape), own_fans, dtype=dtype, device=device)
+    if new.shape != shape or new.dtype != dtype or new.device.type != device.type:
+        asked = describe(torch.empty(shape, dtype=dtype, device="meta"))
+        raise TypeError(f"{initializer!r} was asked for {asked} on {device}, but made {describe(new)} on {new.device}")
+    return new
+
+
+def _own_leaves(record: Record) -> dict[int, tuple[str, Tensor]]:
+    """The tensors of a record that are not those of an inner record: their places in `tree.flatten`, their fields' names."""
+    inner = {id(leaf) for part in tree.records(record)[1:] for leaf in tree.leaves(part)}
+    named = [(name, leaf) for name in record.children for leaf in tree.flatten(getattr(record, name))[0]]
+    return {place: (name, leaf) for place, (name, leaf) in enumerate(named) if leaf is not None and id(leaf) not in inner}
+
+
+def _initializer(record: Record, name: str) -> Initializer | None:
+    initializer: object = getattr(record, f"{name}_init", None)
+    if initializer is None or isinstance(initializer, Initializer):
+        return initializer
+    raise TypeError(
+        f"{type(record).__name__}.{name}_init must be an initialiser, such as kaiming_uniform() with its parentheses,"
+        f" not {initializer!r}"
+    )
+
+
+def _require_initializers(model: Model) -> None:
+    """Raise unless every parameter has values or a way to get some."""
+    for record in tree.records(model):
+        for name, leaf in _own_leaves(record).values():
+            if _initializer(record, name) is None and leaf.is_meta:
+                path = next(
+                    path for path, other in zip(tree.paths(model), tree.flatten(model)[0], strict=True) if other is leaf
+                )
+                layer = type(record).__name__
+                raise TypeError(
+                    f"model{path} has no values, and {layer} does not say how to draw them: give {layer} the field"
+                    f" `{name}_init: Initializer = zeros()`, or another initialiser"
+                )

@@ -8,7 +8,7 @@ The annotations are strings, since torch 2.11's OpOverload cannot be subscripted
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -29,3 +29,76 @@ linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = torch._C._nn.linear 
 threshold_backward: "OpOverload[[Tensor, Tensor, float], Tensor]" = _aten.threshold_backward.default
 # grad, output: grad (1 - output^2).
 tanh_backward: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.tanh_backward.default
+# grad, output: grad output (1 - output).
+sigmoid_backward: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.sigmoid_backward.default
+
+# x, slope: x where it is positive, else slope x.
+leaky_relu: "OpOverload[[Tensor, float], Tensor]" = _aten.leaky_relu.default
+# grad, output or input, slope, whether the second is the output (only a check: both have the same sign).
+leaky_relu_backward: "OpOverload[[Tensor, Tensor, float, bool], Tensor]" = _aten.leaky_relu_backward.default
+
+# x, alpha.
+elu: "OpOverload[[Tensor, float], Tensor]" = _aten.elu.default
+# grad, alpha, scale of the output, scale of a negative input, whether the last is the output, output or input.
+elu_backward: "OpOverload[[Tensor, float, float, float, bool, Tensor], Tensor]" = _aten.elu_backward.default
+
+silu: "OpOverload[[Tensor], Tensor]" = _aten.silu.default
+# grad, input.
+silu_backward: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.silu_backward.default
+
+mish: "OpOverload[[Tensor], Tensor]" = _aten.mish.default
+# grad, input.
+mish_backward: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.mish_backward.default
+
+# x, beta, threshold of beta x.
+softplus: "OpOverload[[Tensor, float, float], Tensor]" = _aten.softplus.default
+# grad, input, beta, threshold.
+softplus_backward: "OpOverload[[Tensor, Tensor, float, float], Tensor]" = _aten.softplus_backward.default
+
+# grad, input, low, high: grad where the input is between the bounds, else 0.
+hardtanh_backward: "OpOverload[[Tensor, Tensor, float, float], Tensor]" = _aten.hardtanh_backward.default
+
+
+class _GELU(Protocol):
+    def __call__(self, x: Tensor, /, *, approximate: Literal["none", "tanh"]) -> Tensor: ...
+
+
+class _GELUBackward(Protocol):
+    def __call__(self, grad: Tensor, x: Tensor, /, *, approximate: Literal["none", "tanh"]) -> Tensor: ...
+
+
+gelu: _GELU = _aten.gelu.default
+gelu_backward: _GELUBackward = _aten.gelu_backward.default
+
+# grad, output, axis, the input's dtype.
+softmax_backward: "OpOverload[[Tensor, Tensor, int, torch.dtype], Tensor]" = _aten._softmax_backward_data.default
+log_softmax_backward: "OpOverload[[Tensor, Tensor, int, torch.dtype], Tensor]" = _aten._log_softmax_backward_data.default
+
+# --- Losses ------------------------------------------------------------------------------------------------------------
+
+# In all of these, a reduction is 1 for the mean and 2 for the sum, and `one` the gradient with respect to the value.
+
+# log-probabilities (B, C), classes (B,), the classes' weights, reduction, class to leave out: the value, the sum of weights.
+nll_loss_forward: "OpOverload[[Tensor, Tensor, Tensor | None, Literal[1, 2], int], tuple[Tensor, Tensor]]" = (
+    _aten.nll_loss_forward.default
+)
+# one, the same, and the sum of weights.
+nll_loss_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor | None, Literal[1, 2], int, Tensor], Tensor]" = (
+    _aten.nll_loss_backward.default
+)
+# The same of log-probabilities (B, C, H, W) and classes (B, H, W).
+nll_loss2d_forward: "OpOverload[[Tensor, Tensor, Tensor | None, Literal[1, 2], int], tuple[Tensor, Tensor]]" = (
+    _aten.nll_loss2d_forward.default
+)
+nll_loss2d_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor | None, Literal[1, 2], int, Tensor], Tensor]" = (
+    _aten.nll_loss2d_backward.default
+)
+
+# probabilities, target, weight, reduction.
+binary_cross_entropy: "OpOverload[[Tensor, Tensor, Tensor | None, Literal[1, 2]], Tensor]" = _aten.binary_cross_entropy.default
+# one, and the same.
+binary_cross_entropy_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor | None, Literal[1, 2]], Tensor]" = (
+    _aten.binary_cross_entropy_backward.default
+)
+
+log_sigmoid: Callable[[Tensor], Tensor] = torch._C._nn.log_sigmoid

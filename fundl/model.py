@@ -51,22 +51,25 @@ def models(*parts: *Ts) -> tuple[*Ts]:
     if not parts:
         raise ValueError("a model needs at least one layer: compose(linear(2, 1)), say")
     unchecked: tuple[object, ...] = parts
-    for place, part in enumerate(unchecked):
-        _require_model(part, f"layer {place}")
+    for place, part in enumerate(unchecked, start=1):
+        require_model(part, place)
     return parts
 
 
-def _require_model(part: object, place: str) -> None:
-    """Raise an error that names the place unless the part is a layer or a non-empty tuple of models."""
+def require_model(part: object, *path: int) -> None:
+    """Raise an error that names the place, counted from 1, unless the part is a layer or a non-empty tuple of models."""
+    place = f"layer {'.'.join(map(str, path))}" if path else "the model"
     if isinstance(part, tuple):
         if not part:
             raise ValueError(f"{place} is an empty tuple: a model needs at least one layer")
-        for index, inner in enumerate(part):
-            _require_model(inner, f"{place}[{index}]")
+        for index, inner in enumerate(part, start=1):
+            require_model(inner, *path, index)
     elif isinstance(part, type) and issubclass(part, Layer):
         raise TypeError(f"{place} is the class {part.__name__}, not a layer: write {part.__name__}(...)")
     elif not isinstance(part, Layer):
-        raise TypeError(f"{place} is a {type(part).__name__}, not a layer or a tuple of layers: {part!r}")
+        raise TypeError(f"{place} is of type {type(part).__name__}, not a layer or a tuple of layers: {describe(part)}")
+    elif "__attrs_attrs__" not in vars(type(part)):
+        raise TypeError(f"{place}: {type(part).__name__} is not a record: decorate the class with @attrs.frozen(eq=False)")
     elif misplaced := tree.misplaced_tensors(part):
         raise TypeError(
             f"{place}: {misplaced[0]} holds a tensor, but its annotation names none: annotate the field with Tensor, so that"
@@ -145,6 +148,8 @@ def forward(params: object, x: object) -> tuple[object, object]:
 def _as_model(params: object) -> Model:
     if not isinstance(params, Layer | tuple):
         raise TypeError(f"a model is a layer or a tuple of layers, not a {type(params).__name__}: {describe(params)}")
+    if params == ():
+        raise ValueError("a model needs at least one layer, but this is an empty tuple")
     return params
 
 
@@ -152,6 +157,10 @@ def _forward(params: Model, x: object) -> tuple[object, object]:
     """Run forward, and tell an input or a model that cannot be run for what it is; the caller has turned grad mode off."""
     if isinstance(x, Tensor) and not x.is_floating_point() and not _first_layer(params).takes_integers:
         raise TypeError(f"the input must be floating-point, not {x.dtype}: convert it with x.to(torch.float32)")
+    if not isinstance(x, Tensor):
+        x = tree.map(torch.detach, x)
+    elif x.requires_grad:  # a layer may hand its input through
+        x = x.detach()
     try:
         output, residuals = run_forward(params, x)
     except Exception as error:
@@ -210,7 +219,7 @@ def backward_params(params: P, residuals: object, grad: object) -> P:
         The gradient with respect to the parameters, of the model's type.
     """
     with torch.no_grad():
-        return _like(params, run_backward_params(params, residuals, grad))
+        return _like(params, run_backward_params(_as_model(params), residuals, grad))
 
 
 @overload
@@ -295,7 +304,7 @@ def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Tar
     (tensor(9.), tensor([[6., 6.]]))
     """
     with torch.no_grad():
-        prediction, residuals = _forward(params, x)
+        prediction, residuals = _forward(_as_model(params), x)
         value, grad = loss(prediction, target)  # type: ignore[arg-type]  # a model of tensors predicts tensors
         return value, _like(params, run_backward_params(params, residuals, grad))
 
@@ -422,7 +431,9 @@ class _Place(str):
 
 
 def _note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> None:
-    if not _noted(error):
+    if _noted(error):  # the layer is made of layers, and it was one of those
+        note_place(error, f".{layer.children[0]}")
+    else:
         error.add_note(_Place.of("", f"{layer!r}; {name} is {describe(value)}"))
 
 
@@ -430,8 +441,13 @@ def _note_part(error: Exception, params: tuple[Model, ...], index: int, name: st
     part = params[index]
     if not isinstance(part, tuple):
         _note_layer(error, part, name, value)
+    note_place(error, f"[{index}]")
+
+
+def note_place(error: Exception, step: str) -> None:
+    """Put a step, such as "[1]", in front of the place where an error arose: for layers that run several models."""
     if note := _noted(error):
-        error.__notes__[-1] = _Place.of(f"[{index}]{note.path}", note.what)
+        error.__notes__[-1] = _Place.of(f"{step}{note.path}", note.what)
 
 
 def _noted(error: Exception) -> _Place | None:

@@ -433,16 +433,14 @@ class Joined(AnyShape, Generic[S, Join, Axis, *Layers]):
 
     __slots__ = ()
 
-    def __init__(self, shape: S, join: Join, axis: Axis, branches: tuple[*Layers]) -> None:
+    def __init__(self, shape: S, join: str | None, axis: int | None, branches: tuple[*Layers]) -> None:
         outputs = _outputs(shape, branches)
-        sizes: Sequence[Size | EllipsisType]
+        sizes: Sequence[Size | EllipsisType] = [...]
         if join == "sum":
             _expect_alike(outputs, branches)
             sizes = outputs[0].sizes
-        elif join == "concatenate" and isinstance(axis, int):
+        elif join == "concatenate" and axis is not None:
             sizes = _concatenated(outputs, branches, axis)
-        else:
-            sizes = [...]
         super().__init__(*sizes)
 
 
@@ -489,25 +487,22 @@ def _concatenated(outputs: Sequence[AnyShape], branches: Sequence[object], axis:
 
 
 Batch = TypeVar("Batch")
-Sizes = TypeVar("Sizes")
+Example = TypeVar("Example")
 
 
-class Reshaped(AnyShape, Generic[Batch, Sizes, *Axes]):
+class Reshaped(AnyShape, Generic[Batch, Example, *Axes]):
     """A batch of examples of other sizes, one of which may be -1, made of examples of the given axes."""
 
     __slots__ = ()
 
-    def __init__(self, batch: Size, sizes: Sizes, *axes: Size) -> None:
-        if not isinstance(sizes, tuple):
-            super().__init__(batch, ...)
-            return
+    def __init__(self, batch: Size, sizes: tuple[Size, ...], *axes: Size) -> None:
         super().__init__(batch, *_reshaped(sizes, axes))
 
 
 def _reshaped(sizes: tuple[Size, ...], axes: tuple[Size, ...]) -> Sequence[Size]:
     numbers, count = _known(sizes), Product.of(*axes)
     if numbers is None:
-        return tuple(_unknowns(len(sizes)))
+        return sizes
     known = math.prod(size for size in numbers if size != -1)
     if not isinstance(count, int):
         return [Unknown() if size == -1 else size for size in numbers]

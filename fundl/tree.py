@@ -7,22 +7,20 @@ a part of the tree's structure. None is a leaf, so that trees with and without a
 A field marked ``attrs.field(metadata=BUFFER)`` is a child that no optimizer touches. The *trainable* leaves of a
 tree are its tensors that are not in a buffer.
 
-optree does the walking, in C++. Records are registered twice: in the namespace "fundl", where every child is a leaf or
-a sub-tree, and in "fundl.trainable", where buffers ride along in the structure, so that flattening skips them and
-unflattening puts them back.
+optree does the walking, in C++, and holds the structures. The one exception is what a training step does three times:
+taking the trainable leaves out of a tree and putting others in. There a few lines of our own are three times as fast.
 """
 
 import operator
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, Generic, Protocol, TypeVar, cast, overload
 
 import attrs
 import optree
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -31,8 +29,7 @@ Leaf = TypeVar("Leaf")
 BUFFER: Final[Mapping[str, bool]] = types.MappingProxyType({"fundl.buffer": True})
 """Marks a field of a record as a buffer: ``attrs.field(default=None, metadata=BUFFER)``."""
 
-_ALL: Final = "fundl"
-_TRAINABLE: Final = "fundl.trainable"
+_NAMESPACE: Final = "fundl"
 
 
 # --- The border -----------------------------------------------------------------------------------------------------
@@ -57,10 +54,6 @@ class _Flatten(Protocol):
     def __call__(self, tree: T, /, *, none_is_leaf: bool, namespace: str) -> "tuple[list[Tensor | None], Structure[T]]": ...
 
 
-class _FlattenTrainable(Protocol):
-    def __call__(self, tree: T, /, *, none_is_leaf: bool, namespace: str) -> "tuple[list[Tensor], Structure[T]]": ...
-
-
 class _Accessors(Protocol):
     def __call__(self, tree: object, /, *, none_is_leaf: bool, namespace: str) -> list[optree.PyTreeAccessor]: ...
 
@@ -74,7 +67,6 @@ class _Register(Protocol):
 
 
 _tree_flatten = cast("_Flatten", optree.tree_flatten)
-_tree_flatten_trainable = cast("_FlattenTrainable", optree.tree_flatten)
 _tree_accessors = cast("_Accessors", optree.tree_accessors)
 _tree_unflatten = cast("_Unflatten", optree.tree_unflatten)
 _register_node = cast("_Register", optree.register_pytree_node)
@@ -101,6 +93,9 @@ class Record:
 
     children: ClassVar[tuple[str, ...]] = ()
     """The names of the fields that hold tensors, in order; set as the class is made."""
+
+    trainable: ClassVar[tuple[str, ...]] = ()
+    """Those of them that are no buffers."""
 
     if not TYPE_CHECKING:  # a checker must see the constructor that attrs writes, not this one
 
@@ -140,72 +135,62 @@ def describe(value: object) -> str:
 
 
 def _register(cls: type[Record]) -> None:
-    """Tell optree, twice, how records of this class come apart and together again."""
-    fields = attrs.fields(cls)
-    annotations = _annotations(cls)
-    cls.children = tuple(field.name for field in fields if _holds_tensors(annotations[field.name]))
-    static = tuple(field.name for field in fields if field.name not in cls.children)
-    buffers = tuple(field.name for field in fields if field.name in cls.children and "fundl.buffer" in field.metadata)
-    trainable = tuple(name for name in cls.children if name not in buffers)
-    for namespace, children, held in ((_ALL, cls.children, ()), (_TRAINABLE, trainable, buffers)):
-        apart, together = _apart_and_together(cls, children, static, held)
-        _register_node(cls, apart, together, path_entry_type=optree.GetAttrEntry, namespace=namespace)
+    """Find out which fields are children, and how records of this class come apart and together again."""
+    fields, annotations = attrs.fields(cls), _annotations(cls)
+    names = [field.name for field in fields]
+    for name in ("children", "trainable"):
+        if name in names:
+            raise TypeError(f"{cls.__name__} has a field {name!r}, but every record has an attribute of that name: rename it")
+    buffers = {field.name for field in fields if "fundl.buffer" in field.metadata}
+    cls.children = tuple(name for name in names if _holds_tensors(annotations[name]))
+    cls.trainable = tuple(name for name in cls.children if name not in buffers)
+    _register_node(cls, *_apart_and_together(cls, names), path_entry_type=optree.GetAttrEntry, namespace=_NAMESPACE)
+    _with_leaves_of[cls] = _replacing_leaves(cls, names)
 
 
-def _apart_and_together(
-    cls: type[Record], children: tuple[str, ...], static: tuple[str, ...], held: tuple[str, ...]
-) -> tuple[object, object]:
-    """Two functions for optree: from a record to (children, structure, names), and from (structure, children) to a record.
+# The functions below make functions: those run for each record of a tree each time that the tree is mapped, so they are
+# written out, field by field, and compiled. They make records past the constructor and its validators, since leaves may be
+# anything for a while (None, shapes). What is compiled holds nothing but the names of fields, which are identifiers.
 
-    They run once for each record of a tree each time that it is mapped, so they are written out, field by field, and
-    compiled. The second goes past the constructor and its validators: leaves may be anything for a while (None, shapes).
-    """
 
-    def as_tuple(names: tuple[str, ...]) -> str:
-        return f"({''.join(f'record.{name}, ' for name in names)})"
+def _apart_and_together(cls: type[Record], names: Sequence[str]) -> tuple[object, object]:
+    """For optree: from a record to (children, static values, names), and from (static values, children) to a record."""
+    static = tuple(name for name in names if name not in cls.children)
+    apart = _compile(f"lambda record: ({_read(cls.children)}, {_read(static)}, {cls.children!r})", cls)
+    stores = [f"store(record, {name!r}, static[{index}])" for index, name in enumerate(static)]
+    stores += [f"store(record, {name!r}, children[{index}])" for index, name in enumerate(cls.children)]
+    return apart, _compile(f"lambda static, children: (record := new(cls), {', '.join(stores)})[0]", cls)
 
-    in_structure = f"({as_tuple(static)}, Held({as_tuple(held)}))" if held else as_tuple(static)
-    static_values, held_values = ("structure[0]", "structure[1].values") if held else ("structure", "()")
+
+def _replacing_leaves(cls: type[Record], names: Sequence[str]) -> "_WithLeaves":
+    """From a record, and an iterator, to the record with its trainable leaves replaced by what the iterator gives."""
     stores = [
-        f"    store(record, {name!r}, {values}[{index}])"
-        for values, names in (("children", children), (static_values, static), (held_values, held))
-        for index, name in enumerate(names)
+        f"store(record, {name!r}, next(leaves) if isinstance(part := old.{name}, Tensor) else replace(part, leaves))"
+        if name in cls.trainable
+        else f"store(record, {name!r}, old.{name})"
+        for name in names
     ]
-    source = "\n".join(
-        [
-            f"def apart(record): return {as_tuple(children)}, {in_structure}, names",
-            "def together(structure, children):",
-            "    record = new(cls)",
-            *stores,
-            "    return record",
-        ]
-    )
-    scope: dict[str, object] = {
-        "cls": cls,
-        "names": children,
-        "Held": _Held,
-        "new": object.__new__,
-        "store": object.__setattr__,
-    }
-    exec(source, scope)  # of the names of fields alone, which are identifiers
-    return scope["apart"], scope["together"]
+    function = _compile(f"lambda old, leaves, replace: (record := new(cls), {', '.join(stores)})[0]", cls)
+    return cast("_WithLeaves", function)  # what eval returns has no type
 
 
-class _Held:
-    """Values that ride in a structure without being part of it: all of these are equal."""
+def _read(names: Sequence[str]) -> str:
+    return f"({''.join(f'record.{name}, ' for name in names)})"
 
-    __slots__ = ("values",)
 
-    def __init__(self, values: tuple[object, ...]) -> None:
-        self.values = values
+def _compile(source: str, cls: type[Record]) -> object:
+    scope = {"cls": cls, "new": object.__new__, "store": object.__setattr__, "Tensor": Tensor}
+    function: object = eval(source, scope)
+    return function
 
-    @override
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held)
 
-    @override
-    def __hash__(self) -> int:
-        return 0
+class _WithLeaves(Protocol):
+    def __call__(
+        self, old: Record, leaves: Iterator[Tensor], replace: Callable[[object, Iterator[Tensor]], object], /
+    ) -> Record: ...
+
+
+_with_leaves_of: Final[dict[type, _WithLeaves]] = {}
 
 
 def _annotations(cls: type[Record]) -> Mapping[str, object]:
@@ -242,7 +227,8 @@ def misplaced_tensors(tree: object) -> list[str]:
         f"{type(record).__name__}.{field.name}"
         for record in records(tree)
         for field in attrs.fields(type(record))
-        if field.name not in record.children and isinstance(getattr(record, field.name), Tensor)
+        if field.name not in record.children
+        and any(isinstance(leaf, Tensor) for leaf in flatten(getattr(record, field.name))[0])
     ]
 
 
@@ -251,19 +237,11 @@ def misplaced_tensors(tree: object) -> list[str]:
 
 def flatten(tree: T) -> "tuple[list[Tensor | None], Structure[T]]":
     """All leaves of a tree from left to right, None and buffers included, and its structure."""
-    return _tree_flatten(tree, none_is_leaf=True, namespace=_ALL)
-
-
-def flatten_trainable(tree: T) -> "tuple[list[Tensor], Structure[T]]":
-    """The leaves that an optimizer updates, without None and buffers, and the tree's structure.
-
-    The structure carries the buffers, so that `unflatten` puts them back; comparing structures passes over them.
-    """
-    return _tree_flatten_trainable(tree, none_is_leaf=False, namespace=_TRAINABLE)
+    return _tree_flatten(tree, none_is_leaf=True, namespace=_NAMESPACE)
 
 
 def unflatten(structure: "Structure[T]", leaves: Iterable[Tensor | None]) -> T:
-    """The tree of that structure with these leaves: undoes `flatten` and `flatten_trainable`."""
+    """The tree of that structure with these leaves: undoes `flatten`."""
     return _tree_unflatten(structure, leaves)
 
 
@@ -273,18 +251,16 @@ def leaves(tree: object) -> list[Tensor]:
     >>> leaves({"a": torch.ones(1), "b": (None, torch.zeros(2))})
     [tensor([1.]), tensor([0., 0.])]
     """
-    return [leaf for leaf in flatten(tree)[0] if leaf is not None]
+    return [leaf for leaf in flatten(tree)[0] if isinstance(leaf, Tensor)]  # residuals may hold other things
 
 
-def paths(tree: object, *, trainable: bool = False) -> list[str]:
-    """Where each leaf is, in the order of `flatten` (of `flatten_trainable`, if `trainable`), as one would write it.
+def paths(tree: object) -> list[str]:
+    """Where each leaf is, in the order of `flatten`, as one would write it.
 
     >>> paths(({"a": torch.ones(1)}, torch.zeros(2)))
     ["[0]['a']", '[1]']
     """
-    namespace = _TRAINABLE if trainable else _ALL
-    accessors = _tree_accessors(tree, none_is_leaf=not trainable, namespace=namespace)
-    return [accessor.codify("") for accessor in accessors]
+    return [accessor.codify("") for accessor in _tree_accessors(tree, none_is_leaf=True, namespace=_NAMESPACE)]
 
 
 def records(tree: object) -> list[Record]:
@@ -296,6 +272,97 @@ def records(tree: object) -> list[Record]:
     if isinstance(tree, dict):
         return [record for part in tree.values() for record in records(part)]
     return []
+
+
+# --- Trainable leaves -----------------------------------------------------------------------------------------------
+
+
+def trainable_leaves(tree: object) -> list[Tensor]:
+    """The leaves that an optimizer updates, from left to right: without None, and without buffers.
+
+    Raises:
+        TypeError: something in the tree is neither a tensor, None, a record, nor a tuple, list or dict.
+
+    >>> trainable_leaves({"b": torch.ones(1), "a": (None, torch.zeros(2))})
+    [tensor([0., 0.]), tensor([1.])]
+    """
+    found: list[Tensor] = []
+    _gather(tree, found)
+    return found
+
+
+def _gather(tree: object, found: list[Tensor]) -> None:
+    if isinstance(tree, Record):
+        for name in tree.trainable:
+            part: object = getattr(tree, name)
+            if isinstance(part, Tensor):
+                found.append(part)
+            elif part is not None:
+                _gather(part, found)
+    elif isinstance(tree, tuple | list):
+        for part in tree:
+            _gather(part, found)
+    elif isinstance(tree, Tensor):
+        found.append(tree)
+    elif isinstance(tree, dict):
+        for key in sorted(tree):  # as optree has it: the same leaves in the same order, however the dict was made
+            _gather(tree[key], found)
+    elif tree is not None:
+        raise TypeError(
+            f"a tree is made of tensors, None, records, tuples, lists and dicts, but here is a {type(tree).__name__}: {tree!r}"
+        )
+
+
+def with_trainable_leaves(tree: T, leaves: Iterable[Tensor]) -> T:
+    """The tree with its trainable leaves, in the order of `trainable_leaves`, replaced by these.
+
+    Raises:
+        ValueError: there are more leaves, or fewer, than the tree has.
+
+    >>> with_trainable_leaves({"b": torch.ones(1), "a": (None, torch.zeros(2))}, [torch.zeros(3), torch.zeros(4)])
+    {'b': tensor([0., 0., 0., 0.]), 'a': (None, tensor([0., 0., 0.]))}
+    """
+    remaining = iter(leaves)
+    try:
+        replaced = _replace(tree, remaining)
+    except StopIteration:
+        raise ValueError(f"the tree has {len(trainable_leaves(tree))} trainable leaves, but fewer were given") from None
+    if next(remaining, None) is not None:
+        raise ValueError(f"the tree has {len(trainable_leaves(tree))} trainable leaves, but more were given")
+    return cast("T", replaced)  # each node is replaced by one of its own class
+
+
+def _replace(tree: object, leaves: Iterator[Tensor]) -> object:
+    if isinstance(tree, Record):
+        return _with_leaves_of[type(tree)](tree, leaves, _replace) if tree.trainable else tree
+    if isinstance(tree, Tensor):
+        return next(leaves)
+    if isinstance(tree, tuple | list):
+        return _like(tree, [_replace(part, leaves) for part in tree])
+    if isinstance(tree, dict):
+        replaced = {key: _replace(tree[key], leaves) for key in sorted(tree)}
+        return {key: replaced[key] for key in tree}
+    return tree
+
+
+def trainable_paths(tree: object) -> list[str]:
+    """Where each trainable leaf is, in the order of `trainable_leaves`, as one would write it.
+
+    >>> trainable_paths(({"a": torch.ones(1)}, None, torch.zeros(2)))
+    ["[0]['a']", '[2]']
+    """
+    match tree:
+        case Record():
+            parts = [(f".{name}", getattr(tree, name)) for name in tree.trainable]
+        case tuple() | list():
+            names: Sequence[str] = getattr(tree, "_fields", ())  # of a named tuple
+            steps = [f".{name}" for name in names] or [f"[{index}]" for index in range(len(tree))]
+            parts = [*zip(steps, tree, strict=True)]
+        case dict():
+            parts = [(f"[{key!r}]", tree[key]) for key in sorted(tree)]
+        case _:
+            return [""] if isinstance(tree, Tensor) else []
+    return [step + path for step, part in parts for path in trainable_paths(part)]
 
 
 def require_same_structure(first: object, second: object, *, names: tuple[str, str]) -> None:
@@ -344,8 +411,27 @@ def map(function: Callable[..., Tensor], tree: T, /, *rest: T) -> T:  # type: ig
     for place, (_, other_structure) in enumerate(others):
         if other_structure != structure:
             require_same_structure(tree, rest[place], names=("the first tree", f"tree {place + 2}"))
-    columns = zip(first, *(other for other, _ in others), strict=True)
+    columns = [*zip(first, *(other for other, _ in others), strict=True)]
+    for place, column in enumerate(columns):
+        if len({leaf is None for leaf in column}) > 1:
+            raise TypeError(f"at {paths(tree)[place]}, some of the trees have a tensor and others None")
     return unflatten(structure, [None if leaf is None else function(leaf, *more) for leaf, *more in columns])
+
+
+def _evolved(record: Record, changes: Mapping[str, object]) -> Record:
+    """The record with some fields changed, through its constructor; a private field goes in without its underscore."""
+    aliases = {field.name: field.alias for field in attrs.fields(type(record))}
+    return attrs.evolve(record, **{aliases[name]: value for name, value in changes.items()})
+
+
+def _like(sequence: tuple[object, ...] | list[object], parts: list[object]) -> object:
+    """The parts as a list, tuple or named tuple, whichever the sequence is."""
+    if isinstance(sequence, list):
+        return parts
+    if type(sequence) is tuple:
+        return tuple(parts)
+    make: Callable[[Iterable[object]], object] = operator.attrgetter("_make")(type(sequence))  # every named tuple has it
+    return make(parts)
 
 
 def map_records(function: Callable[[Record], Record], tree: T) -> T:
@@ -362,12 +448,12 @@ def _map_records(function: Callable[[Record], Record], tree: object) -> object:
             new = function(tree)
             inner = {name: _map_records(function, getattr(new, name)) for name in new.children}
             changed = {name: value for name, value in inner.items() if value is not getattr(new, name)}
-            return attrs.evolve(new, **changed) if changed else new
-        case tuple() | list() if type(tree) in {tuple, list}:
+            return _evolved(new, changed) if changed else new
+        case tuple() | list():
             parts = [_map_records(function, part) for part in tree]
             if all(part is old for part, old in zip(parts, tree, strict=True)):
                 return tree
-            return parts if isinstance(tree, list) else tuple(parts)
+            return _like(tree, parts)
         case dict():
             return {key: _map_records(function, part) for key, part in tree.items()}
         case _:
@@ -410,7 +496,7 @@ def norm(tree: object) -> Tensor:
     >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])})
     tensor(5.)
     """
-    return norm_of(flatten_trainable(tree)[0])
+    return norm_of(trainable_leaves(tree))
 
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:
@@ -427,7 +513,7 @@ def count(tree: object) -> int:
     >>> count((torch.zeros(2, 3), None, torch.zeros(2)))
     8
     """
-    return sum(leaf.numel() for leaf in flatten_trainable(tree)[0])
+    return sum(leaf.numel() for leaf in trainable_leaves(tree))
 
 
 def nbytes(tree: object) -> int:
@@ -516,12 +602,11 @@ class _Step:
     def replaced(self, node: object, value: object) -> object:
         """The node with the child at this step replaced."""
         match node:
-            case _ if self.is_attribute and isinstance(node, Record):
-                return attrs.evolve(node, **{str(self.key): value})
-            case tuple() | list() if type(node) in {tuple, list} and isinstance(self.key, int):
+            case Record() if self.is_attribute:
+                return _evolved(node, {str(self.key): value})
+            case tuple() | list() if isinstance(self.key, int):
                 index = range(len(node))[self.key]
-                parts = [*node[:index], value, *node[index + 1 :]]
-                return parts if isinstance(node, list) else tuple(parts)
+                return _like(node, [*node[:index], value, *node[index + 1 :]])
             case dict():
                 return {**node, self.key: value}
             case _:

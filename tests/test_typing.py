@@ -36,8 +36,6 @@ def test_mypy_says_what_the_program_expects(program: Path, found: list[Finding])
     want = list(expected(program))
     assert want, "the program states no expectation"
     said = [finding for finding in found if finding[0] == program.name]
-    unexpected = [
-        finding for finding in said if not any(finding[:2] == other[:2] and other[2] in finding[2] for other in want)
-    ]
+    unexpected = [finding for finding in said if not any(finding[:2] == other[:2] and other[2] in finding[2] for other in want)]
     missing = [other for other in want if not any(finding[:2] == other[:2] and other[2] in finding[2] for finding in said)]
     assert (missing, unexpected) == ([], [])

@@ -1,6 +1,11 @@
-"""Activations: functions of each element, without parameters."""
+"""Activations: functions of each element, without parameters.
 
-from typing import Self, TypeVar, final
+Each keeps its output for backward where the derivative can be written in it, since the next layer mostly keeps it too, and
+its input otherwise. Neither is copied.
+"""
+
+import math
+from typing import Final, Literal, Self, final
 
 import attrs
 import torch
@@ -9,9 +14,9 @@ from typing_extensions import override
 
 from fundl import kernels
 from fundl.layer import Layer
-from fundl.shapes import AnyShape
+from fundl.shapes import S
 
-S = TypeVar("S", bound=AnyShape)
+# --- Rectifiers --------------------------------------------------------------------------------------------------------
 
 
 @final
@@ -51,6 +56,229 @@ class ReLU(Layer[Tensor]):
 
 @final
 @attrs.frozen(eq=False)
+class LeakyReLU(Layer[Tensor]):
+    """A rectified linear unit that leaks: y = x where x > 0, else negative_slope x.
+
+    Its vjp: grad_x = grad where x > 0, else negative_slope grad. Where the slope is not negative, x > 0 just where y > 0.
+
+    Args:
+        negative_slope: the slope for negative inputs, any finite number; 0.01 by default.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The output, shared with the next layer: no bytes of its own. The input, not copied, if negative_slope < 0.
+
+    Raises:
+        ValueError: the slope is infinite or not a number.
+
+    Source:
+        Maas, Hannun and Ng, Rectifier nonlinearities improve neural network acoustic models, 2013.
+
+    >>> from fundl import LeakyReLU, apply
+    >>> apply(LeakyReLU(negative_slope=0.5), torch.tensor([-1.0, 2.0]))
+    tensor([-0.5000,  2.0000])
+    """
+
+    negative_slope: float = 0.01
+
+    def __attrs_post_init__(self) -> None:
+        if not math.isfinite(self.negative_slope):
+            raise ValueError(f"LeakyReLU's negative_slope must be a finite number, not {self.negative_slope}")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = kernels.leaky_relu(x, self.negative_slope)
+        return y, y if self.negative_slope >= 0 else x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.leaky_relu_backward(grad, residuals, self.negative_slope, self.negative_slope >= 0)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+@final
+@attrs.frozen(eq=False)
+class Hardtanh(Layer[Tensor]):
+    """The identity between two bounds: y = min(max(x, low), high). `Hardtanh(0.0, 6.0)` is known as ReLU6.
+
+    Its vjp: grad_x = grad where low < x < high, else 0.
+
+    Args:
+        low: the least output, -1 by default; may be -inf.
+        high: the greatest output, 1 by default; may be inf.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The input, not copied, but alive until backward: 4 bytes per element in float32. (The output would not do: in
+        bfloat16 it is clamped to the rounded bounds, which may lie inside of the bounds.)
+
+    Raises:
+        ValueError: low is not less than high.
+
+    Source:
+        Collobert, Large scale machine learning, 2004.
+
+    >>> from fundl import Hardtanh, apply
+    >>> apply(Hardtanh(), torch.tensor([-2.0, 0.5, 2.0]))
+    tensor([-1.0000,  0.5000,  1.0000])
+    """
+
+    low: float = -1.0
+    high: float = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        if not self.low < self.high:
+            raise ValueError(f"Hardtanh's bounds must be low < high, not low={self.low}, high={self.high}")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.clamp(x, self.low, self.high), x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.hardtanh_backward(grad, residuals, self.low, self.high)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+# --- Exponential linear units ------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class ELU(Layer[Tensor]):
+    """The exponential linear unit: y = x where x > 0, else alpha (exp(x) - 1).
+
+    Its vjp: grad_x = grad where y > 0, else (y + alpha) grad, since alpha exp(x) = y + alpha.
+
+    Args:
+        alpha: minus the limit for x to -inf, at least 0; 1 by default, with which the slope has no jump.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The output, shared with the next layer: no bytes of its own.
+
+    Raises:
+        ValueError: alpha is negative, infinite or not a number.
+
+    Source:
+        Clevert, Unterthiner and Hochreiter, Fast and accurate deep network learning by exponential linear units, 2015.
+
+    >>> from fundl import ELU, apply
+    >>> apply(ELU(), torch.tensor([-100.0, 2.0]))
+    tensor([-1.,  2.])
+    """
+
+    alpha: float = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.alpha < math.inf:
+            raise ValueError(f"ELU's alpha must be a finite number of 0 or more, not {self.alpha}")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = kernels.elu(x, self.alpha)
+        return y, y
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.elu_backward(grad, self.alpha, 1.0, 1.0, True, residuals)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+_SELU_ALPHA: Final = 1.6732632423543772
+_SELU_SCALE: Final = 1.0507009873554805
+
+
+@final
+@attrs.frozen(eq=False)
+class SELU(Layer[Tensor]):
+    """The scaled exponential linear unit: y = scale x where x > 0, else scale alpha (exp(x) - 1).
+
+    With alpha = 1.67326... and scale = 1.05070..., mean 0 and variance 1 of a layer's normally distributed inputs are a
+    stable fixed point, if its weights have mean 0 and variance 1 / in.
+
+    Its vjp: grad_x = scale grad where y > 0, else (y + scale alpha) grad.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The output, shared with the next layer: no bytes of its own.
+
+    Source:
+        Klambauer, Unterthiner, Mayr and Hochreiter, Self-normalizing neural networks, 2017.
+
+    >>> from fundl import SELU, apply
+    >>> apply(SELU(), torch.tensor([-100.0, 2.0]))
+    tensor([-1.7581,  2.1014])
+    """
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.selu(x)
+        return y, y
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.elu_backward(grad, _SELU_ALPHA, _SELU_SCALE, 1.0, True, residuals)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+# --- Sigmoids ----------------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class Sigmoid(Layer[Tensor]):
+    """The logistic function: y = 1 / (1 + exp(-x)).
+
+    Its vjp: grad_x = grad y (1 - y).
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The output, shared with the next layer: no bytes of its own.
+
+    >>> from fundl import Sigmoid, apply
+    >>> apply(Sigmoid(), torch.tensor([-1000.0, 0.0]))
+    tensor([0.0000, 0.5000])
+    """
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = torch.sigmoid(x)
+        return y, y
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.sigmoid_backward(grad, residuals)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+@final
+@attrs.frozen(eq=False)
 class Tanh(Layer[Tensor]):
     """The hyperbolic tangent: y = tanh(x).
 
@@ -75,6 +303,192 @@ class Tanh(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.tanh_backward(grad, residuals)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+@final
+@attrs.frozen(eq=False)
+class Softplus(Layer[Tensor]):
+    """A smooth rectifier: y = log(1 + exp(beta x)) / beta, and y = x where beta x > threshold.
+
+    Its vjp: grad_x = grad / (1 + exp(-beta x)), and grad_x = grad where beta x > threshold.
+
+    Args:
+        beta: sharpness of the bend, above 0; 1 by default. The larger, the nearer to ReLU.
+        threshold: of beta x, above 0 and at most 40; 20 by default. At it y jumps by exp(-threshold) / beta, which at 40 is
+            less than float64 tells apart, and at 20 than float32 does.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The input, not copied, but alive until backward: 4 bytes per element in float32.
+
+    Raises:
+        ValueError: beta or the threshold is out of its range.
+
+    Source:
+        Dugas, Bengio, Belisle, Nadeau and Garcia, Incorporating second-order functional knowledge for better option
+        pricing, 2000.
+
+    >>> from fundl import Softplus, apply
+    >>> apply(Softplus(), torch.tensor([-1000.0, 0.0, 1000.0]))
+    tensor([0.0000e+00, 6.9315e-01, 1.0000e+03])
+    """
+
+    beta: float = 1.0
+    threshold: float = 20.0
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.beta < math.inf:
+            raise ValueError(f"Softplus' beta must be a finite number above 0, not {self.beta}")
+        if not 0 < self.threshold <= 40:
+            raise ValueError(
+                f"Softplus' threshold must be above 0 and at most 40, not {self.threshold}: beyond 40 it would not change a bit"
+            )
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.softplus(x, self.beta, self.threshold), x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.softplus_backward(grad, residuals, self.beta, self.threshold)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+# --- Products of x and a sigmoid ---------------------------------------------------------------------------------------
+
+# They are not monotonic: the output does not tell the input. And they have no answer to an infinite input, of which one
+# factor is infinite and the other 0: to clamp x would take another pass over it, forward and backward, for an input that only
+# an overflow before can have made.
+
+
+@final
+@attrs.frozen(eq=False)
+class GELU(Layer[Tensor]):
+    """The Gaussian error linear unit: y = x P(x), with P(x) = (1 + erf(x / sqrt(2))) / 2, the normal distribution.
+
+    With ``approximate="tanh"``: P(x) = (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, off by less than 5e-4 in y.
+
+    Its vjp: grad_x = grad (P(x) + x P'(x)), with P'(x) = exp(-x^2 / 2) / sqrt(2 pi) if not approximate.
+
+    An infinite x, the mark of an overflow before, gives NaN.
+
+    Args:
+        approximate: "none", the default, or "tanh".
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The input, not copied, but alive until backward: 4 bytes per element in float32.
+
+    Raises:
+        ValueError: `approximate` is something else.
+
+    Source:
+        Hendrycks and Gimpel, Gaussian error linear units (GELUs), 2016.
+
+    >>> from fundl import GELU, apply
+    >>> apply(GELU(), torch.tensor([-1.0, 1.0]))
+    tensor([-0.1587,  0.8413])
+    >>> apply(GELU(approximate="tanh"), torch.tensor([-1.0, 1.0]))
+    tensor([-0.1588,  0.8412])
+    """
+
+    approximate: Literal["none", "tanh"] = "none"
+
+    def __attrs_post_init__(self) -> None:
+        if self.approximate not in {"none", "tanh"}:
+            raise ValueError(f"GELU's approximate must be 'none' or 'tanh', not {self.approximate!r}")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.gelu(x, approximate=self.approximate), x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.gelu_backward(grad, residuals, approximate=self.approximate)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+@final
+@attrs.frozen(eq=False)
+class SiLU(Layer[Tensor]):
+    """The sigmoid linear unit, also known as swish: y = x s, with s = 1 / (1 + exp(-x)).
+
+    Its vjp: grad_x = grad s (1 + x (1 - s)).
+
+    An infinite x, the mark of an overflow before, gives NaN.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The input, not copied, but alive until backward: 4 bytes per element in float32.
+
+    Source:
+        Elfwing, Uchibe and Doya, Sigmoid-weighted linear units for neural network function approximation in reinforcement
+        learning, 2017.
+
+    >>> from fundl import SiLU, apply
+    >>> apply(SiLU(), torch.tensor([-1.0, 1.0]))
+    tensor([-0.2689,  0.7311])
+    """
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.silu(x), x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.silu_backward(grad, residuals)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+@final
+@attrs.frozen(eq=False)
+class Mish(Layer[Tensor]):
+    """The Mish activation: y = x t, with t = tanh(log(1 + exp(x))).
+
+    Its vjp: grad_x = grad (t + x s (1 - t^2)), with s = 1 / (1 + exp(-x)).
+
+    An infinite x, the mark of an overflow before, gives NaN.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The input, not copied, but alive until backward: 4 bytes per element in float32.
+
+    Source:
+        Misra, Mish: a self regularized non-monotonic activation function, 2019.
+
+    >>> from fundl import Mish, apply
+    >>> apply(Mish(), torch.tensor([-1.0, 1.0]))
+    tensor([-0.3034,  0.8651])
+    """
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.mish(x), x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.mish_backward(grad, residuals)
 
     @override
     def output_shape(self, shape: S) -> S:

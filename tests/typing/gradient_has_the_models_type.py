@@ -17,7 +17,7 @@ grads[1].weight  # E: "ReLU" has no attribute "weight"
 grads[2]  # E: Tuple index out of range
 
 loss, grads = value_and_grad(mse, model, x, torch.ones(4, 3))
-value_and_grad(mse, model, x, 3)  # E: Argument 4 to "value_and_grad" has incompatible type "int"
+value_and_grad(mse, model, x, 3)  # E: Argument 1 to "value_and_grad" has incompatible type
 other: tuple[Linear, Tanh] = grads  # E: Incompatible types in assignment
 
 single, _ = vjp(linear(2, 3), x, torch.ones(4, 3))

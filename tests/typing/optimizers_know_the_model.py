@@ -16,9 +16,9 @@ updates, state = optimizer.update(grads, state, model)
 reveal_type(apply_updates(model, updates))  # R: tuple[fundl.layers.linear.Linear, fundl.layers.activation.ReLU]
 model, state = optimizer.step(grads, state, model)
 
-optimizer.update(other_grads, state, model)  # E: Argument 1 to "update" of "Transform" has incompatible type
-optimizer.step(other_grads, state, model)  # E: Argument 1 to "step" of "Transform" has incompatible type
-optimizer.update(grads, optimizer.init(other), model)  # E: Argument 2 to "update" of "Transform" has incompatible type
+optimizer.update(other_grads, state, model)  # E: Cannot infer value of type parameter "P" of "update"
+optimizer.step(other_grads, state, model)  # E: Cannot infer value of type parameter "P" of "step"
+optimizer.update(grads, optimizer.init(other), model)  # E: Cannot infer value of type parameter "P"
 sgd(0.1).update(grads, state, model)  # E: Argument 2 to "update" of "Transform" has incompatible type
 chain(clip_by_global_norm(1.0), sgd(0.1)).init(model)
 adam("fast")  # E: Argument 1 to "adam" has incompatible type "str"

@@ -11,10 +11,10 @@ from fundl import Layer, apply, vjp
 class Multiply(Layer[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]):
     """The product of two tensors: a layer of two inputs."""
 
-    def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # E: explicit-override
+    def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:  # E: Method "forward" is not using @override
         return x[0] * x[1], x
 
-    def backward(  # E: explicit-override
+    def backward(  # E: Method "backward" is not using @override
         self, residuals: tuple[Tensor, Tensor], grad: Tensor
     ) -> tuple["Multiply", tuple[Tensor, Tensor]]:
         return self, (residuals[1] * grad, residuals[0] * grad)
@@ -22,12 +22,12 @@ class Multiply(Layer[tuple[Tensor, Tensor], tuple[Tensor, Tensor], Tensor]):
 
 one = torch.ones(2)
 reveal_type(apply(Multiply(), (one, one)))  # R: torch._tensor.Tensor
-reveal_type(vjp(Multiply(), (one, one), one))  # R: tuple[users_layers.Multiply, tuple[torch._tensor.Tensor, torch._tensor.Tensor]]
+reveal_type(vjp(Multiply(), (one, one), one))  # R: tuple[tests.typing.users_layers.Multiply, tuple[torch._tensor.Tensor, torch._tensor.Tensor]]
 
 
 @attrs.frozen(eq=False)
 class Half(Layer[Tensor]):
-    def forward(self, x: Tensor) -> Tensor:  # E: Return type "Tensor" of "forward" incompatible with return type
+    def forward(self, x: Tensor) -> Tensor:  # E: Return type "Tensor" of "forward" incompatible with return type  # E: Method "forward" is not using @override
         return x / 2
 
 

@@ -1,0 +1,309 @@
+"""Data: trees of tensors that share their first axis, as minibatches, in two parts, standardized; and the disk.
+
+A data set in memory is any tree of tensors with one example a row: ``(points, labels)``, say. What takes batches (`fit`,
+`evaluate`) takes any iterable of them. So data that does not fit into memory comes from a ``torch.utils.data.DataLoader``,
+whose order a key decides by way of `generator`.
+"""
+
+import math
+from collections.abc import Iterator
+from itertools import repeat
+from typing import Final, Generic, TypeVar, final, overload
+
+import attrs
+import torch
+from torch import Tensor
+
+from fundl import random, tree
+from fundl.random import Key
+
+T = TypeVar("T")
+
+_CHUNK_BYTES: Final = 2**20  # gathered at once: many small batches, yet little enough to stay in a processor's cache
+
+
+# --- Batches --------------------------------------------------------------------------------------------------------
+
+
+def minibatches(key: Key | None, data: T, batch_size: int, *, drop_last: bool = False) -> "Minibatches[T]":
+    """The batches of one epoch: the data in random order, cut into pieces.
+
+    Args:
+        key: decides the order, a permutation of all rows; None keeps the data in order, and copies nothing.
+        data: a tree of tensors whose first axes are of one size, the number of examples.
+        batch_size: how many examples a batch holds, at least 1. The last batch holds what is left over.
+        drop_last: whether to leave out a last batch that is smaller than the others.
+
+    Returns:
+        Something to iterate over, as often as one likes, that has a length. A batch is a tree like the data.
+
+    Raises:
+        ValueError: the batch size is less than 1, the data holds nothing, its first axes differ, or no batch is left.
+
+    >>> from fundl import key, minibatches
+    >>> [batch.tolist() for batch in minibatches(key(0), torch.arange(5), 2)]
+    [[4, 0], [3, 1], [2]]
+    >>> len(minibatches(None, (torch.zeros(60, 28, 28), torch.zeros(60)), 8, drop_last=True))
+    7
+    """
+    rows = count_rows(data)
+    if batch_size < 1:
+        raise ValueError(f"the batch size must be at least 1, not {batch_size}")
+    if drop_last and rows < batch_size:
+        raise ValueError(
+            f"drop_last leaves no batch: the batch size is {batch_size}, but the data has only {rows} rows; make the batches"
+            " smaller, or keep the last one"
+        )
+    used = rows - rows % batch_size if drop_last else rows
+    order = None if key is None else random.permutation(key, rows)[:used]
+    return Minibatches(data, order, used, batch_size)
+
+
+@final
+@attrs.frozen(eq=False)
+class Minibatches(Generic[T]):
+    """The batches of one epoch; made by `minibatches`."""
+
+    data: T = attrs.field(repr=tree.describe)
+    order: Tensor | None = attrs.field(repr=tree.describe)
+    rows: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        return math.ceil(self.rows / self.batch_size)
+
+    def __iter__(self) -> Iterator[T]:
+        # Gathering rows has a price per call, and one per new page of memory: a chunk of a few batches pays little of both.
+        leaves, structure = tree.flatten(self.data)
+        for rows in self._chunks(sum(leaf[:1].nbytes for leaf in leaves if leaf is not None)):
+            columns = [
+                repeat(None) if leaf is None else torch.split(self._take(leaf, rows), self.batch_size) for leaf in leaves
+            ]
+            for batch in zip(*columns, strict=False):  # as many as the tensors have pieces: None repeats without end
+                yield tree.unflatten(structure, batch)
+
+    def _chunks(self, row_bytes: int) -> Iterator[range]:
+        """Consecutive ranges of rows, each of so many whole batches that it takes about a chunk's bytes."""
+        step = max(1, _CHUNK_BYTES // max(1, row_bytes * self.batch_size)) * self.batch_size
+        for start in range(0, self.rows, step):
+            yield range(start, min(start + step, self.rows))
+
+    def _take(self, leaf: Tensor, rows: range) -> Tensor:
+        if self.order is None:
+            return leaf[rows.start : rows.stop]
+        return leaf.index_select(0, self.order[rows.start : rows.stop].to(leaf.device))
+
+
+def count_rows(data: object) -> int:
+    """The size of the first axis that all tensors of a tree share.
+
+    Args:
+        data: a tree of tensors.
+
+    Raises:
+        ValueError: the tree holds no tensor, a tensor has no axes or no rows, or the first axes differ.
+
+    >>> count_rows((torch.zeros(3, 2), torch.zeros(3)))
+    3
+    """
+    sizes: dict[str, int] = {}
+    for path, leaf in zip(tree.paths(data), tree.flatten(data)[0], strict=True):
+        if leaf is None:
+            continue
+        if leaf.ndim == 0:
+            raise ValueError(f"data{path} is a single number, but each tensor of the data needs a first axis, of its examples")
+        sizes[f"data{path}"] = leaf.shape[0]
+    if not sizes:
+        raise ValueError(f"the data holds no tensor: {data!r}")
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{path} has {size}" for path, size in sizes.items())
+        raise ValueError(f"the tensors of the data must have the same number of rows (first axis), but {listed}")
+    rows = next(iter(sizes.values()))
+    if rows == 0:
+        raise ValueError(f"the data is empty: {tree.describe(data)} has 0 rows")
+    return rows
+
+
+def generator(key: Key) -> torch.Generator:
+    """A generator for what takes no key, seeded by 64 bits drawn from one: a DataLoader then shuffles as the key says.
+
+    Args:
+        key: a key that nothing else was drawn from.
+
+    Raises:
+        TypeError: not a key.
+        ValueError: not one key.
+
+    The batches of an epoch, as a function of its key, from a data set that is read a piece at a time:
+
+    >>> from torch.utils.data import DataLoader, TensorDataset
+    >>> from fundl import generator, key
+    >>> dataset = TensorDataset(torch.arange(4.0))
+    >>> def batches(key):
+    ...     return DataLoader(dataset, batch_size=2, shuffle=True, generator=generator(key))
+    >>> [x.tolist() for (x,) in batches(key(0))] == [x.tolist() for (x,) in batches(key(0))]
+    True
+    """
+    low, high = random.bits(key, (2,)).tolist()
+    return torch.Generator().manual_seed(low | high << 32)
+
+
+# --- Two parts ------------------------------------------------------------------------------------------------------
+
+
+@overload
+def train_test_split(key: Key, data: T, *, test_fraction: float) -> tuple[T, T]: ...
+@overload
+def train_test_split(key: Key, data: T, *, test_count: int) -> tuple[T, T]: ...
+def train_test_split(key: Key, data: T, *, test_fraction: float | None = None, test_count: int | None = None) -> tuple[T, T]:
+    """Two parts of the data, to train on and to test on, with no row in common: which goes where is random.
+
+    Args:
+        key: decides it.
+        data: a tree of tensors whose first axes are of one size.
+        test_fraction: the part of the rows to test on, between 0 and 1; rounded to whole rows.
+        test_count: or how many rows to test on.
+
+    Returns:
+        What to train on, and what to test on.
+
+    Raises:
+        TypeError: both or none of `test_fraction` and `test_count` are given.
+        ValueError: the fraction is not between 0 and 1, or a part would be empty; the data is not as it should be.
+
+    >>> from fundl import key, train_test_split
+    >>> train, test = train_test_split(key(0), torch.arange(10), test_fraction=0.2)
+    >>> train, test
+    (tensor([4, 5, 0, 7, 3, 1, 6, 8]), tensor([9, 2]))
+    """
+    rows = count_rows(data)
+    if test_fraction is not None and test_count is None:
+        if not 0 < test_fraction < 1:
+            raise ValueError(
+                f"test_fraction must be between 0 and 1, not {test_fraction}; for a number of rows give test_count"
+            )
+        test_count = round(test_fraction * rows)
+    elif test_count is None or test_fraction is not None:
+        raise TypeError("give either test_fraction, the part of the rows to test on, or test_count, how many they are")
+    if not 0 < test_count < rows:
+        raise ValueError(
+            f"of {rows} rows, {test_count} to test on leaves {rows - test_count} to train on: both parts need at least one"
+        )
+    order = random.permutation(key, rows)
+    train, test = order[: rows - test_count], order[rows - test_count :]
+    return _rows_of(data, train), _rows_of(data, test)
+
+
+def _rows_of(data: T, rows: Tensor) -> T:
+    return tree.map(lambda leaf: leaf.index_select(0, rows.to(leaf.device)), data)
+
+
+# --- Values ---------------------------------------------------------------------------------------------------------
+
+
+def mean_and_std(x: Tensor, *, axes: int | tuple[int, ...] = 0) -> tuple[Tensor, Tensor]:
+    """The mean and the standard deviation of each feature, over the examples: what `standardize` needs.
+
+    Those of the training set serve for all data that the model will see.
+
+    Args:
+        x: the examples.
+        axes: what to average over; the others are features. (0, 2, 3) leaves the channels of images (B, C, H, W).
+
+    Returns:
+        Mean and standard deviation (of the population: divided by n), both with the averaged axes kept at size 1. Of a
+        feature that never varies the standard deviation is given as 1, so that `standardize` makes it 0.
+
+    Raises:
+        TypeError: x is not floating-point.
+        ValueError: x is empty.
+
+    >>> from fundl import mean_and_std, standardize
+    >>> x = torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    >>> mean, std = mean_and_std(x)
+    >>> standardize(x, mean, std)
+    tensor([[-1.,  0.],
+            [ 1.,  0.]])
+    """
+    if not x.is_floating_point():
+        raise TypeError(f"the mean is of floating-point numbers, not {x.dtype}: convert them with x.to(torch.float32)")
+    if x.numel() == 0:
+        raise ValueError(f"there is no mean of nothing: the shape is {tuple(x.shape)}")
+    std, mean = torch.std_mean(x, axes, correction=0, keepdim=True)
+    return mean, torch.where(std == 0, torch.ones_like(std), std)
+
+
+def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Examples with each feature shifted and scaled: (x - mean) / std.
+
+    Args:
+        x: the examples, of the shape that `mean_and_std` saw but for the first axis.
+        mean: to subtract.
+        std: to divide by.
+    """
+    return (x - mean) / std
+
+
+def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Labels as rows of zeros with a single one, at the label's place: targets for a loss that compares numbers.
+
+    Args:
+        labels: integers from 0 to classes - 1.
+        classes: how many classes there are.
+        dtype: of the result.
+
+    Shape:
+        (...) to (..., classes)
+
+    Raises:
+        TypeError: the labels are not integers.
+        ValueError: a label is not in range.
+
+    >>> from fundl import one_hot
+    >>> one_hot(torch.tensor([0, 2]), 3)
+    tensor([[1., 0., 0.],
+            [0., 0., 1.]])
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels are integers, not {labels.dtype}: convert them with labels.to(torch.int64)")
+    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise ValueError(
+            f"labels of {classes} classes go from 0 to {classes - 1}, but here they go from {int(labels.min())} to"
+            f" {int(labels.max())}"
+        )
+    return (labels.unsqueeze(-1) == torch.arange(classes, device=labels.device)).to(dtype)
+
+
+# --- The disk -------------------------------------------------------------------------------------------------------
+
+
+def disk(key: Key, count: int, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Random points of the unit square, and whether each is in a disk that covers half of it.
+
+        label = 1 where |point - (1/2, 1/2)| < 1 / sqrt(2 pi), else 0
+
+    The disk's area is pi / (2 pi) = 1/2: both classes are equally likely.
+
+    Args:
+        key: decides the points, and the device that they are on.
+        count: how many, at least 1.
+        dtype: of the points.
+
+    Returns:
+        Points (count, 2), uniform in [0, 1) x [0, 1), and labels (count,), int64; `one_hot` makes numbers of them.
+
+    Raises:
+        TypeError: the dtype is not a floating-point one.
+        ValueError: the count is less than 1.
+
+    >>> from fundl import disk, key
+    >>> points, labels = disk(key(0), 1000)
+    >>> points.shape, labels[:8], labels.sum()
+    (torch.Size([1000, 2]), tensor([1, 1, 0, 0, 0, 0, 1, 1]), tensor(506))
+    """
+    if count < 1:
+        raise ValueError(f"the disk needs at least 1 point, not {count}")
+    points = random.uniform(key, (count, 2), dtype=dtype)
+    # Half precision could not tell on which side of the circle a point is.
+    squared_distances = (points.to(torch.promote_types(dtype, torch.float32)) - 0.5).square().sum(1)
+    return points, (squared_distances < 1 / (2 * math.pi)).to(torch.int64)

@@ -1,0 +1,119 @@
+"""Dropout, and the keys of layers that draw random numbers.
+
+A layer is stochastic if it has a buffer field named ``key``. Without a key it does not draw.
+"""
+
+from typing import Self, TypeVar, final
+
+import attrs
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import tree
+from fundl.layer import Layer, Model
+from fundl.random import Key, bernoulli, split
+from fundl.shapes import S
+from fundl.tree import BUFFER, Record
+
+P = TypeVar("P", bound=Model)
+
+
+@final
+@attrs.frozen(eq=False)
+class Dropout(Layer[Tensor | None]):
+    """Drops elements at random, and scales up the others so that the mean stays: y = x mask / (1 - rate).
+
+    Each element of the mask is 1 with probability 1 - rate, else 0, independently of the others, as drawn from the key: the
+    same key, the same mask. Without a key, as in a model that is not being trained, or with rate 0: y = x.
+
+    Its vjp: grad_x = grad mask / (1 - rate), with the same mask.
+
+    Args:
+        rate: the probability to drop an element, from 0 up to, but not including, 1.
+        key: what the mask is drawn from; None, the default, for no dropout. `rekey` gives each layer of a model its own.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The mask: 1 byte per input element. None without a key.
+
+    Raises:
+        ValueError: the rate is not in [0, 1).
+        TypeError: the key is not a tensor.
+
+    Source:
+        Srivastava, Hinton, Krizhevsky, Sutskever and Salakhutdinov, Dropout: a simple way to prevent neural networks from
+        overfitting, 2014.
+
+    >>> import torch
+    >>> from fundl import Dropout, apply, key
+    >>> apply(Dropout(0.5), torch.ones(4))
+    tensor([1., 1., 1., 1.])
+    >>> apply(Dropout(0.5, key(0)), torch.ones(4))
+    tensor([2., 0., 0., 0.])
+    """
+
+    rate: float
+    key: Key | None = attrs.field(default=None, metadata=BUFFER)
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.rate < 1:
+            raise ValueError(
+                f"Dropout's rate is the probability to drop an element, from 0 up to, but not including, 1, not {self.rate}"
+            )
+        if self.key is not None and not isinstance(self.key, Tensor):
+            raise TypeError(f"Dropout's key is a tensor made by key(seed), split or fold_in, not {self.key!r}")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.key is None or self.rate == 0:
+            return x, None
+        mask = bernoulli(self.key.to(x.device), x.shape, probability=1 - self.rate)
+        return self._dropped(x, mask), mask
+
+    @override
+    def backward(self, residuals: Tensor | None, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, grad if residuals is None else self._dropped(grad, residuals)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+    def _dropped(self, x: Tensor, mask: Tensor) -> Tensor:
+        return x * mask * (1 / (1 - self.rate))
+
+
+def rekey(model: P, key: Key) -> P:
+    """The model with a key of its own for each stochastic layer: all it takes to have it drop elements.
+
+    A training step rekeys the model with the step's key; the stored model has no keys.
+
+    Args:
+        model: a layer or a nested tuple of layers.
+        key: split into the keys, which go to the layers in the order of `tree.records`.
+
+    Returns:
+        A new model; the model itself if none of its layers is stochastic.
+
+    >>> from fundl import Dropout, ReLU, compose, key, rekey
+    >>> rekey(compose(Dropout(0.1), ReLU(), Dropout(0.5)), key(0))
+    (Dropout(rate=0.1, key=int64[2]), ReLU(), Dropout(rate=0.5, key=int64[2]))
+    """
+    count = sum(_is_stochastic(record) for record in tree.records(model))
+    if not count:
+        return model
+    keys = iter(split(key, count))
+
+    def with_key(record: Record) -> Record:
+        if not _is_stochastic(record):
+            return record
+        changes = {"key": next(keys)}
+        return attrs.evolve(record, **changes)
+
+    return tree.map_records(with_key, model)
+
+
+def _is_stochastic(record: Record) -> bool:
+    # A key of attention is a child of that name as well, but no buffer.
+    return "key" in record.children and "fundl.buffer" in attrs.fields_dict(type(record))["key"].metadata

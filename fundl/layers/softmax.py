@@ -1,0 +1,110 @@
+"""Softmax and its logarithm: from scores to probabilities along one axis."""
+
+from typing import Self, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import kernels
+from fundl.layer import Layer
+from fundl.shapes import S
+
+
+@final
+@attrs.frozen(eq=False)
+class Softmax(Layer[Tensor]):
+    """Positive numbers that sum to 1 along an axis: y = exp(x) / (sum of exp(x) along the axis).
+
+    The greatest x is subtracted first, so that nothing overflows. A score of -inf has probability 0, unless all are.
+
+    Its vjp: grad_x = y (grad - s), with s the sum of grad y along the axis.
+
+    Args:
+        axis: the axis along which the output sums to 1; the last by default.
+
+    Shape:
+        any that has the axis, kept
+
+    Residuals:
+        The output, shared with the next layer: no bytes of its own.
+
+    Raises:
+        ValueError: the input has no such axis.
+
+    Source:
+        Bridle, Probabilistic interpretation of feedforward classification network outputs, 1990.
+
+    >>> from fundl import Softmax, apply
+    >>> apply(Softmax(), torch.tensor([[0.0, 0.0], [0.0, 1000.0]]))
+    tensor([[0.5000, 0.5000],
+            [0.0000, 1.0000]])
+    """
+
+    axis: int = -1
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _require_axis(self, self.axis, x)
+        y = torch.softmax(x, self.axis)
+        return y, y
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.softmax_backward(grad, residuals, self.axis, residuals.dtype)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+@final
+@attrs.frozen(eq=False)
+class LogSoftmax(Layer[Tensor]):
+    """The logarithm of softmax: y = x - log(sum of exp(x) along an axis), with no overflow and no log(0) on the way.
+
+    Its vjp: grad_x = grad - exp(y) s, with s the sum of grad along the axis.
+
+    Args:
+        axis: the axis along which exp(y) sums to 1; the last by default.
+
+    Shape:
+        any that has the axis, kept
+
+    Residuals:
+        The output, shared with the next layer: no bytes of its own.
+
+    Raises:
+        ValueError: the input has no such axis.
+
+    >>> from fundl import LogSoftmax, apply
+    >>> apply(LogSoftmax(), torch.tensor([[0.0, 0.0], [0.0, 1000.0]]))
+    tensor([[-6.9315e-01, -6.9315e-01],
+            [-1.0000e+03,  0.0000e+00]])
+    """
+
+    axis: int = -1
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _require_axis(self, self.axis, x)
+        y = torch.log_softmax(x, self.axis)
+        return y, y
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.log_softmax_backward(grad, residuals, self.axis, residuals.dtype)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+def _require_axis(layer: Layer[Tensor], axis: int, x: Tensor) -> None:
+    axes = x.ndim or 1  # a single number counts as a row of one
+    if not -axes <= axis < axes:
+        raise ValueError(
+            f"{type(layer).__name__}(axis={axis}) needs an input that has this axis, but the input's shape is"
+            f" {tuple(x.shape)}: choose an axis from {-axes} to {axes - 1}"
+        )

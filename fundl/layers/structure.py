@@ -1,0 +1,504 @@
+"""Layers that rearrange their input, and layers made of layers: residual, parallel, checkpoint.
+
+A layer made of layers holds them in a tuple, typed part by part, and so is its gradient: ``grads.layers[0].weight``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Generic, Literal, Protocol, Self, cast, final, overload
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
+
+from fundl.layer import AnyLayer, Layer
+from fundl.model import models, note_place, output_shape, run_backward, run_backward_params, run_forward
+from fundl.shapes import AnyShape, AnySize, Joined, Kept, Product, Reshaped, S, Shape, Through
+from fundl.tree import Record, describe
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
+L = TypeVar("L", bound=AnyLayer)
+Batch = TypeVar("Batch")
+Rest = TypeVarTuple("Rest")
+
+
+@final
+@attrs.frozen(eq=False)
+class Sizes(Record):
+    """Sizes that a layer keeps for backward: part of the structure of its residuals, which stay a tree of tensors."""
+
+    sizes: tuple[int, ...]
+
+
+# --- Rearranging -------------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class Identity(Layer[None]):
+    """The input itself: y = x, where a layer is due and none is wanted.
+
+    Its vjp: grad_x = grad.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        None.
+
+    >>> from fundl import Identity, apply
+    >>> apply(Identity(), torch.ones(2))
+    tensor([1., 1.])
+    """
+
+    takes_integers = True
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return x, None
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, grad
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+Start = TypeVar("Start", bound=int, covariant=True, default=AnySize)
+
+
+@final
+@attrs.frozen(eq=False)
+class Flatten(Layer[Sizes], Generic[Start]):
+    """Makes one axis of all axes from `start` on, in row-major order.
+
+    Its vjp: grad_x is grad in the shape of x.
+
+    Args:
+        start: the first of the axes to join; 1, the first after the batch, by default. Negative: counted from the end.
+
+    Shape:
+        (B, d1, d2, ...) to (B, d1 d2 ...) for start = 1
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        ValueError: the input has no such axis.
+
+    >>> from fundl import Flatten, apply
+    >>> apply(Flatten(), torch.zeros(10, 3, 8, 8)).shape
+    torch.Size([10, 192])
+    """
+
+    takes_integers = True
+
+    start: int = 1
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
+        if not -x.ndim <= self.start < x.ndim:
+            raise ValueError(
+                f"Flatten(start={self.start}) needs an input that has this axis, but the input's shape is {tuple(x.shape)}:"
+                f" its number of axes is {x.ndim}"
+            )
+        return torch.flatten(x, self.start), Sizes(x.shape)
+
+    @override
+    def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, grad.reshape(residuals.sizes)
+
+    @overload
+    def output_shape(self: "Flatten[Literal[1]]", shape: Shape[Batch, *Rest]) -> Shape[Batch, Product[*Rest]]: ...
+    @overload
+    def output_shape(self, shape: AnyShape) -> AnyShape: ...
+    @override
+    def output_shape(self, shape: AnyShape) -> AnyShape:
+        sizes = shape.leading(self.start + 1) if self.start >= 0 else shape.trailing(-self.start)
+        return Shape(*sizes[: self.start], Product.of(*sizes[self.start :]))
+
+
+ExampleShape = TypeVar("ExampleShape", bound=tuple[int, ...], covariant=True, default=AnySize)
+
+
+@final
+@attrs.frozen(eq=False)
+class Reshape(Layer[Sizes], Generic[ExampleShape]):
+    """Gives each example of a batch another shape, in row-major order.
+
+    Its vjp: grad_x is grad in the shape of x.
+
+    Args:
+        shape: of one example, without the axis of the batch. One size may be -1: it is found from the others.
+
+    Shape:
+        (B, ...) to (B, *shape)
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        TypeError: the shape is not a tuple.
+        ValueError: a size is negative, or there is more than one -1; or the input's examples have another number of elements.
+
+    >>> from fundl import Reshape, apply
+    >>> apply(Reshape((3, -1)), torch.zeros(10, 12)).shape
+    torch.Size([10, 3, 4])
+    """
+
+    takes_integers = True
+
+    shape: tuple[int, ...]
+
+    def __attrs_post_init__(self) -> None:
+        if not isinstance(self.shape, tuple):
+            raise TypeError(f"Reshape's shape is a tuple of integers, such as (3, 8, 8), not {self.shape!r}")
+        if any(size < -1 for size in self.shape) or self.shape.count(-1) > 1:
+            raise ValueError(f"Reshape's sizes must be 0 or more, and at most one of them -1, not {self.shape}")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
+        return torch.reshape(x, (*x.shape[:1], *self._sizes(x))), Sizes(x.shape)
+
+    @override
+    def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, grad.reshape(residuals.sizes)
+
+    @override
+    def output_shape(self, shape: Shape[Batch, *Rest]) -> Reshaped[Batch, ExampleShape, *Rest]:
+        batch, *rest = shape.leading(1)
+        return Reshaped(batch, self.shape, *rest)
+
+    def _sizes(self, x: Tensor) -> tuple[int, ...]:
+        """The shape without -1, found from one example: a batch without examples could not tell."""
+        if x.ndim == 0:
+            raise ValueError(f"Reshape({self.shape}) needs a batch of examples, but the input is a single number, of shape ()")
+        count = math.prod(x.shape[1:])
+        known = math.prod(size for size in self.shape if size != -1)
+        sizes = tuple(count // max(known, 1) if size == -1 else size for size in self.shape)
+        if math.prod(sizes) != count:
+            raise ValueError(
+                f"Reshape({self.shape}) does not fit the input's shape {tuple(x.shape)}: an example has {count} elements"
+            )
+        return sizes
+
+
+# --- Running layers inside a layer -------------------------------------------------------------------------------------
+
+# Python cannot say that the types of a TypeVarTuple are layers. `residual`, `parallel` and `checkpoint` accept nothing else,
+# as `compose` does, and each gradient takes the place of a layer of its type: so the functions that run layers are stated
+# here once more, for parts of any type.
+
+
+class _Backward(Protocol):
+    def __call__(self, layers: T, residuals: object, grad: Tensor, /) -> tuple[T, Tensor]: ...
+
+
+class _BackwardParams(Protocol):
+    def __call__(self, layers: T, residuals: object, grad: Tensor, /) -> T: ...
+
+
+_any_forward = cast("Callable[[object, Tensor], tuple[object, object]]", run_forward)
+_backward = cast("_Backward", run_backward)
+_backward_params = cast("_BackwardParams", run_backward_params)
+
+
+def _forward(layers: object, x: Tensor) -> tuple[Tensor, object]:
+    """The output of layers, which must be a tensor, and their residuals."""
+    output, residuals = _any_forward(layers, x)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"the layers inside must give a tensor, not {describe(output)}")
+    return output, residuals
+
+
+def _fitting(layer: L) -> L:
+    """The layer, once the layers inside are found to fit together."""
+    output_shape(layer)
+    return layer
+
+
+# --- Residual ----------------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class Residual(Layer[object], Generic[*Ts]):
+    """Layers around which the input flows past: y = x + f(x), with f the layers one after the other.
+
+    Its vjp: grad_layers, grad_f = vjp(f, x, grad), and grad_x = grad + grad_f.
+
+    Args:
+        layers: f; best given to `residual`, which checks them.
+
+    Shape:
+        any that f keeps
+
+    Residuals:
+        Those of the layers.
+
+    Raises:
+        ValueError: f changes the shape of its input.
+
+    Source:
+        He, Zhang, Ren and Sun, Deep residual learning for image recognition, 2015.
+    """
+
+    layers: tuple[*Ts]
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, object]:
+        output, residuals = _forward(self.layers, x)
+        if output.shape != x.shape:
+            raise ValueError(
+                f"residual adds its input and the output of its layers, which must be of one shape, but the input is"
+                f" {tuple(x.shape)} and the output {tuple(output.shape)}"
+            )
+        return x + output, residuals
+
+    @override
+    def backward(self, residuals: object, grad: Tensor) -> tuple["Residual[*Ts]", Tensor]:
+        grads, grad_x = _backward(self.layers, residuals, grad)
+        return Residual(grads), grad + grad_x
+
+    @override
+    def backward_params(self, residuals: object, grad: Tensor) -> "Residual[*Ts]":
+        return Residual(_backward_params(self.layers, residuals, grad))
+
+    @override
+    def output_shape(self, shape: S) -> Kept[S, *Ts]:
+        return Kept(shape, self.layers)
+
+
+def residual(*layers: *Ts) -> Residual[*Ts]:
+    """A `Residual`: y = x + f(x), with f the layers one after the other.
+
+    Args:
+        layers: layers, or models (tuples of layers).
+
+    Raises:
+        ValueError: there is no layer.
+        TypeError: a part is not a layer.
+
+    >>> from fundl import Linear, apply, residual
+    >>> double = Linear(weight=torch.tensor([[2.0]]), bias=None)
+    >>> apply(residual(double, double), torch.tensor([[1.0]]))
+    tensor([[5.]])
+    """
+    return _fitting(Residual(models(*layers)))
+
+
+# --- Parallel ----------------------------------------------------------------------------------------------------------
+
+
+Join = TypeVar("Join", bound=str, covariant=True, default=AnySize)
+Axis = TypeVar("Axis", bound=int, covariant=True, default=AnySize)
+
+
+@final
+@attrs.frozen(eq=False)
+class Parallel(Layer[tuple[Sizes | None, tuple[object, ...]]], Generic[Join, Axis, *Ts]):
+    """Branches that see the same input, and whose outputs are joined: y = f1(x) + f2(x) + ..., or y = [f1(x), f2(x), ...].
+
+    Its vjp, with grad_i = grad for a sum, and otherwise the part of grad that belongs to the branch's output:
+
+        grad_branch_i, grad_x_i = vjp(f_i, x, grad_i),    grad_x = grad_x_1 + grad_x_2 + ...
+
+    Args:
+        branches: f1, f2, ..., each a layer or a tuple of layers; best given to `parallel`, which checks them.
+        join: "sum", the default, or "concatenate".
+        axis: along which outputs are concatenated; the last by default. A sum has no use for it.
+
+    Shape:
+        any that each branch takes; to the branches' common shape for a sum; concatenated, to shapes alike but for the axis
+
+    Residuals:
+        Those of the branches. The sizes of what is concatenated: no bytes.
+
+    Raises:
+        ValueError: `join` is something else, or the outputs cannot be joined.
+
+    Source:
+        Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke and Rabinovich, Going deeper with convolutions, 2014.
+    """
+
+    takes_integers = True  # if the branches do
+
+    branches: tuple[*Ts]
+    join: Literal["sum", "concatenate"] = attrs.field(default="sum", kw_only=True)
+    axis: int = attrs.field(default=-1, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.join not in {"sum", "concatenate"}:
+            raise ValueError(f"parallel's join must be 'sum' or 'concatenate', not {self.join!r}")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Sizes | None, tuple[object, ...]]]:
+        results = self._each_branch(lambda _, branch: _forward(branch, x))
+        outputs, kept = [output for output, _ in results], tuple(residuals for _, residuals in results)
+        if self.join == "sum":
+            _require_one_shape(outputs)
+            return _sum(outputs), (None, kept)
+        _require_one_shape_but_for(self.axis, outputs)
+        return torch.cat(outputs, self.axis), (Sizes(tuple(output.shape[self.axis] for output in outputs)), kept)
+
+    @override
+    def backward(
+        self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor
+    ) -> tuple["Parallel[Join, Axis, *Ts]", Tensor]:
+        kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
+        results = self._each_branch(lambda place, branch: _backward(branch, kept[place], parts[place]))
+        return self._of([grads for grads, _ in results]), _sum([grad_x for _, grad_x in results])
+
+    @override
+    def backward_params(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> "Parallel[Join, Axis, *Ts]":
+        kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
+        return self._of(self._each_branch(lambda place, branch: _backward_params(branch, kept[place], parts[place])))
+
+    @override
+    def output_shape(self, shape: S) -> Joined[S, Join, Axis, *Ts]:
+        return Joined(shape, self.join, self.axis, self.branches)
+
+    def _parts_of_grad(self, sizes: Sizes | None, grad: Tensor) -> tuple[Tensor, ...]:
+        """The gradient with respect to the output of each branch."""
+        if sizes is None:
+            return (grad,) * len(self.branches)
+        return tuple(torch.split_with_sizes(grad, sizes.sizes, self.axis))
+
+    def _each_branch(self, run: Callable[[int, object], T]) -> list[T]:
+        """What a function of each branch and its place returns; an error in it is noted to be in the branch."""
+        results: list[T] = []
+        try:
+            for branch in self.branches:
+                results.append(run(len(results), branch))
+        except Exception as error:
+            note_place(error, f"[{len(results)}]")
+            raise
+        return results
+
+    def _of(self, grads: list[object]) -> "Parallel[Join, Axis, *Ts]":
+        return Parallel(cast("tuple[*Ts]", tuple(grads)), join=self.join, axis=self.axis)  # each of the type of its branch
+
+
+def _sum(tensors: list[Tensor]) -> Tensor:
+    total = tensors[0]
+    for tensor in tensors[1:]:
+        total = total + tensor
+    return total
+
+
+def _require_one_shape(outputs: list[Tensor]) -> None:
+    shapes = [tuple(output.shape) for output in outputs]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError(
+            f"parallel adds the outputs of its branches, which must be of one shape, but they are {_listed(shapes)}:"
+            " give the branches one size, or join them with join='concatenate'"
+        )
+
+
+def _require_one_shape_but_for(axis: int, outputs: list[Tensor]) -> None:
+    """Raise unless the outputs have the axis, and differ in the size of no other."""
+    shapes = [tuple(output.shape) for output in outputs]
+    rests = [(*shape[:axis], *shape[axis:][1:]) for shape in shapes]
+    if any(rest != rests[0] for rest in rests) or not all(-len(shape) <= axis < len(shape) for shape in shapes):
+        raise ValueError(
+            f"parallel concatenates the outputs of its branches along axis {axis}, which all must have, and no other size may"
+            f" differ, but they are {_listed(shapes)}"
+        )
+
+
+def _listed(shapes: list[tuple[int, ...]]) -> str:
+    return ", ".join(str(shape) for shape in shapes)
+
+
+J = TypeVar("J", bound=Literal["sum", "concatenate"], default=Literal["sum", "concatenate"])
+A = TypeVar("A", bound=int, default=int)
+
+
+def parallel(*branches: *Ts, join: J | Literal["sum", "concatenate"] = "sum", axis: A | int = -1) -> Parallel[J, A, *Ts]:
+    """A `Parallel`: branches that see the same input, and whose outputs are added or concatenated.
+
+    Args:
+        branches: layers, or models (tuples of layers).
+        join: "sum", the default, or "concatenate".
+        axis: along which outputs are concatenated; the last by default.
+
+    Raises:
+        ValueError: there is no branch, or `join` is something else.
+        TypeError: a branch is not a model.
+
+    >>> from fundl import Identity, ReLU, apply, parallel
+    >>> apply(parallel(Identity(), ReLU(), join="concatenate"), torch.tensor([[-1.0, 2.0]]))
+    tensor([[-1.,  2.,  0.,  2.]])
+    """
+    return _fitting(Parallel(models(*branches), join=join, axis=axis))
+
+
+# --- Checkpoint --------------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class Checkpoint(Layer[Tensor], Generic[*Ts]):
+    """Layers that keep nothing but their input, and run forward a second time in backward: y = f(x).
+
+    Memory for time. Forward is pure, so that the second run repeats the first to the bit; dropout draws the same mask, as
+    its key is a part of the layer. It pays where residuals are large and forward is cheap: at the blocks of a deep model.
+
+    Its vjp: that of f.
+
+    Args:
+        layers: f; best given to `checkpoint`, which checks them.
+
+    Shape:
+        that of f
+
+    Residuals:
+        The input, not copied.
+
+    Source:
+        Chen, Xu, Zhang and Guestrin, Training deep nets with sublinear memory cost, 2016.
+    """
+
+    takes_integers = True  # if the first layer does
+
+    layers: tuple[*Ts]
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return _forward(self.layers, x)[0], x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Checkpoint[*Ts]", Tensor]:
+        grads, grad_x = _backward(self.layers, _forward(self.layers, residuals)[1], grad)
+        return Checkpoint(grads), grad_x
+
+    @override
+    def backward_params(self, residuals: Tensor, grad: Tensor) -> "Checkpoint[*Ts]":
+        return Checkpoint(_backward_params(self.layers, _forward(self.layers, residuals)[1], grad))
+
+    @override
+    def output_shape(self, shape: S) -> Through[S, *Ts]:
+        return Through(shape, self.layers)
+
+
+def checkpoint(*layers: *Ts) -> Checkpoint[*Ts]:
+    """A `Checkpoint`: layers that keep nothing but their input, and run forward a second time in backward.
+
+    Args:
+        layers: layers, or models (tuples of layers).
+
+    Raises:
+        ValueError: there is no layer.
+        TypeError: a part is not a layer.
+
+    >>> from fundl import Linear, Tanh, checkpoint, forward
+    >>> square = Linear(weight=torch.eye(2), bias=None)
+    >>> y, residuals = forward(checkpoint(square, Tanh(), square, Tanh()), torch.tensor([[0.0, 1.0]]))
+    >>> residuals
+    tensor([[0., 1.]])
+    """
+    return _fitting(Checkpoint(models(*layers)))

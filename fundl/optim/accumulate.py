@@ -1,0 +1,151 @@
+"""Gradients of several micro-batches, gathered into one step: a large batch in a small memory."""
+
+import math
+from functools import partial
+from typing import Generic, TypeVar, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import tree
+from fundl.optim.flat import Tensors, new_count, require_fit, times, zeros_like
+from fundl.optim.hyperparameters import count_of_steps
+from fundl.optim.transform import Rule, State, Transform
+from fundl.tree import Record
+
+P = TypeVar("P")
+S = TypeVar("S")
+
+
+@final
+@attrs.frozen(eq=False)
+class AccumulateState(Record, Generic[S]):
+    """The state of `accumulate`.
+
+    Args:
+        count: the micro-batches since the last full step, int64 without axes.
+        weight: the sum of their weights, float64 without axes.
+        total: the weighted sum of their gradients.
+        inner: the state of the transform that sees the mean.
+    """
+
+    count: Tensor
+    weight: Tensor
+    total: Tensors
+    inner: S
+
+
+@final
+@attrs.frozen
+class Accumulate(Transform[AccumulateState[S]]):
+    """See `accumulate`."""
+
+    transform: Transform[S]
+    steps: int = attrs.field(validator=count_of_steps)
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> AccumulateState[S]:
+        weight = torch.zeros((), dtype=torch.float64, device=leaves[0].device)
+        return AccumulateState(new_count(leaves), weight, zeros_like(leaves), self.transform.start(leaves, paths))
+
+    @override
+    def change(
+        self, grads: Tensors, state: AccumulateState[S], params: Tensors, weight: float | Tensor = 1.0
+    ) -> tuple[Tensors, AccumulateState[S]]:
+        return self._gather(self.transform.change, grads, state, params, weight, until_full=zeros_like(params))
+
+    @override
+    def move(
+        self, grads: Tensors, state: AccumulateState[S], params: Tensors, weight: float | Tensor = 1.0
+    ) -> tuple[Tensors, AccumulateState[S]]:
+        return self._gather(self.transform.move, grads, state, params, weight, until_full=params)
+
+    @override
+    def update(
+        self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor = 1.0
+    ) -> tuple[P, State[P, AccumulateState[S]]]:
+        """As `Transform.update`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
+        return self._run(partial(self.change, weight=_positive(weight)), grads, state, params)
+
+    @override
+    def step(
+        self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor = 1.0
+    ) -> tuple[P, State[P, AccumulateState[S]]]:
+        """As `Transform.step`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
+        return self._run(partial(self.move, weight=_positive(weight)), grads, state, params)
+
+    def _gather(
+        self,
+        rule: Rule[S],
+        grads: Tensors,
+        state: AccumulateState[S],
+        params: Tensors,
+        weight: float | Tensor,
+        *,
+        until_full: Tensors,
+    ) -> tuple[Tensors, AccumulateState[S]]:
+        """Add a gradient to the total, and apply a rule of the inner transform to the mean.
+
+        What comes out of the rule counts only if the total is full. It is computed in any case, and selected, so that a
+        traced step is one graph.
+        """
+        require_fit(state.total, grads)
+        if isinstance(weight, Tensor):
+            total = torch._foreach_add(state.total, times(grads, weight))
+        else:
+            total = torch._foreach_add(state.total, grads, alpha=weight)
+        weights, count = state.weight + weight, state.count + 1
+        full = count == self.steps
+        results, inner = rule(times(total, weights.reciprocal()), state.inner, params)
+        return _select(full, results, until_full), AccumulateState(
+            count=torch.where(full, 0, count),
+            weight=torch.where(full, 0.0, weights),
+            total=tuple(torch.where(full, 0.0, part) for part in total),
+            inner=_select(full, inner, state.inner),
+        )
+
+
+def _select(condition: Tensor, yes: S, no: S) -> S:
+    """One of two trees of the same structure."""
+    yes_leaves, structure = tree.flatten(yes)
+    pairs = zip(yes_leaves, tree.flatten(no)[0], strict=True)
+    return tree.unflatten(
+        structure, [None if one is None or other is None else torch.where(condition, one, other) for one, other in pairs]
+    )
+
+
+def _positive(weight: float | Tensor) -> float | Tensor:
+    if not isinstance(weight, Tensor) and not 0 < weight < math.inf:
+        raise ValueError(f"the weight of a micro-batch is a finite number above 0, not {weight}")
+    return weight
+
+
+def accumulate(transform: Transform[S], steps: int) -> Accumulate[S]:
+    """Apply a transform once in so many micro-batches, to the mean of their gradients.
+
+        g = (w_1 g_1 + ... + w_k g_k) / (w_1 + ... + w_k)
+
+    ``accumulate(...)`` is called for each micro-batch. Until the last of k it gives updates of 0, and the state of the inner
+    transform stays as it is. If the loss is a mean over examples (or tokens, ...), and the micro-batches are not all of the
+    same size, give `update` and `step` that size as the weight, and k micro-batches are just one large batch:
+
+        params, state = optimizer.step(grads, state, params, weight=len(x))
+
+    A weight that is a tensor without axes may differ from call to call of a traced step. Inside of a `chain`, all weights are
+    1: so let the accumulation be the outermost.
+
+    Args:
+        transform: what sees the mean: an optimizer.
+        steps: k, of 1 or more.
+
+    >>> from fundl.optim import accumulate, sgd
+    >>> optimizer, params = accumulate(sgd(1.0), steps=2), torch.zeros(1)
+    >>> params, state = optimizer.step(torch.tensor([1.0]), optimizer.init(params), params, weight=3)
+    >>> params
+    tensor([0.])
+    >>> optimizer.step(torch.tensor([5.0]), state, params, weight=1)[0]
+    tensor([-2.])
+    """
+    return Accumulate(transform, steps)

@@ -1,0 +1,247 @@
+"""Adam and AdamW: steps of about the size of the learning rate, by the first two moments of the gradient."""
+
+from typing import TypeAlias, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl.optim.decay import AddDecayedWeights, DecayState, Predicate
+from fundl.optim.flat import Tensors, new_count, require_fit, times, zeros_like
+from fundl.optim.fused import Columns, adam_in_place, can_fuse
+from fundl.optim.hyperparameters import Rate, fraction, non_negative
+from fundl.optim.scaling import RateState, ScaleByLearningRate
+from fundl.optim.transform import Transform
+from fundl.tree import Record
+
+
+@final
+@attrs.frozen(eq=False)
+class AdamState(Record):
+    """The state of `scale_by_adam`.
+
+    Args:
+        count: the steps done, int64 without axes.
+        first_moment: m, the decayed mean of the gradients.
+        second_moment: v, the decayed mean of their squares.
+        max_second_moment: the greatest v so far, with `amsgrad`, else nothing.
+    """
+
+    count: Tensor
+    first_moment: Tensors
+    second_moment: Tensors
+    max_second_moment: Tensors
+
+    def columns(self, params: Tensors, grads: Tensors) -> Columns:
+        """The moments beside the params and gradients that they belong to."""
+        return Columns(params, grads, self.first_moment, self.second_moment, self.max_second_moment)
+
+
+@final
+@attrs.frozen
+class _ScaleByAdam(Transform[AdamState]):
+    beta1: float = attrs.field(validator=fraction)
+    beta2: float = attrs.field(validator=fraction)
+    epsilon: float = attrs.field(validator=non_negative)
+    amsgrad: bool
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> AdamState:
+        greatest = zeros_like(leaves) if self.amsgrad else ()
+        return AdamState(new_count(leaves), zeros_like(leaves), zeros_like(leaves), greatest)
+
+    @override
+    def change(self, grads: Tensors, state: AdamState, params: Tensors) -> tuple[Tensors, AdamState]:
+        columns, count = state.columns(grads, grads), state.count + 1
+        if not can_fuse(columns):
+            return self._formula(grads, state, count)
+        new = columns.unshared()
+        torch._foreach_zero_(new.params)  # from 0, a step of rate -1 leads to the direction
+        self.write(new, count, -1.0)
+        return new.params, AdamState(count, *new[2:])
+
+    def _formula(self, grads: Tensors, state: AdamState, count: Tensor) -> tuple[Tensors, AdamState]:
+        require_fit(state.first_moment, grads)
+        require_fit(state.second_moment, grads)
+        first = torch._foreach_lerp(state.first_moment, grads, 1 - self.beta1)
+        second = torch._foreach_lerp(state.second_moment, torch._foreach_mul(grads, grads), 1 - self.beta2)
+        greatest = torch._foreach_maximum(state.max_second_moment, second) if self.amsgrad else ()
+
+        steps = count.to(torch.float64)
+        first_bias, second_bias = 1 - torch.pow(self.beta1, steps), 1 - torch.pow(self.beta2, steps)
+        root = times(torch._foreach_sqrt(greatest or second), second_bias.rsqrt())
+        direction = torch._foreach_div(first, torch._foreach_add(root, self.epsilon))
+        return times(direction, 1 / first_bias), AdamState(count, first, second, greatest)
+
+    def write(
+        self, columns: Columns, count: Tensor, rate: float | Tensor, *, weight_decay: float = 0.0, decoupled: bool = False
+    ) -> None:
+        """Run the fused kernel, which writes over the columns."""
+        adam_in_place(
+            columns,
+            count,
+            rate,
+            betas=(self.beta1, self.beta2),
+            epsilon=self.epsilon,
+            weight_decay=weight_decay,
+            decoupled=decoupled,
+        )
+
+
+def scale_by_adam(
+    *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, amsgrad: bool = False
+) -> Transform[AdamState]:
+    """Divide the mean of the gradients by the root of the mean of their squares.
+
+        m = beta1 m + (1 - beta1) g,    v = beta2 v + (1 - beta2) g^2,
+        u = (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)    at step t = 1, 2, ...
+
+    Args:
+        beta1: the decay of m, in [0, 1).
+        beta2: the decay of v, in [0, 1).
+        epsilon: keeps the denominator from 0; of 0 or more.
+        amsgrad: whether to divide by the greatest v so far.
+
+    Source:
+        Kingma and Ba, Adam: a method for stochastic optimization, 2015; Reddi, Kale and Kumar, On the convergence of Adam
+        and beyond, 2018 (amsgrad).
+
+    >>> from fundl.optim import scale_by_adam
+    >>> transform, params = scale_by_adam(), torch.zeros(2)
+    >>> transform.update(torch.tensor([100.0, -0.01]), transform.init(params), params)[0]
+    tensor([ 1.0000, -1.0000])
+    """
+    return _ScaleByAdam(beta1, beta2, epsilon, amsgrad)
+
+
+AdamChainState: TypeAlias = tuple[AdamState, DecayState, RateState]
+
+
+@final
+@attrs.frozen
+class _Adam(Transform[AdamChainState]):
+    """Moments, weight decay and learning rate: a chain, whose step on the params is a fused kernel where that can be."""
+
+    moments: _ScaleByAdam
+    decay: AddDecayedWeights
+    rate: ScaleByLearningRate
+    decoupled: bool  # whether the decay is added after the moments (AdamW), or to the gradient (Adam)
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> AdamChainState:
+        return self.moments.start(leaves, paths), self.decay.start(leaves, paths), self.rate.start(leaves, paths)
+
+    @override
+    def change(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamChainState]:
+        updates, moments = self._direction(grads, state, params)
+        updates, rate = self.rate.change(updates, state[2], params)
+        return updates, (moments, state[1], rate)
+
+    @override
+    def move(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamChainState]:
+        columns = state[0].columns(params, grads)
+        if can_fuse(columns):
+            return self._move_fused(columns, state)
+        updates, moments = self._direction(grads, state, params)
+        moved, rate = self.rate.move(updates, state[2], params)
+        return moved, (moments, state[1], rate)
+
+    def _direction(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamState]:
+        moments, decay, _ = state
+        if self.decoupled:
+            updates, moments = self.moments.change(grads, moments, params)
+            return self.decay.change(updates, decay, params)[0], moments
+        return self.moments.change(self.decay.change(grads, decay, params)[0], moments, params)
+
+    def _move_fused(self, columns: Columns, state: AdamChainState) -> tuple[Tensors, AdamChainState]:
+        moments, decay, rate_state = state
+        rate, next_rate_state = self.rate.next_rate(rate_state)
+        new, count = columns.unshared(), moments.count + 1
+        if False not in decay.mask:
+            self.moments.write(new, count, rate, weight_decay=self.decay.weight_decay, decoupled=self.decoupled)
+        else:
+            spared = new.rows(tuple(not on for on in decay.mask))
+            self.moments.write(
+                new.rows(decay.mask), count, rate, weight_decay=self.decay.weight_decay, decoupled=self.decoupled
+            )
+            self.moments.write(spared, count, rate)
+        return new.params, (AdamState(count, *new[2:]), decay, next_rate_state)
+
+
+def adam(
+    rate: Rate,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+    amsgrad: bool = False,
+) -> Transform[AdamChainState]:
+    """Adam: p = p - rate u, with u from `scale_by_adam`.
+
+    It computes ``chain(add_decayed_weights(weight_decay), scale_by_adam(...), scale_by_learning_rate(rate))``, and `step`
+    does so in one fused kernel.
+
+    Args:
+        rate: the learning rate, a number of 0 or more or a schedule.
+        beta1: the decay of the mean of the gradients, in [0, 1).
+        beta2: the decay of the mean of their squares, in [0, 1).
+        epsilon: keeps the denominator from 0; of 0 or more.
+        weight_decay: the weight of the L2 penalty, of 0 or more; see `adamw` for the other kind.
+        amsgrad: whether to divide by the greatest second moment so far.
+
+    Source:
+        Kingma and Ba, Adam: a method for stochastic optimization, 2015.
+
+    >>> from fundl.optim import adam
+    >>> optimizer, params = adam(0.1), torch.ones(2)
+    >>> optimizer.step(torch.tensor([100.0, -0.01]), optimizer.init(params), params)[0]
+    tensor([0.9000, 1.1000])
+    """
+    return _Adam(
+        moments=_ScaleByAdam(beta1, beta2, epsilon, amsgrad),
+        decay=AddDecayedWeights(weight_decay),
+        rate=ScaleByLearningRate(rate),
+        decoupled=False,
+    )
+
+
+def adamw(
+    rate: Rate,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.01,
+    where: Predicate | None = None,
+    amsgrad: bool = False,
+) -> Transform[AdamChainState]:
+    """Adam with decoupled weight decay: p = p - rate (u + weight_decay p), with u from `scale_by_adam`.
+
+    It computes ``chain(scale_by_adam(...), add_decayed_weights(weight_decay, where=where), scale_by_learning_rate(rate))``,
+    and `step` does so in one fused kernel.
+
+    Args:
+        rate: the learning rate, a number of 0 or more or a schedule.
+        beta1: the decay of the mean of the gradients, in [0, 1).
+        beta2: the decay of the mean of their squares, in [0, 1).
+        epsilon: keeps the denominator from 0; of 0 or more.
+        weight_decay: how much of the params decays, of 0 or more.
+        where: chooses, once, in `init`, which leaves decay; all by default. `is_matrix` spares biases and norms.
+        amsgrad: whether to divide by the greatest second moment so far.
+
+    Source:
+        Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
+
+    >>> from fundl.optim import adamw, is_matrix
+    >>> optimizer, params = adamw(0.1, weight_decay=0.5, where=is_matrix), {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
+    >>> optimizer.step({"weight": torch.ones(1, 1), "bias": torch.ones(1)}, optimizer.init(params), params)[0]
+    {'weight': tensor([[0.8500]]), 'bias': tensor([0.9000])}
+    """
+    return _Adam(
+        moments=_ScaleByAdam(beta1, beta2, epsilon, amsgrad),
+        decay=AddDecayedWeights(weight_decay, where),
+        rate=ScaleByLearningRate(rate),
+        decoupled=True,
+    )

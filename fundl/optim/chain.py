@@ -1,0 +1,97 @@
+"""Transforms one after the other, as one transform."""
+
+from typing import Any, TypeAlias, TypeVar, cast, final, overload
+
+import attrs
+from typing_extensions import override
+
+from fundl.optim.flat import Tensors
+from fundl.optim.transform import Transform
+
+S1 = TypeVar("S1")
+S2 = TypeVar("S2")
+S3 = TypeVar("S3")
+S4 = TypeVar("S4")
+S5 = TypeVar("S5")
+States = TypeVar("States", bound=tuple[object, ...])
+
+# A chain holds transforms of any states, and no other type says so: Transform is invariant in its state, because `change`
+# takes one and returns one.
+AnyTransform: TypeAlias = Transform[Any]  # type: ignore[explicit-any]
+
+
+@final
+@attrs.frozen
+class _Chain(Transform[States]):
+    """Transforms in order. See `chain`.
+
+    Its state is the tuple of theirs. `chain` says so to type checkers, which cannot follow a loop over transforms of all
+    kinds: hence the casts.
+    """
+
+    transforms: tuple[AnyTransform, ...]
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> States:
+        return cast("States", tuple(transform.start(leaves, paths) for transform in self.transforms))
+
+    @override
+    def change(self, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
+        states: list[object] = []
+        for transform, inner in zip(self.transforms, state, strict=True):
+            grads, next_inner = transform.change(grads, inner, params)
+            states.append(next_inner)
+        return grads, cast("States", tuple(states))
+
+    @override
+    def move(self, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
+        # The last transform moves the params, so that a kernel of its own can do it.
+        states: list[object] = []
+        for transform, inner in zip(self.transforms[:-1], state[:-1], strict=True):
+            grads, next_inner = transform.change(grads, inner, params)
+            states.append(next_inner)
+        moved, last = self.transforms[-1].move(grads, state[-1], params)
+        return moved, cast("States", (*states, last))
+
+
+@overload
+def chain(first: Transform[S1], /) -> Transform[tuple[S1]]: ...
+@overload
+def chain(first: Transform[S1], second: Transform[S2], /) -> Transform[tuple[S1, S2]]: ...
+@overload
+def chain(first: Transform[S1], second: Transform[S2], third: Transform[S3], /) -> Transform[tuple[S1, S2, S3]]: ...
+@overload
+def chain(
+    first: Transform[S1], second: Transform[S2], third: Transform[S3], fourth: Transform[S4], /
+) -> Transform[tuple[S1, S2, S3, S4]]: ...
+@overload
+def chain(
+    first: Transform[S1], second: Transform[S2], third: Transform[S3], fourth: Transform[S4], fifth: Transform[S5], /
+) -> Transform[tuple[S1, S2, S3, S4, S5]]: ...
+@overload
+def chain(*transforms: AnyTransform) -> Transform[tuple[object, ...]]: ...
+def chain(*transforms: AnyTransform) -> AnyTransform:
+    """The transform that applies others from left to right: each makes its updates from those of the one before.
+
+    Args:
+        transforms: at least one. The last of an optimizer is `scale_by_learning_rate`, or an optimizer.
+
+    Raises:
+        ValueError: there is no transform.
+        TypeError: a part is not a transform (a function that makes one, say).
+
+    >>> import torch
+    >>> from fundl.optim import chain, clip_by_value, scale
+    >>> transform = chain(clip_by_value(1.0), scale(-0.5))
+    >>> params, grads = {"bias": torch.zeros(2)}, {"bias": torch.tensor([0.5, 3.0])}
+    >>> transform.update(grads, transform.init(params), params)[0]
+    {'bias': tensor([-0.2500, -0.5000])}
+    """
+    if not transforms:
+        raise ValueError("a chain needs at least one transform: chain(clip_by_global_norm(1.0), sgd(0.1)), say")
+    parts: tuple[object, ...] = transforms
+    for place, part in enumerate(parts):
+        if not isinstance(part, Transform):
+            hint = ": call it to make one" if callable(part) else ""
+            raise TypeError(f"part {place} of the chain is {part!r}, not a transform{hint}")
+    return _Chain(transforms)

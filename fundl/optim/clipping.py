@@ -1,0 +1,76 @@
+"""Clipping: bounds for the updates' norm, and for each of their elements."""
+
+from typing import final
+
+import attrs
+import torch
+from typing_extensions import override
+
+from fundl import tree
+from fundl.optim.flat import Tensors, times
+from fundl.optim.hyperparameters import positive
+from fundl.optim.transform import Transform
+
+
+@final
+@attrs.frozen
+class _ClipByGlobalNorm(Transform[tuple[()]]):
+    max_norm: float = attrs.field(validator=positive)
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> tuple[()]:
+        return ()
+
+    @override
+    def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
+        norm = tree.norm_of(grads)
+        return times(grads, self.max_norm / norm.clamp(min=self.max_norm)), state
+
+
+def clip_by_global_norm(max_norm: float) -> Transform[tuple[()]]:
+    """Shorten all updates together, if they are longer than a bound: u = g min(1, max_norm / |g|).
+
+    |g| is the norm of all trainable elements together. If one is not a number, neither is any of the result.
+
+    Args:
+        max_norm: the bound, above 0.
+
+    Source:
+        Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013.
+
+    >>> import torch
+    >>> from fundl.optim import clip_by_global_norm
+    >>> clip, params = clip_by_global_norm(1.0), {"weight": torch.zeros(1), "bias": torch.zeros(1)}
+    >>> grads = {"weight": torch.tensor([3.0]), "bias": torch.tensor([4.0])}
+    >>> clip.update(grads, clip.init(params), params)[0]
+    {'weight': tensor([0.6000]), 'bias': tensor([0.8000])}
+    """
+    return _ClipByGlobalNorm(max_norm)
+
+
+@final
+@attrs.frozen
+class _ClipByValue(Transform[tuple[()]]):
+    limit: float = attrs.field(validator=positive)
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> tuple[()]:
+        return ()
+
+    @override
+    def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
+        return torch._foreach_clamp_max(torch._foreach_clamp_min(grads, -self.limit), self.limit), state
+
+
+def clip_by_value(limit: float) -> Transform[tuple[()]]:
+    """Clip each element: u = max(-limit, min(limit, g)).
+
+    Args:
+        limit: the bound, above 0.
+
+    >>> import torch
+    >>> from fundl.optim import clip_by_value
+    >>> clip_by_value(1.0).update(torch.tensor([-3.0, 0.5]), clip_by_value(1.0).init(torch.zeros(2)), torch.zeros(2))[0]
+    tensor([-1.0000,  0.5000])
+    """
+    return _ClipByValue(limit)

@@ -1,0 +1,89 @@
+"""Weight decay: a part of the params, added to their updates."""
+
+from collections.abc import Callable
+from itertools import compress
+from typing import TypeAlias, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl.optim.flat import Tensors
+from fundl.optim.hyperparameters import non_negative
+from fundl.optim.transform import Transform
+from fundl.tree import Record
+
+Predicate: TypeAlias = Callable[[str, Tensor], bool]
+"""Chooses leaves, by path (``"[0].weight"``, say) and tensor."""
+
+
+def is_matrix(path: str, leaf: Tensor) -> bool:  # noqa: ARG001 - it is a predicate, and this one does not ask where
+    """Whether a leaf has two axes or more: weights have, biases and the scales of norms have not.
+
+    >>> import torch
+    >>> is_matrix("[0].weight", torch.zeros(2, 3)), is_matrix("[0].bias", torch.zeros(2))
+    (True, False)
+    """
+    return leaf.ndim >= 2
+
+
+@final
+@attrs.frozen(eq=False)
+class DecayState(Record):
+    """The state of `add_decayed_weights`.
+
+    Args:
+        mask: for each leaf, whether it decays; nothing if the weight decay is 0. It is static.
+    """
+
+    mask: tuple[bool, ...]
+
+
+@final
+@attrs.frozen
+class AddDecayedWeights(Transform[DecayState]):
+    """See `add_decayed_weights`."""
+
+    weight_decay: float = attrs.field(validator=non_negative)
+    where: Predicate | None = None
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> DecayState:
+        if self.weight_decay == 0:
+            return DecayState(())
+        if self.where is None:
+            return DecayState((True,) * len(leaves))
+        return DecayState(tuple(bool(self.where(path, leaf)) for path, leaf in zip(paths, leaves, strict=True)))
+
+    @override
+    def change(self, grads: Tensors, state: DecayState, params: Tensors) -> tuple[Tensors, DecayState]:
+        if True not in state.mask:
+            return grads, state
+        if False not in state.mask:
+            return torch._foreach_add(grads, params, alpha=self.weight_decay), state
+        chosen = tuple(compress(grads, state.mask)), tuple(compress(params, state.mask))
+        decayed = iter(torch._foreach_add(*chosen, alpha=self.weight_decay))
+        return tuple(next(decayed) if on else grad for grad, on in zip(grads, state.mask, strict=True)), state
+
+
+def add_decayed_weights(weight_decay: float, *, where: Predicate | None = None) -> Transform[DecayState]:
+    """Add a part of the params: u = g + weight_decay p.
+
+    Before a transform that looks at the gradient's size, this is the gradient of the L2 penalty, weight_decay/2 |p|^2; after
+    it, decoupled weight decay.
+
+    Args:
+        weight_decay: how much of the params, of 0 or more.
+        where: chooses, once, in `init`, which leaves decay; all by default. `is_matrix` spares biases and norms.
+
+    Source:
+        Hanson and Pratt, Comparing biases for minimal network construction with back-propagation, 1988.
+
+    >>> import torch
+    >>> from fundl.optim import add_decayed_weights, is_matrix
+    >>> decay, params = add_decayed_weights(0.1, where=is_matrix), {"weight": torch.ones(1, 2), "bias": torch.ones(2)}
+    >>> decay.update({"weight": torch.ones(1, 2), "bias": torch.ones(2)}, decay.init(params), params)[0]
+    {'weight': tensor([[1.1000, 1.1000]]), 'bias': tensor([1., 1.])}
+    """
+    return AddDecayedWeights(weight_decay, where)

@@ -1,0 +1,99 @@
+"""An exponential moving average of params, which often generalise better than the last ones."""
+
+from typing import Generic, TypeVar, final
+
+import attrs
+import torch
+from torch import Tensor
+
+from fundl import tree
+from fundl.optim.flat import copies, new_count, times
+from fundl.optim.hyperparameters import fraction
+from fundl.optim.transform import flatten_alike, flatten_params
+from fundl.tree import Record
+
+P = TypeVar("P")
+
+
+@final
+@attrs.frozen(eq=False)
+class Average(Record, Generic[P]):
+    """The average of params of type P so far.
+
+    Args:
+        value: the averaged params; their buffers are those of the last params.
+        count: how many params they are the average of, int64 without axes.
+    """
+
+    value: P
+    count: Tensor
+
+
+@final
+@attrs.frozen
+class Ema:
+    """See `ema`."""
+
+    decay: float = attrs.field(validator=fraction)
+    debias: bool
+
+    def init(self, params: P) -> Average[P]:
+        """The average before the first step; its value is the params.
+
+        Args:
+            params: a model, or any other tree of tensors.
+
+        Raises:
+            TypeError: a trainable leaf is not a real floating-point tensor.
+            ValueError: there is no trainable leaf.
+        """
+        leaves = flatten_params(params)
+        with torch.no_grad():
+            return Average(tree.with_trainable_leaves(params, copies(leaves)), new_count(leaves))
+
+    def update(self, average: Average[P], params: P) -> Average[P]:
+        """The average with the params of one more step.
+
+        Args:
+            average: what `init` or the last update returned.
+            params: the params after a step.
+
+        Raises:
+            TypeError: average and params are of different structures or dtypes.
+            ValueError: they are of different shapes, or on different devices.
+        """
+        with torch.no_grad():
+            old, new = flatten_alike(average.value, params, name="average")
+            count = average.count + 1
+            if self.debias:
+                share = (1 - self.decay) / (1 - torch.pow(self.decay, count.to(torch.float64)))
+                leaves = torch._foreach_add(old, times(torch._foreach_sub(new, old), share))
+            else:
+                leaves = torch._foreach_lerp(old, new, 1 - self.decay)
+            return Average(tree.with_trainable_leaves(params, leaves), count)
+
+
+def ema(decay: float, *, debias: bool = True) -> Ema:
+    """An exponential moving average of params: a = decay a + (1 - decay) p.
+
+    It is for evaluation, beside the training, which goes on with the params themselves. In half precision, steps of
+    1 - decay are lost in rounding: average float32 params.
+
+    Args:
+        decay: how much of the average is kept, in [0, 1).
+        debias: whether the first params of `init` do not count: after t updates the params weigh as decay^(t - 1), ...,
+            decay, 1, divided by the sum of these. Without it, the average begins at the params of `init`.
+
+    Source:
+        Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; Kingma and Ba, Adam: a method for
+        stochastic optimization, 2015, section 7.2.
+
+    >>> from fundl.optim import ema
+    >>> averaging = ema(0.5)
+    >>> average = averaging.init(torch.zeros(1))
+    >>> for number in (3.0, 6.0):
+    ...     average = averaging.update(average, torch.tensor([number]))
+    >>> average.value
+    tensor([5.])
+    """
+    return Ema(decay, debias)

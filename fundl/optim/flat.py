@@ -1,0 +1,46 @@
+"""Arithmetic on flat tuples of tensors, the trainable leaves of a tree: what several transforms share."""
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+Tensors: TypeAlias = tuple[Tensor, ...]
+"""The trainable leaves of a tree, from left to right."""
+
+
+def zeros_like(tensors: Tensors) -> Tensors:
+    """Zeros of the shapes, dtypes and devices of the tensors."""
+    return tuple(torch.zeros_like(tensor) for tensor in tensors)
+
+
+def new_count(tensors: Tensors) -> Tensor:
+    """A count of steps, at 0, on the device of the tensors."""
+    return torch.zeros((), dtype=torch.int64, device=tensors[0].device)
+
+
+def times(tensors: Tensors, factor: Tensor) -> Tensors:
+    """The tensors times a factor, a tensor without axes; they keep their dtypes."""
+    # A factor of another dtype than the tensors costs a conversion for each of them, instead of the one here.
+    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
+    products = torch._foreach_mul(tensors, factor.to(torch.float64 if wide else torch.float32))
+    # Among tensors without axes, the wider dtype wins.
+    return tuple(
+        product if product.dtype == tensor.dtype else product.to(tensor.dtype)
+        for product, tensor in zip(products, tensors, strict=True)
+    )
+
+
+def copies(tensors: Tensors) -> Tensors:
+    """Tensors of the same values in memory of their own.
+
+    The maximum of a tensor and itself is that tensor, and of all foreach kernels the cheapest that says so: torch 2.11 has
+    none that copies.
+    """
+    return torch._foreach_maximum(tensors, tensors)
+
+
+def require_fit(state: Tensors, grads: Tensors) -> None:
+    """Raise unless a transform's tensors have the gradients' shapes: kernels would broadcast some that have not."""
+    if [tensor.shape for tensor in state] != [grad.shape for grad in grads]:
+        raise ValueError("the state's tensors are not of the gradient's shapes")

@@ -1,0 +1,118 @@
+"""RMSprop: steps divided by the root mean square of the gradients."""
+
+from typing import TypeAlias, final
+
+import attrs
+import torch
+from typing_extensions import override
+
+from fundl.optim.chain import chain
+from fundl.optim.decay import DecayState, add_decayed_weights
+from fundl.optim.flat import Tensors, require_fit, zeros_like
+from fundl.optim.hyperparameters import Rate, fraction, non_negative
+from fundl.optim.scaling import RateState, scale_by_learning_rate
+from fundl.optim.sgd import TraceState, trace
+from fundl.optim.transform import Transform
+from fundl.tree import Record
+
+
+@final
+@attrs.frozen(eq=False)
+class RMSState(Record):
+    """The state of `scale_by_rms`.
+
+    Args:
+        square: the decayed mean of the squares of the gradients.
+        mean: the decayed mean of the gradients, if it is centered, else nothing.
+    """
+
+    square: Tensors
+    mean: Tensors
+
+
+@final
+@attrs.frozen
+class _ScaleByRMS(Transform[RMSState]):
+    decay: float = attrs.field(validator=fraction)
+    epsilon: float = attrs.field(validator=non_negative)
+    centered: bool
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> RMSState:
+        return RMSState(zeros_like(leaves), zeros_like(leaves) if self.centered else ())
+
+    @override
+    def change(self, grads: Tensors, state: RMSState, params: Tensors) -> tuple[Tensors, RMSState]:
+        require_fit(state.square, grads)
+        square = torch._foreach_lerp(state.square, torch._foreach_mul(grads, grads), 1 - self.decay)
+        variance, mean = square, state.mean
+        if self.centered:
+            mean = torch._foreach_lerp(state.mean, grads, 1 - self.decay)
+            # Rounding must not make the root's argument negative, as it does once all gradients are alike.
+            variance = torch._foreach_clamp_min(torch._foreach_addcmul(square, mean, mean, value=-1), 0)
+        root = torch._foreach_add(torch._foreach_sqrt(variance), self.epsilon)
+        return torch._foreach_div(grads, root), RMSState(square, mean)
+
+
+def scale_by_rms(*, decay: float = 0.99, epsilon: float = 1e-8, centered: bool = False) -> Transform[RMSState]:
+    """Divide by the root of a decayed mean of squares.
+
+        v = decay v + (1 - decay) g^2,    u = g / (sqrt(v) + epsilon)
+
+    With `centered`, it is by the standard deviation, sqrt(v - m^2), where m = decay m + (1 - decay) g.
+
+    Args:
+        decay: of the means, in [0, 1).
+        epsilon: keeps the denominator from 0; of 0 or more.
+        centered: whether to subtract the square of the mean.
+
+    Source:
+        Tieleman and Hinton, Lecture 6.5: RMSprop, 2012; Graves, Generating sequences with recurrent neural networks, 2013
+        (centered).
+
+    >>> from fundl.optim import scale_by_rms
+    >>> transform, params = scale_by_rms(decay=0.75), torch.zeros(2)
+    >>> transform.update(torch.tensor([100.0, -0.01]), transform.init(params), params)[0]
+    tensor([ 2.0000, -2.0000])
+    """
+    return _ScaleByRMS(decay, epsilon, centered)
+
+
+RMSPropState: TypeAlias = tuple[DecayState, RMSState, TraceState, RateState]
+
+
+def rmsprop(
+    rate: Rate,
+    *,
+    decay: float = 0.99,
+    epsilon: float = 1e-8,
+    momentum: float = 0.0,
+    centered: bool = False,
+    weight_decay: float = 0.0,
+) -> Transform[RMSPropState]:
+    """RMSprop: p = p - rate u, with u from `scale_by_rms`, and perhaps momentum.
+
+    It is ``chain(add_decayed_weights(weight_decay), scale_by_rms(...), trace(momentum), scale_by_learning_rate(rate))``.
+
+    Args:
+        rate: the learning rate, a number of 0 or more or a schedule.
+        decay: of the mean of squares, in [0, 1).
+        epsilon: keeps the denominator from 0; of 0 or more.
+        momentum: see `trace`.
+        centered: whether to divide by the standard deviation.
+        weight_decay: the weight of the L2 penalty, of 0 or more.
+
+    Source:
+        Tieleman and Hinton, Lecture 6.5: RMSprop, 2012.
+
+    >>> from fundl.optim import rmsprop
+    >>> optimizer, params = rmsprop(0.1, decay=0.75), torch.ones(2)
+    >>> optimizer.step(torch.tensor([100.0, -0.01]), optimizer.init(params), params)[0]
+    tensor([0.8000, 1.2000])
+    """
+    return chain(
+        add_decayed_weights(weight_decay),
+        scale_by_rms(decay=decay, epsilon=epsilon, centered=centered),
+        trace(momentum),
+        scale_by_learning_rate(rate),
+    )

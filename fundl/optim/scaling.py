@@ -1,0 +1,106 @@
+"""Multiplying updates: by a constant, and by the learning rate, which ends every optimizer."""
+
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl.optim.flat import Tensors, new_count, times
+from fundl.optim.hyperparameters import Rate, finite, learning_rate
+from fundl.optim.transform import Transform
+from fundl.tree import Record
+
+
+@final
+@attrs.frozen
+class _Scale(Transform[tuple[()]]):
+    factor: float = attrs.field(validator=finite)
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> tuple[()]:
+        return ()
+
+    @override
+    def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
+        return torch._foreach_mul(grads, self.factor), state
+
+
+def scale(factor: float) -> Transform[tuple[()]]:
+    """Multiply by a constant: u = factor g.
+
+    Args:
+        factor: any finite number; ``chain(scale(-1.0), sgd(0.1))`` maximises.
+
+    >>> import torch
+    >>> from fundl.optim import scale
+    >>> scale(2.0).update(torch.ones(2), scale(2.0).init(torch.zeros(2)), torch.zeros(2))[0]
+    tensor([2., 2.])
+    """
+    return _Scale(factor)
+
+
+@final
+@attrs.frozen(eq=False)
+class RateState(Record):
+    """The state of `scale_by_learning_rate`.
+
+    Args:
+        count: the steps done, int64 without axes, if the rate is a schedule.
+    """
+
+    count: Tensor | None
+
+
+@final
+@attrs.frozen
+class ScaleByLearningRate(Transform[RateState]):
+    """See `scale_by_learning_rate`."""
+
+    rate: Rate = attrs.field(validator=learning_rate)
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> RateState:
+        return RateState(new_count(leaves) if callable(self.rate) else None)
+
+    @override
+    def change(self, grads: Tensors, state: RateState, params: Tensors) -> tuple[Tensors, RateState]:
+        rate, state = self.next_rate(state)
+        if isinstance(rate, Tensor):
+            return times(grads, -rate), state
+        return torch._foreach_mul(grads, -rate), state
+
+    @override
+    def move(self, grads: Tensors, state: RateState, params: Tensors) -> tuple[Tensors, RateState]:
+        rate, state = self.next_rate(state)
+        if isinstance(rate, Tensor):
+            return torch._foreach_sub(params, times(grads, rate)), state
+        return torch._foreach_add(params, grads, alpha=-rate), state
+
+    def next_rate(self, state: RateState) -> tuple[float | Tensor, RateState]:
+        """The rate of this step, and the state after it."""
+        if isinstance(self.rate, float | int):
+            return self.rate, state
+        if state.count is None:
+            raise ValueError("the state has no count of steps: it was made for a constant learning rate")
+        return self.rate(state.count), RateState(state.count + 1)
+
+
+def scale_by_learning_rate(rate: Rate) -> Transform[RateState]:
+    """Multiply by the learning rate, downhill: u = -rate g.
+
+    Args:
+        rate: a number of 0 or more, or a schedule: a function from the count of steps, an int64 tensor without axes that is
+            0 at the first step, to a tensor without axes.
+
+    >>> import torch
+    >>> from fundl.optim import linear_schedule, scale_by_learning_rate
+    >>> descend = scale_by_learning_rate(linear_schedule(1.0, 0.0, steps=2))
+    >>> params, state = torch.zeros(2), descend.init(torch.zeros(2))
+    >>> for _ in range(3):
+    ...     params, state = descend.step(torch.ones(2), state, params)
+    >>> params
+    tensor([-1.5000, -1.5000])
+    """
+    return ScaleByLearningRate(rate)

@@ -1,0 +1,216 @@
+"""The contract of an optimizer: a transform of gradients, as a pure function of its state.
+
+A transform is a frozen record of hyper-parameters. Whoever writes one writes two methods on flat tuples of tensors, `start`
+and `change`; the walk over the tree of parameters, and all checks of what its user gives, are here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Generic, TypeAlias, TypeVar, final
+
+import attrs
+import torch
+
+from fundl import tree
+from fundl.optim.flat import Tensors
+from fundl.tree import Record, describe
+
+P = TypeVar("P")
+S = TypeVar("S")
+
+Rule: TypeAlias = Callable[[Tensors, S, Tensors], tuple[Tensors, S]]
+"""From gradients, state and params to new tensors and the next state: what `Transform.change` and `Transform.move` are."""
+
+
+@final
+@attrs.frozen(eq=False)
+class State(Record, Generic[P, S]):
+    """What a transform remembers from step to step of optimizing params of type P.
+
+    P is there for the type checker alone: by it, the gradient or the state of another model is refused.
+
+    Args:
+        inner: the memory proper, a tree of tensors, whose type S is the transform's.
+    """
+
+    inner: S
+
+
+class Transform(ABC, Generic[S]):
+    """A pure function from gradients to updates: a frozen record of hyper-parameters, comparable and hashable.
+
+    ``state = transform.init(params)`` makes its state; ``updates, state = transform.update(grads, state, params)`` computes
+    what is to be added to the params; ``params, state = transform.step(grads, state, params)`` adds it as well. params is a
+    model, or any other tree of tensors; its buffers stay as they are.
+
+    Whoever derives from it decorates the class with ``@attrs.frozen``, and writes `start` and `change` out of place, on
+    foreach kernels, without asking for the values of tensors: so that a step can be traced.
+
+    >>> from fundl.optim import Tensors, Transform, chain, scale_by_learning_rate
+    >>> @attrs.frozen
+    ... class ScaleBySign(Transform[tuple[()]]):
+    ...     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> tuple[()]:
+    ...         return ()
+    ...
+    ...     def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
+    ...         return torch._foreach_sign(grads), state
+    >>> optimizer = chain(ScaleBySign(), scale_by_learning_rate(0.1))
+    >>> params, grads = {"weight": torch.zeros(2)}, {"weight": torch.tensor([2.0, -3.0])}
+    >>> optimizer.step(grads, optimizer.init(params), params)[0]
+    {'weight': tensor([-0.1000,  0.1000])}
+    """
+
+    __slots__ = ()
+
+    # --- What a transform's author writes ---
+
+    @abstractmethod
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> S:
+        """The first state, for the trainable leaves that are at these paths."""
+
+    @abstractmethod
+    def change(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        """The updates, and the next state."""
+
+    def move(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        """The next params, and the next state: `change` and an addition, for whoever has no kernel that does both."""
+        updates, state = self.change(grads, state, params)
+        return torch._foreach_add(params, updates), state
+
+    # --- What its user calls ---
+
+    def init(self, params: P) -> State[P, S]:
+        """The state before the first step.
+
+        Args:
+            params: a model, or any other tree of tensors.
+
+        Raises:
+            TypeError: a trainable leaf is not a real floating-point tensor.
+            ValueError: there is no trainable leaf.
+        """
+        leaves = flatten_params(params)
+        with torch.no_grad():
+            return State(self.start(leaves, tuple(tree.trainable_paths(params))))
+
+    def update(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
+        """The updates, to be added to the params with `apply_updates`, and the next state.
+
+        Args:
+            grads: the gradient with respect to the params.
+            state: what `init` or the last step returned.
+            params: where the gradient was computed.
+
+        Raises:
+            TypeError: grads and params are of different structures or dtypes.
+            ValueError: they are of different shapes, on different devices, or the state belongs to other params.
+        """
+        return self._run(self.change, grads, state, params)
+
+    def step(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
+        """The next params, and the next state: `update` and `apply_updates` in one, and faster.
+
+        Args:
+            grads: the gradient with respect to the params.
+            state: what `init` or the last step returned.
+            params: where the gradient was computed.
+
+        Raises:
+            TypeError: grads and params are of different structures or dtypes.
+            ValueError: they are of different shapes, on different devices, or the state belongs to other params.
+        """
+        return self._run(self.move, grads, state, params)
+
+    def _run(self, rule: Rule[S], grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
+        """Apply a rule for flat tuples of tensors to trees."""
+        with torch.no_grad():
+            flat_grads, flat_params = flatten_alike(grads, params, name="grads")
+            try:
+                results, inner = rule(flat_grads, state.inner, flat_params)
+            except Exception as error:
+                self._require_state(state, params, error)
+                raise
+            return tree.with_trainable_leaves(params, results), State(inner)
+
+    def _require_state(self, state: object, params: P, error: Exception) -> None:
+        """Raise an error that tells where a state is not one for these params, if it is not."""
+        if not isinstance(state, State):
+            raise TypeError(f"state is what init(params) or the last step returned, not {describe(state)}") from error
+        expected = self.init(params).inner
+        try:
+            tree.require_same_structure(state.inner, expected, names=("it", "init(params)"))
+        except TypeError as difference:
+            raise ValueError(
+                f"the state is of another transform or of other params: {difference}; make a new one with init(params)"
+            ) from error
+        for path, old, new in zip(tree.paths(expected), tree.flatten(state.inner)[0], tree.flatten(expected)[0], strict=True):
+            if old is not None and new is not None and (describe(old), old.device) != (describe(new), new.device):
+                raise ValueError(
+                    f"the state is of other params: its leaf at {path} is {describe(old)} on {old.device}, where"
+                    f" {describe(new)} on {new.device} is expected; make a new one with init(params)"
+                ) from error
+
+
+def apply_updates(params: P, updates: P) -> P:
+    """The params with updates added, leaf by leaf; buffers stay as they are.
+
+    Args:
+        params: a model, or any other tree of tensors.
+        updates: a tree of the same type, as from `Transform.update`.
+
+    Raises:
+        TypeError: params and updates are of different structures or dtypes.
+        ValueError: they are of different shapes, or on different devices.
+
+    >>> from fundl.optim import apply_updates
+    >>> apply_updates({"weight": torch.ones(2)}, {"weight": torch.tensor([0.5, -0.5])})
+    {'weight': tensor([1.5000, 0.5000])}
+    """
+    with torch.no_grad():
+        flat_updates, flat_params = flatten_alike(updates, params, name="updates")
+        return tree.with_trainable_leaves(params, torch._foreach_add(flat_params, flat_updates))
+
+
+def flatten_params(params: object) -> Tensors:
+    """The trainable leaves of params, which must be some, and real floating-point tensors."""
+    leaves = tree.trainable_leaves(params)
+    if not leaves:
+        raise ValueError(f"params have no trainable leaf, so there is nothing to optimize: {describe(params)}")
+    for place, leaf in enumerate(leaves):
+        if not leaf.is_floating_point():
+            raise TypeError(
+                f"params{tree.trainable_paths(params)[place]} is {describe(leaf)}, but optimizers update real"
+                " floating-point tensors: if it is not to be learned, mark its field with attrs.field(metadata=tree.BUFFER)"
+            )
+    return tuple(leaves)
+
+
+def flatten_alike(other: P, params: P, *, name: str) -> tuple[Tensors, Tensors]:
+    """The trainable leaves of a tree, and of params, which must be alike."""
+    leaves, other_leaves = tree.trainable_leaves(params), tree.trainable_leaves(other)
+    if not leaves or len(other_leaves) != len(leaves) or other_leaves[0].device != leaves[0].device:
+        raise _mismatch(other, params, name)
+    for one, leaf in zip(other_leaves, leaves, strict=True):
+        if one.shape != leaf.shape or one.dtype != leaf.dtype:
+            raise _mismatch(other, params, name)
+    return tuple(other_leaves), tuple(leaves)
+
+
+def _mismatch(other: P, params: P, name: str) -> Exception:
+    """An error that tells where a tree is not like params."""
+    paths, other_paths = tree.trainable_paths(params), tree.trainable_paths(other)
+    only = [f"params has a leaf at {path or 'its root'} that {name} lacks" for path in paths if path not in other_paths]
+    only += [f"{name} has a leaf at {path or 'its root'} that params lacks" for path in other_paths if path not in paths]
+    if only:
+        return TypeError(f"{name} and params are not of the same structure: {only[0]}")
+    for path, one, leaf in zip(paths, tree.trainable_leaves(other), flatten_params(params), strict=True):
+        if one.is_meta is not leaf.is_meta:
+            empty = name if one.is_meta else "params"
+            return ValueError(f"{empty}{path} has no values, only a shape: train what initialize(key(0), model) returns")
+        if one.device != leaf.device:
+            return ValueError(f"{name}{path} is on {one.device}, but params{path} on {leaf.device}: move one of them")
+        if one.dtype != leaf.dtype:
+            return TypeError(f"{name}{path} is {one.dtype}, but params{path} is {leaf.dtype}: cast one with tree.cast_to")
+        if one.shape != leaf.shape:
+            return ValueError(f"{name}{path} is of shape {tuple(one.shape)}, but params{path} of {tuple(leaf.shape)}")
+    return TypeError(f"{name} and params are not of the same structure")

@@ -1,0 +1,118 @@
+"""How a long computation shows how far it is: a bar on a terminal, lines elsewhere, or nothing at all.
+
+Nothing runs in the background: what is shown changes while the computation itself says how far it is.
+"""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, final
+
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_REFRESH: Final = 0.1  # seconds between two looks of the bar
+_LINES: Final = 20  # about so many lines tell of a whole computation
+_SILENCE: Final = 30.0  # seconds after which a line is due anyway
+
+
+class Progress:
+    """Shows nothing; its descendants show the progress of a computation of several parts, within ``with``."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        """Leave on the screen what is there."""
+
+    def move(self, done: float) -> None:
+        """Say how many parts are done, as often as one likes: it takes less than a microsecond as a rule."""
+
+    def finish(self, part: int, summary: str) -> None:
+        """Say that a part is done, counted from 1, and what came out."""
+
+
+def show(progress: "bool | Console", what: str, total: int) -> Progress:
+    """What shows the progress of a computation.
+
+    Args:
+        progress: whether to show anything, on standard error; or the console to show it on.
+        what: a part of the computation is called.
+        total: how many parts there are.
+    """
+    if progress is False:
+        return Progress()
+    from rich.console import Console  # noqa: PLC0415  # rich takes its time to load: those who see nothing need not wait
+
+    console = Console(stderr=True) if progress is True else progress
+    return Bar(console, what, total) if console.is_interactive else Lines(console, what, total)
+
+
+@final
+class Lines(Progress):
+    """Prints a line about some of the parts, evenly spread, and about the last."""
+
+    def __init__(self, console: "Console", what: str, total: int) -> None:
+        self._console, self._what, self._total = console, what, total
+        self._every = max(1, total // _LINES)
+        self._printed = time.monotonic()
+
+    @override
+    def finish(self, part: int, summary: str) -> None:
+        now = time.monotonic()
+        if part % self._every == 0 or part == self._total or now - self._printed >= _SILENCE:
+            self._printed = now
+            line = f"{self._what} {part:>{len(str(self._total))}}/{self._total}  {summary}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+@final
+class Bar(Progress):
+    """Draws a bar with the time it will take, and what came out of the last part."""
+
+    def __init__(self, console: "Console", what: str, total: int) -> None:
+        # Loaded here, as above.
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+        from rich.progress import Progress as RichProgress  # noqa: PLC0415
+
+        self._bar = RichProgress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn("{task.fields[summary]}", markup=False),
+            console=console,
+            auto_refresh=False,
+        )
+        self._what, self._total = what, total
+        self._task = self._bar.add_task(self._description(0), total=total, summary="")
+        self._due = 0.0
+
+    def _description(self, part: int) -> str:
+        return f"{self._what} {part:>{len(str(self._total))}}/{self._total}"
+
+    @override
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    @override
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
+    ) -> None:
+        self._bar.stop()
+
+    @override
+    def move(self, done: float) -> None:
+        if (now := time.monotonic()) >= self._due:
+            self._due = now + _REFRESH
+            self._bar.update(self._task, completed=done, refresh=True)
+
+    @override
+    def finish(self, part: int, summary: str) -> None:
+        self._bar.update(self._task, completed=part, description=self._description(part), summary=summary)
+        if part == self._total:
+            self._bar.refresh()
+        self.move(part)

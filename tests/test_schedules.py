@@ -1,0 +1,191 @@
+"""Schedules: each against its counterpart in torch.optim.lr_scheduler, which counts in Python numbers."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Final, Literal
+
+import pytest
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import SGD
+from torch.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    OneCycleLR,
+    SequentialLR,
+    StepLR,
+)
+from typing_extensions import override
+
+import fundl.optim
+from fundl.optim import (
+    Schedule,
+    constant_schedule,
+    cosine_schedule,
+    exponential_schedule,
+    inverse_time_schedule,
+    join_schedules,
+    linear_schedule,
+    one_cycle_schedule,
+    step_schedule,
+    warmup_cosine_schedule,
+)
+
+BASE: Final = 0.3  # the learning rate that torch's schedulers multiply
+Peer = Callable[[SGD], LRScheduler]
+
+
+def warmup(optimizer: SGD) -> LRScheduler:
+    rise = LinearLR(optimizer, start_factor=0.1, end_factor=1.0, total_iters=7)
+    fall = CosineAnnealingLR(optimizer, T_max=23, eta_min=0.01)
+    return SequentialLR(optimizer, [rise, fall], milestones=[7])
+
+
+def three_phases(optimizer: SGD) -> LRScheduler:
+    constant = ConstantLR(optimizer, factor=1.0, total_iters=1)
+    return SequentialLR(
+        optimizer, [constant, ExponentialLR(optimizer, gamma=0.9), StepLR(optimizer, step_size=4)], milestones=[5, 15]
+    )
+
+
+# By name: what comes before a colon is the public function that makes it.
+SCHEDULES: Final[dict[str, tuple[Schedule, Peer]]] = {
+    "constant_schedule": (constant_schedule(BASE), lambda o: ConstantLR(o, factor=1.0)),
+    "linear_schedule": (linear_schedule(BASE / 3, BASE / 2, 20), lambda o: LinearLR(o, 1 / 3, 1 / 2, total_iters=20)),
+    "step_schedule": (step_schedule(BASE, every=7), lambda o: StepLR(o, step_size=7)),
+    "step_schedule: factor": (step_schedule(BASE, factor=0.7, every=3), lambda o: StepLR(o, step_size=3, gamma=0.7)),
+    "exponential_schedule": (exponential_schedule(BASE, 0.93), lambda o: ExponentialLR(o, gamma=0.93)),
+    "inverse_time_schedule": (inverse_time_schedule(BASE, 0.2), lambda o: LambdaLR(o, lambda step: 1 / (1 + 0.2 * step))),
+    "cosine_schedule": (cosine_schedule(BASE, 30), lambda o: CosineAnnealingLR(o, T_max=30)),
+    "cosine_schedule: final": (cosine_schedule(BASE, 30, final=0.1), lambda o: CosineAnnealingLR(o, T_max=30, eta_min=0.1)),
+    "warmup_cosine_schedule": (
+        warmup_cosine_schedule(BASE, warmup_steps=7, steps=30, initial=BASE / 10, final=0.01),
+        warmup,
+    ),
+    "one_cycle_schedule": (one_cycle_schedule(BASE, 31), lambda o: OneCycleLR(o, max_lr=BASE, total_steps=31)),
+    "one_cycle_schedule: options": (
+        one_cycle_schedule(BASE, 31, rise=0.47, initial_divisor=10.0, final_divisor=50.0),
+        lambda o: OneCycleLR(o, BASE, total_steps=31, pct_start=0.47, div_factor=10.0, final_div_factor=50.0),
+    ),
+    "join_schedules": (
+        join_schedules([constant_schedule(BASE), exponential_schedule(BASE, 0.9), step_schedule(BASE, every=4)], [5, 15]),
+        three_phases,
+    ),
+}
+every_schedule = pytest.mark.parametrize("schedule", [schedule for schedule, _ in SCHEDULES.values()], ids=SCHEDULES.keys())
+
+
+def test_every_schedule_has_a_sample() -> None:
+    public = {name for name in fundl.optim.__all__ if name.endswith(("_schedule", "_schedules"))}
+    assert public == {name.partition(":")[0] for name in SCHEDULES}
+
+
+@pytest.mark.parametrize(("schedule", "peer"), SCHEDULES.values(), ids=SCHEDULES.keys())
+@pytest.mark.filterwarnings("ignore:The epoch parameter in")  # SequentialLR calls its schedulers in a way that it deprecates
+def test_it_equals_torchs(schedule: Schedule, peer: Peer) -> None:
+    optimizer = SGD([torch.zeros(1)], lr=BASE)
+    scheduler = peer(optimizer)
+    expected = []
+    for _ in range(31):
+        expected.append(float(optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        if len(expected) < 31:
+            scheduler.step()
+    actual = [float(schedule(torch.tensor(count))) for count in range(31)]
+    # a cosine that has come down to 0 is 0 but for rounding, by either formula
+    assert actual == pytest.approx(expected, rel=1e-12, abs=1e-16)
+
+
+@every_schedule
+def test_it_counts_in_ints_and_tensors_of_any_shape(schedule: Schedule) -> None:
+    curve = schedule(torch.arange(40).reshape(2, 20))
+    assert curve.shape == (2, 20)
+    assert curve.dtype == torch.float64
+    for count in (0, 1, 7, 15, 39):
+        value = schedule(count)
+        assert value.shape == ()
+        assert value.equal(curve.flatten()[count])
+
+
+@every_schedule
+def test_it_is_a_value(schedule: Schedule) -> None:
+    assert hash(schedule) == hash(schedule)
+    others = [other for other, _ in SCHEDULES.values() if other is not schedule]
+    assert schedule not in others
+
+
+@every_schedule
+@pytest.mark.parametrize("mode", ["fake", "symbolic"])
+def test_its_trace_goes_on_counting(schedule: Schedule, mode: Literal["fake", "symbolic"]) -> None:
+    traced: Callable[[Tensor], Tensor] = make_fx(schedule, tracing_mode=mode)(torch.tensor(3))
+    for count in (0, 6, 29):
+        assert traced(torch.tensor(count)).equal(schedule(count))
+
+
+@every_schedule
+def test_it_works_on_the_meta_device(schedule: Schedule) -> None:
+    value = schedule(torch.zeros((), dtype=torch.int64, device="meta"))
+    assert value.is_meta
+    assert value.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"),
+    [
+        (linear_schedule(0.1, 0.5, 10), 0.5),
+        (cosine_schedule(0.1, 10, final=0.02), 0.02),
+        (warmup_cosine_schedule(0.1, warmup_steps=3, steps=10, final=0.02), 0.02),
+        (one_cycle_schedule(0.1, 10, initial_divisor=2.0, final_divisor=5.0), 0.01),
+    ],
+    ids=repr,
+)
+def test_it_stays_where_it_ends(schedule: Schedule, last: float) -> None:
+    assert schedule(torch.tensor([10, 11, 1000])).tolist() == pytest.approx([last] * 3)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: constant_schedule(math.nan), "value must be a finite number, not nan"),
+        (lambda: linear_schedule(0.0, math.inf, 3), "final must be a finite number, not inf"),
+        (lambda: linear_schedule(0.0, 1.0, 0), "steps must be 1 or more, not 0"),
+        (lambda: step_schedule(1.0, factor=-0.5, every=3), r"factor must be a finite number of 0 or more, not -0\.5"),
+        (lambda: step_schedule(1.0, every=-1), "every must be 1 or more, not -1"),
+        (lambda: inverse_time_schedule(1.0, -1.0), r"decay must be a finite number of 0 or more, not -1\.0"),
+        (lambda: warmup_cosine_schedule(1.0, warmup_steps=5, steps=5), "steps must be more than warmup_steps=5, not 5"),
+        (lambda: one_cycle_schedule(1.0, 10, rise=1.0), r"rise must be in \[0, 1\), not 1\.0"),
+        (lambda: one_cycle_schedule(1.0, 10, rise=0.1), r"rise \* steps must be more than 1 step, not 0\.1 \* 10"),
+        (lambda: one_cycle_schedule(1.0, 10, final_divisor=0.0), r"final_divisor must be a finite number above 0, not 0\.0"),
+        (lambda: join_schedules([constant_schedule(1.0)], [3]), "1 schedules meet at 0 boundaries, not 1"),
+        (
+            lambda: join_schedules([constant_schedule(1.0)] * 3, [3, 3]),
+            r"the boundaries must be above 0 and grow, not \(3, 3\)",
+        ),
+    ],
+)
+def test_bad_arguments_are_refused(make: Callable[[], Schedule], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_steps_are_ints() -> None:
+    with pytest.raises(TypeError, match=r"steps must be an int, not 2\.5"):
+        linear_schedule(0.0, 1.0, 2.5)  # type: ignore[arg-type]  # this is the mistake
+
+
+def test_a_schedule_of_ones_own_is_a_few_lines() -> None:
+    # The contract says that a count in float64 comes in.
+    assert inspect.isabstract(Schedule)
+
+    class Root(Schedule):
+        @override
+        def at(self, count: Tensor) -> Tensor:
+            return count.add(1).rsqrt()
+
+    assert Root()(3).item() == 0.5
