@@ -166,14 +166,21 @@ def _forward(params: Model, x: object) -> tuple[object, object]:
     except Exception as error:
         if _has_meta(params) and not _has_meta(x):
             raise _not_initialized() from error
-        try:
-            output_shape(params)
-        except Misfit as misfit:
-            raise misfit from error
+        _require_fit(params, error)
         raise
     if isinstance(output, Tensor) and output.is_meta and not _has_meta(x):
         raise _not_initialized()
     return output, residuals
+
+
+def _require_fit(params: Model, error: Exception) -> None:
+    """Raise a misfit, if that is what the error comes from: a tuple that nobody composed may hold one."""
+    try:
+        output_shape(params)
+    except Misfit as misfit:
+        for note in getattr(error, "__notes__", ()):
+            misfit.add_note(note)
+        raise misfit from error
 
 
 def _first_layer(params: Model) -> AnyLayer:

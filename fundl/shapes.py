@@ -424,33 +424,36 @@ class Kept(AnyShape, Generic[S, *Layers]):
         super().__init__(*shape.sizes)
 
 
-Join = TypeVar("Join")
-Axis = TypeVar("Axis")
+class Joined(AnyShape, Generic[S, *Layers]):
+    """What branches make of the shape S, each for itself, as a sum or put one behind the other along an axis.
 
-
-class Joined(AnyShape, Generic[S, Join, Axis, *Layers]):
-    """What branches make of the shape S, each for itself, added up or put one behind the other along an axis."""
+    Types do not tell which: fundl_mypy sees it where the branches are put together.
+    """
 
     __slots__ = ()
 
-    def __init__(self, shape: S, join: str | None, axis: int | None, branches: tuple[*Layers]) -> None:
+    def __init__(self, shape: S, branches: tuple[*Layers], *, join: str | None, axis: int | None) -> None:
         outputs = _outputs(shape, branches)
         sizes: Sequence[Size | EllipsisType] = [...]
         if join == "sum":
-            _expect_alike(outputs, branches)
-            sizes = outputs[0].sizes
+            _expect_alike(outputs)
+            sizes = outputs[0][0].sizes
         elif join == "concatenate" and axis is not None:
-            sizes = _concatenated(outputs, branches, axis)
+            sizes = _concatenated(outputs, axis)
         super().__init__(*sizes)
 
 
-def _outputs(shape: AnyShape, branches: Sequence[object]) -> list[AnyShape]:
-    """What each branch makes of the same shape."""
-    outputs: list[AnyShape] = []
+_Output: TypeAlias = tuple[AnyShape, Place | None]
+
+
+def _outputs(shape: AnyShape, branches: Sequence[object]) -> list[_Output]:
+    """What each branch makes of the same shape, and where it comes from."""
+    outputs: list[_Output] = []
     known = shape.sizes
     for index, branch in enumerate(branches, start=1):
         try:
-            outputs.append(_run(shape, branch)[0])
+            output, place = _run(shape, branch)
+            outputs.append((output, (place or Place((), name_of(branch))).inside(index)))
         except Misfit as misfit:
             if misfit.giver is None and shape.sizes != known and _takes(branch, known):
                 misfit.giver = "the branches before it expect"
@@ -468,22 +471,23 @@ def _takes(layer: object, sizes: Sequence[Size]) -> bool:
     return True
 
 
-def _expect_alike(outputs: Sequence[AnyShape], branches: Sequence[object], *, but_for: int = 0) -> None:
-    for index, (output, branch) in enumerate(zip(outputs, branches, strict=True), start=1):
+def _expect_alike(outputs: Sequence[_Output], *, but_for: int = 0) -> None:
+    for output, place in outputs:
         try:
-            _expect_same(output, outputs[0], but_for=but_for)
+            _expect_same(output, outputs[0][0], but_for=but_for)
         except Misfit as misfit:
-            misfit.giver = Place((index,), name_of(branch))
+            misfit.giver = place
             raise
 
 
-def _concatenated(outputs: Sequence[AnyShape], branches: Sequence[object], axis: int) -> Sequence[Size | EllipsisType]:
-    if axis >= 0 and any(output.front is not None for output in outputs):
-        return [...]  # where the axis is, counted from the end, is not known
-    from_end = -axis if axis < 0 else len(outputs[0].sizes) - axis
-    _expect_alike(outputs, branches, but_for=from_end)
-    rows = [output.trailing(from_end) for output in outputs]
-    return [*rows[0][:-from_end], Sum.of(*(row[-from_end] for row in rows)), *rows[0][len(rows[0]) - from_end + 1 :]]
+def _concatenated(outputs: Sequence[_Output], axis: int) -> Sequence[Size | EllipsisType]:
+    if axis >= 0 and any(output.front is not None for output, _ in outputs):
+        return [...]  # how far the axis is from the end is not known
+    from_end = -axis if axis < 0 else len(outputs[0][0].sizes) - axis
+    _expect_alike(outputs, but_for=from_end)
+    rows = [output.trailing(from_end) for output, _ in outputs]
+    after = len(rows[0]) - from_end + 1
+    return [*rows[0][: after - 1], Sum.of(*(row[-from_end] for row in rows)), *rows[0][after:]]
 
 
 Batch = TypeVar("Batch")

@@ -294,13 +294,9 @@ def residual(*layers: *Ts) -> Residual[*Ts]:
 # --- Parallel ----------------------------------------------------------------------------------------------------------
 
 
-Join = TypeVar("Join", bound=str, covariant=True, default=AnySize)
-Axis = TypeVar("Axis", bound=int, covariant=True, default=AnySize)
-
-
 @final
 @attrs.frozen(eq=False)
-class Parallel(Layer[tuple[Sizes | None, tuple[object, ...]]], Generic[Join, Axis, *Ts]):
+class Parallel(Layer[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
     """Branches that see the same input, and whose outputs are joined: y = f1(x) + f2(x) + ..., or y = [f1(x), f2(x), ...].
 
     Its vjp, with grad_i = grad for a sum, and otherwise the part of grad that belongs to the branch's output:
@@ -346,21 +342,19 @@ class Parallel(Layer[tuple[Sizes | None, tuple[object, ...]]], Generic[Join, Axi
         return torch.cat(outputs, self.axis), (Sizes(tuple(output.shape[self.axis] for output in outputs)), kept)
 
     @override
-    def backward(
-        self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor
-    ) -> tuple["Parallel[Join, Axis, *Ts]", Tensor]:
+    def backward(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> tuple["Parallel[*Ts]", Tensor]:
         kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
         results = self._each_branch(lambda place, branch: _backward(branch, kept[place], parts[place]))
         return self._of([grads for grads, _ in results]), _sum([grad_x for _, grad_x in results])
 
     @override
-    def backward_params(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> "Parallel[Join, Axis, *Ts]":
+    def backward_params(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> "Parallel[*Ts]":
         kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
         return self._of(self._each_branch(lambda place, branch: _backward_params(branch, kept[place], parts[place])))
 
     @override
-    def output_shape(self, shape: S) -> Joined[S, Join, Axis, *Ts]:
-        return Joined(shape, self.join, self.axis, self.branches)
+    def output_shape(self, shape: S) -> Joined[S, *Ts]:
+        return Joined(shape, self.branches, join=self.join, axis=self.axis)
 
     def _parts_of_grad(self, sizes: Sizes | None, grad: Tensor) -> tuple[Tensor, ...]:
         """The gradient with respect to the output of each branch."""
@@ -379,7 +373,7 @@ class Parallel(Layer[tuple[Sizes | None, tuple[object, ...]]], Generic[Join, Axi
             raise
         return results
 
-    def _of(self, grads: list[object]) -> "Parallel[Join, Axis, *Ts]":
+    def _of(self, grads: list[object]) -> "Parallel[*Ts]":
         return Parallel(cast("tuple[*Ts]", tuple(grads)), join=self.join, axis=self.axis)  # each of the type of its branch
 
 
@@ -414,11 +408,7 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
     return ", ".join(str(shape) for shape in shapes)
 
 
-J = TypeVar("J", bound=Literal["sum", "concatenate"], default=Literal["sum", "concatenate"])
-A = TypeVar("A", bound=int, default=int)
-
-
-def parallel(*branches: *Ts, join: J | Literal["sum", "concatenate"] = "sum", axis: A | int = -1) -> Parallel[J, A, *Ts]:
+def parallel(*branches: *Ts, join: Literal["sum", "concatenate"] = "sum", axis: int = -1) -> Parallel[*Ts]:
     """A `Parallel`: branches that see the same input, and whose outputs are added or concatenated.
 
     Args:
