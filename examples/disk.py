@@ -1,6 +1,8 @@
 """A first deep network: which points of the unit square lie in a disk that covers half of it?
 
-python examples/disk.py --plot disk.png
+This trains a network on 1,000 random points, tests it on 1,000 others, and draws what it has learned:
+
+    python examples/disk.py --plot disk.png
 """
 
 import importlib.util
@@ -50,7 +52,7 @@ class Run:
 
 
 def network(sizes: Sequence[int], activation: Callable[[], Model]) -> Model:
-    """Linear layers from size to size, with activations between them."""
+    """Linear layers from size to size, with activations between them; as yet without values."""
     layers = [part for pair in itertools.pairwise(sizes) for part in (fundl.linear(*pair), activation())]
     return fundl.compose(*layers[:-1])
 
@@ -70,16 +72,20 @@ def learn(
     progress: bool,
 ) -> Run:
     """One run, which the seed determines to the last bit."""
-    # Each thing that is random has a key of its own.
+    # Each thing that is random gets a key of its own.
     train_key, test_key, model_key, run_key = fundl.split(fundl.key(seed, device=device), 4)
+
+    # The network is to answer (1, 0) outside of the disk, where the label is 0, and (0, 1) inside.
     train_points, train_labels = fundl.disk(train_key, train_count, dtype=dtype)
     test_points, test_labels = fundl.disk(test_key, test_count, dtype=dtype)
     train = train_points, fundl.one_hot(train_labels, 2, dtype=dtype)
     test = test_points, fundl.one_hot(test_labels, 2, dtype=dtype)
 
+    # A run makes one state of another, step by step, with the points of each epoch in another order.
+    state = fundl.train_state(run_key, fundl.initialize(model_key, model, dtype=dtype, device=device), optimizer)
     state, history = fundl.fit(
         fundl.train_step(loss, optimizer),
-        fundl.train_state(run_key, fundl.initialize(model_key, model, dtype=dtype, device=device), optimizer),
+        state,
         lambda epoch_key: fundl.minibatches(epoch_key, train, batch_size),
         epochs=epochs,
         metric=fundl.accuracy,
@@ -97,6 +103,7 @@ def learn(
 
 
 def main(
+    *,
     hidden: Annotated[str, Option(help="Sizes of the hidden layers; '' for a linear model.")] = "25,25,25",
     activation: Annotated[Literal["relu", "tanh", "gelu", "silu"], Option(help="Between the layers.")] = "relu",
     loss: Annotated[
@@ -104,13 +111,16 @@ def main(
     ] = "cross-entropy",
     optimizer: Annotated[Literal["sgd", "momentum", "adam"], Option(help="How a step follows the gradient.")] = "momentum",
     learning_rate: Annotated[
-        float | None, Option(help="At the start; it falls to 0 along a cosine.", show_default="0.1, 0.03, 0.003 for the three")
+        float | None,
+        Option(
+            help="At the start; it falls to 0 along a cosine.", show_default="0.1 for sgd, 0.03 for momentum, 0.003 for adam"
+        ),
     ] = None,
     batch_size: Annotated[int, Option(min=1, help="How many points make a step.")] = 10,
     epochs: Annotated[int, Option(min=1, help="How often each point is seen.")] = 200,
     train_count: Annotated[int, Option(min=1, help="How many points to learn from.")] = 1000,
     test_count: Annotated[int, Option(min=1, help="How many other points to test on.")] = 1000,
-    seed: Annotated[int, Option(min=0, help="Decides all that is random: the same seed, the same bits.")] = 0,
+    seed: Annotated[int, Option(min=0, max=2**32, help="Decides all that is random: the same seed, the same bits.")] = 0,
     runs: Annotated[int, Option(min=1, help="How many runs to make, with seeds from --seed on.")] = 1,
     dtype: Annotated[Literal["float32", "float64"], Option(help="Of points and parameters.")] = "float32",
     device: Annotated[str, Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
@@ -118,7 +128,7 @@ def main(
     quiet: Annotated[bool, Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Learn from random points which part of the unit square is a disk, and test on others."""
-    torch.set_num_threads(1)  # tensors as small as these are not worth sharing among threads
+    torch.set_num_threads(1)  # faster for tensors as small as these, and the same bits on any number of cores
     sizes = sizes_of(hidden)
     transform, suitable_rate = OPTIMIZERS[optimizer]
     rate = suitable_rate if learning_rate is None else learning_rate
@@ -127,29 +137,33 @@ def main(
     require_picture(plot)
 
     schedule = fundl.cosine_schedule(rate, epochs * math.ceil(train_count / batch_size))
-    results: list[float] = []
-    for number in range(seed, seed + runs):
-        run = learn(
-            number,
-            network(sizes, ACTIVATIONS[activation]),
-            LOSSES[loss],
-            transform(schedule),
-            train_count=train_count,
-            test_count=test_count,
-            batch_size=batch_size,
-            epochs=epochs,
-            dtype=DTYPES[dtype],
-            device=device,
-            progress=not quiet,
-        )
-        print(f"seed {number}")
-        for name, result in (("train", run.train), ("test", run.test)):
-            print(f"  {name:5}  accuracy {result.metric:7.2%}  loss {result.loss:.6f}")
-        if plot is not None and not results:
+    accuracies = []
+    for each in range(seed, seed + runs):
+        try:
+            run = learn(
+                each,
+                network(sizes, ACTIVATIONS[activation]),
+                LOSSES[loss],
+                transform(schedule),
+                train_count=train_count,
+                test_count=test_count,
+                batch_size=batch_size,
+                epochs=epochs,
+                dtype=DTYPES[dtype],
+                device=device,
+                progress=not quiet,
+            )
+        except FloatingPointError as error:
+            raise BadParameter(str(error), param_hint="--learning-rate") from error
+        print(f"seed {each}")
+        print(f"  train  accuracy {run.train.metric:7.2%}  loss {run.train.loss:.6f}")
+        print(f"  test   accuracy {run.test.metric:7.2%}  loss {run.test.loss:.6f}")
+        if plot is not None and each == seed:
             draw(run, plot)
-        results.append(run.test.metric)
+        accuracies.append(run.test.metric)
     if runs > 1:
-        print(f"{runs} runs\n  test   accuracy {sum(results) / runs:7.2%}  from {min(results):.2%} to {max(results):.2%}")
+        mean, least, greatest = sum(accuracies) / runs, min(accuracies), max(accuracies)
+        print(f"mean of {runs}\n  test   accuracy {mean:7.2%}  from {least:.2%} to {greatest:.2%}")
 
 
 # --- Options that are more than a number -------------------------------------------------------------------------------
@@ -159,14 +173,16 @@ def sizes_of(hidden: str) -> list[int]:
     """The sizes of all layers: of two coordinates, of the hidden layers, of two classes."""
     names = [name.strip() for name in hidden.split(",")] if hidden else []
     if not all(name.isdecimal() and int(name) > 0 for name in names):
-        raise BadParameter(f"sizes are whole numbers above 0, separated by commas, such as 25,25,25, not {hidden!r}")
+        raise BadParameter(
+            f"sizes are whole numbers above 0, separated by commas, such as 25,25,25, not {hidden!r}", param_hint="--hidden"
+        )
     return [2, *map(int, names), 2]
 
 
 def require_positive(rate: float) -> None:
     """Refuse a learning rate that teaches nothing."""
     if not 0 < rate < math.inf:
-        raise BadParameter(f"a learning rate is a number above 0, not {rate}")
+        raise BadParameter(f"a learning rate is a number above 0, not {rate}", param_hint="--learning-rate")
 
 
 def require_device(device: str) -> None:
@@ -174,7 +190,8 @@ def require_device(device: str) -> None:
     try:
         torch.ones((), device=device).item()
     except (RuntimeError, AssertionError) as error:
-        raise BadParameter(f"the device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise BadParameter(f"the device {device!r} cannot be used here: {reason}", param_hint="--device") from error
 
 
 def require_picture(plot: Path | None) -> None:
@@ -182,11 +199,11 @@ def require_picture(plot: Path | None) -> None:
     if plot is None:
         return
     if importlib.util.find_spec("matplotlib") is None:
-        raise BadParameter('a plot needs matplotlib: pip install "fundl[plot]"')
+        raise BadParameter('a plot needs matplotlib: pip install "fundl[plot]"', param_hint="--plot")
     if plot.suffix not in {".png", ".pdf", ".svg"}:
-        raise BadParameter(f"a plot is a .png, .pdf or .svg file, not {plot.name!r}")
+        raise BadParameter(f"a plot is a .png, .pdf or .svg file, not {plot.name!r}", param_hint="--plot")
     if not plot.parent.is_dir():
-        raise BadParameter(f"there is no folder {str(plot.parent)!r} to put the plot into")
+        raise BadParameter(f"there is no folder {str(plot.parent)!r} to put the plot into", param_hint="--plot")
 
 
 # --- The picture --------------------------------------------------------------------------------------------------------
@@ -198,53 +215,52 @@ def draw(run: Run, file: Path) -> None:
     """Draw how the network learned, and what it makes of the square."""
     from matplotlib.figure import Figure  # noqa: PLC0415  # those who draw nothing need not wait for it, nor have it
 
-    figure = Figure(figsize=(12, 6), layout="constrained")
-    left, right = figure.subfigures(1, 2)
-    loss, accuracy = left.subplots(2, 1, sharex=True)
-    draw_curves(loss, accuracy, run)
-    draw_square(right.subplots(), run)
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    grid = figure.add_gridspec(2, 2)
+    loss = figure.add_subplot(grid[0, 0])
+    draw_curves(loss, figure.add_subplot(grid[1, 0], sharex=loss), run.history)
+    draw_square(figure.add_subplot(grid[:, 1]), run)
     figure.savefig(file, dpi=150)
 
 
-def draw_curves(loss: "Axes", accuracy: "Axes", run: Run) -> None:
+def draw_curves(loss: "Axes", accuracy: "Axes", history: Sequence[Epoch]) -> None:
     """Loss and accuracy from epoch to epoch."""
-    tested = [(epoch.epoch, epoch.test) for epoch in run.history if epoch.test is not None]
-    epochs, train, test_epochs = (
-        [epoch.epoch for epoch in run.history],
-        [epoch.train for epoch in run.history],
-        [number for number, _ in tested],
-    )
-    loss.semilogy(epochs, [each.loss for each in train], color=TRAIN, label="train")
-    loss.semilogy(test_epochs, [each.loss for _, each in tested], color=TEST, linestyle="--", label="test")
+    train = [(epoch.epoch, epoch.train) for epoch in history]
+    test = [(epoch.epoch, epoch.test) for epoch in history if epoch.test is not None]
+    for name, color, measured in (("train", TRAIN, train), ("test", TEST, test)):
+        epochs = [epoch for epoch, _ in measured]
+        loss.semilogy(epochs, [result.loss for _, result in measured], color=color, linewidth=1)
+        accuracy.plot(epochs, [100 * result.metric for _, result in measured], color=color, linewidth=1, label=name)
     loss.set(title="Learning curve", ylabel="loss")
-    loss.legend()
-    accuracy.plot(epochs, [100 * each.metric for each in train], color=TRAIN)
-    accuracy.plot(test_epochs, [100 * each.metric for _, each in tested], color=TEST, linestyle="--")
     accuracy.set(xlabel="epoch", ylabel="accuracy [%]")
+    accuracy.legend(loc="lower right")
     for axes in (loss, accuracy):
         axes.grid(alpha=0.3)
 
 
 def draw_square(axes: "Axes", run: Run) -> None:
-    """The decision boundary, the disk, and the test points, those that are misclassified with a cross."""
-    from matplotlib.patches import Circle  # noqa: PLC0415
+    """What the network takes for the disk, and the test points, the misclassified ones with a cross."""
+    ticks = torch.linspace(0, 1, 401, dtype=run.test_points.dtype)
+    pixels = torch.cartesian_prod(ticks, ticks).to(run.test_points.device)
+    scores = fundl.apply(run.model, pixels)
+    is_inside = (scores[:, 1] - scores[:, 0]).reshape(401, 401).t().cpu()  # above 0 where it says so
+    axes.contourf(ticks, ticks, is_inside, levels=[-math.inf, 0, math.inf], colors=[OUTSIDE, INSIDE], alpha=0.15)
+    if is_inside.min() < 0 < is_inside.max():
+        axes.contour(ticks, ticks, is_inside, levels=[0], colors="black", linewidths=1.5)
+    axes.plot([], [], color="black", label="learned boundary")
+    angles = torch.linspace(0, 2 * math.pi, 401)
+    radius = 1 / math.sqrt(2 * math.pi)
+    axes.plot(0.5 + radius * angles.cos(), 0.5 + radius * angles.sin(), "--", color="black", linewidth=1, label="disk")
 
-    ticks = torch.linspace(0, 1, 301, dtype=run.test_points.dtype, device=run.test_points.device)
-    grid = torch.cartesian_prod(ticks, ticks)
-    scores = fundl.apply(run.model, grid)
-    inside = (scores[:, 1] - scores[:, 0]).reshape(301, 301).t().cpu().numpy()
-    axes.contourf(ticks, ticks, inside, levels=[-math.inf, 0, math.inf], colors=[OUTSIDE, INSIDE], alpha=0.15)
-    axes.contour(ticks, ticks, inside, levels=[0], colors="black")
-    axes.add_patch(Circle((0.5, 0.5), 1 / math.sqrt(2 * math.pi), fill=False, linestyle="--"))
-
-    predicted = fundl.apply(run.model, run.test_points).argmax(1)
-    for label, name, color in ((0, "outside", OUTSIDE), (1, "inside", INSIDE)):
-        for wrong, marker in ((False, "."), (True, "X")):
-            chosen = (run.test_labels == label) & ((predicted != label) == wrong)
-            x, y = run.test_points[chosen].cpu().unbind(1)
-            axes.scatter(x, y, color=color, marker=marker, label=f"{name}, misclassified" if wrong else name)
-    axes.set(title="Test points", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axes.legend()
+    is_wrong = fundl.apply(run.model, run.test_points).argmax(1) != run.test_labels
+    for label, name, color in ((1, "inside", INSIDE), (0, "outside", OUTSIDE)):
+        x, y = run.test_points[(run.test_labels == label) & ~is_wrong].cpu().unbind(1)
+        axes.scatter(x, y, s=8, color=color, label=name)
+        x, y = run.test_points[(run.test_labels == label) & is_wrong].cpu().unbind(1)
+        axes.scatter(x, y, s=90, color=color, marker="X", edgecolors="black", label=f"{name}, misclassified", zorder=3)
+    title = f"{len(is_wrong)} test points, {int(is_wrong.sum())} of them misclassified"
+    axes.set(title=title, xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=3, frameon=False)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random, tree
+from fundl.kernels import no_grad
 from fundl.layer import Model
 from fundl.model import require_model
 from fundl.random import Key
@@ -399,7 +400,7 @@ def initialize(key: Key, model: P, *, device: torch.device | str | None = None, 
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"parameters are of a floating-point dtype, such as torch.float32, not {dtype}")
     target = None if device is None else torch.device(device)
-    with torch.no_grad():
+    with no_grad():
         keys = iter(random.split(key, len(tree.records(model))))
         return tree.map_records(lambda record: _drawn(next(keys), record, target, dtype), model)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fundl import tree
+from fundl.kernels import no_grad
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.shapes import AnyShape, Misfit, Place, Shape, name_of, through
 from fundl.tree import describe
@@ -141,7 +142,7 @@ def forward(params: object, x: object) -> tuple[object, object]:
     >>> backward((Tanh(),), residuals, torch.ones(2))
     ((Tanh(),), tensor([1., 1.]))
     """
-    with torch.no_grad():
+    with no_grad():
         return _forward(_as_model(params), x)
 
 
@@ -210,7 +211,7 @@ def backward(params: object, residuals: object, grad: object) -> tuple[object, o
     Returns:
         The gradient with respect to the parameters, of the model's type, and that with respect to the input.
     """
-    with torch.no_grad():
+    with no_grad():
         return run_backward(_as_model(params), residuals, grad)
 
 
@@ -225,7 +226,7 @@ def backward_params(params: P, residuals: object, grad: object) -> P:
     Returns:
         The gradient with respect to the parameters, of the model's type.
     """
-    with torch.no_grad():
+    with no_grad():
         return _like(params, run_backward_params(_as_model(params), residuals, grad))
 
 
@@ -250,7 +251,7 @@ def apply(params: object, x: object) -> object:
     >>> apply(compose(linear(2, 25), ReLU(), linear(25, 1)), torch.empty(10, 2, device="meta")).shape
     torch.Size([10, 1])
     """
-    with torch.no_grad():
+    with no_grad():
         return _forward(_as_model(params), x)[0]
 
 
@@ -282,7 +283,7 @@ def vjp(params: object, x: object, grad: object) -> tuple[object, object]:
     (tensor([[3., 3.]]), tensor([1., 2.]))
     """
     model = _as_model(params)
-    with torch.no_grad():
+    with no_grad():
         output, residuals = _forward(model, x)
         if isinstance(output, Tensor) and isinstance(grad, Tensor) and grad.shape != output.shape:
             raise ValueError(
@@ -310,7 +311,7 @@ def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Tar
     >>> value, grads.weight
     (tensor(9.), tensor([[6., 6.]]))
     """
-    with torch.no_grad():
+    with no_grad():
         prediction, residuals = _forward(_as_model(params), x)
         value, grad = loss(prediction, target)  # type: ignore[arg-type]  # a model of tensors predicts tensors
         return value, _like(params, run_backward_params(params, residuals, grad))

@@ -31,8 +31,8 @@ class Progress:
     def move(self, done: float) -> None:
         """Say how many parts are done, as often as one likes: it takes less than a microsecond as a rule."""
 
-    def finish(self, part: int, summary: str) -> None:
-        """Say that a part is done, counted from 1, and what came out."""
+    def finish(self, part: int, summary: str, speed: str) -> None:
+        """Say that a part is done, counted from 1, what came out, and how fast."""
 
 
 def show(progress: "bool | Console", what: str, total: int) -> Progress:
@@ -61,33 +61,36 @@ class Lines(Progress):
         self._printed = time.monotonic()
 
     @override
-    def finish(self, part: int, summary: str) -> None:
+    def finish(self, part: int, summary: str, speed: str) -> None:
         now = time.monotonic()
         if part % self._every == 0 or part == self._total or now - self._printed >= _SILENCE:
             self._printed = now
-            line = f"{self._what} {part:>{len(str(self._total))}}/{self._total}  {summary}"
+            line = f"{self._what} {part:>{len(str(self._total))}}/{self._total}  {summary}  {speed}"
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @final
 class Bar(Progress):
-    """Draws a bar with the time it will take, and what came out of the last part."""
+    """Draws a bar with the time left, and below it what came out of the last part."""
 
     def __init__(self, console: "Console", what: str, total: int) -> None:
-        # Loaded here, as above.
+        # Loaded here for the same reason as above.
+        from rich.live import Live  # noqa: PLC0415
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
         from rich.progress import Progress as RichProgress  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
 
         self._bar = RichProgress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=30),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[summary]}", markup=False),
+            TextColumn("{task.fields[speed]}", markup=False),
             console=console,
-            auto_refresh=False,
         )
         self._what, self._total = what, total
-        self._task = self._bar.add_task(self._description(0), total=total, summary="")
+        self._task = self._bar.add_task(self._description(0), total=total, speed="")
+        self._summary = Text(no_wrap=True, overflow="ellipsis")
+        self._live = Live(console=console, auto_refresh=False)
         self._due = 0.0
 
     def _description(self, part: int) -> str:
@@ -95,24 +98,32 @@ class Bar(Progress):
 
     @override
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._live.start()
         return self
 
     @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None:
-        self._bar.stop()
+        self._live.stop()
 
     @override
     def move(self, done: float) -> None:
         if (now := time.monotonic()) >= self._due:
             self._due = now + _REFRESH
-            self._bar.update(self._task, completed=done, refresh=True)
+            self._draw(done)
 
     @override
-    def finish(self, part: int, summary: str) -> None:
-        self._bar.update(self._task, completed=part, description=self._description(part), summary=summary)
+    def finish(self, part: int, summary: str, speed: str) -> None:
+        self._bar.update(self._task, description=self._description(part), speed=speed)
+        self._summary.plain = summary
         if part == self._total:
-            self._bar.refresh()
-        self.move(part)
+            self._draw(part)
+        else:
+            self.move(part)
+
+    def _draw(self, done: float) -> None:
+        from rich.console import Group  # noqa: PLC0415
+
+        self._bar.update(self._task, completed=done)
+        self._live.update(Group(self._bar, self._summary), refresh=True)

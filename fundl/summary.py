@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl.initialize import Initializer
+from fundl.kernels import no_grad
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.model import apply, require_model, run_forward
 from fundl.tree import Record
@@ -140,7 +141,7 @@ def summary(model: Model, input_shape: tuple[int, ...], *, dtype: torch.dtype = 
     """
     require_model(model)
     _require_shape(input_shape)
-    with torch.no_grad():
+    with no_grad():
         shapes_only = tree.map(lambda leaf: leaf.to("meta"), model)
         x = torch.empty(input_shape, dtype=dtype, device="meta")
         apply(shapes_only, x)  # an input that does not fit is told here, with the place of the layer

@@ -412,7 +412,7 @@ def fit(
                 is_due = number % evaluate_every == 0 or number == epochs
                 test = evaluate(state.model) if evaluate is not None and is_due else None
                 history.append(Epoch(number, first_step + steps, train, test, seconds))
-                shown.finish(number, _summary(history[-1], metric, sum(means.rows)))
+                shown.finish(number, _summary(history[-1], metric), f"{sum(means.rows) / seconds:,.0f} examples/s")
     except KeyboardInterrupt as error:
         raise Interrupted(state, tuple(history)) from error
     return state, tuple(history)
@@ -435,14 +435,19 @@ def _result(means: _Means[Target], epoch: int, first_step: int) -> Evaluation:
     return result
 
 
-def _summary(epoch: Epoch, metric: Metric[Target] | None, rows: int) -> str:
+def _summary(epoch: Epoch, metric: Metric[Target] | None) -> str:
     """An epoch in a line."""
     name = str(getattr(getattr(metric, "func", metric), "__name__", "metric"))  # a configured metric is a functools.partial
-    parts = [f"loss {epoch.train.loss:#.4g}"]
-    if not math.isnan(epoch.train.metric):
-        parts.append(f"{name} {epoch.train.metric:#.4g}")
+    parts = _described(epoch.train, "loss", name)
     if epoch.test is not None:
-        parts.append(f"test loss {epoch.test.loss:#.4g}")
-        if not math.isnan(epoch.test.metric):
-            parts.append(f"test {name} {epoch.test.metric:#.4g}")
-    return "  ".join([*parts, f"{rows / epoch.seconds:,.0f} examples/s"])
+        parts += _described(epoch.test, "test loss", f"test {name}")
+    return "  ".join(parts)
+
+
+def _described(result: Evaluation, loss: str, metric: str) -> list[str]:
+    numbers = {loss: result.loss, metric: result.metric}
+    return [
+        f"{name} {number:.4f}" if abs(number) >= 0.001 else f"{name} {number:.0e}"  # as wide as each other
+        for name, number in numbers.items()
+        if not math.isnan(number)
+    ]

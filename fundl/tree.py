@@ -157,17 +157,17 @@ def _apart_and_together(cls: type[Record], names: Sequence[str]) -> tuple[object
     """For optree: from a record to (children, static values, names), and from (static values, children) to a record."""
     static = tuple(name for name in names if name not in cls.children)
     apart = _compile(f"lambda record: ({_read(cls.children)}, {_read(static)}, {cls.children!r})", cls)
-    stores = [f"store(record, {name!r}, static[{index}])" for index, name in enumerate(static)]
-    stores += [f"store(record, {name!r}, children[{index}])" for index, name in enumerate(cls.children)]
+    stores = [f"store_{name}(record, static[{index}])" for index, name in enumerate(static)]
+    stores += [f"store_{name}(record, children[{index}])" for index, name in enumerate(cls.children)]
     return apart, _compile(f"lambda static, children: (record := new(cls), {', '.join(stores)})[0]", cls)
 
 
 def _replacing_leaves(cls: type[Record], names: Sequence[str]) -> "_WithLeaves":
     """From a record, and an iterator, to the record with its trainable leaves replaced by what the iterator gives."""
     stores = [
-        f"store(record, {name!r}, next(leaves) if isinstance(part := old.{name}, Tensor) else replace(part, leaves))"
+        f"store_{name}(record, next(leaves) if isinstance(part := old.{name}, Tensor) else replace(part, leaves))"
         if name in cls.trainable
-        else f"store(record, {name!r}, old.{name})"
+        else f"store_{name}(record, old.{name})"
         for name in names
     ]
     function = _compile(f"lambda old, leaves, replace: (record := new(cls), {', '.join(stores)})[0]", cls)
@@ -179,9 +179,17 @@ def _read(names: Sequence[str]) -> str:
 
 
 def _compile(source: str, cls: type[Record]) -> object:
-    scope = {"cls": cls, "new": object.__new__, "store": object.__setattr__, "Tensor": Tensor}
-    function: object = eval(source, scope)
+    scope: dict[str, object] = {f"store_{field.name}": _store(cls, field.name) for field in attrs.fields(cls)}
+    function: object = eval(source, scope | {"cls": cls, "new": object.__new__, "Tensor": Tensor})
     return function
+
+
+def _store(cls: type[Record], name: str) -> Callable[[Record, object], None]:
+    """What writes a field of a new record: the slot itself, or the way around frozen classes where there is none."""
+    slot: object = getattr(cls, name, None)
+    if isinstance(slot, types.MemberDescriptorType):
+        return slot.__set__
+    return lambda record, value: object.__setattr__(record, name, value)
 
 
 class _WithLeaves(Protocol):
@@ -503,7 +511,9 @@ def norm_of(tensors: Sequence[Tensor]) -> Tensor:
     """The global norm of several tensors."""
     if not tensors:
         return torch.zeros(())
-    total: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tuple(tensors))))
+    wide = any(tensor.dtype == torch.float64 for tensor in tensors)  # half precision would overflow at 256
+    norms = torch._foreach_norm(tuple(tensors), dtype=torch.float64 if wide else torch.float32)
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
     return total
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fundl import tree
+from fundl.kernels import no_grad
 from fundl.optim.flat import copies, new_count, times
 from fundl.optim.hyperparameters import fraction
 from fundl.optim.transform import flatten_alike, flatten_params
@@ -48,7 +49,7 @@ class Ema:
             ValueError: there is no trainable leaf.
         """
         leaves = flatten_params(params)
-        with torch.no_grad():
+        with no_grad():
             return Average(tree.with_trainable_leaves(params, copies(leaves)), new_count(leaves))
 
     def update(self, average: Average[P], params: P) -> Average[P]:
@@ -62,7 +63,7 @@ class Ema:
             TypeError: average and params are of different structures or dtypes.
             ValueError: they are of different shapes, or on different devices.
         """
-        with torch.no_grad():
+        with no_grad():
             old, new = flatten_alike(average.value, params, name="average")
             count = average.count + 1
             if self.debias:

@@ -12,6 +12,7 @@ import attrs
 import torch
 
 from fundl import tree
+from fundl.kernels import no_grad
 from fundl.optim.flat import Tensors
 from fundl.tree import Record, describe
 
@@ -90,7 +91,7 @@ class Transform(ABC, Generic[S]):
             ValueError: there is no trainable leaf.
         """
         leaves = flatten_params(params)
-        with torch.no_grad():
+        with no_grad():
             return State(self.start(leaves, tuple(tree.trainable_paths(params))))
 
     def update(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
@@ -123,7 +124,7 @@ class Transform(ABC, Generic[S]):
 
     def _run(self, rule: Rule[S], grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """Apply a rule for flat tuples of tensors to trees."""
-        with torch.no_grad():
+        with no_grad():
             flat_grads, flat_params = flatten_alike(grads, params, name="grads")
             try:
                 results, inner = rule(flat_grads, state.inner, flat_params)
@@ -166,7 +167,7 @@ def apply_updates(params: P, updates: P) -> P:
     >>> apply_updates({"weight": torch.ones(2)}, {"weight": torch.tensor([0.5, -0.5])})
     {'weight': tensor([1.5000, 0.5000])}
     """
-    with torch.no_grad():
+    with no_grad():
         flat_updates, flat_params = flatten_alike(updates, params, name="updates")
         return tree.with_trainable_leaves(params, torch._foreach_add(flat_params, flat_updates))
 
@@ -191,7 +192,7 @@ def flatten_alike(other: P, params: P, *, name: str) -> tuple[Tensors, Tensors]:
     if not leaves or len(other_leaves) != len(leaves) or other_leaves[0].device != leaves[0].device:
         raise _mismatch(other, params, name)
     for one, leaf in zip(other_leaves, leaves, strict=True):
-        if one.shape != leaf.shape or one.dtype != leaf.dtype:
+        if one.shape != leaf.shape or one.dtype is not leaf.dtype:
             raise _mismatch(other, params, name)
     return tuple(other_leaves), tuple(leaves)
 
