@@ -9,7 +9,7 @@ from torch import Tensor
 from fundl import tree
 from fundl.kernels import no_grad
 from fundl.layer import AnyLayer, Layer, Model
-from fundl.shapes import AnyShape, Misfit, Place, Shape, name_of, through
+from fundl.shapes import AnyShape, Misfit, Shape, of_model
 from fundl.tree import describe
 
 P = TypeVar("P", bound=Model)
@@ -43,7 +43,7 @@ def compose(*layers: *Ts) -> tuple[*Ts]:
     Traceback (most recent call last):
     fundl.shapes.Misfit: layer 3 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
     """
-    through(Shape(...), models(*layers))
+    of_model(Shape(...), models(*layers))
     return layers
 
 
@@ -102,14 +102,7 @@ def output_shape(params: Model, shape: AnyShape | None = None) -> AnyShape:
     >>> output_shape(compose(linear(2, 25), ReLU()), Shape(10, 2))
     Shape(10, 25)
     """
-    shape = Shape(...) if shape is None else shape
-    if isinstance(params, tuple):
-        return through(shape, params)
-    try:
-        return params.output_shape(shape)
-    except Misfit as misfit:
-        misfit.taker = misfit.taker or Place((), name_of(params))
-        raise
+    return of_model(Shape(...) if shape is None else shape, params)
 
 
 # --- The public functions ----------------------------------------------------------------------------------------------

@@ -138,6 +138,11 @@ class Misfit(ValueError):  # noqa: N818  # what it is
         self.taker = taker
         self.giver = giver
 
+    @property
+    def path(self) -> tuple[int, ...]:
+        """Where the layer is that does not take what it is given."""
+        return self.taker.path if self.taker is not None else ()
+
     def seen_from(self, index: int, name: str, giver: Place | None = None) -> None:
         """Tell the places as they are seen from outside of the layer at an index, which takes what the giver gives."""
         self.taker = (self.taker or Place((), name)).inside(index)
@@ -156,7 +161,8 @@ class Shape(Generic[*Axes]):
     """The sizes of a tensor's axes, as far as they are known.
 
     Args:
-        sizes: a number for each axis, or None if it is not known; ``...`` in front stands for any number of axes.
+        sizes: a number for each axis, or None if it is not known; ``...`` in front stands for any number of axes. What stands
+            before such axes cannot be told apart from them, and is forgotten.
 
     >>> Shape(..., 25)
     Shape(..., 25)
@@ -167,9 +173,12 @@ class Shape(Generic[*Axes]):
     __slots__ = ("_sizes",)
 
     def __init__(self, *sizes: Size | EllipsisType | None) -> None:
-        self._sizes: tuple[Size, ...] = tuple(
-            Unknown() if size is None else Unknown(many=True) if isinstance(size, EllipsisType) else size for size in sizes
-        )
+        self._sizes: tuple[Size, ...] = ()
+        for size in sizes:
+            if size is ... or (isinstance(size, Unknown) and size.many and self._sizes):
+                self._sizes = (Unknown(many=True),)
+            else:
+                self._sizes = (*self._sizes, Unknown() if size is None else size)
 
     @property
     def sizes(self) -> tuple[Size, ...]:
@@ -363,6 +372,21 @@ class Stated(NamedTuple):
 def name_of(layer: object) -> str:
     """What messages call a layer: the name of its class."""
     return layer.name if isinstance(layer, Stated) else type(layer).__name__
+
+
+def of_model(shape: AnyShape, model: object) -> AnyShape:
+    """What a layer, or a tuple of them, makes of a shape.
+
+    Raises:
+        Misfit: a layer does not take what it is given.
+    """
+    if isinstance(model, tuple) and not isinstance(model, Stated):
+        return through(shape, model)
+    try:
+        return _run(shape, model)[0]
+    except Misfit as misfit:
+        misfit.taker = misfit.taker or Place((), name_of(model))
+        raise
 
 
 def through(shape: AnyShape, layers: Sequence[object], *, first: int = 1) -> AnyShape:

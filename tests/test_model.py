@@ -237,8 +237,8 @@ def test_an_input_that_does_not_fit(model: Model, place: str) -> None:
         assert notes(caught.value) == [place]
 
 
-def test_a_tuple_whose_layers_do_not_fit() -> None:
-    model = (FIRST, (Tanh(), THIRD, SECOND))
+@pytest.mark.parametrize("model", [(FIRST, (Tanh(), THIRD, SECOND))])
+def test_a_tuple_whose_layers_do_not_fit(model: Model) -> None:
     functions: list[Callable[[], object]] = [
         lambda: apply(model, X),
         lambda: forward(model, X),

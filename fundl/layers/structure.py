@@ -122,12 +122,12 @@ class Flatten(Layer[Sizes], Generic[Start]):
         return Shape(*sizes[: self.start], Product.of(*sizes[self.start :]))
 
 
-ExampleShape = TypeVar("ExampleShape", bound=tuple[int, ...], covariant=True, default=AnySize)
+Shape_ = TypeVar("Shape_", bound=tuple[int, ...], covariant=True, default=AnySize)
 
 
 @final
 @attrs.frozen(eq=False)
-class Reshape(Layer[Sizes], Generic[ExampleShape]):
+class Reshape(Layer[Sizes], Generic[Shape_]):
     """Gives each example of a batch another shape, in row-major order.
 
     Its vjp: grad_x is grad in the shape of x.
@@ -169,7 +169,7 @@ class Reshape(Layer[Sizes], Generic[ExampleShape]):
         return self, grad.reshape(residuals.sizes)
 
     @override
-    def output_shape(self, shape: Shape[Batch, *Rest]) -> Reshaped[Batch, ExampleShape, *Rest]:
+    def output_shape(self, shape: Shape[Batch, *Rest]) -> Reshaped[Batch, Shape_, *Rest]:
         batch, *rest = shape.leading(1)
         return Reshaped(batch, self.shape, *rest)
 

@@ -1,0 +1,192 @@
+"""What mypy calls: before the arguments of a call are checked, and after."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+
+from mypy.checker import TypeChecker
+from mypy.nodes import CallExpr, Expression, MypyFile, RefExpr, SymbolNode, TupleExpr, TypeInfo
+from mypy.options import Options
+from mypy.plugin import FunctionContext, FunctionSigContext, MethodContext, MethodSigContext, Plugin, ReportConfigContext
+from mypy.server.trigger import make_trigger
+from mypy.types import FunctionLike, Instance, TupleType, Type, UnpackType, get_proper_type
+from typing_extensions import override
+
+from fundl_mypy.callees import NOTHING, Callee, Callees
+from fundl_mypy.checks import report
+from fundl_mypy.defaults import Constant, default_of
+from fundl_mypy.forgetting import without_sizes
+from fundl_mypy.rules import Read, is_layer
+from fundl_mypy.shared import shared_calls
+from fundl_mypy.signatures import UNKNOWN, SigContext, literal, of_expression, remember, with_sizes
+
+Context = FunctionContext | MethodContext
+
+
+class FundlPlugin(Plugin):
+    """Finds the sizes of layers, and what does not fit."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._callees = Callees()
+        self._shared: tuple[MypyFile | None, frozenset[CallExpr]] = None, frozenset()
+
+    @override
+    def report_config_data(self, ctx: ReportConfigContext) -> str:
+        """What mypy's cache is to depend on besides the files that are checked: the plugin."""
+        return _fingerprint()
+
+    # Before the arguments are checked
+
+    @override
+    def get_function_signature_hook(self, fullname: str) -> Callable[[FunctionSigContext], FunctionLike] | None:
+        return self._before(fullname)
+
+    @override
+    def get_method_signature_hook(self, fullname: str) -> Callable[[MethodSigContext], FunctionLike] | None:
+        return self._before(fullname)
+
+    def _before(self, fullname: str) -> Callable[[SigContext], FunctionLike] | None:
+        if "." not in fullname or self._callee(fullname).states_sizes:  # without a dot: of a function inside a function
+            return partial(with_sizes, default_of=partial(self._default_of, fullname))
+        return None
+
+    # After the call is checked
+
+    @override
+    def get_function_hook(self, fullname: str) -> Callable[[FunctionContext], Type] | None:
+        match fullname:
+            case "fundl.model.compose":
+                return self._composed
+            case "fundl.tree.at":  # what is put at a place may have other sizes
+                return lambda context: without_sizes(context.default_return_type)
+            case _:
+                return self._after(fullname)
+
+    @override
+    def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
+        return self._after(fullname)
+
+    def _after(self, fullname: str) -> Callable[[Context], Type] | None:
+        if "." not in fullname:
+            return self._called_inside
+        callee = self._callee(fullname)
+        return None if callee == NOTHING else partial(self._called, fullname, callee)
+
+    def _called_inside(self, context: Context) -> Type:
+        """What a function that is defined in a function returns."""
+        call = context.context
+        node = call.callee.node if isinstance(call, CallExpr) and isinstance(call.callee, RefExpr) else None
+        return self._called("", self._callees.of("", node), context)
+
+    def _called(self, fullname: str, callee: Callee, context: Context) -> Type:
+        """What a call returns, after a look at the models that it takes, and at the layer that it makes."""
+        result = get_proper_type(context.default_return_type)
+        if callee == NOTHING or not isinstance(context.context, Expression):
+            return result
+        wrong: list[int] = []
+        for name, types, values in zip(context.callee_arg_names, context.arg_types, context.args, strict=True):
+            if name in callee.models and len(types) == 1:
+                wrong += report(types[0], _items(values[0]), values[0], context.api, _reading(context))
+        if callee.makes_layer and isinstance(result, Instance) and is_layer(result):
+            if result.type.fullname == "fundl.layers.structure.Parallel":
+                result = self._with_join(result, fullname, context)
+            wrong += report(result, _arguments(context.context), context.context, context.api, _reading(context))
+        return without_sizes(result) if wrong or self._is_shared(context) else result
+
+    def _composed(self, context: FunctionContext) -> Type:
+        """What `compose` returns: a tuple of its arguments, which are to fit together."""
+        result = get_proper_type(context.default_return_type)
+        call, api = context.context, context.api
+        if not isinstance(result, TupleType) or not isinstance(call, CallExpr) or not isinstance(api, TypeChecker):
+            return result
+        layers = TupleType([typ for argument in _given(call, api) for typ in argument], result.partial_fallback)
+        wrong = report(layers, _arguments(call), call, api, _reading(context))
+        if self._is_shared(context):
+            return without_sizes(result)
+        items = [without_sizes(item) if index in wrong else item for index, item in enumerate(result.items, start=1)]
+        return result.copy_modified(items=items)
+
+    def _with_join(self, result: Instance, fullname: str, context: Context) -> Instance:
+        """The type of branches that are joined, with how they are."""
+        settings: dict[str, Type] = {}
+        for name in ("join", "axis"):
+            given = context.args[context.callee_arg_names.index(name)] if name in context.callee_arg_names else []
+            settings[name] = (
+                of_expression(given[0], context.api) if given else literal(self._default_of(fullname, name), context.api)
+            )
+        return remember(result, settings)
+
+    # What is called
+
+    def _callee(self, fullname: str) -> Callee:
+        return self._callees.of(fullname, self._node(fullname))
+
+    def _node(self, fullname: str) -> SymbolNode | None:
+        symbol = self.lookup_fully_qualified(fullname)
+        if symbol is None:  # a method that is inherited, if anything
+            owner, _, name = fullname.rpartition(".")
+            cls = self.lookup_fully_qualified(owner) if "." in owner else None
+            symbol = cls.node.get(name) if cls is not None and isinstance(cls.node, TypeInfo) else None
+        return symbol.node if symbol is not None else None
+
+    def _default_of(self, fullname: str, parameter: str) -> Constant:
+        """The value of an argument that a call leaves out."""
+        module = fullname
+        while module not in (self._modules or {}):
+            module, dot, _ = module.rpartition(".")
+            if not dot:
+                return None
+        assert self._modules is not None
+        return default_of(self._modules[module].path, fullname.removeprefix(f"{module}."), parameter)
+
+    def _is_shared(self, context: Context) -> bool:
+        """Whether what a call returns is kept where other values come to be."""
+        if not isinstance(context.api, TypeChecker) or not isinstance(context.context, CallExpr):
+            return False
+        tree, calls = self._shared
+        if tree is not context.api.tree:
+            self._shared = tree, calls = context.api.tree, shared_calls(context.api.tree)
+        return context.context in calls
+
+
+def _arguments(call: Expression) -> Sequence[Expression]:
+    """The arguments of a call, as long as each is one."""
+    if not isinstance(call, CallExpr):
+        return ()
+    starred = [index for index, kind in enumerate(call.arg_kinds) if not kind.is_positional() or kind.is_star()]
+    return call.args[: starred[0]] if starred else call.args
+
+
+def _items(value: Expression) -> Sequence[Expression]:
+    """The parts of a value, if it is written as a tuple."""
+    return value.items if isinstance(value, TupleExpr) else ()
+
+
+def _given(call: CallExpr, api: TypeChecker) -> Iterator[Sequence[Type]]:
+    """The types of the arguments of a call, those of a tuple with a star among them."""
+    for expression, kind in zip(call.args, call.arg_kinds, strict=True):
+        typ = get_proper_type(api.lookup_type_or_none(expression)) or UNKNOWN
+        if kind.is_star():
+            fallback = api.named_generic_type("builtins.tuple", [UNKNOWN])
+            yield typ.items if isinstance(typ, TupleType) else [UnpackType(fallback)]
+        else:
+            yield [typ]
+
+
+def _reading(context: Context) -> Read:
+    """Has what is checked now checked again whenever a rule changes that was read for it."""
+    api = context.api
+
+    def read(rule: str) -> None:
+        if isinstance(api, TypeChecker):
+            api.tree.plugin_deps.setdefault(make_trigger(rule), set()).add(api.tscope.current_target())
+
+    return read
+
+
+@cache
+def _fingerprint() -> str:
+    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "fundl" / "shapes.py"]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
