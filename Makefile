@@ -23,8 +23,9 @@ lint: .venv/test
 types: .venv/test
 	$(BIN)/mypy
 
-bench: .venv/bench ## one training step against torch.nn's
+bench: .venv/bench ## one training step against torch.nn's, and the time that the import takes
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.imports
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

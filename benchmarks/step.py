@@ -2,7 +2,7 @@
 
 The network is 2-25-25-25-2 with ReLU, the loss MSE, one thread. Both sides do forward, loss, backward and update on the same
 batch. They take turns in one process, so that a change of the machine's speed meets both; torch.optim runs with each of its
-settings (plain, foreach, fused), and the fastest counts.
+settings (plain, foreach, fused), and the fastest counts. fundl runs in inference mode, as in `fit`; autograd cannot.
 
     python -m benchmarks.step
 """

@@ -19,8 +19,7 @@ from torch import Tensor
 from typer import BadParameter, Option
 
 import fundl
-from fundl import Epoch, Evaluation, Loss, Model, Rate
-from fundl.optim.chain import AnyTransform
+from fundl import AnyTransform, Epoch, Evaluation, Loss, Model, Rate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -110,6 +110,7 @@ from fundl.optim import (
     AdagradState,
     AdamChainState,
     AdamState,
+    AnyTransform,
     Average,
     DecayState,
     Ema,
@@ -164,6 +165,11 @@ from fundl.random import (
     key,
     split,
 )
+from fundl.saving import (
+    load,
+    load_metadata,
+    save,
+)
 from fundl.shapes import (
     Shape,
 )
@@ -205,6 +211,7 @@ __all__ = [
     "AdagradState",
     "AdamChainState",
     "AdamState",
+    "AnyTransform",
     "Average",
     "Batches",
     "Checkpoint",
@@ -306,6 +313,8 @@ __all__ = [
     "linear",
     "linear_schedule",
     "lion",
+    "load",
+    "load_metadata",
     "mae",
     "mean_and_std",
     "minibatches",
@@ -323,6 +332,7 @@ __all__ = [
     "rekey",
     "residual",
     "rmsprop",
+    "save",
     "scale",
     "scale_by_adagrad",
     "scale_by_adam",

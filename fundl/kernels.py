@@ -26,10 +26,12 @@ class no_grad:  # noqa: N801  # torch's own is called so, and does the same in t
 
     def __enter__(self) -> None:
         self._before = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)
+        if self._before:
+            torch._C._set_grad_enabled(False)
 
     def __exit__(self, *_: object) -> None:
-        torch._C._set_grad_enabled(self._before)
+        if self._before:
+            torch._C._set_grad_enabled(True)
 
 
 # --- Linear ------------------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
     >>> torch.equal(fold_in(key(0), step), fold_in(key(0), 3))
     True
     """
-    _require_key(key)
+    require_key(key)
     if isinstance(data, Tensor):
         if data.is_floating_point() or data.is_complex() or data.dtype == torch.bool:
             raise TypeError(f"the number to fold in must be an integer, not {data.dtype}")
@@ -120,7 +120,7 @@ def split(key: Key, count: int = 2) -> Tensor:
     >>> weight_key.shape
     torch.Size([2])
     """
-    _require_key(key)
+    require_key(key)
     if count < 0:
         raise ValueError(f"a key can be split into 0 or more keys, not {count}")
     return _derived(key, torch.arange(count, device=key.device), _SPLIT)
@@ -404,7 +404,7 @@ def _in_order(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 def _blocks_for(key: Key, shape: tuple[int, ...], *, per_block: int) -> tuple[Tensor, Tensor]:
     """The blocks that fill a shape, if one block gives so many numbers."""
-    _require_key(key)
+    require_key(key)
     if not isinstance(shape, tuple):
         raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
     if any(size < 0 for size in shape):
@@ -451,7 +451,8 @@ def _pair(first: int, second: int, device: torch.device) -> Tensor:
 # --- Errors ---------------------------------------------------------------------------------------------------------
 
 
-def _require_key(key: Key) -> None:
+def require_key(key: Key) -> None:
+    """Raise an error that says what a key is, unless this is one."""
     if not isinstance(key, Tensor):
         raise TypeError(f"a key is made by key(seed), split or fold_in; {key!r} is none")
     if key.dtype != torch.int64:

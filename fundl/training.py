@@ -23,9 +23,10 @@ import torch
 from torch import Tensor
 
 from fundl import random, tree
+from fundl.kernels import no_grad
 from fundl.layer import Model
 from fundl.layers.dropout import rekey
-from fundl.model import Loss, apply, backward_params, forward
+from fundl.model import Loss, apply, backward_params, forward, require_model
 from fundl.optim.transform import State, Transform
 from fundl.progress import show
 from fundl.random import Key
@@ -104,7 +105,8 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
     >>> state.step
     tensor(0)
     """
-    random._require_key(key)
+    random.require_key(key)
+    require_model(model, "the model")
     if any(leaf.is_meta for leaf in tree.leaves(model)):
         raise ValueError("the model has no values yet, only shapes: train what initialize(key(0), model) returns")
     return TrainState(model, optimizer.init(model), key, torch.zeros((), dtype=torch.int64, device=key.device))
@@ -134,7 +136,7 @@ def train_step(loss: Loss[Tensor, Target], optimizer: Transform[S]) -> Step[P, S
         x, target = _pair(batch)
         model = rekey(state.model, random.fold_in(state.key, state.step)) if _draws(state.model) else state.model
         prediction, residuals = forward(model, x)
-        with torch.no_grad():
+        with no_grad():
             value, grad = loss(prediction, target)
             grads = backward_params(model, residuals, grad)
             trained, optimizer_state = optimizer.step(grads, state.optimizer, state.model)
@@ -230,7 +232,7 @@ def evaluate(
     for batch in batches:
         x, target = _pair(batch)
         prediction = apply(model, x)
-        with torch.no_grad():
+        with no_grad():
             value, _ = loss(prediction, target)
             means.add(x, target, Report(value, prediction))
     if not means.losses:
@@ -265,7 +267,7 @@ class _Means(Generic[Target]):
                 self._measure(self._metric)
 
     def _measure(self, metric: Metric[Target]) -> None:
-        with torch.no_grad():
+        with no_grad():
             self._measured.append((metric(*_concatenated(self._waiting)), self._waiting_rows))
         self._waiting, self._waiting_numbers, self._waiting_rows = [], 0, 0
 
@@ -329,17 +331,17 @@ class Epoch:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `fit`, with all that was done so far.
+    """Ctrl-C during `fit`, with all that was done so far. Who does not catch it stops, as after any Ctrl-C.
 
     Args:
-        state: after the last step.
-        history: of the whole epochs.
+        state: the `TrainState` after the last step; ``isinstance`` tells a type checker.
+        history: of the epochs that were finished.
     """
 
     def __init__(self, state: object, history: tuple[Epoch, ...]) -> None:
         super().__init__(
-            f"after {len(history)} whole epochs. Nothing is lost: `except Interrupted as stop` has stop.state and stop.history;"
-            " in a notebook it is sys.last_value"
+            f"finished epochs: {len(history)}. Nothing is lost: `except Interrupted as stop` has stop.state and stop.history;"
+            " in a notebook, sys.last_value has them"
         )
         self.state = state
         self.history = history
@@ -396,7 +398,8 @@ def fit(
         raise ValueError(f"evaluate_every must be 1 epoch or more, not {evaluate_every}")
     history: list[Epoch] = []
     try:
-        with show(progress, "epoch", epochs) as shown:
+        # Inference mode makes small kernels cheaper by a tenth; tensors that outlive it are copied below.
+        with torch.inference_mode(), show(progress, "epoch", epochs) as shown:
             steps = 0
             for number in range(1, epochs + 1):
                 start, first_step, means = time.perf_counter(), int(state.step), _Means(metric)
@@ -414,8 +417,13 @@ def fit(
                 history.append(Epoch(number, first_step + steps, train, test, seconds))
                 shown.finish(number, _summary(history[-1], metric), f"{sum(means.rows) / seconds:,.0f} examples/s")
     except KeyboardInterrupt as error:
-        raise Interrupted(state, tuple(history)) from error
-    return state, tuple(history)
+        raise Interrupted(_for_any_use(state), tuple(history)) from error
+    return _for_any_use(state), tuple(history)
+
+
+def _for_any_use(state: T) -> T:
+    """The state with copies of what was made in inference mode: autograd, and writing in place, refuse such tensors."""
+    return tree.map(lambda leaf: leaf.clone() if leaf.is_inference() else leaf, state)
 
 
 def _result(means: _Means[Target], epoch: int, first_step: int) -> Evaluation:

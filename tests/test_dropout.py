@@ -1,7 +1,7 @@
 """Dropout: the mask, its key, and how keys reach the layers of a model."""
 
 import math
-from typing import Final, assert_type
+from typing import Final, Literal, assert_type
 
 import attrs
 import pytest

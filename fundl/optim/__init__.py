@@ -3,7 +3,7 @@
 from fundl.optim.accumulate import Accumulate, AccumulateState, accumulate
 from fundl.optim.adagrad import AdagradChainState, AdagradState, adagrad, scale_by_adagrad
 from fundl.optim.adam import AdamChainState, AdamState, adam, adamw, scale_by_adam
-from fundl.optim.chain import chain
+from fundl.optim.chain import AnyTransform, chain
 from fundl.optim.clipping import clip_by_global_norm, clip_by_value
 from fundl.optim.decay import DecayState, Predicate, add_decayed_weights, is_matrix
 from fundl.optim.ema import Average, Ema, ema
@@ -34,6 +34,7 @@ __all__ = [
     "AdagradState",
     "AdamChainState",
     "AdamState",
+    "AnyTransform",
     "Average",
     "DecayState",
     "Ema",
