@@ -158,9 +158,9 @@ def _forward(params: Model, x: object) -> tuple[object, object]:
     try:
         output, residuals = run_forward(params, x)
     except Exception as error:
+        _require_fit(params, error)
         if _has_meta(params) and not _has_meta(x):
             raise _not_initialized() from error
-        _require_fit(params, error)
         raise
     if isinstance(output, Tensor) and output.is_meta and not _has_meta(x):
         raise _not_initialized()

@@ -244,8 +244,10 @@ def _expect_same(given: AnyShape, expected: AnyShape, *, but_for: int = 0) -> No
 
 
 def _noun(index: int, axes: int | None) -> str:
-    """What an axis counts that has no name, by its place, counted from 1 at the end of so many axes."""
-    return "features" if index == 1 else f"axis {-index if axes is None else axes - index}"
+    """What an axis counts, by its place, counted from 1 at the end of so many axes: the last of up to three are features."""
+    if index == 1 and (axes is None or axes <= 3):
+        return "features"
+    return f"axis {-index if axes is None else axes - index}"
 
 
 # --- Sizes that are computed -------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ class Callee(NamedTuple):
     """Whether it returns a layer whose type depends on the arguments."""
     models: frozenset[str] = frozenset()
     """The names of the parameters that are models."""
+    passes_on: bool = False
+    """Whether it is one of fundl's own functions, and what it returns may have a part of a type that it was given."""
 
 
 NOTHING: Final = Callee()
@@ -40,7 +42,8 @@ class Callees:
             return NOTHING
         known = self._known.get(fullname)
         if known is None or known[0] is not signature:  # a daemon sees functions change
-            known = self._known[fullname] = signature, _of_function(signature)
+            passes_on = fullname.startswith("fundl.") and any(item.variables for item in signature.items)
+            known = self._known[fullname] = signature, _of_function(signature)._replace(passes_on=passes_on)
         return known[1]
 
 

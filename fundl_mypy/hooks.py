@@ -11,13 +11,14 @@ from mypy.options import Options
 from mypy.plugin import FunctionContext, FunctionSigContext, MethodContext, MethodSigContext, Plugin, ReportConfigContext
 from mypy.server.trigger import make_trigger
 from mypy.types import FunctionLike, Instance, TupleType, Type, UnpackType, get_proper_type
+from mypy.typevartuples import split_with_instance
 from typing_extensions import override
 
 from fundl_mypy.callees import NOTHING, Callee, Callees
 from fundl_mypy.checks import report
 from fundl_mypy.defaults import Constant, default_of
 from fundl_mypy.forgetting import without_sizes
-from fundl_mypy.rules import Read, is_layer
+from fundl_mypy.rules import TOLD, Read, is_layer
 from fundl_mypy.shared import shared_calls
 from fundl_mypy.signatures import UNKNOWN, SigContext, literal, of_expression, remember, with_sizes
 
@@ -90,20 +91,29 @@ class FundlPlugin(Plugin):
             if name in callee.models and len(types) == 1:
                 wrong += report(types[0], _items(values[0]), values[0], context.api, _reading(context))
         if callee.makes_layer and isinstance(result, Instance) and is_layer(result):
-            if result.type.fullname == "fundl.layers.structure.Parallel":
-                result = self._with_join(result, fullname, context)
-            wrong += report(result, _arguments(context.context), context.context, context.api, _reading(context))
+            result = self._made(result, fullname, context)
         return without_sizes(result) if wrong or self._is_shared(context) else result
+
+    def _made(self, layer: Instance, fullname: str, context: Context) -> Instance:
+        """The type of a layer that a call made, after a look at what is inside."""
+        if layer.type.fullname == "fundl.layers.structure.Parallel":
+            layer = self._with_join(layer, fullname, context)
+        call, api = context.context, context.api
+        if isinstance(call, CallExpr) and isinstance(api, TypeChecker):
+            given = [list(types) for types in _given(call, api)]
+            wrong = report(_holding(layer, given), _arguments(call), call, api, _reading(context))
+            layer = remember(layer, {TOLD: UNKNOWN}) if wrong else layer
+        return layer
 
     def _composed(self, context: FunctionContext) -> Type:
         """What `compose` returns: a tuple of its arguments, which are to fit together."""
         result = get_proper_type(context.default_return_type)
         call, api = context.context, context.api
-        if not isinstance(result, TupleType) or not isinstance(call, CallExpr) or not isinstance(api, TypeChecker):
+        if not isinstance(call, CallExpr) or not isinstance(api, TypeChecker):
             return result
-        layers = TupleType([typ for argument in _given(call, api) for typ in argument], result.partial_fallback)
+        layers = TupleType([typ for types in _given(call, api) for typ in types], api.named_type("builtins.tuple"))
         wrong = report(layers, _arguments(call), call, api, _reading(context))
-        if self._is_shared(context):
+        if self._is_shared(context) or not isinstance(result, TupleType):
             return without_sizes(result)
         items = [without_sizes(item) if index in wrong else item for index, item in enumerate(result.items, start=1)]
         return result.copy_modified(items=items)
@@ -169,10 +179,20 @@ def _given(call: CallExpr, api: TypeChecker) -> Iterator[Sequence[Type]]:
     for expression, kind in zip(call.args, call.arg_kinds, strict=True):
         typ = get_proper_type(api.lookup_type_or_none(expression)) or UNKNOWN
         if kind.is_star():
-            fallback = api.named_generic_type("builtins.tuple", [UNKNOWN])
-            yield typ.items if isinstance(typ, TupleType) else [UnpackType(fallback)]
+            yield typ.items if isinstance(typ, TupleType) else [UnpackType(api.named_type("builtins.tuple"))]
         else:
             yield [typ]
+
+
+def _holding(layer: Instance, given: Sequence[Sequence[Type]]) -> Instance:
+    """The type of a layer with the types of the layers that it was given: those of its own may say less, if declared."""
+    if not layer.type.has_type_var_tuple_type:
+        return layer
+    before, pack, after = split_with_instance(layer)
+    one_by_one = [typ for types in given for typ in types]
+    tuples = [typ.items for typ in map(get_proper_type, one_by_one) if isinstance(typ, TupleType)]
+    held = next((types for types in (one_by_one, *tuples) if len(types) == len(pack)), pack)
+    return layer.copy_modified(args=(*before, *held, *after))
 
 
 def _reading(context: Context) -> Read:

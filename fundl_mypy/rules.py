@@ -7,7 +7,7 @@ say what does not fit, so that a checker and a running program use the same word
 import importlib.util
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +38,8 @@ else:  # to import a module of fundl would be to import torch: the file is loade
 
 LAYER: Final = "fundl.layer.Layer"
 RULE: Final = "output_shape"
+TOLD: Final = "fundl: a misfit inside was told"
+"""Remembered of a layer, that the same is not told again of the model which it is a part of."""
 
 Read = Callable[[str], None]
 """Told the full name of each rule that is read, for mypy to check its readers again when it changes."""
@@ -67,9 +69,13 @@ def part(typ: Type, read: Read) -> object:
     typ = get_proper_type(typ)
     if isinstance(typ, TupleType):
         return parts(typ.items, read)
-    if isinstance(typ, Instance) and typ.type.has_base(LAYER):
+    if isinstance(typ, Instance) and typ.type.has_base(LAYER) and TOLD not in _remembered(typ):
         return shapes.Stated(typ.type.name, _Rule(typ, read))
     return _UNKNOWN
+
+
+def _remembered(layer: Instance) -> Mapping[str, Type]:
+    return layer.extra_attrs.attrs if layer.extra_attrs else {}
 
 
 _UNKNOWN: Final = shapes.Stated("?", lambda _: shapes.Shape(...))
@@ -259,8 +265,7 @@ class _Match:
 
     def remembered(self, name: str) -> object:
         """What a field of the layer is set to, where the layer's type was seen to be made; see `signatures.remember`."""
-        attributes = self.layer.extra_attrs.attrs if self.layer.extra_attrs else {}
-        typ = get_proper_type(attributes.get(name))
+        typ = get_proper_type(_remembered(self.layer).get(name))
         return typ.value if isinstance(typ, LiteralType) else None
 
 

@@ -205,7 +205,7 @@ def _tuple(items: list[Type], api: CheckerPluginInterface) -> Type:
 
 
 def remember(layer: Instance, settings: Mapping[str, Type]) -> Instance:
-    """The type of a layer that remembers what some of its fields are set to, which its type arguments do not tell."""
+    """The type of a layer that remembers what its type arguments do not tell, such as what a field is set to."""
     remembered = layer.copy_modified()
-    remembered.extra_attrs = ExtraAttrs(dict(settings))
+    remembered.extra_attrs = ExtraAttrs({**(layer.extra_attrs.attrs if layer.extra_attrs else {}), **settings})
     return remembered
