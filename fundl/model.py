@@ -172,8 +172,6 @@ def _require_fit(params: Model, error: Exception) -> None:
     try:
         output_shape(params)
     except Misfit as misfit:
-        for note in getattr(error, "__notes__", ()):
-            misfit.add_note(note)
         raise misfit from error
 
 

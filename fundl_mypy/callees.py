@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple
 
 from mypy.nodes import Decorator, FuncDef, OverloadedFuncDef, SymbolNode, TypeInfo, Var
-from mypy.types import FunctionLike, Type, TypeAliasType, TypeVarType, get_proper_type
+from mypy.types import FunctionLike, Instance, Type, TypeAliasType, TypeVarType, UnionType, get_proper_type
 
 from fundl_mypy.rules import LAYER, is_layer
 from fundl_mypy.signatures import stated
@@ -83,5 +83,9 @@ def _signature(node: SymbolNode | None) -> FunctionLike | None:
 
 def _is_model(parameter: Type) -> bool:
     """Whether a parameter of this type takes models: it is declared as a Model, or as a type variable bound by that."""
-    typ = parameter.upper_bound if isinstance(parameter, TypeVarType) else parameter
-    return isinstance(typ, TypeAliasType) and typ.alias is not None and typ.alias.fullname == MODEL
+    typ = get_proper_type(parameter.upper_bound if isinstance(parameter, TypeVarType) else parameter)
+    if not isinstance(typ, UnionType):
+        return False
+    tuples = [item for item in map(get_proper_type, typ.items) if isinstance(item, Instance) and not is_layer(item)]
+    aliases = [argument for item in tuples for argument in item.args if isinstance(argument, TypeAliasType)]
+    return any(alias.alias is not None and alias.alias.fullname == MODEL for alias in aliases)  # "AnyLayer | tuple[Model, ...]"

@@ -1,7 +1,7 @@
 """What mypy calls: before the arguments of a call are checked, and after."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class FundlPlugin(Plugin):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         self._callees = Callees()
-        self._shared: tuple[MypyFile | None, frozenset[CallExpr]] = None, frozenset()
+        self._shared: tuple[MypyFile | None, Mapping[CallExpr, Collection[int | None]]] = None, {}
 
     @override
     def report_config_data(self, ctx: ReportConfigContext) -> str:
@@ -92,7 +92,7 @@ class FundlPlugin(Plugin):
                 wrong += report(types[0], _items(values[0]), values[0], context.api, _reading(context))
         if callee.makes_layer and isinstance(result, Instance) and is_layer(result):
             result = self._made(result, fullname, context)
-        return without_sizes(result) if wrong or self._is_shared(context) else result
+        return without_sizes(result) if wrong else self._kept(result, context)
 
     def _made(self, layer: Instance, fullname: str, context: Context) -> Instance:
         """The type of a layer that a call made, after a look at what is inside."""
@@ -113,10 +113,10 @@ class FundlPlugin(Plugin):
             return result
         layers = TupleType([typ for types in _given(call, api) for typ in types], api.named_type("builtins.tuple"))
         wrong = report(layers, _arguments(call), call, api, _reading(context))
-        if self._is_shared(context) or not isinstance(result, TupleType):
-            return without_sizes(result)
-        items = [without_sizes(item) if index in wrong else item for index, item in enumerate(result.items, start=1)]
-        return result.copy_modified(items=items)
+        if isinstance(result, TupleType):
+            items = [without_sizes(item) if index in wrong else item for index, item in enumerate(result.items, start=1)]
+            result = result.copy_modified(items=items)
+        return self._kept(result, context)
 
     def _with_join(self, result: Instance, fullname: str, context: Context) -> Instance:
         """The type of branches that are joined, with how they are."""
@@ -151,14 +151,19 @@ class FundlPlugin(Plugin):
         assert self._modules is not None
         return default_of(self._modules[module].path, fullname.removeprefix(f"{module}."), parameter)
 
-    def _is_shared(self, context: Context) -> bool:
-        """Whether what a call returns is kept where other values come to be."""
+    def _kept(self, typ: Type, context: Context) -> Type:
+        """The type of what a call returns, without sizes where it is kept in a place that other values come to."""
         if not isinstance(context.api, TypeChecker) or not isinstance(context.context, CallExpr):
-            return False
+            return typ
         tree, calls = self._shared
         if tree is not context.api.tree:
             self._shared = tree, calls = context.api.tree, shared_calls(context.api.tree)
-        return context.context in calls
+        places = calls.get(context.context, ())
+        result = get_proper_type(typ)
+        if isinstance(result, TupleType) and None not in places:
+            items = [without_sizes(item) if index in places else item for index, item in enumerate(result.items)]
+            return result.copy_modified(items=items)
+        return without_sizes(result) if places else result
 
 
 def _arguments(call: Expression) -> Sequence[Expression]:

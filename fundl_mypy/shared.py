@@ -9,7 +9,8 @@ would be wrong, which it is not. So the calls that make such values are found be
 variable's old value is no other: ``model = initialize(key(0), model)`` has the sizes that it had.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from mypy.nodes import (
     AssignmentStmt,
@@ -52,28 +53,44 @@ Name = SymbolNode | str
 """What is set: a variable, or an attribute by its name, of whatever object."""
 
 
-def shared_calls(tree: MypyFile) -> frozenset[CallExpr]:
-    """The calls of a file whose value is kept where other values come to be."""
+def shared_calls(tree: MypyFile) -> Mapping[CallExpr, Collection[int | None]]:
+    """The calls of a file whose value is kept where other values come to be; of a tuple that is unpacked, at which places."""
     finder = _Finder()
     finder.look(tree.defs, in_class=False)
-    return frozenset(finder.calls())
+    shared: dict[CallExpr, set[int | None]] = {}
+    for call, place in finder.calls():
+        shared.setdefault(call, set()).add(place)
+    return shared
+
+
+class _Setting(NamedTuple):
+    """What a name is set to: a value, or a part of one; None if that is not known."""
+
+    value: Expression | None
+    place: int | None = None
+
+    def calls(self) -> Iterator[tuple[CallExpr, int | None]]:
+        """The calls whose value it is."""
+        if self.value is not None:
+            yield from ((call, self.place) for call in _calls(self.value))
 
 
 class _Finder:
     """Finds what each variable and attribute is set to, and what is put in lists and the like."""
 
     def __init__(self) -> None:
-        self.settings: dict[Name, list[Expression | None]] = {}
+        self.settings: dict[Name, list[_Setting]] = {}
         self.items: list[Expression] = []
 
-    def calls(self) -> Iterator[CallExpr]:
+    def calls(self) -> Iterator[tuple[CallExpr, int | None]]:
         """The calls that make what is put in lists, or what a name is set to that is set to something else as well."""
         for item in self.items:
-            yield from _calls(item)
-        for name, values in self.settings.items():
-            if len(values) > 1 and sum(value is None or not _mentions(value, name) for value in values) > 1:
-                for value in values:
-                    yield from _calls(value) if value is not None else ()
+            yield from _Setting(item).calls()
+        for name, settings in self.settings.items():
+            others = [value is None or not _mentions(value, name) for value, _ in settings] if len(settings) > 1 else []
+            if sum(others) > 1:
+                for setting in settings:
+                    yield from setting.calls()
 
     def look(self, statements: Sequence[Node], *, in_class: bool) -> None:
         """Look at statements, and at those inside them; the names that a class' body sets are attributes."""
@@ -81,13 +98,13 @@ class _Finder:
             match statement:
                 case AssignmentStmt() if not isinstance(statement.rvalue, TempNode):  # which stands for no value
                     for target in statement.lvalues:
-                        self.set(target, statement.rvalue, in_class=in_class)
+                        self.set(target, _Setting(statement.rvalue), in_class=in_class)
                     self.items.extend(_items(statement.rvalue))
                 case ForStmt():
-                    self.set(statement.index, None, in_class=in_class)
+                    self.set(statement.index, _Setting(None), in_class=in_class)
                 case WithStmt():
                     for name in statement.target:
-                        self.set(name, None, in_class=in_class)
+                        self.set(name, _Setting(None), in_class=in_class)
                 case ExpressionStmt(expr=CallExpr(callee=MemberExpr(fullname=""))):
                     assert isinstance(statement.expr, CallExpr)
                     self.items.extend(statement.expr.args)  # layers.append(linear(2, 3))
@@ -96,23 +113,30 @@ class _Finder:
             in_class_now = isinstance(statement, ClassDef) or (in_class and not isinstance(statement, FuncDef))
             self.look(_inside(statement), in_class=in_class_now)
 
-    def set(self, target: Expression | None, value: Expression | None, *, in_class: bool) -> None:
-        """Note that something is set to a value, or to what is not known."""
+    def set(self, target: Expression | None, setting: _Setting, *, in_class: bool) -> None:
+        """Note what something is set to."""
         match target:
             case NameExpr() if target.node is not None and not in_class:
-                self.settings.setdefault(target.node, []).append(value)
+                self.settings.setdefault(target.node, []).append(setting)
             case NameExpr() | MemberExpr():
-                self.settings.setdefault(target.name, []).append(value)
-            case IndexExpr() if value is not None:
-                self.items.append(value)
-            case StarExpr():
-                self.set(target.expr, None, in_class=in_class)
+                self.settings.setdefault(target.name, []).append(setting)
+            case IndexExpr() if setting.value is not None and setting.place is None:
+                self.items.append(setting.value)
             case TupleExpr() | ListExpr():
-                values = value.items if isinstance(value, TupleExpr) and len(value.items) == len(target.items) else None
-                for index, item in enumerate(target.items):
-                    self.set(item, value if values is None else values[index], in_class=in_class)
+                for part, of_part in zip(target.items, _unpacked(setting, target.items), strict=True):
+                    self.set(part.expr if isinstance(part, StarExpr) else part, of_part, in_class=in_class)
             case _:
                 pass
+
+
+def _unpacked(setting: _Setting, targets: Sequence[Expression]) -> Sequence[_Setting]:
+    """What each of several targets is set to."""
+    value, place = setting
+    if place is not None or any(isinstance(target, StarExpr) for target in targets):
+        return [_Setting(None)] * len(targets)
+    if isinstance(value, TupleExpr) and len(value.items) == len(targets):
+        return [_Setting(item) for item in value.items]
+    return [_Setting(value, index) for index in range(len(targets))]
 
 
 def _inside(statement: Node) -> Sequence[Node]:

@@ -245,13 +245,10 @@ def test_a_tuple_whose_layers_do_not_fit(model: Model) -> None:
         lambda: vjp(model, X, GRAD),
         lambda: value_and_grad(squares, model, X, GRAD),
     ]
+    message = r"^layer 2\.3 \(Linear\) expects 4 features but layer 2\.2 \(Linear\) gives 2 features$"
     for function in functions:
-        with pytest.raises(
-            ValueError, match=r"^layer 2\.3 \(Linear\) expects 4 features but layer 2\.2 \(Linear\) gives"
-        ) as caught:
+        with pytest.raises(ValueError, match=message):
             function()
-        place = "in model[1][2]: Linear(weight=float64[4, 4], bias=float64[4]); the input is float64[5, 2]"
-        assert notes(caught.value) == [place]
 
 
 def test_a_wrong_dtype() -> None:
