@@ -4,7 +4,7 @@ Everything that a user needs is here, in one flat namespace; the functions on tr
 read with the name of their module, `tree.map` and `random.normal`.
 """
 
-from fundl import ensemble, random, tree
+from fundl import ensemble, random, shapes, tree
 from fundl.data import (
     Minibatches,
     disk,
@@ -99,6 +99,7 @@ from fundl.model import (
     backward_params,
     compose,
     forward,
+    output_shape,
     value_and_grad,
     vjp,
 )
@@ -168,6 +169,9 @@ from fundl.saving import (
     load,
     load_metadata,
     save,
+)
+from fundl.shapes import (
+    Shape,
 )
 from fundl.summary import (
     Summary,
@@ -248,6 +252,7 @@ __all__ = [
     "Residual",
     "SGDState",
     "Schedule",
+    "Shape",
     "SiLU",
     "Sigmoid",
     "Softmax",
@@ -322,6 +327,7 @@ __all__ = [
     "one_hot",
     "ones",
     "orthogonal",
+    "output_shape",
     "parallel",
     "random",
     "rekey",
@@ -335,6 +341,7 @@ __all__ = [
     "scale_by_lion",
     "scale_by_rms",
     "sgd",
+    "shapes",
     "split",
     "standardize",
     "step_schedule",

@@ -16,7 +16,7 @@ from typing_extensions import override
 from fundl import random, tree
 from fundl.kernels import no_grad
 from fundl.layer import Model
-from fundl.model import require_model
+from fundl.model import output_shape, require_model
 from fundl.random import Key
 from fundl.tree import Record, describe
 
@@ -388,14 +388,15 @@ def initialize(key: Key, model: P, *, device: torch.device | str | None = None, 
     Raises:
         TypeError: `model` is not a model or `key` not a key, the dtype is not a floating-point one, or a parameter has
             neither values nor an initialiser.
-        ValueError: the model has no layers, or there is more than one key.
+        ValueError: the model has no layers, or they do not fit together, or there is more than one key.
 
     >>> from fundl import ReLU, compose, initialize, key, linear
     >>> model = initialize(key(0), compose(linear(2, 3), ReLU(), linear(3, 1)))
     >>> model[0].weight.shape, model[0].weight.device
     (torch.Size([3, 2]), device(type='cpu'))
     """
-    require_model(model, "the model")
+    require_model(model)
+    output_shape(model)  # raises, if layers do not fit together
     _require_initializers(model)
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"parameters are of a floating-point dtype, such as torch.float32, not {dtype}")

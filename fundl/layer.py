@@ -7,6 +7,7 @@ import attrs
 from torch import Tensor
 from typing_extensions import TypeVar
 
+from fundl.shapes import AnyShape, Shape
 from fundl.tree import Record
 
 Residuals = TypeVar("Residuals")
@@ -64,6 +65,14 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
         A layer that can save the work for the input's gradient overrides it.
         """
         return self.backward(residuals, grad)[0]
+
+    def output_shape(self, shape: AnyShape) -> AnyShape:  # noqa: ARG002  # a layer that says more overrides it
+        """The shape of the output for that of an input: the layer's rule, by which layers that do not fit are found.
+
+        It says the same in its types, for fundl_mypy, and in its body, for `compose` and `initialize`; see `fundl.shapes`.
+        A layer without a rule of its own takes anything, and gives nobody knows what.
+        """
+        return Shape(...)
 
 
 # The one Any of the core. A model holds layers of any residuals, inputs and outputs, and no other type says so: Layer is

@@ -9,6 +9,7 @@ from torch import Tensor
 from fundl import tree
 from fundl.kernels import no_grad
 from fundl.layer import AnyLayer, Layer, Model
+from fundl.shapes import AnyShape, Misfit, Shape, of_model
 from fundl.tree import describe
 
 P = TypeVar("P", bound=Model)
@@ -31,29 +32,39 @@ def compose(*layers: *Ts) -> tuple[*Ts]:
         layers: layers, or models (tuples of layers) for a nested model.
 
     Raises:
-        ValueError: there is no layer.
+        ValueError: there is no layer, or a layer does not take what the ones before it give.
         TypeError: a part is not a layer (a class where an instance is due, say).
 
-    >>> from fundl import Tanh, compose, linear
-    >>> model = compose(linear(2, 3), Tanh())
+    >>> from fundl import ReLU, compose, linear
+    >>> model = compose(linear(2, 25), ReLU(), linear(25, 2))
     >>> len(model)
-    2
+    3
+    >>> compose(linear(2, 25), ReLU(), linear(24, 2))
+    Traceback (most recent call last):
+    fundl.shapes.Misfit: layer 3 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
     """
-    if not layers:
-        raise ValueError("a model needs at least one layer: compose(linear(2, 1)), say")
-    parts: tuple[object, ...] = layers
-    for place, part in enumerate(parts):
-        require_model(part, f"layer {place}")
+    of_model(Shape(...), models(*layers))
     return layers
 
 
-def require_model(part: object, place: str) -> None:
-    """Raise an error that names the place unless the part is a layer or a non-empty tuple of models."""
+def models(*parts: *Ts) -> tuple[*Ts]:
+    """The parts, once each of them is found to be a model."""
+    if not parts:
+        raise ValueError("a model needs at least one layer: compose(linear(2, 1)), say")
+    unchecked: tuple[object, ...] = parts
+    for place, part in enumerate(unchecked, start=1):
+        require_model(part, place)
+    return parts
+
+
+def require_model(part: object, *path: int) -> None:
+    """Raise an error that names the place, counted from 1, unless the part is a layer or a non-empty tuple of models."""
+    place = f"layer {'.'.join(map(str, path))}" if path else "the model"
     if isinstance(part, tuple):
         if not part:
             raise ValueError(f"{place} is an empty tuple: a model needs at least one layer")
-        for index, inner in enumerate(part):
-            require_model(inner, f"{place}[{index}]")
+        for index, inner in enumerate(part, start=1):
+            require_model(inner, *path, index)
     elif isinstance(part, type) and issubclass(part, Layer):
         raise TypeError(f"{place} is the class {part.__name__}, not a layer: write {part.__name__}(...)")
     elif not isinstance(part, Layer):
@@ -75,6 +86,23 @@ class Differentiable(Protocol[Grads, X, Y, R]):
 
     def backward(self, residuals: R, grad: Y, /) -> tuple[Grads, X]:
         """The gradients with respect to the parameters and the input."""
+
+
+def output_shape(params: Model, shape: AnyShape | None = None) -> AnyShape:
+    """The shape of a model's output, found by its layers' rules, without arithmetic.
+
+    Args:
+        params: a layer or a nested tuple of layers.
+        shape: of the input, as far as it is known.
+
+    Raises:
+        ValueError: a layer does not take what the ones before it give, or the first of them the input.
+
+    >>> from fundl import ReLU, Shape, compose, linear, output_shape
+    >>> output_shape(compose(linear(2, 25), ReLU()), Shape(10, 2))
+    Shape(10, 25)
+    """
+    return of_model(Shape(...) if shape is None else shape, params)
 
 
 # --- The public functions ----------------------------------------------------------------------------------------------
@@ -130,12 +158,21 @@ def _forward(params: Model, x: object) -> tuple[object, object]:
     try:
         output, residuals = run_forward(params, x)
     except Exception as error:
+        _require_fit(params, error)
         if _has_meta(params) and not _has_meta(x):
             raise _not_initialized() from error
         raise
     if isinstance(output, Tensor) and output.is_meta and not _has_meta(x):
         raise _not_initialized()
     return output, residuals
+
+
+def _require_fit(params: Model, error: Exception) -> None:
+    """Raise a misfit, if that is what the error comes from: a tuple that nobody composed may hold one."""
+    try:
+        output_shape(params)
+    except Misfit as misfit:
+        raise misfit from error
 
 
 def _first_layer(params: Model) -> AnyLayer:

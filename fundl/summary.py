@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl import tree
+from fundl import shapes, tree
 from fundl.initialize import Initializer
 from fundl.kernels import no_grad
 from fundl.layer import AnyLayer, Layer, Model
-from fundl.model import apply, require_model, run_forward
+from fundl.model import apply, output_shape, require_model, run_forward
 from fundl.tree import Record
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def summary(model: Model, input_shape: tuple[int, ...], *, dtype: torch.dtype = 
 
     Raises:
         TypeError: `model` is not a model, or the input's dtype does not fit.
-        ValueError: the input's shape does not fit; a note names the layer's place.
+        ValueError: the layers do not fit together, or not the input.
 
     >>> from fundl import ReLU, compose, linear, summary
     >>> print(summary(compose(linear(2, 25), ReLU(), linear(25, 1)), (10, 2)))
@@ -139,12 +139,13 @@ def summary(model: Model, input_shape: tuple[int, ...], *, dtype: torch.dtype = 
     ────────────────────────────────────────────────────────────────
     total                                                 101  404 B
     """
-    require_model(model, "the model")
+    require_model(model)
     _require_shape(input_shape)
+    output_shape(model, shapes.Shape(*input_shape))  # raises, if the layers do not fit together, or not the input
     with no_grad():
         shapes_only = tree.map(lambda leaf: leaf.to("meta"), model)
         x = torch.empty(input_shape, dtype=dtype, device="meta")
-        apply(shapes_only, x)  # an input that does not fit is told here, with the place of the layer
+        apply(shapes_only, x)  # what else does not fit is told here, with the place of the layer
         return Summary(input_shape, tuple(_rows(shapes_only, x, "", 0)[0]))
 
 

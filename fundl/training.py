@@ -106,7 +106,7 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
     tensor(0)
     """
     random.require_key(key)
-    require_model(model, "the model")
+    require_model(model)
     if any(leaf.is_meta for leaf in tree.leaves(model)):
         raise ValueError("the model has no values yet, only shapes: train what initialize(key(0), model) returns")
     return TrainState(model, optimizer.init(model), key, torch.zeros((), dtype=torch.int64, device=key.device))

@@ -213,7 +213,10 @@ def _annotations(cls: type[Record]) -> Mapping[str, object]:
 
 def _holds_tensors(annotation: object) -> bool:
     """Whether a field with this annotation can hold a tensor, and so is a child of its record."""
-    if isinstance(annotation, TypeVar | typing.TypeVarTuple):
+    if isinstance(annotation, TypeVar):
+        bound: object = annotation.__bound__
+        return bound is None or isinstance(bound, typing.ForwardRef) or _holds_tensors(bound)
+    if isinstance(annotation, typing.TypeVarTuple):
         return True
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is None:

@@ -1,7 +1,7 @@
 """Dropout: the mask, its key, and how keys reach the layers of a model."""
 
 import math
-from typing import Final, assert_type
+from typing import Final, Literal, assert_type
 
 import attrs
 import pytest
@@ -165,7 +165,7 @@ def test_rekey_splits_the_key_over_the_layers_in_order() -> None:
 def test_rekey_keeps_the_type_and_all_else() -> None:
     model = compose(linear(2, 2), Dropout(0.1), residual(Dropout(0.2)), parallel(ReLU(), Dropout(0.3)))
     rekeyed = rekey(model, key(7))
-    assert_type(rekeyed, tuple[Linear, Dropout, Residual[Dropout], Parallel[ReLU, Dropout]])
+    assert_type(rekeyed, tuple[Linear[Literal[2], Literal[2]], Dropout, Residual[Dropout], Parallel[ReLU, Dropout]])
     assert rekeyed[0] is model[0]
     assert tree.equal(tree.trainable_leaves(rekeyed), tree.trainable_leaves(model))
 

@@ -368,10 +368,12 @@ def bag(*, bias: bool = True, mean: bool = True) -> Bag:
 
 
 def test_initialize_keeps_the_type() -> None:
-    assert_type(initialize(key(0), linear(2, 3)), Linear)
-    assert_type(initialize(key(0), compose(linear(2, 3), Tanh())), tuple[Linear, Tanh])
+    assert_type(initialize(key(0), linear(2, 3)), Linear[Literal[2], Literal[3]])
+    assert_type(initialize(key(0), compose(linear(2, 3), Tanh())), tuple[Linear[Literal[2], Literal[3]], Tanh])
     nested = initialize(key(0), compose(linear(2, 3), compose(residual(linear(3, 3)), ReLU())))
-    assert_type(nested, tuple[Linear, tuple[Residual[Linear], ReLU]])
+    block = nested[1]
+    assert_type(nested[0], Linear[Literal[2], Literal[3]])
+    assert_type(block, tuple[Residual[Linear[Literal[3], Literal[3]]], ReLU])
     assert tree.flatten(nested)[1] == tree.flatten(compose(linear(2, 3), compose(residual(linear(3, 3)), ReLU())))[1]
     assert apply(nested, torch.ones(4, 2)).shape == (4, 3)
 
@@ -546,7 +548,7 @@ def test_a_function_in_place_of_an_initialiser_is_told() -> None:
 def test_what_is_no_model_is_told() -> None:
     with pytest.raises(TypeError, match="the model is of type list, not a layer or a tuple of layers"):
         initialize(key(0), [linear(2, 3)])  # type: ignore[type-var]  # the error under test
-    with pytest.raises(TypeError, match=r"the model\[1\] is the class ReLU, not a layer: write ReLU\(\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"layer 2 is the class ReLU, not a layer: write ReLU\(\.\.\.\)"):
         initialize(key(0), (linear(2, 3), ReLU))  # type: ignore[type-var]  # the error under test
     with pytest.raises(ValueError, match="the model is an empty tuple: a model needs at least one layer"):
         initialize(key(0), ())

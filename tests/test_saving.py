@@ -370,7 +370,7 @@ def test_a_later_format_is_told(path: Path) -> None:
 
 def test_every_difference_is_listed(path: Path) -> None:
     save(path, (*MODEL, torch.zeros(1)))
-    like = compose(linear(2, 4), tree.cast_to(linear(3, 1), torch.float64), linear(3, 1, bias=False))
+    like = (linear(2, 4), tree.cast_to(linear(3, 1), torch.float64), linear(3, 1, bias=False))
     with pytest.raises(ValueError, match="does not fit") as info:
         load(path, like)
     assert str(info.value).splitlines() == [

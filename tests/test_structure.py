@@ -174,11 +174,13 @@ def test_residual_is_parallel_with_the_identity() -> None:
 
 
 def test_residual_says_which_shapes_differ() -> None:
-    with pytest.raises(ValueError, match=r"must be of one shape, but the input is \(5, 3\) and the output \(5, 4\)") as info:
-        apply(compose(Tanh(), residual(affine(3, 4), Tanh())), random(5, 3))
+    with pytest.raises(ValueError, match=r"^Residual expects 3 features but layer 1 \(Linear\) gives 4 features$"):
+        residual(affine(3, 4), Tanh())
+    with pytest.raises(ValueError, match=r"^Residual expects 3 features but layer 1 \(Linear\) gives 1 feature$"):
+        residual(affine(3, 1))  # though it could be broadcast
+    with pytest.raises(ValueError, match=r"must be of one shape, but the input is \(5, 3\) and the output \(15,\)") as info:
+        apply(compose(Tanh(), residual(Flatten(0))), random(5, 3))
     assert "in model[1]: Residual(" in info.value.__notes__[-1]
-    with pytest.raises(ValueError, match="must be of one shape"):  # though it could be broadcast
-        apply(residual(affine(3, 1)), random(5, 3))
 
 
 def test_residual_is_typed_part_by_part() -> None:
@@ -251,17 +253,17 @@ def test_parallel_lets_branches_look_up_integers() -> None:
     ("layer", "message"),
     [
         (
-            parallel(affine(3, 4), affine(3, 2)),
-            r"one shape, but they are \(5, 4\), \(5, 2\): give the branches one size, or join them with join='concatenate'",
+            Parallel((affine(3, 4), affine(3, 2))),
+            r"^Parallel expects 4 features but layer 2 \(Linear\) gives 2 features",
         ),
-        (parallel(affine(3, 4), affine(3, 1)), r"one shape, but they are \(5, 4\), \(5, 1\)"),
+        (Parallel((affine(3, 4), affine(3, 1))), r"^Parallel expects 4 features but layer 2 \(Linear\) gives 1 feature"),
         (
-            parallel(affine(3, 4), affine(3, 2), join="concatenate", axis=0),
+            Parallel((affine(3, 4), affine(3, 2)), join="concatenate", axis=0),
             r"along axis 0, which all must have, and no other size may differ, but they are \(5, 4\), \(5, 2\)",
         ),
-        (parallel(affine(3, 4), Flatten(0), join="concatenate"), r"along axis -1, .* but they are \(5, 4\), \(15,\)"),
-        (parallel(affine(3, 4), Identity(), join="concatenate", axis=2), r"along axis 2, which all must have"),
-        (parallel(Reshape((3, 1)), Identity(), join="concatenate", axis=2), r"but they are \(5, 3, 1\), \(5, 3\)"),
+        (Parallel((affine(3, 4), Flatten(0)), join="concatenate"), r"along axis -1, .* but they are \(5, 4\), \(15,\)"),
+        (Parallel((affine(3, 4), Identity()), join="concatenate", axis=2), r"along axis 2, which all must have"),
+        (Parallel((Reshape((3, 1)), Identity()), join="concatenate", axis=2), r"but they are \(5, 3, 1\), \(5, 3\)"),
     ],
 )
 def test_outputs_that_cannot_be_joined_are_refused(layer: Model, message: str) -> None:
@@ -351,11 +353,11 @@ class Make(Protocol):
 def test_only_layers_are_accepted(make: Make) -> None:
     with pytest.raises(ValueError, match="at least one layer"):
         make()
-    with pytest.raises(ValueError, match="layer 1 is an empty tuple"):
+    with pytest.raises(ValueError, match="layer 2 is an empty tuple"):
         make(Tanh(), ())
-    with pytest.raises(TypeError, match=r"layer 0 is the class Tanh, not a layer: write Tanh\(\.\.\.\)"):
+    with pytest.raises(TypeError, match=r"layer 1 is the class Tanh, not a layer: write Tanh\(\.\.\.\)"):
         make(Tanh)
-    with pytest.raises(TypeError, match="layer 1 is of type float, not a layer or a tuple of layers"):
+    with pytest.raises(TypeError, match="layer 2 is of type float, not a layer or a tuple of layers"):
         make((Tanh(), ReLU()), 0.5)
 
 
@@ -368,10 +370,10 @@ def test_an_output_that_is_no_tensor_is_refused(layer: Model) -> None:
 @pytest.mark.parametrize(
     ("layer", "place"),
     [
-        (residual(Tanh(), affine(4, 3)), r"in model\[1\](\.layers)?\[1\]: Linear\("),
+        (residual(Tanh(), affine(4, 4)), r"in model\[1\](\.layers)?\[1\]: Linear\("),
         (checkpoint(Tanh(), affine(4, 3)), r"in model\[1\](\.layers)?\[1\]: Linear\("),
-        (parallel(affine(3, 3), affine(4, 3)), r"in model\[1\](\.branches)?\[1\]: Linear\("),
-        (parallel(Tanh(), (Tanh(), Tanh(), affine(4, 3))), r"in model\[1\](\.branches)?\[1\]\[2\]: Linear\("),
+        (parallel(Tanh(), affine(4, 4)), r"in model\[1\](\.branches)?\[1\]: Linear\("),
+        (parallel(Tanh(), (Tanh(), Tanh(), affine(4, 4))), r"in model\[1\](\.branches)?\[1\]\[2\]: Linear\("),
     ],
     ids=repr,
 )

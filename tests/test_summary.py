@@ -248,11 +248,8 @@ def test_the_input_may_be_of_integers() -> None:
 
 
 def test_an_input_that_does_not_fit_is_told_with_the_place() -> None:
-    with pytest.raises(ValueError, match=r"Linear expects 2 features, but the input's shape is \(10, 3\)") as caught:
+    with pytest.raises(ValueError, match=r"^layer 2\.1 \(Linear\) expects 2 features but the input has 3 features$"):
         summary(compose(Tanh(), compose(linear(2, 5), ReLU())), (10, 3))
-    assert caught.value.__notes__ == [
-        "in model[1][0]: Linear(weight=float32[5, 2], bias=float32[5]); the input is float32[10, 3]"
-    ]
     with pytest.raises(TypeError, match=r"must be floating-point, not torch\.int64"):
         summary(linear(2, 5), (10, 2), dtype=torch.int64)
 

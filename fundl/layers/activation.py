@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from fundl import kernels
 from fundl.layer import Layer
+from fundl.shapes import S
 
 # --- Rectifiers --------------------------------------------------------------------------------------------------------
 
@@ -47,6 +48,10 @@ class ReLU(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.threshold_backward(grad, residuals, 0.0)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
 
 
 @final
@@ -90,6 +95,10 @@ class LeakyReLU(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.leaky_relu_backward(grad, residuals, self.negative_slope, self.negative_slope >= 0)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
 
 
 @final
@@ -135,6 +144,10 @@ class Hardtanh(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.hardtanh_backward(grad, residuals, self.low, self.high)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
 
 
 # --- Exponential linear units ------------------------------------------------------------------------------------------
@@ -182,6 +195,10 @@ class ELU(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.elu_backward(grad, self.alpha, 1.0, 1.0, True, residuals)
 
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
 
 _SELU_ALPHA: Final = 1.6732632423543772
 _SELU_SCALE: Final = 1.0507009873554805
@@ -220,6 +237,10 @@ class SELU(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.elu_backward(grad, _SELU_ALPHA, _SELU_SCALE, 1.0, True, residuals)
 
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
 
 # --- Sigmoids ----------------------------------------------------------------------------------------------------------
 
@@ -251,6 +272,10 @@ class Sigmoid(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.sigmoid_backward(grad, residuals)
 
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
 
 @final
 @attrs.frozen(eq=False)
@@ -278,6 +303,10 @@ class Tanh(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.tanh_backward(grad, residuals)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
 
 
 @final
@@ -328,6 +357,10 @@ class Softplus(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.softplus_backward(grad, residuals, self.beta, self.threshold)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
 
 
 # --- Products of x and a sigmoid ---------------------------------------------------------------------------------------
@@ -384,6 +417,10 @@ class GELU(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.gelu_backward(grad, residuals, approximate=self.approximate)
 
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
 
 @final
 @attrs.frozen(eq=False)
@@ -417,6 +454,10 @@ class SiLU(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.silu_backward(grad, residuals)
 
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
 
 @final
 @attrs.frozen(eq=False)
@@ -448,3 +489,7 @@ class Mish(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.mish_backward(grad, residuals)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape

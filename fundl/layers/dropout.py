@@ -12,6 +12,7 @@ from typing_extensions import override
 from fundl import tree
 from fundl.layer import Layer, Model
 from fundl.random import Key, bernoulli, split
+from fundl.shapes import S
 from fundl.tree import BUFFER, Record
 
 P = TypeVar("P", bound=Model)
@@ -74,6 +75,10 @@ class Dropout(Layer[Tensor | None]):
     @override
     def backward(self, residuals: Tensor | None, grad: Tensor) -> tuple[Self, Tensor]:
         return self, grad if residuals is None else self._dropped(grad, residuals)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
 
     def _dropped(self, x: Tensor, mask: Tensor) -> Tensor:
         return x * mask * (1 / (1 - self.rate))

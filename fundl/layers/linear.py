@@ -1,20 +1,27 @@
 """The affine map, with and without a bias."""
 
-from typing import final
+from typing import Generic, final
 
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import override
+from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import kernels
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.layer import Layer
+from fundl.shapes import AnySize, Shape, expect
+
+InFeatures = TypeVar("InFeatures", bound=int, covariant=True, default=AnySize)
+OutFeatures = TypeVar("OutFeatures", bound=int, covariant=True, default=AnySize)
+In = TypeVar("In", bound=int)
+Out = TypeVar("Out", bound=int)
+Lead = TypeVarTuple("Lead")
 
 
 @final
 @attrs.frozen(eq=False)
-class Linear(Layer[Tensor]):
+class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
     """An affine map of the last axis: y = x W^T + b.
 
     Its vjp, with x and grad seen as matrices of B rows:
@@ -56,16 +63,22 @@ class Linear(Layer[Tensor]):
             raise
 
     @override
-    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Linear", Tensor]:
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Linear[InFeatures, OutFeatures]", Tensor]:
         return self.backward_params(residuals, grad), torch.matmul(grad, self.weight)
 
     @override
-    def backward_params(self, residuals: Tensor, grad: Tensor) -> "Linear":
+    def backward_params(self, residuals: Tensor, grad: Tensor) -> "Linear[InFeatures, OutFeatures]":
         if grad.ndim != 2:  # the rows of all leading axes, one below the other
             residuals, grad = residuals.reshape(-1, residuals.shape[-1]), grad.reshape(-1, grad.shape[-1])
         grad_weight = torch.mm(grad.t(), residuals)  # (out, B) (B, in)
         grad_bias = None if self.bias is None else grad.sum(0)
         return Linear(grad_weight, grad_bias, weight_init=self.weight_init, bias_init=self.bias_init)
+
+    @override
+    def output_shape(self, shape: Shape[*Lead, InFeatures]) -> Shape[*Lead, OutFeatures]:
+        *lead, features = shape.trailing(1)
+        expect("features", features, self.weight.shape[-1])
+        return Shape(*lead, self.weight.shape[-2])
 
     def _explain(self, x: Tensor, error: RuntimeError) -> None:
         """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
@@ -83,14 +96,14 @@ class Linear(Layer[Tensor]):
 
 
 def linear(
-    in_features: int,
-    out_features: int,
+    in_features: In,
+    out_features: Out,
     *,
     bias: bool = True,
     weight_init: Initializer = uniform_fan_in(),
     bias_init: Initializer = uniform_fan_in(),
     dtype: torch.dtype = torch.float32,
-) -> Linear:
+) -> Linear[In, Out]:
     """A `Linear` of the given sizes, without values: give it some with `initialize`.
 
     Args:

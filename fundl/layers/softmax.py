@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from fundl import kernels
 from fundl.layer import Layer
+from fundl.shapes import S
 
 
 @final
@@ -53,6 +54,10 @@ class Softmax(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.softmax_backward(grad, residuals, self.axis, residuals.dtype)
 
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
 
 @final
 @attrs.frozen(eq=False)
@@ -90,6 +95,10 @@ class LogSoftmax(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.log_softmax_backward(grad, residuals, self.axis, residuals.dtype)
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
 
 
 def _require_axis(layer: Layer[Tensor], axis: int, x: Tensor) -> None:

@@ -5,19 +5,23 @@ A layer made of layers holds them in a tuple, typed part by part, and so is its 
 
 import math
 from collections.abc import Callable
-from typing import Generic, Literal, Protocol, Self, TypeVar, TypeVarTuple, cast, final
+from typing import Generic, Literal, Protocol, Self, cast, final, overload
 
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import override
+from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
-from fundl.layer import Layer
-from fundl.model import compose, note_place, run_backward, run_backward_params, run_forward
+from fundl.layer import AnyLayer, Layer
+from fundl.model import models, note_place, output_shape, run_backward, run_backward_params, run_forward
+from fundl.shapes import AnyShape, AnySize, Joined, Kept, Product, Reshaped, S, Shape, Through
 from fundl.tree import Record, describe
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
+Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
+L = TypeVar("L", bound=AnyLayer)
+Batch = TypeVar("Batch")
+Rest = TypeVarTuple("Rest")
 
 
 @final
@@ -59,10 +63,17 @@ class Identity(Layer[None]):
     def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
         return self, grad
 
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
+Start = TypeVar("Start", bound=int, covariant=True, default=AnySize)
+
 
 @final
 @attrs.frozen(eq=False)
-class Flatten(Layer[Sizes]):
+class Flatten(Layer[Sizes], Generic[Start]):
     """Makes one axis of all axes from `start` on, in row-major order.
 
     Its vjp: grad_x is grad in the shape of x.
@@ -101,10 +112,22 @@ class Flatten(Layer[Sizes]):
     def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
         return self, grad.reshape(residuals.sizes)
 
+    @overload
+    def output_shape(self: "Flatten[Literal[1]]", shape: Shape[Batch, *Rest]) -> Shape[Batch, Product[*Rest]]: ...
+    @overload
+    def output_shape(self, shape: AnyShape) -> AnyShape: ...
+    @override
+    def output_shape(self, shape: AnyShape) -> AnyShape:
+        sizes = shape.leading(self.start + 1) if self.start >= 0 else shape.trailing(-self.start)
+        return Shape(*sizes[: self.start], Product.of(*sizes[self.start :]))
+
+
+Shape_ = TypeVar("Shape_", bound=tuple[int, ...], covariant=True, default=AnySize)
+
 
 @final
 @attrs.frozen(eq=False)
-class Reshape(Layer[Sizes]):
+class Reshape(Layer[Sizes], Generic[Shape_]):
     """Gives each example of a batch another shape, in row-major order.
 
     Its vjp: grad_x is grad in the shape of x.
@@ -144,6 +167,11 @@ class Reshape(Layer[Sizes]):
     @override
     def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
         return self, grad.reshape(residuals.sizes)
+
+    @override
+    def output_shape(self, shape: Shape[Batch, *Rest]) -> Reshaped[Batch, Shape_, *Rest]:
+        batch, *rest = shape.leading(1)
+        return Reshaped(batch, self.shape, *rest)
 
     def _sizes(self, x: Tensor) -> tuple[int, ...]:
         """The shape without -1, found from one example: a batch without examples could not tell."""
@@ -185,6 +213,12 @@ def _forward(layers: object, x: Tensor) -> tuple[Tensor, object]:
     if not isinstance(output, Tensor):
         raise TypeError(f"the layers inside must give a tensor, not {describe(output)}")
     return output, residuals
+
+
+def _fitting(layer: L) -> L:
+    """The layer, once the layers inside are found to fit together."""
+    output_shape(layer)
+    return layer
 
 
 # --- Residual ----------------------------------------------------------------------------------------------------------
@@ -234,6 +268,10 @@ class Residual(Layer[object], Generic[*Ts]):
     def backward_params(self, residuals: object, grad: Tensor) -> "Residual[*Ts]":
         return Residual(_backward_params(self.layers, residuals, grad))
 
+    @override
+    def output_shape(self, shape: S) -> Kept[S, *Ts]:
+        return Kept(shape, self.layers)
+
 
 def residual(*layers: *Ts) -> Residual[*Ts]:
     """A `Residual`: y = x + f(x), with f the layers one after the other.
@@ -250,7 +288,7 @@ def residual(*layers: *Ts) -> Residual[*Ts]:
     >>> apply(residual(double, double), torch.tensor([[1.0]]))
     tensor([[5.]])
     """
-    return Residual(compose(*layers))
+    return _fitting(Residual(models(*layers)))
 
 
 # --- Parallel ----------------------------------------------------------------------------------------------------------
@@ -313,6 +351,10 @@ class Parallel(Layer[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
     def backward_params(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> "Parallel[*Ts]":
         kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
         return self._of(self._each_branch(lambda place, branch: _backward_params(branch, kept[place], parts[place])))
+
+    @override
+    def output_shape(self, shape: S) -> Joined[S, *Ts]:
+        return Joined(shape, self.branches, join=self.join, axis=self.axis)
 
     def _parts_of_grad(self, sizes: Sizes | None, grad: Tensor) -> tuple[Tensor, ...]:
         """The gradient with respect to the output of each branch."""
@@ -382,7 +424,7 @@ def parallel(*branches: *Ts, join: Literal["sum", "concatenate"] = "sum", axis: 
     >>> apply(parallel(Identity(), ReLU(), join="concatenate"), torch.tensor([[-1.0, 2.0]]))
     tensor([[-1.,  2.,  0.,  2.]])
     """
-    return Parallel(compose(*branches), join=join, axis=axis)
+    return _fitting(Parallel(models(*branches), join=join, axis=axis))
 
 
 # --- Checkpoint --------------------------------------------------------------------------------------------------------
@@ -428,6 +470,10 @@ class Checkpoint(Layer[Tensor], Generic[*Ts]):
     def backward_params(self, residuals: Tensor, grad: Tensor) -> "Checkpoint[*Ts]":
         return Checkpoint(_backward_params(self.layers, _forward(self.layers, residuals)[1], grad))
 
+    @override
+    def output_shape(self, shape: S) -> Through[S, *Ts]:
+        return Through(shape, self.layers)
+
 
 def checkpoint(*layers: *Ts) -> Checkpoint[*Ts]:
     """A `Checkpoint`: layers that keep nothing but their input, and run forward a second time in backward.
@@ -445,4 +491,4 @@ def checkpoint(*layers: *Ts) -> Checkpoint[*Ts]:
     >>> residuals
     tensor([[0., 1.]])
     """
-    return Checkpoint(compose(*layers))
+    return _fitting(Checkpoint(models(*layers)))

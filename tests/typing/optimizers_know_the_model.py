@@ -13,7 +13,7 @@ _, other_grads = value_and_grad(mse, other, x, y)
 optimizer = adam(1e-3)
 state = optimizer.init(model)
 updates, state = optimizer.update(grads, state, model)
-reveal_type(apply_updates(model, updates))  # R: tuple[fundl.layers.linear.Linear, fundl.layers.activation.ReLU]
+reveal_type(apply_updates(model, updates))  # R: tuple[fundl.layers.linear.Linear[Literal[2], Literal[3]], fundl.layers.activation.ReLU]
 model, state = optimizer.step(grads, state, model)
 
 optimizer.update(other_grads, state, model)  # E: Cannot infer value of type parameter "P" of "update"

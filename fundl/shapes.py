@@ -1,0 +1,542 @@
+"""What layers say about sizes: the shapes that they take, and the shapes that they give for them.
+
+A layer's rule is its method `output_shape`, the forward of shapes. Its types say the same as its body:
+
+    def output_shape(self, shape: Shape[*Lead, InFeatures]) -> Shape[*Lead, OutFeatures]:
+        *lead, features = shape.trailing(1)
+        expect("features", features, self.weight.shape[1])
+        return Shape(*lead, self.weight.shape[0])
+
+The bodies serve at run time: whoever composes or initialises a model runs the rules of its layers, one after the other. The
+types serve before anything runs: fundl_mypy, the plugin for mypy, reads them, and computes with the classes of this file,
+which therefore needs no torch.
+
+A size that nobody has told is unknown, and fits. A rule that expects a number of it finds it out: so layers that see the same
+input are held against each other.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from types import EllipsisType
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, cast, final
+
+from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
+
+AnySize: TypeAlias = Any  # type: ignore[explicit-any]  # a size fits all others where it is not known, which Any alone does
+"""The default of a type variable that stands for a size: so ``Linear`` without sizes means a layer of any."""
+
+Axes = TypeVarTuple("Axes", default=Unpack[tuple[AnySize, ...]])
+Layers = TypeVarTuple("Layers")
+S = TypeVar("S", bound="Shape")
+
+
+# --- Sizes -------------------------------------------------------------------------------------------------------------
+
+
+@final
+class Unknown:
+    """A size that is not known, or not yet; if `many`, the sizes of any number of axes."""
+
+    __slots__ = ("found", "many")
+
+    def __init__(self, *, many: bool = False) -> None:
+        self.many = many
+        self.found: tuple[Size, ...] | None = None
+
+    @override
+    def __repr__(self) -> str:
+        return "..." if self.many else "?"
+
+
+Size: TypeAlias = int | Unknown
+
+
+def _unknowns(count: int) -> tuple[Unknown, ...]:
+    return tuple(Unknown() for _ in range(count))
+
+
+def _found(sizes: Sequence[Size]) -> Iterator[Size]:
+    """The sizes as they are known by now: what was found in the place of the unknown."""
+    for size in sizes:
+        if isinstance(size, Unknown) and size.found is not None:
+            yield from _found(size.found)
+        else:
+            yield size
+
+
+def _known(sizes: Sequence[Size]) -> tuple[int, ...] | None:
+    """The sizes as numbers, if all of them are known."""
+    found = tuple(_found(sizes))
+    numbers = tuple(size for size in found if isinstance(size, int))
+    return numbers if len(numbers) == len(found) else None
+
+
+def expect(noun: str, size: Size, expected: Size) -> None:
+    """Raise a misfit unless a size is, or may be, the expected one.
+
+    Args:
+        noun: what an axis counts, in the plural, such as "features"; or "axis 2" where it has no name.
+        size: what is given.
+        expected: what the layer expects.
+
+    >>> expect("features", 25, 24)
+    Traceback (most recent call last):
+    fundl.shapes.Misfit: the layer expects 24 features but the input has 25 features
+    """
+    (given,), (wanted,) = _found((size,)), _found((expected,))
+    if isinstance(given, Unknown):
+        if given is not wanted:
+            given.found = (wanted,)
+    elif isinstance(wanted, Unknown):
+        wanted.found = (given,)
+    elif given != wanted:
+        raise Misfit(_amount(wanted, noun), _amount(given, noun))
+
+
+def _amount(count: int, noun: str) -> str:
+    if noun.startswith("axis "):
+        return f"size {count} along {noun}"
+    return f"{count} {noun.removesuffix('s') if count == 1 else noun}"
+
+
+def _axes(count: int) -> str:
+    return "1 axis" if count == 1 else f"{count} axes"
+
+
+# --- Misfits -----------------------------------------------------------------------------------------------------------
+
+
+class Place(NamedTuple):
+    """Where a layer is, counted from 1: (3, 1) is the first layer inside the third."""
+
+    path: tuple[int, ...]
+    name: str
+
+    def inside(self, index: int) -> "Place":
+        """The same place, as it is seen from outside of the part at an index."""
+        return Place((index, *self.path), self.name)
+
+    @override
+    def __str__(self) -> str:
+        return f"layer {'.'.join(map(str, self.path))} ({self.name})" if self.path else self.name
+
+
+class Misfit(ValueError):  # noqa: N818  # what it is
+    """A layer that does not take what it is given.
+
+    Args:
+        expected: what the layer expects: "24 features".
+        given: what it is given: "25 features".
+        taker: the layer, if it is inside the one whose rule is run.
+        giver: who gives, if it is inside the layer whose rule is run: a layer, or how a sentence would go on.
+    """
+
+    def __init__(self, expected: str, given: str, *, taker: Place | None = None, giver: Place | str | None = None) -> None:
+        super().__init__(expected, given)
+        self.expected = expected
+        self.given = given
+        self.taker = taker
+        self.giver = giver
+
+    @property
+    def path(self) -> tuple[int, ...]:
+        """Where the layer is that does not take what it is given."""
+        return self.taker.path if self.taker is not None else ()
+
+    def seen_from(self, index: int, name: str, giver: Place | None = None) -> None:
+        """Tell the places as they are seen from outside of the layer at an index, which takes what the giver gives."""
+        self.taker = (self.taker or Place((), name)).inside(index)
+        self.giver = self.giver.inside(index) if isinstance(self.giver, Place) else self.giver or giver
+
+    @override
+    def __str__(self) -> str:
+        giver = f"{self.giver} gives" if isinstance(self.giver, Place) else self.giver or "the input has"
+        return f"{self.taker or 'the layer'} expects {self.expected} but {giver} {self.given}"
+
+
+# --- Shapes ------------------------------------------------------------------------------------------------------------
+
+
+class Shape(Generic[*Axes]):
+    """The sizes of a tensor's axes, as far as they are known.
+
+    Args:
+        sizes: a number for each axis, or None if it is not known; ``...`` in front stands for any number of axes. What stands
+            before such axes cannot be told apart from them, and is forgotten.
+
+    >>> Shape(..., 25)
+    Shape(..., 25)
+    >>> Shape(..., 25).trailing(2)
+    (..., ?, 25)
+    """
+
+    __slots__ = ("_sizes",)
+
+    def __init__(self, *sizes: Size | EllipsisType | None) -> None:
+        self._sizes: tuple[Size, ...] = ()
+        for size in sizes:
+            if size is ... or (isinstance(size, Unknown) and size.many and self._sizes):
+                self._sizes = (Unknown(many=True),)
+            else:
+                self._sizes = (*self._sizes, Unknown() if size is None else size)
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """The sizes as they are known by now; only the first may stand for any number of axes."""
+        return tuple(_found(self._sizes))
+
+    @property
+    def front(self) -> Unknown | None:
+        """What stands for any number of axes in front, if there is such."""
+        first = self.sizes[0] if self.sizes else 0
+        return first if isinstance(first, Unknown) and first.many else None
+
+    def trailing(self, count: int) -> tuple[Size, ...]:
+        """The sizes, of which the last `count` are of one axis each: ``*lead, features = shape.trailing(1)``."""
+        front, missing = self.front, count - self._known_axes()
+        if missing > 0:
+            if front is None:
+                raise Misfit(f"at least {_axes(count)}", _axes(self._known_axes()))
+            front.found = (Unknown(many=True), *_unknowns(missing))
+        return self.sizes
+
+    def leading(self, count: int) -> tuple[Size, ...]:
+        """The sizes, of which the first `count` are of one axis each: ``batch, *rest = shape.leading(1)``."""
+        if self.front is not None:  # what is known may be among the first, or behind them
+            return (*_unknowns(count), Unknown(many=True))
+        return self.trailing(count)
+
+    def exactly(self, count: int) -> tuple[Size, ...]:
+        """The sizes, which must be so many: ``batch, channels, height, width = shape.exactly(4)``."""
+        front, missing = self.front, count - self._known_axes()
+        if missing < 0 or (missing > 0 and front is None):
+            raise Misfit(_axes(count), _axes(self._known_axes()))
+        if front is not None:
+            front.found = _unknowns(missing)
+        return self.sizes
+
+    def _known_axes(self) -> int:
+        return len(self.sizes) - (self.front is not None)
+
+    @override
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(repr, self.sizes))})"
+
+
+AnyShape: TypeAlias = Shape[*tuple[AnySize, ...]]
+"""A shape about which nothing is said."""
+
+
+def _expect_same(given: AnyShape, expected: AnyShape, *, but_for: int = 0) -> None:
+    """Raise a misfit unless two shapes are, or may be, the same, apart from one axis, counted from 1 at the end."""
+    if expected.front is None:
+        given.exactly(len(expected.sizes))
+    else:
+        given.trailing(len(expected.sizes) - 1)
+        if given.front is None:
+            expected.exactly(len(given.sizes))
+        else:
+            expected.trailing(len(given.sizes) - 1)
+    pairs = list(zip(given.sizes, expected.sizes, strict=True))
+    for index, (size, wanted) in enumerate(reversed(pairs), start=1):
+        if index != but_for and pairs[-index][0] is not given.front:
+            expect(_noun(index, None if given.front else len(pairs)), size, wanted)
+
+
+def _noun(index: int, axes: int | None) -> str:
+    """What an axis counts, by its place, counted from 1 at the end of so many axes: the last of up to three are features."""
+    if index == 1 and (axes is None or axes <= 3):
+        return "features"
+    return f"axis {-index if axes is None else axes - index}"
+
+
+# --- Sizes that are computed -------------------------------------------------------------------------------------------
+
+# Each of these stands in the types of a rule with its operands: Product[Height, Width]. Its function `of` is the same for
+# the sizes themselves, in the rule's body. What is computed from the unknown is unknown.
+
+First = TypeVar("First")
+Second = TypeVar("Second")
+
+
+class Sum(Generic[*Axes]):
+    """The sum of sizes."""
+
+    @staticmethod
+    def of(*sizes: Size) -> Size:
+        """The sum of the sizes.
+
+        >>> Sum.of(3, 4, 1)
+        8
+        """
+        numbers = _known(sizes)
+        return Unknown() if numbers is None else sum(numbers)
+
+
+class Product(Generic[*Axes]):
+    """The product of sizes."""
+
+    @staticmethod
+    def of(*sizes: Size) -> Size:
+        """The product of the sizes.
+
+        >>> Product.of(8, 26, 26)
+        5408
+        """
+        numbers = _known(sizes)
+        return Unknown() if numbers is None else math.prod(numbers)
+
+
+class Difference(Generic[First, Second]):
+    """What is left of a size when another is taken away."""
+
+    @staticmethod
+    def of(first: Size, second: Size) -> Size:
+        """The first size minus the second.
+
+        >>> Difference.of(28, 2)
+        26
+        """
+        numbers = _known((first, second))
+        return Unknown() if numbers is None else numbers[0] - numbers[1]
+
+
+class Quotient(Generic[First, Second]):
+    """How many times a size has room for another."""
+
+    @staticmethod
+    def of(first: Size, second: Size) -> Size:
+        """The first size divided by the second, rounded down.
+
+        >>> Quotient.of(29, 2)
+        14
+        """
+        numbers = _known((first, second))
+        return Unknown() if numbers is None or numbers[1] == 0 else numbers[0] // numbers[1]
+
+
+Length = TypeVar("Length")
+Kernel = TypeVar("Kernel")
+Stride = TypeVar("Stride", default=Literal[1])
+Padding = TypeVar("Padding", default=Literal[0])
+Dilation = TypeVar("Dilation", default=Literal[1])
+
+
+class Window(Generic[Length, Kernel, Stride, Padding, Dilation]):
+    """How many places a sliding window takes: what convolution and pooling make of a height or a width."""
+
+    @staticmethod
+    def of(length: Size, kernel: Size, stride: Size = 1, padding: Size = 0, dilation: Size = 1) -> Size:
+        """floor((length + 2 padding - dilation (kernel - 1) - 1) / stride) + 1.
+
+        Args:
+            length: of the axis.
+            kernel: how many elements the window sees.
+            stride: from one place of the window to the next.
+            padding: elements that are put before the axis, and as many behind it.
+            dilation: from one element that the window sees to the next.
+
+        Raises:
+            Misfit: there is no place for the window.
+
+        >>> Window.of(28, 3), Window.of(28, 2, 2), Window.of(28, 3, 2, 1)
+        (26, 14, 14)
+        """
+        numbers = _known((length, kernel, stride, padding, dilation))
+        if numbers is None or numbers[2] < 1:
+            return Unknown()
+        known, seen, step, pad, spread = numbers
+        span = spread * (seen - 1) + 1
+        if span > known + 2 * pad:
+            raise Misfit(f"a height and width of at least {span - 2 * pad}", f"one of {known}")
+        return (known + 2 * pad - span) // step + 1
+
+
+# --- Layers inside layers ----------------------------------------------------------------------------------------------
+
+# The shapes that layers made of layers give. In types and in bodies they are written alike: Through[S, *Layers] is
+# Through(shape, layers).
+
+
+class _Ruled(Protocol):
+    """What every layer is, as far as shapes go."""
+
+    def output_shape(self, shape: AnyShape, /) -> AnyShape: ...
+
+
+class Stated(NamedTuple):
+    """A layer of which no more is known than its name and its rule."""
+
+    name: str
+    output_shape: Callable[[AnyShape], AnyShape]
+
+
+def name_of(layer: object) -> str:
+    """What messages call a layer: the name of its class."""
+    return layer.name if isinstance(layer, Stated) else type(layer).__name__
+
+
+def of_model(shape: AnyShape, model: object) -> AnyShape:
+    """What a layer, or a tuple of them, makes of a shape.
+
+    Raises:
+        Misfit: a layer does not take what it is given.
+    """
+    if isinstance(model, tuple) and not isinstance(model, Stated):
+        return through(shape, model)
+    try:
+        return _run(shape, model)[0]
+    except Misfit as misfit:
+        misfit.taker = misfit.taker or Place((), name_of(model))
+        raise
+
+
+def through(shape: AnyShape, layers: Sequence[object], *, first: int = 1) -> AnyShape:
+    """What layers that are applied one after the other make of a shape.
+
+    Args:
+        shape: of the input.
+        layers: layers, or tuples of them.
+        first: the number of the first of them, for messages.
+
+    Raises:
+        Misfit: a layer does not take what the one before it gives.
+    """
+    return _through(shape, layers, first)[0]
+
+
+def _through(shape: AnyShape, layers: Sequence[object], first: int = 1) -> tuple[AnyShape, Place | None]:
+    """The shape that comes out, and the last layer that made another one of it."""
+    giver: Place | None = None
+    for index, layer in enumerate(layers, start=first):
+        try:
+            output, place = _run(shape, layer)
+        except Misfit as misfit:
+            misfit.seen_from(index, name_of(layer), giver)
+            raise
+        if output is not shape and place is not None:
+            giver = place.inside(index)
+        shape = output
+    return shape, giver
+
+
+def _run(shape: AnyShape, layer: object) -> tuple[AnyShape, Place | None]:
+    if isinstance(layer, tuple) and not isinstance(layer, Stated):
+        return _through(shape, layer)
+    return cast("_Ruled", layer).output_shape(shape), Place((), name_of(layer))
+
+
+class Through(AnyShape, Generic[S, *Layers]):
+    """What layers that are applied one after the other make of the shape S."""
+
+    __slots__ = ()
+
+    def __init__(self, shape: S, layers: tuple[*Layers]) -> None:
+        super().__init__(*_through(shape, layers)[0].sizes)
+
+
+class Kept(AnyShape, Generic[S, *Layers]):
+    """The shape S, which layers that are applied one after the other must keep."""
+
+    __slots__ = ()
+
+    def __init__(self, shape: S, layers: tuple[*Layers]) -> None:
+        output, giver = _through(shape, layers)
+        try:
+            _expect_same(output, shape)
+        except Misfit as misfit:
+            misfit.giver = giver
+            raise
+        super().__init__(*shape.sizes)
+
+
+class Joined(AnyShape, Generic[S, *Layers]):
+    """What branches make of the shape S, each for itself, as a sum or put one behind the other along an axis.
+
+    Types do not tell which: fundl_mypy sees it where the branches are put together.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, shape: S, branches: tuple[*Layers], *, join: str | None, axis: int | None) -> None:
+        outputs = _outputs(shape, branches)
+        sizes: Sequence[Size | EllipsisType] = [...]
+        if join == "sum":
+            _expect_alike(outputs)
+            sizes = outputs[0][0].sizes
+        elif join == "concatenate" and axis is not None:
+            sizes = _concatenated(outputs, axis)
+        super().__init__(*sizes)
+
+
+_Output: TypeAlias = tuple[AnyShape, Place | None]
+
+
+def _outputs(shape: AnyShape, branches: Sequence[object]) -> list[_Output]:
+    """What each branch makes of the same shape, and where it comes from."""
+    outputs: list[_Output] = []
+    known = shape.sizes
+    for index, branch in enumerate(branches, start=1):
+        try:
+            output, place = _run(shape, branch)
+            outputs.append((output, (place or Place((), name_of(branch))).inside(index)))
+        except Misfit as misfit:
+            if misfit.giver is None and shape.sizes != known and _takes(branch, known):
+                misfit.giver = "the branches before it expect"
+            misfit.seen_from(index, name_of(branch))
+            raise
+    return outputs
+
+
+def _takes(layer: object, sizes: Sequence[Size]) -> bool:
+    """Whether a layer takes the sizes, whatever was found of them since."""
+    try:
+        _run(Shape(*((... if size.many else None) if isinstance(size, Unknown) else size for size in sizes)), layer)
+    except Misfit:
+        return False
+    return True
+
+
+def _expect_alike(outputs: Sequence[_Output], *, but_for: int = 0) -> None:
+    for output, place in outputs:
+        try:
+            _expect_same(output, outputs[0][0], but_for=but_for)
+        except Misfit as misfit:
+            misfit.giver = place
+            raise
+
+
+def _concatenated(outputs: Sequence[_Output], axis: int) -> Sequence[Size | EllipsisType]:
+    if axis >= 0 and any(output.front is not None for output, _ in outputs):
+        return [...]  # how far the axis is from the end is not known
+    from_end = -axis if axis < 0 else len(outputs[0][0].sizes) - axis
+    _expect_alike(outputs, but_for=from_end)
+    rows = [output.trailing(from_end) for output, _ in outputs]
+    after = len(rows[0]) - from_end + 1
+    return [*rows[0][: after - 1], Sum.of(*(row[-from_end] for row in rows)), *rows[0][after:]]
+
+
+Batch = TypeVar("Batch")
+Example = TypeVar("Example")
+
+
+class Reshaped(AnyShape, Generic[Batch, Example, *Axes]):
+    """A batch of examples of other sizes, one of which may be -1, made of examples of the given axes."""
+
+    __slots__ = ()
+
+    def __init__(self, batch: Size, sizes: tuple[Size, ...], *axes: Size) -> None:
+        super().__init__(batch, *_reshaped(sizes, axes))
+
+
+def _reshaped(sizes: tuple[Size, ...], axes: tuple[Size, ...]) -> Sequence[Size]:
+    numbers, count = _known(sizes), Product.of(*axes)
+    if numbers is None:
+        return sizes
+    known = math.prod(size for size in numbers if size != -1)
+    if not isinstance(count, int):
+        return [Unknown() if size == -1 else size for size in numbers]
+    rest = count // max(known, 1)
+    if known * (rest if -1 in numbers else 1) != count:
+        raise Misfit(f"a multiple of {known} elements" if -1 in numbers else f"{known} elements", f"{count} elements")
+    return [rest if size == -1 else size for size in numbers]

@@ -1,0 +1,625 @@
+"""Models that do not fit: each function is one program, which is told the same by mypy and when it runs."""
+
+from collections.abc import Callable
+from typing import Final, Literal
+
+import torch
+from typing_extensions import TypeVar
+
+import fundl
+from fundl import (
+    ELU,
+    GELU,
+    SELU,
+    Dropout,
+    Flatten,
+    Hardtanh,
+    Identity,
+    LeakyReLU,
+    Linear,
+    LogSoftmax,
+    Mish,
+    Model,
+    ReLU,
+    Reshape,
+    Residual,
+    Sigmoid,
+    SiLU,
+    Softmax,
+    Softplus,
+    Tanh,
+    apply,
+    checkpoint,
+    compose,
+    forward,
+    initialize,
+    key,
+    linear,
+    mse,
+    parallel,
+    residual,
+    summary,
+    value_and_grad,
+    vjp,
+)
+from tests.typing.image_layers import (
+    Drop,
+    Gate,
+    GlobalAverage,
+    Images,
+    MaxPool2d,
+    Named,
+    Positions,
+    Repeat,
+    Ruleless,
+    Scale,
+    Widen,
+    conv2d,
+)
+
+A = TypeVar("A", bound=int)
+B = TypeVar("B", bound=int)
+P = TypeVar("P", bound=Model)
+
+X: Final = torch.ones(4, 2)
+WIDTH: Final = 24
+
+
+# --- Chains ------------------------------------------------------------------------------------------------------------
+
+
+def two_layers() -> None:
+    # E: layer 2 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
+    compose(linear(2, 25), linear(24, 2))
+
+
+def the_example() -> None:
+    # E: layer 3 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
+    compose(linear(2, 25), ReLU(), linear(24, 2))
+
+
+def one_feature() -> None:
+    # E: layer 2 (Linear) expects 2 features but layer 1 (Linear) gives 1 feature
+    compose(linear(2, 1), linear(2, 1))
+
+
+def through_all_activations() -> None:
+    compose(
+        linear(2, 3),
+        ReLU(),
+        LeakyReLU(),
+        ELU(),
+        SELU(),
+        GELU(),
+        SiLU(),
+        Mish(),
+        Sigmoid(),
+        Tanh(),
+        Softplus(),
+        Hardtanh(),
+        Dropout(0.1),
+        Identity(),
+        Softmax(),
+        LogSoftmax(axis=-1),
+        # E: layer 17 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+        linear(4, 5),
+    )
+
+
+def without_bias() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(linear(2, 3, bias=False), linear(4, 5))
+
+
+def by_keyword() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(linear(in_features=2, out_features=3), linear(4, 5))
+
+
+def keywords_the_other_way_round() -> None:
+    # E: layer 2 (Linear) expects 2 features but layer 1 (Linear) gives 3 features
+    compose(linear(out_features=3, in_features=2), linear(2, 5))
+
+
+def by_module() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    fundl.compose(fundl.linear(2, 3), fundl.linear(4, 5))
+
+
+def arithmetic() -> None:
+    # E: layer 2 (Linear) expects 25 features but layer 1 (Linear) gives 24 features
+    compose(linear(2, 3 * 8), linear(5 * 5, 2))
+
+
+def a_constant() -> None:
+    # E: layer 2 (Linear) expects 25 features but layer 1 (Linear) gives 24 features
+    compose(linear(2, WIDTH), linear(25, 2))
+
+
+def arithmetic_with_a_constant() -> None:
+    # E: layer 2 (Linear) expects 12 features but layer 1 (Linear) gives 24 features
+    compose(linear(2, WIDTH), linear(WIDTH // 2, 2))
+
+
+def a_local_constant() -> None:
+    width: Final = 3
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(linear(2, width), linear(4, width))
+
+
+def the_second_of_two() -> None:
+    # E: layer 3 (Linear) expects 5 features but layer 2 (Linear) gives 4 features
+    compose(linear(2, 3), linear(3, 4), linear(5, 6))
+
+
+def in_a_variable() -> None:
+    first = linear(2, 3)
+    second = linear(4, 5)
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(first, second)
+
+
+def declared() -> None:
+    # E: layer 3 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
+    model: tuple[Linear, ReLU, Linear] = compose(linear(2, 25), ReLU(), linear(24, 2))
+    assert model
+
+
+def returned() -> None:
+    def make() -> tuple[Linear, ReLU, Linear]:
+        # E: layer 3 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
+        return compose(linear(2, 25), ReLU(), linear(24, 2))
+
+    make()
+
+
+def in_a_condition() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    if compose(linear(2, 3), linear(4, 5)):
+        pass
+
+
+def in_a_list() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    models = [compose(linear(2, 3), linear(4, 5))]
+    assert models
+
+
+def in_a_lambda() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    make: Callable[[], object] = lambda: compose(linear(2, 3), linear(4, 5))
+    make()
+
+
+def in_a_default() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    def make(model: Model = compose(linear(2, 3), linear(4, 5))) -> None:
+        assert model
+
+    make()
+
+
+def behind_one_without_a_rule() -> None:
+    # E: layer 4 (Linear) expects 6 features but layer 3 (Linear) gives 5 features
+    compose(linear(2, 3), Ruleless(), linear(4, 5), linear(6, 7))
+
+
+# --- Models in models --------------------------------------------------------------------------------------------------
+
+
+def nested() -> None:
+    # E: layer 2.2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(linear(2, 3), compose(ReLU(), linear(4, 5)))
+
+
+def a_tuple() -> None:
+    # E: layer 2.2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(linear(2, 3), (ReLU(), linear(4, 5)))
+
+
+def out_of_a_tuple() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1.1 (Linear) gives 3 features
+    compose((linear(2, 3), ReLU()), linear(4, 5))
+
+
+def inside_a_tuple() -> None:
+    # E: layer 2.2 (Linear) expects 4 features but layer 2.1 (Linear) gives 3 features
+    compose(ReLU(), (linear(2, 3), linear(4, 5)))
+
+
+def deep() -> None:
+    # E: layer 2.1.2.1 (Linear) expects 4 features but layer 1.1.1.1 (Linear) gives 3 features
+    compose((((linear(2, 3),),),), ((ReLU(), (linear(4, 5),)),))
+
+
+def unpacked() -> None:
+    model = compose(linear(2, 3), ReLU())
+    # E: layer 3 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(*model, linear(4, 5))
+
+
+def unpacked_behind() -> None:
+    model = compose(linear(4, 5), ReLU())
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(linear(2, 3), *model)
+
+
+def unpacked_twice() -> None:
+    model = compose(linear(2, 3), ReLU())
+    # E: layer 3 (Linear) expects 2 features but layer 1 (Linear) gives 3 features
+    compose(*model, *model)
+
+
+def indexed() -> None:
+    model = compose(linear(2, 3), ReLU(), linear(3, 4))
+    # E: layer 2 (Linear) expects 5 features but layer 1 (Linear) gives 4 features
+    compose(model[2], linear(5, 6))
+
+
+def sliced() -> None:
+    model = compose(linear(2, 3), ReLU(), linear(3, 4))
+    # E: layer 3 (Linear) expects 5 features but layer 1 (Linear) gives 3 features
+    compose(*model[:2], linear(5, 6))
+
+
+def added() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(*(compose(linear(2, 3)) + (linear(4, 5),)))
+
+
+# --- Layers made of layers ---------------------------------------------------------------------------------------------
+
+
+def residual_changes_the_shape() -> None:
+    # E: Residual expects 25 features but layer 1 (Linear) gives 24 features
+    residual(linear(25, 24))
+
+
+def residual_within() -> None:
+    # E: layer 3 (Linear) expects 25 features but layer 1 (Linear) gives 24 features
+    residual(linear(25, 24), ReLU(), linear(25, 25))
+
+
+def into_a_residual() -> None:
+    # E: layer 2.1 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
+    compose(linear(2, 25), residual(linear(24, 24)))
+
+
+def out_of_a_residual() -> None:
+    # E: layer 2 (Linear) expects 24 features but layer 1 (Residual) gives 25 features
+    compose(residual(linear(25, 25)), linear(24, 2))
+
+
+def residual_of_a_tuple() -> None:
+    # E: Residual expects 25 features but layer 2 (Linear) gives 24 features
+    residual((linear(25, 3), ReLU()), linear(3, 24))
+
+
+def sum_of_branches() -> None:
+    # E: Parallel expects 3 features but layer 2 (Linear) gives 4 features
+    parallel(linear(2, 3), linear(2, 4))
+
+
+def branches_of_one_input() -> None:
+    # E: layer 2.2 (Linear) expects 3 features but the branches before it expect 2 features
+    parallel(linear(2, 3), (ReLU(), linear(3, 3)))
+
+
+def into_branches() -> None:
+    # E: layer 2 (Linear) expects 5 features but the branches before it expect 3 features
+    compose(linear(2, 3), parallel(linear(3, 4), linear(5, 4)))
+
+
+def into_all_branches() -> None:
+    # E: layer 2.1 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(linear(2, 3), parallel(linear(4, 4), linear(4, 4)))
+
+
+def out_of_a_sum() -> None:
+    # E: layer 2 (Linear) expects 6 features but layer 1 (Parallel) gives 3 features
+    compose(parallel(linear(2, 3), linear(2, 3)), linear(6, 1))
+
+
+def out_of_a_concatenation() -> None:
+    # E: layer 2 (Linear) expects 3 features but layer 1 (Parallel) gives 7 features
+    compose(parallel(linear(2, 3), linear(2, 4), join="concatenate"), linear(3, 1))
+
+
+def a_branch_is_a_tuple() -> None:
+    # E: layer 1.2 (Linear) expects 4 features but layer 1.1 (Linear) gives 3 features
+    parallel((linear(2, 3), linear(4, 3)), linear(2, 3))
+
+
+def into_a_checkpoint() -> None:
+    # E: layer 2.2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(linear(2, 3), checkpoint(ReLU(), linear(4, 5)))
+
+
+def out_of_a_checkpoint() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Checkpoint) gives 3 features
+    compose(checkpoint(linear(2, 3), ReLU()), linear(4, 5))
+
+
+def a_container_of_the_users() -> None:
+    # E: layer 3 (Linear) expects 5 features but layer 2 (Named) gives 4 features
+    compose(linear(2, 3), Named("hidden", (linear(3, 4), ReLU())), linear(5, 6))
+
+
+# --- Where models are used ---------------------------------------------------------------------------------------------
+
+
+def applied() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    apply((linear(2, 3), linear(4, 5)), X)
+
+
+def applied_from_a_variable() -> None:
+    model = (linear(2, 3), linear(4, 5))
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    apply(model, X)
+
+
+def run_forward() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    forward((linear(2, 3), linear(4, 5)), X)
+
+
+def differentiated() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    vjp((linear(2, 3), linear(4, 5)), X, X)
+
+
+def trained() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    value_and_grad(mse, (linear(2, 3), linear(4, 5)), X, X)
+
+
+def initialized() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    initialize(key(0), (linear(2, 3), linear(4, 5)))
+
+
+def summarized() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    summary((linear(2, 3), linear(4, 5)), (10, 2))
+
+
+def composed_after_initializing() -> None:
+    model = initialize(key(0), compose(linear(2, 3), ReLU()))
+    # E: layer 3 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(*model, linear(4, 5))
+
+
+def composed_of_gradients() -> None:
+    grads, _ = vjp(initialize(key(0), linear(2, 3)), X, torch.ones(4, 3))
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(grads, linear(4, 5))
+
+
+# --- Functions of the user's -------------------------------------------------------------------------------------------
+
+
+def block(n: A, m: B) -> tuple[Linear[A, B], ReLU]:
+    return compose(linear(n, m), ReLU())
+
+
+def blocks() -> None:
+    # E: layer 2.1 (Linear) expects 4 features but layer 1.1 (Linear) gives 3 features
+    compose(block(2, 3), block(4, 5))
+
+
+def a_block_unpacked() -> None:
+    # E: layer 3 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(*block(2, 3), *block(4, 5))
+
+
+def square(n: A, depth: int = 2) -> tuple[Residual[Linear[A, A], ReLU], Linear[A, A]]:
+    assert depth
+    return compose(residual(linear(n, n), ReLU()), linear(n, n))
+
+
+def a_block_with_options() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1.2 (Linear) gives 3 features
+    compose(square(3, depth=1), linear(4, 5))
+
+
+def head() -> Linear[Literal[4], Literal[5]]:
+    return linear(4, 5)
+
+
+def a_function_that_states_its_sizes() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(linear(2, 3), head())
+
+
+def a_function_in_a_function() -> None:
+    def inner(n: A) -> Linear[A, A]:
+        return linear(n, n)
+
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(inner(3), inner(4))
+
+
+def a_parameter_with_sizes() -> None:
+    def with_head(body: tuple[Linear[Literal[2], Literal[3]], ReLU]) -> None:
+        # E: layer 3 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+        compose(*body, linear(4, 5))
+
+    with_head(compose(linear(2, 3), ReLU()))
+
+
+def use(model: P) -> P:
+    return initialize(key(0), model)
+
+
+def a_function_that_takes_models() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    use((linear(2, 3), linear(4, 5)))
+
+
+class Nets:
+    """Makes models."""
+
+    def __init__(self) -> None:
+        self.body = compose(linear(2, 3), ReLU())
+
+    def narrow(self, n: A) -> Linear[A, Literal[1]]:
+        return linear(n, 1)
+
+
+def a_method() -> None:
+    # E: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 1 feature
+    compose(Nets().narrow(3), linear(4, 5))
+
+
+def an_attribute() -> None:
+    # E: layer 3 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+    compose(*Nets().body, linear(4, 5))
+
+
+# --- Images ------------------------------------------------------------------------------------------------------------
+
+
+def channels() -> None:
+    # E: layer 3 (Conv2d) expects 16 channels but layer 1 (Conv2d) gives 8 channels
+    compose(conv2d(3, 8, 3), ReLU(), conv2d(16, 32, 3))
+
+
+def channels_through_a_pool() -> None:
+    # E: layer 3 (Conv2d) expects 16 channels but layer 2 (MaxPool2d) gives 8 channels
+    compose(conv2d(3, 8, 3), MaxPool2d(2), conv2d(16, 32, 3))
+
+
+def flattened() -> None:
+    compose(
+        Images(1, 28, 28),
+        conv2d(1, 8, 3),
+        ReLU(),
+        MaxPool2d(2),
+        Flatten(),
+        # E: layer 6 (Linear) expects 1800 features but layer 5 (Flatten) gives 1352 features
+        linear(1800, 10),
+    )
+
+
+def flattened_by_arithmetic() -> None:
+    # E: layer 4 (Linear) expects 5000 features but layer 3 (Flatten) gives 5408 features
+    compose(Images(1, 28, 28), conv2d(1, 8, 3), Flatten(), linear(8 * 25 * 25, 10))
+
+
+def stride() -> None:
+    # E: layer 4 (Linear) expects 1568 features but layer 3 (Flatten) gives 1352 features
+    compose(Images(1, 28, 28), conv2d(1, 8, 3, stride=2), Flatten(), linear(8 * 14 * 14, 10))
+
+
+def padding() -> None:
+    # E: layer 4 (Linear) expects 5408 features but layer 3 (Flatten) gives 6272 features
+    compose(Images(1, 28, 28), conv2d(1, 8, 3, padding=1), Flatten(), linear(5408, 10))
+
+
+def stride_and_padding() -> None:
+    # E: layer 4 (Linear) expects 99 features but layer 3 (Flatten) gives 800 features
+    compose(Images(1, 28, 28), conv2d(1, 8, 5, padding=2, stride=3), Flatten(), linear(99, 10))
+
+
+def stride_of_a_pool() -> None:
+    # E: layer 4 (Linear) expects 100 features but layer 3 (Flatten) gives 81 features
+    compose(Images(1, 28, 28), MaxPool2d(3, stride=3), Flatten(), linear(100, 10))
+
+
+def image_that_is_not_square() -> None:
+    # E: layer 4 (Linear) expects 2048 features but layer 3 (Flatten) gives 1680 features
+    compose(Images(3, 32, 16), conv2d(3, 4, 3), Flatten(), linear(4 * 32 * 16, 10))
+
+
+def height() -> None:
+    # E: layer 3 (Images) expects size 28 along axis 2 but layer 2 (Conv2d) gives size 26 along axis 2
+    compose(Images(1, 28, 28), conv2d(1, 8, 3), Images(8, 28, 26))
+
+
+def width() -> None:
+    # E: layer 3 (Images) expects size 28 along axis 3 but layer 2 (Conv2d) gives size 26 along axis 3
+    compose(Images(1, 28, 28), conv2d(1, 8, 3), Images(8, 26, 28))
+
+
+def image_smaller_than_the_kernel() -> None:
+    # E: layer 2 (Conv2d) expects a height and width of at least 5 but layer 1 (Images) gives one of 4
+    compose(Images(1, 4, 4), conv2d(1, 8, 5))
+
+
+def features_of_an_average() -> None:
+    # E: layer 3 (Linear) expects 16 features but layer 2 (GlobalAverage) gives 8 features
+    compose(conv2d(3, 8, 3), GlobalAverage(), linear(16, 10))
+
+
+def no_image() -> None:
+    # E: layer 3 (Conv2d) expects 4 axes but layer 2 (Flatten) gives 2 axes
+    compose(conv2d(3, 8, 3), Flatten(), conv2d(8, 8, 3))
+
+
+def residual_of_images() -> None:
+    # E: layer 2 (Residual) expects size 28 along axis 3 but layer 2.1 (Conv2d) gives size 26 along axis 3
+    compose(Images(8, 28, 28), residual(conv2d(8, 8, 3)))
+
+
+def residual_of_channels() -> None:
+    # E: Residual expects size 8 along axis 1 but layer 1 (Conv2d) gives size 16 along axis 1
+    residual(conv2d(8, 16, 3, padding=1))
+
+
+# --- Other rules of the user's -----------------------------------------------------------------------------------------
+
+
+def repeated() -> None:
+    # E: layer 3 (Linear) expects 3 features but layer 2 (Repeat) gives 12 features
+    compose(linear(2, 3), Repeat(4), linear(3, 1))
+
+
+def repeated_by_default() -> None:
+    # E: layer 3 (Linear) expects 3 features but layer 2 (Repeat) gives 6 features
+    compose(linear(2, 3), Repeat(), linear(3, 1))
+
+
+def widened() -> None:
+    # E: layer 3 (Linear) expects 8 features but layer 2 (Widen) gives 7 features
+    compose(linear(2, 3), Widen(4), linear(8, 1))
+
+
+def dropped() -> None:
+    # E: layer 3 (Linear) expects 5 features but layer 2 (Drop) gives 6 features
+    compose(linear(2, 8), Drop(2), linear(5, 1))
+
+
+def gated() -> None:
+    # E: layer 3 (Linear) expects 8 features but layer 2 (Gate) gives 4 features
+    compose(linear(2, 8), Gate(), linear(8, 1))
+
+
+def scaled() -> None:
+    # E: layer 2 (Scale) expects 16 channels but layer 1 (Conv2d) gives 8 channels
+    compose(conv2d(3, 8, 3), Scale(16))
+
+
+def steps() -> None:
+    # E: layer 2 (Positions) expects 12 steps but layer 1 (Positions) gives 10 steps
+    compose(Positions(10, 16), Positions(12, 16))
+
+
+def features_of_steps() -> None:
+    # E: layer 2 (Linear) expects 8 features but layer 1 (Positions) gives 16 features
+    compose(Positions(10, 16), linear(8, 4))
+
+
+def reshaped() -> None:
+    # E: layer 2 (Reshape) expects 176 elements but layer 1 (Positions) gives 160 elements
+    compose(Positions(10, 16), Reshape((4, 44)))
+
+
+def reshaped_with_a_rest() -> None:
+    # E: layer 3 (Linear) expects 9 features but layer 2 (Reshape) gives 8 features
+    compose(Positions(10, 16), Reshape((20, -1)), linear(9, 1))
+
+
+def reshaped_into_an_image() -> None:
+    # E: layer 2 (Conv2d) expects 3 channels but layer 1 (Reshape) gives 1 channel
+    compose(Reshape((1, 28, 28)), conv2d(3, 8, 3))
