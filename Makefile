@@ -13,11 +13,15 @@ demo: .venv/examples ## train the disk network, and draw what it learned to disk
 reports: .venv/examples ## repeat the experiments of five reports with fundl and torch.nn: tables and pictures in reports/
 	$(BIN)/python examples/reports.py all --out reports
 
-test: lint types ## all checks: style, types, tests
+test: lint types .venv/oldest-mypy ## all checks: style, types, tests
 	$(BIN)/pytest -n auto -m "not slow"
 
-test-all: lint types ## the same with the slow sweeps
+test-all: lint types .venv/oldest-mypy ## the same with the slow sweeps
 	$(BIN)/pytest -n auto
+
+.venv/oldest-mypy: .venv/test ## the oldest mypy that the plugin works with, beside the one that checks
+	$(PIP) --no-deps --target $@ mypy==1.19.0
+	touch $@
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -40,7 +40,7 @@ class Unknown:
     __slots__ = ("found", "many")
 
     def __init__(self, *, many: bool = False) -> None:
-        self.many = many
+        self.many: bool = many
         self.found: tuple[Size, ...] | None = None
 
     @override

@@ -127,7 +127,7 @@ def torch_network(model: Model) -> nn.Module:
     if isinstance(model, tuple):
         return nn.Sequential(*map(torch_network, model))
     if isinstance(model, Linear):
-        return torch_linear(model)
+        return torch_linear(model.weight, model.bias)
     match model:
         case fundl.ReLU():
             return nn.ReLU()
@@ -141,14 +141,14 @@ def torch_network(model: Model) -> nn.Module:
             raise TypeError(f"none of the five reports has a layer such as {model!r}")
 
 
-def torch_linear(layer: Linear) -> nn.Linear:
+def torch_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """The same layer in torch.nn."""
-    outputs, inputs = layer.weight.shape
-    copy = nn.Linear(inputs, outputs, bias=layer.bias is not None, dtype=layer.weight.dtype)
+    outputs, inputs = weight.shape
+    copy = nn.Linear(inputs, outputs, bias=bias is not None, dtype=weight.dtype)
     with torch.no_grad():
-        copy.weight.copy_(layer.weight)
-        if layer.bias is not None:
-            copy.bias.copy_(layer.bias)
+        copy.weight.copy_(weight)
+        if bias is not None:
+            copy.bias.copy_(bias)
     return copy
 
 
