@@ -16,7 +16,7 @@ input are held against each other.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import EllipsisType
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeAlias, cast, final
 
@@ -55,18 +55,17 @@ def _unknowns(count: int) -> tuple[Unknown, ...]:
     return tuple(Unknown() for _ in range(count))
 
 
-def _found(sizes: Sequence[Size]) -> Iterator[Size]:
+def _found(sizes: tuple[Size, ...]) -> tuple[Size, ...]:
     """The sizes as they are known by now: what was found in the place of the unknown."""
-    for size in sizes:
+    for index, size in enumerate(sizes):
         if isinstance(size, Unknown) and size.found is not None:
-            yield from _found(size.found)
-        else:
-            yield size
+            return (*sizes[:index], *_found(size.found), *_found(sizes[index + 1 :]))
+    return sizes
 
 
-def _known(sizes: Sequence[Size]) -> tuple[int, ...] | None:
+def _known(sizes: tuple[Size, ...]) -> tuple[int, ...] | None:
     """The sizes as numbers, if all of them are known."""
-    found = tuple(_found(sizes))
+    found = _found(sizes)
     numbers = tuple(size for size in found if isinstance(size, int))
     return numbers if len(numbers) == len(found) else None
 
@@ -183,21 +182,24 @@ class Shape(Generic[*Axes]):
     @property
     def sizes(self) -> tuple[Size, ...]:
         """The sizes as they are known by now; only the first may stand for any number of axes."""
-        return tuple(_found(self._sizes))
+        return _found(self._sizes)
 
     @property
     def front(self) -> Unknown | None:
         """What stands for any number of axes in front, if there is such."""
-        first = self.sizes[0] if self.sizes else 0
+        sizes = self.sizes
+        first = sizes[0] if sizes else 0
         return first if isinstance(first, Unknown) and first.many else None
 
     def trailing(self, count: int) -> tuple[Size, ...]:
         """The sizes, of which the last `count` are of one axis each: ``*lead, features = shape.trailing(1)``."""
-        front, missing = self.front, count - self._known_axes()
-        if missing > 0:
-            if front is None:
-                raise Misfit(f"at least {_axes(count)}", _axes(self._known_axes()))
-            front.found = (Unknown(many=True), *_unknowns(missing))
+        sizes, front = self.sizes, self.front
+        missing = count - len(sizes) + (front is not None)
+        if missing <= 0:
+            return sizes
+        if front is None:
+            raise Misfit(f"at least {_axes(count)}", _axes(len(sizes)))
+        front.found = (Unknown(many=True), *_unknowns(missing))
         return self.sizes
 
     def leading(self, count: int) -> tuple[Size, ...]:
@@ -208,15 +210,13 @@ class Shape(Generic[*Axes]):
 
     def exactly(self, count: int) -> tuple[Size, ...]:
         """The sizes, which must be so many: ``batch, channels, height, width = shape.exactly(4)``."""
-        front, missing = self.front, count - self._known_axes()
-        if missing < 0 or (missing > 0 and front is None):
-            raise Misfit(_axes(count), _axes(self._known_axes()))
+        sizes, front = self.sizes, self.front
+        known = len(sizes) - (front is not None)
+        if known > count or (known < count and front is None):
+            raise Misfit(_axes(count), _axes(known))
         if front is not None:
-            front.found = _unknowns(missing)
+            front.found = _unknowns(count - known)
         return self.sizes
-
-    def _known_axes(self) -> int:
-        return len(self.sizes) - (self.front is not None)
 
     @override
     def __repr__(self) -> str:

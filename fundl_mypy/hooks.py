@@ -20,7 +20,7 @@ from fundl_mypy.defaults import Constant, default_of
 from fundl_mypy.forgetting import without_sizes
 from fundl_mypy.rules import TOLD, Read, is_layer
 from fundl_mypy.shared import shared_calls
-from fundl_mypy.signatures import UNKNOWN, SigContext, literal, of_expression, remember, with_sizes
+from fundl_mypy.signatures import UNKNOWN, SigContext, holds_layers, literal, of_expression, remember, with_sizes
 
 Context = FunctionContext | MethodContext
 
@@ -99,7 +99,7 @@ class FundlPlugin(Plugin):
         if layer.type.fullname == "fundl.layers.structure.Parallel":
             layer = self._with_join(layer, fullname, context)
         call, api = context.context, context.api
-        if isinstance(call, CallExpr) and isinstance(api, TypeChecker):
+        if holds_layers(layer) and isinstance(call, CallExpr) and isinstance(api, TypeChecker):
             given = [list(types) for types in _given(call, api)]
             wrong = report(_holding(layer, given), _arguments(call), call, api, _reading(context))
             layer = remember(layer, {TOLD: UNKNOWN}) if wrong else layer

@@ -48,8 +48,21 @@ SigContext = FunctionSigContext | MethodSigContext
 # --- Which parameters are sizes ----------------------------------------------------------------------------------------
 
 
-def stated(signature: CallableType) -> dict[TypeVarType, list[int]]:
+def stated(signature: CallableType) -> Mapping[TypeVarType, Sequence[int]]:
     """The type variables of a signature that stand for sizes of a layer which it returns, each with its parameters."""
+    known = _known.get(id(signature))
+    if known is None or known[0] is not signature:
+        if len(_known) > 1000:
+            _known.clear()
+        known = _known[id(signature)] = signature, _stated(signature)
+    return known[1]
+
+
+_known: Final[dict[int, tuple[CallableType, Mapping[TypeVarType, Sequence[int]]]]] = {}
+"""What was found of the signatures that were seen last: a function that is called often is mostly called with the same."""
+
+
+def _stated(signature: CallableType) -> Mapping[TypeVarType, Sequence[int]]:
     variables = [variable for variable in signature.variables if isinstance(variable, TypeVarType)]
     if signature.is_type_obj():
         return _named_like_fields(signature, variables) if is_layer(signature.ret_type) else {}
@@ -74,6 +87,11 @@ def _parameters_of(variable: TypeVarType, signature: CallableType) -> list[int]:
         elif any(inner.id == variable.id for layer in layers_in(proper) for inner in _type_variables(layer.args)):
             return []
     return places
+
+
+def holds_layers(layer: Instance) -> bool:
+    """Whether a layer's type tells of layers inside."""
+    return any(True for argument in layer.args for _ in layers_in(argument))
 
 
 def layers_in(typ: Type) -> Iterator[Instance]:
