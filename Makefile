@@ -20,7 +20,7 @@ test-all: lint types .venv/oldest-mypy ## the same with the slow sweeps
 	$(BIN)/pytest -n auto
 
 .venv/oldest-mypy: .venv/test ## the oldest mypy that the plugin works with, beside the one that checks
-	$(PIP) --no-deps --target $@ mypy==1.19.0
+	$(BIN)/pip --disable-pip-version-check install --quiet --target $@ mypy==1.19.0
 	touch $@
 
 lint: .venv/test

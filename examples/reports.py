@@ -15,6 +15,10 @@ from typing import Annotated, Literal
 import attrs
 import torch
 import typer
+from rich.console import Console
+from typer import Argument, BadParameter, Option
+
+import fundl
 from five_reports import pictures, tables
 from five_reports.at_once import train_at_once
 from five_reports.catalogue import EXPERIMENTS
@@ -24,10 +28,6 @@ from five_reports.runs import Job, do_all
 from five_reports.setups import Experiment, Setup
 from five_reports.tables import Row
 from five_reports.timing import Times, measure
-from rich.console import Console
-from typer import Argument, BadParameter, Option
-
-import fundl
 
 PARITY_STEPS = 200
 MANY_RUNS = 10  # are worth an ensemble
