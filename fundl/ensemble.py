@@ -12,8 +12,8 @@ their namesakes for one run, for R of them, and give what R separate runs with t
     accuracies = [history[-1].train.metric for history in histories]
     first, *others = ensemble.unstack(state.model)
 
-An `Ensemble` is a layer, so what takes a model takes one too: `apply`, `vjp`, optimizers, `save`. And `each` makes of any
-pure function of trees one that does the same for R runs.
+An `Ensemble` is a layer, so what takes a model takes one too: `apply`, `vjp`, `save`. And `each` makes of any pure function
+of trees one that does the same for R runs.
 
 Initial values, the order of batches and what dropout drops agree with those of separate runs to the bit. All else is
 computed for all runs by one kernel, which may round a last bit differently: kernels do, by where in a tensor a number stands.
@@ -165,7 +165,8 @@ class Ensemble(Layer[object], Generic[P]):
 
     Its vjp is that of each run: grads[r], grad_x[r] = vjp(f_r, x[r], grad[r]).
 
-    Made by `initialize` or `stack`; `unstack` gives the models back. To draw new parameters, call `ensemble.initialize`.
+    Made by `ensemble.initialize` or `stack`; `unstack` gives the models back. What looks at the shapes of parameters, or at
+    all of them together, must know of the runs: draw new ones by `ensemble.initialize`, train by `ensemble.train_step`.
 
     Args:
         models: a model whose tensors have a first axis of size R: ``ensemble.models[0].weight`` of shape (R, out, in), say.
@@ -365,7 +366,8 @@ class _Linears(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple["_Linears", Tensor]:
         grad_x = torch.bmm(self.weight.mT, self._rows(grad).mT).mT  # (R, B, in)
-        return self.backward_params(residuals, grad), grad_x.reshape(*grad.shape[:-1], -1)
+        grads = self.backward_params(residuals, grad)
+        return grads, grad_x if grad.ndim == 3 else grad_x.reshape(*grad.shape[:-1], -1)
 
     @override
     def backward_params(self, residuals: Tensor, grad: Tensor) -> "_Linears":
