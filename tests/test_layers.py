@@ -233,6 +233,23 @@ def test_models_are_trees(sample: Sample) -> None:
     assert tree.equal(tree.map_records(lambda record: record, sample.model), sample.model)
 
 
+# --- Residuals ---------------------------------------------------------------------------------------------------------
+
+
+def storages(trees: object) -> dict[int, int]:
+    """The memory behind tensors, and its bytes."""
+    memory = [leaf.untyped_storage() for leaf in tree.leaves(trees)]
+    return {storage.data_ptr(): storage.nbytes() for storage in memory}
+
+
+@every_sample
+def test_residuals_take_the_bytes_that_are_declared(sample: Sample) -> None:
+    output, residuals = forward_any(sample.model, sample.x)
+    anyway = storages((sample.model, sample.x, output))
+    kept = {address: nbytes for address, nbytes in storages(residuals).items() if address not in anyway}
+    assert sum(kept.values()) == sample.kept
+
+
 # --- The table ---------------------------------------------------------------------------------------------------------
 
 
@@ -244,7 +261,7 @@ def test_every_public_layer_has_a_sample() -> None:
     }
     sampled = {type(record) for sample in SAMPLES for record in tree.records(sample.model)}
     missing = sorted(layer.__name__ for layer in public - sampled)
-    assert not missing, f"add rows to tests/samples.py for {', '.join(missing)}"
+    assert not missing, f"add rows to tests/samples/ for {', '.join(missing)}"
 
 
 def test_the_names_of_the_samples_are_unique() -> None:

@@ -1,0 +1,20 @@
+"""The table of sample layers that drives the generic tests: each layer beside its formula in plain torch.
+
+A new layer gets a row in the file of its family, and with it all tests of test_layers.py. A new family gets a file, and a
+line here.
+"""
+
+from typing import Final
+
+from tests.samples import activation, linear, structure
+from tests.samples.activation import ELEMENTWISE
+from tests.samples.linear import affine
+from tests.samples.table import TOLERANCES, Sample, normal, sample, with_values
+
+SAMPLES: Final[tuple[Sample, ...]] = (
+    *activation.SAMPLES,
+    *linear.SAMPLES,
+    *structure.SAMPLES,
+)
+
+__all__ = ["ELEMENTWISE", "SAMPLES", "TOLERANCES", "Sample", "affine", "normal", "sample", "with_values"]

@@ -1,0 +1,80 @@
+"""Sample layers: those that rearrange, and those made of layers."""
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fundl import (
+    Dropout,
+    Flatten,
+    Identity,
+    Linear,
+    ReLU,
+    Reshape,
+    SiLU,
+    Softmax,
+    Tanh,
+    checkpoint,
+    compose,
+    key,
+    linear,
+    parallel,
+    residual,
+)
+from tests.samples.activation import dropped
+from tests.samples.linear import affine
+from tests.samples.table import normal, sample
+
+SAMPLES: Final = (
+    sample("Flatten", Flatten(), normal(5, 2, 3, 2), lambda _, x: x.flatten(1)),
+    sample("Flatten, start", Flatten(start=-2), normal(5, 2, 3, 2), lambda _, x: x.flatten(2)),
+    sample("Reshape", Reshape((3, -1)), normal(5, 12), lambda _, x: x.reshape(-1, 3, 4)),
+    sample(
+        "residual",
+        residual(linear(3, 3), Tanh()),
+        normal(5, 3),
+        lambda p, x: x + torch.tanh(affine(p.layers[0], x)),
+        kept=5 * 3 * 8,
+    ),
+    sample(
+        "parallel, sum",
+        parallel(linear(3, 4), (linear(3, 4, bias=False), Tanh())),
+        normal(5, 3),
+        lambda p, x: affine(p.branches[0], x) + torch.tanh(affine(p.branches[1][0], x)),
+        kept=5 * 4 * 8,
+    ),
+    sample(
+        "parallel, concatenate",
+        parallel(linear(3, 4), Identity(), Tanh(), join="concatenate", axis=1),
+        normal(5, 3),
+        lambda p, x: torch.cat((affine(p.branches[0], x), x, torch.tanh(x)), 1),
+        kept=5 * 3 * 8,
+    ),
+    sample(
+        "checkpoint",
+        checkpoint(linear(3, 4), Dropout(0.4, key(3)), Tanh()),
+        normal(5, 3),
+        lambda p, x: torch.tanh(dropped(affine(p.layers[0], x))),
+    ),
+    sample(
+        "compose",
+        compose(linear(3, 4), ReLU(), linear(4, 2)),
+        normal(5, 3),
+        lambda p, x: affine(p[2], torch.relu(affine(p[0], x))),
+        kept=5 * 4 * 8,
+    ),
+    sample(
+        "compose, nested",
+        compose(Flatten(), compose(linear(6, 3), Tanh()), residual((linear(3, 3), SiLU())), (Softmax(),)),
+        normal(5, 2, 3),
+        lambda p, x: nested(p[1][0], p[2].layers[0][0], x.flatten(1)),
+        kept=2 * 5 * 3 * 8,
+    ),
+)
+
+
+def nested(first: Linear, second: Linear, x: Tensor) -> Tensor:
+    hidden = torch.tanh(affine(first, x))
+    return torch.softmax(hidden + F.silu(affine(second, hidden)), -1)
