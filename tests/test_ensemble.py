@@ -26,6 +26,7 @@ from fundl import (
     ReLU,
     Report,
     SGDState,
+    Shape,
     Sigmoid,
     Softmax,
     Tanh,
@@ -60,6 +61,7 @@ from fundl import (
     normal,
     one_hot,
     orthogonal,
+    output_shape,
     random,
     rekey,
     save,
@@ -160,6 +162,17 @@ def test_data_can_be_drawn_for_each_run() -> None:
     drawn = ensemble.each(lambda run_key: disk(run_key, 10))(keys)
     for run, run_key in enumerate(keys):
         assert tree.equal((drawn[0][run], drawn[1][run]), disk(run_key, 10))
+
+
+def test_the_shape_of_an_ensemble_is_found_by_the_rules_of_its_layers() -> None:
+    models = ensemble.initialize(split(key(0), 3), compose(linear(2, 4), ReLU(), linear(4, 1)))
+    assert output_shape(models, Shape(3, 10, 2)).sizes == (3, 10, 1)
+    with pytest.raises(ValueError, match=r"^layer 1 \(Linear\) expects 2 features but the input has 5 features$"):
+        output_shape(models, Shape(3, 10, 5))
+    with pytest.raises(ValueError, match=r"^Ensemble expects 3 runs but the input has 4 runs$"):
+        output_shape(models, Shape(4, 10, 2))
+    with pytest.raises(ValueError, match=r"^layer 2 \(Linear\) expects 3 features but layer 1 \(Ensemble\) gives 1 feature$"):
+        compose(models, linear(3, 1))
 
 
 @pytest.mark.parametrize("given", [(torch.ones(2), torch.ones(3)), (torch.ones(()),), ()])

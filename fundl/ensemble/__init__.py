@@ -1,0 +1,39 @@
+"""Ensembles: many runs at once, each with a key of its own, as one batched computation.
+
+In an ensemble of R runs everything has a first axis of size R: parameters, keys, batches, losses. The functions here are
+their namesakes for one run, for R of them, and give what R separate runs with these keys give:
+
+    keys = split(key(0), 50)
+    models = ensemble.initialize(keys, model)  # for a model of type P, an Ensemble[P]
+    state = ensemble.train_state(keys, models, optimizer)
+    step = ensemble.train_step(mse, optimizer)
+    data = ensemble.share((points, labels), 50)
+    state, histories = ensemble.fit(step, state, lambda keys: ensemble.minibatches(keys, data, 10), epochs=100)
+    accuracies = [history[-1].train.metric for history in histories]
+    first, *others = ensemble.unstack(state.model)
+
+An `Ensemble` is a layer, so what takes a model takes one too: `apply`, `vjp`, `save`. And `each` makes of any pure function
+of trees one that does the same for R runs.
+
+Initial values, the order of batches and what dropout drops agree with those of separate runs to the bit. All else is
+computed for all runs by one kernel, which may round a last bit differently: kernels do, by where in a tensor a number stands.
+"""
+
+from fundl.ensemble.batches import RunMinibatches, minibatches
+from fundl.ensemble.models import Ensemble, initialize, stack, unstack
+from fundl.ensemble.runs import each, share
+from fundl.ensemble.training import fit, train_state, train_step
+
+__all__ = [
+    "Ensemble",
+    "RunMinibatches",
+    "each",
+    "fit",
+    "initialize",
+    "minibatches",
+    "share",
+    "stack",
+    "train_state",
+    "train_step",
+    "unstack",
+]

@@ -1,0 +1,82 @@
+"""The transforms that do for all runs what a transform does for each."""
+
+from typing import Final, TypeVar, final
+
+import attrs
+from typing_extensions import override
+
+from fundl import optim, tree
+from fundl.ensemble.runs import of_each, together
+from fundl.optim.chain import AnyTransform
+from fundl.optim.decay import AddDecayedWeights
+from fundl.optim.flat import Tensors
+from fundl.optim.transform import Rule, Transform
+
+S = TypeVar("S")
+
+
+_ELEMENTWISE_TRANSFORMS: Final = frozenset(
+    type(transform)
+    for transform in (
+        optim.accumulate(optim.scale(1.0), 1),
+        optim.adam(0.1),
+        optim.add_decayed_weights(0.1),
+        optim.chain(optim.scale(1.0)),
+        optim.clip_by_value(1.0),
+        optim.scale(1.0),
+        optim.scale_by_adagrad(),
+        optim.scale_by_adam(),
+        optim.scale_by_learning_rate(0.1),
+        optim.scale_by_lion(),
+        optim.scale_by_rms(),
+        optim.trace(0.9),
+    )
+)
+
+
+def of_runs(transform: Transform[S]) -> Transform[S]:
+    """The transform that does for an ensemble what a transform does for each run."""
+    return transform if _is_elementwise(transform) else _EachRun(transform)
+
+
+def _is_elementwise(transform: AnyTransform) -> bool:
+    """Whether a transform is known to change each number by its own gradients alone, wherever it stands.
+
+    Then it need not know of runs. A norm is one over all numbers; a predicate looks at paths and shapes.
+    """
+    if isinstance(transform, AddDecayedWeights):
+        return transform.where is None
+    cls = type(transform)
+    if cls not in _ELEMENTWISE_TRANSFORMS or not attrs.has(cls):
+        return False
+    values = [getattr(transform, field.name) for field in attrs.fields(cls)]
+    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+    return all(_is_elementwise(part) for part in parts if isinstance(part, Transform))
+
+
+@final
+@attrs.frozen
+class _EachRun(Transform[S]):
+    """Applies a transform to one run after the other. Its state is that of the transform, with a first axis of runs."""
+
+    transform: Transform[S]
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> S:
+        of_one = tuple(path.removeprefix(".models") for path in paths)
+        states = [self.transform.start(leaves_of_one, of_one) for leaves_of_one in of_each(leaves)]
+        for run, state in enumerate(states):
+            tree.require_same_structure(states[0], state, names=("the optimizer's state of run 0", f"that of run {run}"))
+        return together(states)
+
+    @override
+    def change(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        return self._of_each(self.transform.change, grads, state, params)
+
+    @override
+    def move(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        return self._of_each(self.transform.move, grads, state, params)
+
+    def _of_each(self, rule: Rule[S], grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        states = of_each(state) if tree.leaves(state) else [state] * params[0].shape[0]
+        return together([rule(*of_one) for of_one in zip(of_each(grads), states, of_each(params), strict=True)])
