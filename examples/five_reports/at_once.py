@@ -1,5 +1,6 @@
 """All runs of a set-up at once, as one ensemble: from the same data, parameters and batches as one after the other."""
 
+import os
 import time
 
 import attrs
@@ -26,7 +27,16 @@ class AtOnce:
 
 
 def train_at_once(setup: Setup, seed: int, runs: int) -> AtOnce:
-    """Train an ensemble of some runs, each from its start."""
+    """Train an ensemble of some runs, each from its start, on all cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        return _train(setup, seed, runs)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(setup: Setup, seed: int, runs: int) -> AtOnce:
     starts = [start_of(seed, run) for run in range(runs)]
     began = time.perf_counter()
     models = ensemble.stack([fundl.initialize(start.model_key, setup.model) for start in starts])

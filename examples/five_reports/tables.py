@@ -114,7 +114,7 @@ LEGEND = (
     "Accuracy in percent, training / test: mean ± standard deviation over the runs. fundl and torch.nn start each run from the"
     " same data and the same parameters, and see the same batches. *Reached*: whether fundl's mean test accuracy is the"
     " reported one or better. *Speed*: torch.nn's time for a step divided by fundl's, one thread each. *At once*: torch.nn's"
-    " time for one run after the other divided by that of fundl for all runs as one ensemble, on one thread as well.\n"
+    " time for one run after the other on one thread divided by that of fundl for all runs as one ensemble on all cores.\n"
 )
 
 
