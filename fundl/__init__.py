@@ -15,6 +15,7 @@ from fundl.data import (
     standardize,
     train_test_split,
 )
+from fundl.idx import read_idx
 from fundl.initialize import (
     Fans,
     Initializer,
@@ -330,6 +331,7 @@ __all__ = [
     "output_shape",
     "parallel",
     "random",
+    "read_idx",
     "rekey",
     "residual",
     "rmsprop",
