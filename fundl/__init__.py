@@ -56,12 +56,21 @@ from fundl.layers.dropout import (
     Dropout,
     rekey,
 )
+from fundl.layers.embedding import (
+    Embedding,
+    embedding,
+)
 from fundl.layers.gain import (
     gain_of,
 )
 from fundl.layers.linear import (
     Linear,
     linear,
+)
+from fundl.layers.positional import (
+    Rotary,
+    Rotation,
+    rotation,
 )
 from fundl.layers.softmax import (
     LogSoftmax,
@@ -219,6 +228,7 @@ __all__ = [
     "DecayState",
     "Dropout",
     "Ema",
+    "Embedding",
     "Epoch",
     "Evaluation",
     "Fans",
@@ -251,6 +261,8 @@ __all__ = [
     "Report",
     "Reshape",
     "Residual",
+    "Rotary",
+    "Rotation",
     "SGDState",
     "Schedule",
     "Shape",
@@ -292,6 +304,7 @@ __all__ = [
     "cross_entropy",
     "disk",
     "ema",
+    "embedding",
     "ensemble",
     "evaluate",
     "exponential_schedule",
@@ -335,6 +348,7 @@ __all__ = [
     "rekey",
     "residual",
     "rmsprop",
+    "rotation",
     "save",
     "scale",
     "scale_by_adagrad",
