@@ -5,7 +5,6 @@ This trains a network on 1,000 random points, tests it on 1,000 others, and draw
     python examples/disk.py --plot disk.png
 """
 
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -20,6 +19,8 @@ from typer import BadParameter, Option
 
 import fundl
 from fundl import AnyTransform, Epoch, Evaluation, Loss, Model, Rate
+from shared.options import require_device, require_picture, require_positive
+from shared.pictures import draw_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,36 +179,9 @@ def sizes_of(hidden: str) -> list[int]:
     return [2, *map(int, names), 2]
 
 
-def require_positive(rate: float) -> None:
-    """Refuse a learning rate that teaches nothing."""
-    if not 0 < rate < math.inf:
-        raise BadParameter(f"a learning rate is a number above 0, not {rate}", param_hint="--learning-rate")
-
-
-def require_device(device: str) -> None:
-    """Refuse a device that cannot compute."""
-    try:
-        torch.ones((), device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise BadParameter(f"the device {device!r} cannot be used here: {reason}", param_hint="--device") from error
-
-
-def require_picture(plot: Path | None) -> None:
-    """Refuse a file that cannot be drawn, before the work is done rather than after."""
-    if plot is None:
-        return
-    if importlib.util.find_spec("matplotlib") is None:
-        raise BadParameter('a plot needs matplotlib: pip install "fundl[plot]"', param_hint="--plot")
-    if plot.suffix not in {".png", ".pdf", ".svg"}:
-        raise BadParameter(f"a plot is a .png, .pdf or .svg file, not {plot.name!r}", param_hint="--plot")
-    if not plot.parent.is_dir():
-        raise BadParameter(f"there is no folder {str(plot.parent)!r} to put the plot into", param_hint="--plot")
-
-
 # --- The picture --------------------------------------------------------------------------------------------------------
 
-OUTSIDE, INSIDE, TRAIN, TEST = "#0072B2", "#D55E00", "#000000", "#009E73"  # told apart by colour-blind eyes as well
+OUTSIDE, INSIDE = "#0072B2", "#D55E00"  # told apart by colour-blind eyes as well
 
 
 def draw(run: Run, file: Path) -> None:
@@ -220,21 +194,6 @@ def draw(run: Run, file: Path) -> None:
     draw_curves(loss, figure.add_subplot(grid[1, 0], sharex=loss), run.history)
     draw_square(figure.add_subplot(grid[:, 1]), run)
     figure.savefig(file, dpi=150)
-
-
-def draw_curves(loss: "Axes", accuracy: "Axes", history: Sequence[Epoch]) -> None:
-    """Loss and accuracy from epoch to epoch."""
-    train = [(epoch.epoch, epoch.train) for epoch in history]
-    test = [(epoch.epoch, epoch.test) for epoch in history if epoch.test is not None]
-    for name, color, measured in (("train", TRAIN, train), ("test", TEST, test)):
-        epochs = [epoch for epoch, _ in measured]
-        loss.semilogy(epochs, [result.loss for _, result in measured], color=color, linewidth=1)
-        accuracy.plot(epochs, [100 * result.metric for _, result in measured], color=color, linewidth=1, label=name)
-    loss.set(title="Learning curve", ylabel="loss")
-    accuracy.set(xlabel="epoch", ylabel="accuracy [%]")
-    accuracy.legend(loc="lower right")
-    for axes in (loss, accuracy):
-        axes.grid(alpha=0.3)
 
 
 def draw_square(axes: "Axes", run: Run) -> None:

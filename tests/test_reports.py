@@ -17,16 +17,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import fundl
-from fundl import tree
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-sys.path.insert(0, str(EXAMPLES))
-
-import reports  # noqa: E402
-from five_reports import runs, tables, timing  # noqa: E402  # the examples are scripts, not a part of the library
-from five_reports.at_once import AtOnce, train_at_once  # noqa: E402
-from five_reports.catalogue import EXPERIMENTS, HUMNE, KIM, KONG  # noqa: E402
-from five_reports.engine import (  # noqa: E402
+import reports
+from five_reports import runs, tables, timing
+from five_reports.at_once import AtOnce, train_at_once
+from five_reports.catalogue import EXPERIMENTS, HUMNE, KIM, KONG
+from five_reports.engine import (
     Learned,
     Run,
     accuracy_of,
@@ -38,7 +33,10 @@ from five_reports.engine import (  # noqa: E402
     targets_of,
     torch_network,
 )
-from five_reports.setups import Labels, Setup  # noqa: E402
+from five_reports.setups import Labels, Setup
+from fundl import tree
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
 
 SETUPS = [
     pytest.param(setup, id=f"{experiment.name}-{setup.name}")
