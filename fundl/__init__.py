@@ -72,6 +72,12 @@ from fundl.layers.masked import (
     on_masked,
     with_mask,
 )
+from fundl.layers.normalization import (
+    LayerNorm,
+    RMSNorm,
+    layer_norm,
+    rms_norm,
+)
 from fundl.layers.softmax import (
     LogSoftmax,
     Softmax,
@@ -239,6 +245,7 @@ __all__ = [
     "Interrupted",
     "Key",
     "Layer",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LionChainState",
@@ -254,6 +261,7 @@ __all__ = [
     "OnMasked",
     "Parallel",
     "Predicate",
+    "RMSNorm",
     "RMSPropState",
     "RMSState",
     "Rate",
@@ -324,6 +332,7 @@ __all__ = [
     "kaiming_uniform",
     "key",
     "kl_divergence",
+    "layer_norm",
     "lecun_normal",
     "lecun_uniform",
     "linear",
@@ -349,6 +358,7 @@ __all__ = [
     "read_idx",
     "rekey",
     "residual",
+    "rms_norm",
     "rmsprop",
     "save",
     "scale",

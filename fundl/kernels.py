@@ -7,7 +7,7 @@ and documented (``torch.addmm``, ``torch.relu``), is called there.
 The annotations are strings, since torch 2.11's OpOverload cannot be subscripted at run time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 import torch
@@ -89,6 +89,21 @@ gelu_backward: _GELUBackward = _aten.gelu_backward.default
 # grad, output, axis, the input's dtype.
 softmax_backward: "OpOverload[[Tensor, Tensor, int, torch.dtype], Tensor]" = _aten._softmax_backward_data.default
 log_softmax_backward: "OpOverload[[Tensor, Tensor, int, torch.dtype], Tensor]" = _aten._log_softmax_backward_data.default
+
+# --- Normalisation -----------------------------------------------------------------------------------------------------
+
+# In all backward kernels, the mask tells which of the gradients are wanted, of x, weight and bias; others are None. That of x
+# has no None in its type here: whoever does not want it does not look at it.
+
+# x, sizes of the last axes, weight, bias, eps: y, mean and rstd over these axes.
+layer_norm: Callable[[Tensor, Sequence[int], Tensor | None, Tensor | None, float], tuple[Tensor, Tensor, Tensor]] = (
+    torch.native_layer_norm
+)
+# grad, x, sizes of the last axes, mean, rstd, weight, bias, mask.
+layer_norm_backward: (
+    "OpOverload[[Tensor, Tensor, Sequence[int], Tensor, Tensor, Tensor | None, Tensor | None, tuple[bool, bool, bool]],"
+    " tuple[Tensor, Tensor | None, Tensor | None]]"
+) = _aten.native_layer_norm_backward.default
 
 # --- Losses ------------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ line here.
 
 from typing import Final
 
-from tests.samples import activation, linear, masked, structure
+from tests.samples import activation, linear, masked, normalization, structure
 from tests.samples.activation import ELEMENTWISE
 from tests.samples.linear import affine
 from tests.samples.table import TOLERANCES, Sample, normal, sample, with_values
@@ -15,6 +15,7 @@ SAMPLES: Final[tuple[Sample, ...]] = (
     *activation.SAMPLES,
     *linear.SAMPLES,
     *masked.SAMPLES,
+    *normalization.SAMPLES,
     *structure.SAMPLES,
 )
 

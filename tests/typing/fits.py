@@ -17,12 +17,14 @@ from fundl import (
     Flatten,
     Identity,
     Layer,
+    LayerNorm,
     Linear,
     Model,
     Parallel,
     ReLU,
     Reshape,
     Residual,
+    RMSNorm,
     Softmax,
     Tanh,
     adam,
@@ -33,11 +35,13 @@ from fundl import (
     forward,
     initialize,
     key,
+    layer_norm,
     linear,
     mse,
     output_shape,
     parallel,
     residual,
+    rms_norm,
     sgd,
     summary,
     train_state,
@@ -644,6 +648,17 @@ def reshaped() -> None:
 def a_convolution_without_sizes() -> None:
     layer: Conv2d = conv2d(3, 8, 3)
     compose(layer, conv2d(8, 3, 1))
+
+
+# --- Normalisation -----------------------------------------------------------------------------------------------------
+
+
+def normalised() -> None:
+    compose(linear(2, 25), layer_norm(25), residual(rms_norm(25), linear(25, 25)), RMSNorm(25), linear(25, 2))
+
+
+def of_several_axes() -> None:
+    compose(layer_norm((3, 25)), LayerNorm((3, 25)), rms_norm((5, 3, 25)), linear(25, 2))
 
 
 # --- Other rules of the user's -----------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from fundl import (
     ReLU,
     Reshape,
     Residual,
+    RMSNorm,
     Sigmoid,
     SiLU,
     Softmax,
@@ -34,10 +35,12 @@ from fundl import (
     forward,
     initialize,
     key,
+    layer_norm,
     linear,
     mse,
     parallel,
     residual,
+    rms_norm,
     summary,
     value_and_grad,
     vjp,
@@ -565,6 +568,29 @@ def residual_of_images() -> None:
 def residual_of_channels() -> None:
     # E: Residual expects size 8 along axis 1 but layer 1 (Conv2d) gives size 16 along axis 1
     residual(conv2d(8, 16, 3, padding=1))
+
+
+# --- Normalisation -----------------------------------------------------------------------------------------------------
+
+
+def normalised_features() -> None:
+    # E: layer 2 (LayerNorm) expects 24 features but layer 1 (Linear) gives 25 features
+    compose(linear(2, 25), layer_norm(24))
+
+
+def behind_normalised_features() -> None:
+    # E: layer 4 (Linear) expects 24 features but layer 2 (LayerNorm) gives 25 features
+    compose(linear(2, 25), layer_norm(25, bias=False), ReLU(), linear(24, 2))
+
+
+def without_parameters() -> None:
+    # E: layer 2 (RMSNorm) expects 24 features but layer 1 (Linear) gives 25 features
+    compose(linear(2, 25), RMSNorm(24))
+
+
+def inside_a_residual() -> None:
+    # E: layer 2 (Linear) expects 24 features but layer 1 (RMSNorm) gives 25 features
+    residual(rms_norm(25), linear(24, 25))
 
 
 # --- Other rules of the user's -----------------------------------------------------------------------------------------

@@ -1,0 +1,310 @@
+"""Normalisation of each example by itself: of its features, of groups of its channels.
+
+They all are y = (x - mean) rstd weight + bias, rstd = 1 / sqrt(var + eps), and differ in what mean and var are taken over. With
+n = (x - mean) rstd, the normalised input, and g = grad weight, the gradient with respect to n, their vjp is
+
+    grad_weight = sum of grad n,    grad_bias = sum of grad,    grad_x = rstd (g - mean of g - n mean of g n)
+
+where the sums are over all that a weight multiplies, and the means over what mean and var are taken over: both depend on x,
+whence the last two terms.
+"""
+
+import math
+from typing import Generic, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar, TypeVarTuple, override
+
+from fundl import kernels
+from fundl.initialize import Initializer, ones, zeros
+from fundl.layer import Layer
+from fundl.shapes import AnySize, Shape, expect
+
+Features = TypeVar("Features", bound=int | tuple[int, ...], covariant=True, default=AnySize)
+Size = TypeVar("Size", bound=int | tuple[int, ...])
+Lead = TypeVarTuple("Lead")
+
+
+# --- Features ----------------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class LayerNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Features]):
+    """Gives the features of each example mean 0 and variance 1, then a scale and a shift: y = (x - mean) rstd weight + bias.
+
+        rstd = 1 / sqrt(var + eps),    mean and var (divided by the number of features) over the features
+
+    Its vjp, with n = (x - mean) rstd, g = grad weight, sums over all examples and means over the features:
+
+        grad_weight = sum of grad n,    grad_bias = sum of grad,    grad_x = rstd (g - mean of g - n mean of g n)
+
+    Args:
+        features: the size of the last axis; or the sizes of the last axes, a tuple, which then are normalised together.
+        weight: of the features' shape, or None for 1.
+        bias: of the features' shape, or None for 0.
+        eps: added to the variance; 1e-5 by default.
+        weight_init: how `initialize` draws the weight; ones by default.
+        bias_init: how `initialize` draws the bias; zeros by default.
+
+    Shape:
+        (..., features), kept
+
+    Residuals:
+        The input, shared; the mean and rstd of each example: 2 / features of the input's bytes.
+
+    Raises:
+        ValueError: the input's last axes are not those of the features; or a size is less than 1, or eps is negative.
+        TypeError: the input's dtype is not the weight's.
+
+    Source:
+        Ba, Kiros and Hinton, Layer normalization, 2016.
+
+    >>> from fundl import LayerNorm, apply
+    >>> apply(LayerNorm(2), torch.tensor([[1.0, 3.0], [0.0, 100.0]]))
+    tensor([[-1.0000,  1.0000],
+            [-1.0000,  1.0000]])
+    """
+
+    features: int | tuple[int, ...]
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = attrs.field(default=1e-5, kw_only=True)
+    weight_init: Initializer = attrs.field(default=ones(), kw_only=True)
+    bias_init: Initializer = attrs.field(default=zeros(), kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        _require_sizes("features", self.features)
+        require_eps(self.eps)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        try:
+            y, mean, rstd = kernels.layer_norm(x, _sizes(self.features), self.weight, self.bias, self.eps)
+        except RuntimeError as error:
+            _require_features("LayerNorm", self.features, x, error)
+            require_dtype("LayerNorm", self.weight if self.weight is not None else self.bias, x, error)
+            raise
+        return y, (x, mean, rstd)
+
+    @override
+    def backward(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> tuple["LayerNorm[Features]", Tensor]:
+        return self._backward(residuals, grad, with_grad_x=True)
+
+    @override
+    def backward_params(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> "LayerNorm[Features]":
+        return self._backward(residuals, grad, with_grad_x=False)[0]
+
+    def _backward(
+        self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grad_x: bool
+    ) -> tuple["LayerNorm[Features]", Tensor]:
+        x, mean, rstd = residuals
+        mask = (with_grad_x, self.weight is not None, self.bias is not None)
+        grad_x, grad_weight, grad_bias = kernels.layer_norm_backward(
+            grad, x, _sizes(self.features), mean, rstd, self.weight, self.bias, mask
+        )
+        grads: LayerNorm[Features] = LayerNorm(
+            self.features, grad_weight, grad_bias, eps=self.eps, weight_init=self.weight_init, bias_init=self.bias_init
+        )
+        return grads, grad_x
+
+    @override
+    def output_shape(self, shape: Shape[*Lead, Features]) -> Shape[*Lead, Features]:
+        return _expect_features(shape, self.features)
+
+
+def layer_norm(
+    features: Size,
+    *,
+    bias: bool = True,
+    eps: float = 1e-5,
+    weight_init: Initializer = ones(),
+    bias_init: Initializer = zeros(),
+    dtype: torch.dtype = torch.float32,
+) -> LayerNorm[Size]:
+    """A `LayerNorm` with a weight, without values: give it some with `initialize`.
+
+    Args:
+        features: the size of the input's last axis, or a tuple of the sizes of its last axes.
+        bias: whether to add a bias.
+        eps: added to the variance.
+        weight_init: how to draw the weight; ones by default.
+        bias_init: how to draw the bias; zeros by default.
+        dtype: the parameters' dtype.
+
+    Raises:
+        ValueError: a size is less than 1, or eps is negative.
+
+    >>> from fundl import layer_norm
+    >>> layer_norm(25)
+    LayerNorm(features=25, weight=float32[25], bias=float32[25])
+    """
+    _require_sizes("features", features)
+    weight = torch.empty(_sizes(features), dtype=dtype, device="meta")
+    return LayerNorm(
+        features, weight, torch.empty_like(weight) if bias else None, eps=eps, weight_init=weight_init, bias_init=bias_init
+    )
+
+
+@final
+@attrs.frozen(eq=False)
+class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
+    """Divides the features of each example by their root mean square, then scales them: y = x rstd weight.
+
+        rstd = 1 / sqrt(mean of x^2 + eps),    the mean over the features
+
+    Its vjp, with n = x rstd, g = grad weight, the sum over all examples and the mean over the features:
+
+        grad_weight = sum of grad n,    grad_x = rstd (g - n mean of g n)
+
+    Args:
+        features: the size of the last axis; or the sizes of the last axes, a tuple, which then are normalised together.
+        weight: of the features' shape, or None for 1.
+        eps: added to the mean square; 1e-6 by default.
+        weight_init: how `initialize` draws the weight; ones by default.
+
+    Shape:
+        (..., features), kept
+
+    Residuals:
+        The input, shared; the rstd of each example: 1 / features of the input's bytes (half precision keeps it in float32).
+
+    Raises:
+        ValueError: the input's last axes are not those of the features; or a size is less than 1, or eps is negative.
+        TypeError: the input's dtype is not the weight's.
+
+    Source:
+        Zhang and Sennrich, Root mean square layer normalization, 2019.
+
+    >>> from fundl import RMSNorm, apply
+    >>> apply(RMSNorm(2), torch.tensor([[3.0, 4.0], [0.0, 100.0]]))
+    tensor([[0.8485, 1.1314],
+            [0.0000, 1.4142]])
+    """
+
+    features: int | tuple[int, ...]
+    weight: Tensor | None = None
+    eps: float = attrs.field(default=1e-6, kw_only=True)
+    weight_init: Initializer = attrs.field(default=ones(), kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        _require_sizes("features", self.features)
+        require_eps(self.eps)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        _require_features("RMSNorm", self.features, x)  # no kernel does: sizes of 1 would be stretched, and dtypes promoted
+        require_dtype("RMSNorm", self.weight, x)
+        axes, wide = tuple(range(-len(_sizes(self.features)), 0)), _widened(x)
+        norm = torch.linalg.vector_norm(wide, 2, axes, keepdim=True)
+        rstd = norm.square_().mul_(1 / self._count).add_(self.eps).rsqrt_()  # (..., 1): the mean of squares, and so on
+        normalized = wide * rstd
+        y = normalized if self.weight is None else normalized * self.weight
+        return y.to(x.dtype), (x, rstd)
+
+    @override
+    def backward(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> tuple["RMSNorm[Features]", Tensor]:
+        # The kernel for LayerNorm, told that the mean is 0, subtracts rstd times the mean of g, and else does what is due.
+        grads, less = self._layer_norm_backward(residuals, grad, with_grad_x=True)
+        rstd, wide = residuals[1], _widened(grad)
+        flat = wide.flatten(-len(_sizes(self.features)))
+        of_row = flat.sum(-1) if self.weight is None else torch.matmul(flat, _widened(self.weight).flatten())
+        grad_x = less.add(of_row.reshape(rstd.shape) * rstd, alpha=1 / self._count)
+        return grads, grad_x.to(grad.dtype)
+
+    @override
+    def backward_params(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> "RMSNorm[Features]":
+        return self if self.weight is None else self._layer_norm_backward(residuals, grad, with_grad_x=False)[0]
+
+    def _layer_norm_backward(
+        self, residuals: tuple[Tensor, Tensor], grad: Tensor, *, with_grad_x: bool
+    ) -> tuple["RMSNorm[Features]", Tensor]:
+        x, rstd = residuals
+        weight = None if self.weight is None else _widened(self.weight)
+        mask = (with_grad_x, weight is not None, False)
+        grad_x, grad_weight, _ = kernels.layer_norm_backward(
+            _widened(grad), _widened(x), _sizes(self.features), torch.zeros_like(rstd), rstd, weight, None, mask
+        )
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(grad.dtype)
+        return RMSNorm(self.features, grad_weight, eps=self.eps, weight_init=self.weight_init), grad_x
+
+    @property
+    def _count(self) -> int:
+        return math.prod(_sizes(self.features))
+
+    @override
+    def output_shape(self, shape: Shape[*Lead, Features]) -> Shape[*Lead, Features]:
+        return _expect_features(shape, self.features)
+
+
+def rms_norm(
+    features: Size, *, eps: float = 1e-6, weight_init: Initializer = ones(), dtype: torch.dtype = torch.float32
+) -> RMSNorm[Size]:
+    """An `RMSNorm` with a weight, without values: give it some with `initialize`.
+
+    Args:
+        features: the size of the input's last axis, or a tuple of the sizes of its last axes.
+        eps: added to the mean square.
+        weight_init: how to draw the weight; ones by default.
+        dtype: the weight's dtype.
+
+    Raises:
+        ValueError: a size is less than 1, or eps is negative.
+
+    >>> from fundl import rms_norm
+    >>> rms_norm(25)
+    RMSNorm(features=25, weight=float32[25])
+    """
+    _require_sizes("features", features)
+    return RMSNorm(features, torch.empty(_sizes(features), dtype=dtype, device="meta"), eps=eps, weight_init=weight_init)
+
+
+def _sizes(features: int | tuple[int, ...]) -> tuple[int, ...]:
+    return features if isinstance(features, tuple) else (features,)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """The tensor in float32, if its dtype has fewer bits: sums and squares of half precision are too coarse."""
+    return x if x.dtype in {torch.float32, torch.float64} else x.to(torch.float32)
+
+
+def _expect_features(shape: Shape[*Lead, Features], features: int | tuple[int, ...]) -> Shape[*Lead, Features]:
+    sizes = _sizes(features)
+    given = shape.trailing(len(sizes))
+    for place, (size, wanted) in enumerate(zip(given[-len(sizes) :], sizes, strict=True), start=-len(sizes)):
+        expect("features" if place == -1 else f"axis {place}", size, wanted)
+    return Shape(*given[: -len(sizes)], *sizes)
+
+
+# --- What is refused ---------------------------------------------------------------------------------------------------
+
+
+def _require_sizes(name: str, sizes: int | tuple[int, ...]) -> None:
+    if sizes == () or any(size < 1 for size in _sizes(sizes)):
+        raise ValueError(f"{name} must be at least 1, not {sizes}")
+
+
+def require_eps(eps: float) -> None:
+    """Raise unless a number can be added to a variance."""
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps is added to the variance, and must be a finite number of 0 or more, not {eps}")
+
+
+def _require_features(layer: str, features: int | tuple[int, ...], x: Tensor, error: RuntimeError | None = None) -> None:
+    sizes = _sizes(features)
+    if tuple(x.shape[-len(sizes) :]) != sizes:
+        axes = f"its last axis must be of size {sizes[0]}" if len(sizes) == 1 else f"its last axes must be of sizes {sizes}"
+        amount = f"features of shape {sizes}" if len(sizes) > 1 else f"{sizes[0]} feature{'s' * (sizes[0] != 1)}"
+        raise ValueError(f"{layer} expects {amount}, but the input's shape is {tuple(x.shape)}: {axes}") from error
+
+
+def require_dtype(layer: str, parameter: Tensor | None, x: Tensor, error: RuntimeError | None = None) -> None:
+    """Raise unless the input is of the dtype of a parameter."""
+    if parameter is not None and x.dtype != parameter.dtype:
+        raise TypeError(
+            f"{layer}'s parameters are {parameter.dtype}, but the input is {x.dtype}: convert one of them, the input with"
+            f" x.to({parameter.dtype}) or the model with tree.cast_to(model, {x.dtype})"
+        ) from error
