@@ -26,8 +26,8 @@ def of_torch(module: nn.Module, x: Tensor, grad: Tensor) -> tuple[Tensor, list[T
 
 def assert_equals_torch(layer: Model, module: nn.Module, x: Tensor, *, rtol: float = 1e-9) -> None:
     """A layer does what a module of torch.nn does, forward and backward, once it is given the same parameters."""
-    for mine, theirs in zip(tree.trainable_leaves(layer), module.parameters(), strict=True):
-        theirs.data.copy_(mine)
+    for parameter, mine in zip(module.parameters(), tree.trainable_leaves(layer), strict=True):
+        parameter.data.copy_(mine)
     y = apply(layer, x)
     grad = torch.sin(torch.arange(y.numel(), dtype=x.dtype)).reshape(y.shape)
     expected, gradients = of_torch(module, x, grad)
@@ -126,10 +126,6 @@ def test_rms_norm_in_half_precision_is_as_exact_as_its_output() -> None:
         (
             lambda: apply(RMSNorm((2, 3)), torch.tensor(1.0)),
             "RMSNorm expects features of shape (2, 3), but the input's shape is (): its last axes must be of sizes (2, 3)",
-        ),
-        (
-            lambda: compose(linear(2, 25), layer_norm(24)),
-            "layer 2 (LayerNorm) expects 24 features but layer 1 (Linear) gives 25 features",
         ),
         (
             lambda: compose(linear(2, 25), rms_norm((3, 24))),
