@@ -56,6 +56,10 @@ from fundl.layers.dropout import (
     Dropout,
     rekey,
 )
+from fundl.layers.embedding import (
+    Embedding,
+    embedding,
+)
 from fundl.layers.gain import (
     gain_of,
 )
@@ -77,6 +81,11 @@ from fundl.layers.normalization import (
     RMSNorm,
     layer_norm,
     rms_norm,
+)
+from fundl.layers.positional import (
+    Rotary,
+    Rotation,
+    rotation,
 )
 from fundl.layers.softmax import (
     LogSoftmax,
@@ -234,6 +243,7 @@ __all__ = [
     "DecayState",
     "Dropout",
     "Ema",
+    "Embedding",
     "Epoch",
     "Evaluation",
     "Fans",
@@ -272,6 +282,8 @@ __all__ = [
     "Report",
     "Reshape",
     "Residual",
+    "Rotary",
+    "Rotation",
     "SGDState",
     "Schedule",
     "Shape",
@@ -313,6 +325,7 @@ __all__ = [
     "cross_entropy",
     "disk",
     "ema",
+    "embedding",
     "ensemble",
     "evaluate",
     "exponential_schedule",
@@ -360,6 +373,7 @@ __all__ = [
     "residual",
     "rms_norm",
     "rmsprop",
+    "rotation",
     "save",
     "scale",
     "scale_by_adagrad",

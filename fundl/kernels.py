@@ -39,6 +39,11 @@ class no_grad:  # noqa: N801  # torch's own is called so, and does the same in t
 # x, weight, bias: x W^T + b over any leading axes.
 linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = torch._C._nn.linear  # 0.7 us quicker than the overload
 
+# --- Embedding ---------------------------------------------------------------------------------------------------------
+
+# grad, tokens, size of the vocabulary, the token without a gradient or -1, whether to divide by how often a token occurs.
+embedding_backward: "OpOverload[[Tensor, Tensor, int, int, bool], Tensor]" = _aten.embedding_dense_backward.default
+
 # --- Activations -------------------------------------------------------------------------------------------------------
 
 # grad, output or input, threshold: grad where the second is above the threshold, else 0.

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Generic, Self, TypeAlias
 
 import attrs
+import torch
 from torch import Tensor
 from typing_extensions import TypeVar
 
@@ -49,7 +50,10 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
     """
 
     takes_integers: ClassVar[bool] = False
-    """Whether the input may be of an integer dtype: true of layers that look things up, or only rearrange."""
+    """Whether the input may be of an integer dtype: true of layers that look things up, or only rearrange.
+
+    Integers have no gradient: `backward` gives zeros for them, see `zero_gradient`.
+    """
 
     @abstractmethod
     def forward(self, x: In) -> tuple[Out, Residuals]:
@@ -73,6 +77,17 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
         A layer without a rule of its own takes anything, and gives nobody knows what.
         """
         return Shape(...)
+
+
+def zero_gradient(x: Tensor) -> Tensor:
+    """What `backward` gives for an input that has no gradient, of integers or booleans: zeros of its shape and dtype.
+
+    It is one zero, seen as often as there are elements, and takes no memory.
+
+    >>> zero_gradient(torch.tensor([3, 1]))
+    tensor([0, 0])
+    """
+    return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape)
 
 
 # The one Any of the core. A model holds layers of any residuals, inputs and outputs, and no other type says so: Layer is

@@ -120,7 +120,7 @@ def layer_norm(
     *,
     bias: bool = True,
     eps: float = 1e-5,
-    weight_init: Initializer = ones(),  # noqa: B008
+    weight_init: Initializer = ones(),
     bias_init: Initializer = zeros(),
     dtype: torch.dtype = torch.float32,
 ) -> LayerNorm[Size]:
@@ -241,7 +241,11 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
 
 
 def rms_norm(
-    features: Size, *, eps: float = 1e-6, weight_init: Initializer = ones(), dtype: torch.dtype = torch.float32  # noqa: B008
+    features: Size,
+    *,
+    eps: float = 1e-6,
+    weight_init: Initializer = ones(),
+    dtype: torch.dtype = torch.float32,
 ) -> RMSNorm[Size]:
     """An `RMSNorm` with a weight, without values: give it some with `initialize`.
 

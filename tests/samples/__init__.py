@@ -6,16 +6,18 @@ line here.
 
 from typing import Final
 
-from tests.samples import activation, linear, masked, normalization, structure
+from tests.samples import activation, embedding, linear, masked, normalization, positional, structure
 from tests.samples.activation import ELEMENTWISE
 from tests.samples.linear import affine
 from tests.samples.table import TOLERANCES, Sample, normal, sample, with_values
 
 SAMPLES: Final[tuple[Sample, ...]] = (
     *activation.SAMPLES,
+    *embedding.SAMPLES,
     *linear.SAMPLES,
     *masked.SAMPLES,
     *normalization.SAMPLES,
+    *positional.SAMPLES,
     *structure.SAMPLES,
 )
 

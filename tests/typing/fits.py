@@ -14,6 +14,7 @@ from typing_extensions import TypeVar, TypeVarTuple
 import fundl
 from fundl import (
     Checkpoint,
+    Embedding,
     Flatten,
     Identity,
     Layer,
@@ -25,6 +26,7 @@ from fundl import (
     Reshape,
     Residual,
     RMSNorm,
+    Rotary,
     Softmax,
     Tanh,
     adam,
@@ -32,6 +34,7 @@ from fundl import (
     apply_updates,
     checkpoint,
     compose,
+    embedding,
     forward,
     initialize,
     key,
@@ -682,3 +685,23 @@ def unknown_arithmetic() -> None:
 def scaled() -> None:
     compose(Scale(8), linear(5, 4), Scale(8))
     compose(linear(2, 3), Scale(3), linear(3, 4))
+
+
+# --- Sequences ---------------------------------------------------------------------------------------------------------
+
+
+def tokens() -> None:
+    compose(embedding(1000, 16), linear(16, 4))
+    compose(Reshape((10,)), embedding(1000, 16), Rotary(), Flatten(), linear(160, 1))
+
+
+def tokens_that_are_padded() -> None:
+    model: tuple[Embedding, Linear] = compose(embedding(1000, 16, padding=0), linear(16, 4))
+    compose(*model, linear(4, 1))
+
+
+def an_embedding_of_unknown_size() -> None:
+    def make(features: int) -> None:
+        compose(embedding(10, features), linear(features, 4), linear(4, 1))
+
+    make(16)

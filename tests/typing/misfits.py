@@ -24,6 +24,7 @@ from fundl import (
     Reshape,
     Residual,
     RMSNorm,
+    Rotary,
     Sigmoid,
     SiLU,
     Softmax,
@@ -32,6 +33,7 @@ from fundl import (
     apply,
     checkpoint,
     compose,
+    embedding,
     forward,
     initialize,
     key,
@@ -649,3 +651,21 @@ def reshaped_with_a_rest() -> None:
 def reshaped_into_an_image() -> None:
     # E: layer 2 (Conv2d) expects 3 channels but layer 1 (Reshape) gives 1 channel
     compose(Reshape((1, 28, 28)), conv2d(3, 8, 3))
+
+
+# --- Sequences ---------------------------------------------------------------------------------------------------------
+
+
+def vectors_of_tokens() -> None:
+    # E: layer 2 (Linear) expects 8 features but layer 1 (Embedding) gives 16 features
+    compose(embedding(1000, 16), linear(8, 4))
+
+
+def vectors_of_tokens_far_before() -> None:
+    # E: layer 4 (Linear) expects 8 features but layer 1 (Embedding) gives 16 features
+    compose(embedding(1000, 16, padding=0), Rotary(), Tanh(), linear(8, 4))
+
+
+def vectors_of_tokens_in_a_row() -> None:
+    # E: layer 4 (Linear) expects 100 features but layer 3 (Flatten) gives 160 features
+    compose(Reshape((10,)), embedding(1000, 16), Flatten(), linear(100, 1))

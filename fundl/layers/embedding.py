@@ -1,0 +1,158 @@
+"""Embedding: a vector for each token of a vocabulary."""
+
+from typing import Generic, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar, TypeVarTuple, override
+
+from fundl import kernels
+from fundl.initialize import Fans, Initializer, normal
+from fundl.layer import Layer, zero_gradient
+from fundl.random import Key
+from fundl.shapes import AnySize, Shape
+
+Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
+Out = TypeVar("Out", bound=int)
+Lead = TypeVarTuple("Lead")
+
+
+@final
+@attrs.frozen(eq=False)
+class Embedding(Layer[Tensor], Generic[Features]):
+    """A row of the weight for each token: y[..., :] = weight[x[...]], with x of integers.
+
+    Its vjp, with the tokens in a row, x of shape (N,) and grad of shape (N, features):
+
+        grad_weight[v] = sum of grad[n] over the n with x[n] = v,    grad_x = 0
+
+    but grad_weight[padding] = 0, so that no optimizer moves the row which stands for no token at all.
+
+    Args:
+        weight: a row for each token, of shape (vocabulary, features).
+        padding: the token whose row gets no gradient; None, the default, for none such.
+        weight_init: how `initialize` draws the weight.
+
+    Shape:
+        (...) to (..., features)
+
+    Residuals:
+        The tokens, shared, not copied.
+
+    Raises:
+        ValueError: a token is not in [0, vocabulary). (A GPU finds this out after the fact, and says it in its own words.)
+        TypeError: the tokens are neither int64 nor int32.
+
+    Source:
+        Bengio, Ducharme, Vincent and Jauvin, A neural probabilistic language model, 2003.
+
+    >>> from fundl import Embedding, apply
+    >>> apply(Embedding(torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 4.0]])), torch.tensor([2, 1, 2]))
+    tensor([[3., 4.],
+            [1., 2.],
+            [3., 4.]])
+    """
+
+    takes_integers = True
+
+    weight: Tensor
+    padding: int | None = attrs.field(default=None, kw_only=True)
+    weight_init: Initializer = attrs.field(default=normal(), kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if self.padding is not None:
+            _require_token(self.padding, self.weight.shape[0])
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        try:
+            return torch.embedding(self.weight, x), x
+        except (IndexError, RuntimeError) as error:
+            self._explain(x, error)
+            raise
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Embedding[Features]", Tensor]:
+        return self.backward_params(residuals, grad), zero_gradient(residuals)
+
+    @override
+    def backward_params(self, residuals: Tensor, grad: Tensor) -> "Embedding[Features]":
+        padding = -1 if self.padding is None else self.padding
+        grad_weight = kernels.embedding_backward(grad, residuals, self.weight.shape[0], padding, False)
+        return Embedding(grad_weight, padding=self.padding, weight_init=self.weight_init)
+
+    @override
+    def output_shape(self, shape: Shape[*Lead]) -> Shape[*Lead, Features]:
+        return Shape(*shape.sizes, self.weight.shape[-1])
+
+    def _explain(self, x: Tensor, error: Exception) -> None:
+        """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
+        if x.dtype not in {torch.int64, torch.int32}:
+            raise TypeError(
+                f"Embedding looks up tokens, integers of dtype int64 or int32, but the input is {x.dtype}: convert it with"
+                " x.to(torch.int64)"
+            ) from error
+        vocabulary = self.weight.shape[0]
+        outside = x[(x < 0) | (x >= vocabulary)]
+        if isinstance(error, IndexError) and outside.numel():
+            raise ValueError(
+                f"Embedding has a vocabulary of {vocabulary} tokens, 0 to {vocabulary - 1}, but the input holds token"
+                f" {int(outside[0])}"
+            ) from error
+
+
+def embedding(
+    vocabulary: int,
+    features: Out,
+    *,
+    padding: int | None = None,
+    weight_init: Initializer = normal(),
+    dtype: torch.dtype = torch.float32,
+) -> Embedding[Out]:
+    """An `Embedding` of the given sizes, without values: give it some with `initialize`.
+
+    Args:
+        vocabulary: how many tokens there are, at least 1; they are counted from 0.
+        features: size of the output's last axis, at least 1.
+        padding: the token that stands for none, such as what fills short sequences up: its row is initialised to 0 and gets
+            no gradient. None, the default, for none such.
+        weight_init: how to draw the weight; by default from N(0, 1).
+        dtype: the weight's dtype.
+
+    Raises:
+        ValueError: a size is less than 1, or the padding is not a token.
+
+    >>> from fundl import embedding, initialize, key
+    >>> embedding(1000, 16)
+    Embedding(weight=float32[1000, 16])
+    >>> initialize(key(0), embedding(2, 3, padding=0)).weight[0]
+    tensor([0., 0., 0.])
+    """
+    for name, size in (("vocabulary", vocabulary), ("features", features)):
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+    if padding is not None:
+        _require_token(padding, vocabulary)
+        weight_init = ZeroRow(weight_init, padding)
+    weight = torch.empty(vocabulary, features, dtype=dtype, device="meta")
+    return Embedding(weight, padding=padding, weight_init=weight_init)
+
+
+def _require_token(padding: int, vocabulary: int) -> None:
+    if not 0 <= padding < vocabulary:
+        raise ValueError(f"Embedding's padding must be a token of the vocabulary, 0 to {vocabulary - 1}, not {padding}")
+
+
+@attrs.frozen
+class ZeroRow(Initializer):
+    """As another initialiser, but for one row, which is 0: that of the padding of an embedding."""
+
+    others: Initializer
+    row: int
+
+    @override
+    def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        drawn = self.others(key, shape, fans, dtype=dtype, device=device)
+        rows = torch.arange(shape[0], device=device).unsqueeze(1)
+        return torch.where(rows == self.row, torch.zeros((), dtype=dtype, device=device), drawn)
