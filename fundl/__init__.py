@@ -83,8 +83,11 @@ from fundl.layers.normalization import (
     rms_norm,
 )
 from fundl.layers.positional import (
+    LearnedPositions,
     Rotary,
     Rotation,
+    SinusoidalPositions,
+    learned_positions,
     rotation,
 )
 from fundl.layers.softmax import (
@@ -257,6 +260,7 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyReLU",
+    "LearnedPositions",
     "Linear",
     "LionChainState",
     "LionState",
@@ -289,6 +293,7 @@ __all__ = [
     "Shape",
     "SiLU",
     "Sigmoid",
+    "SinusoidalPositions",
     "Softmax",
     "Softplus",
     "State",
@@ -346,6 +351,7 @@ __all__ = [
     "key",
     "kl_divergence",
     "layer_norm",
+    "learned_positions",
     "lecun_normal",
     "lecun_uniform",
     "linear",

@@ -1,15 +1,121 @@
 """Positions: what tells a layer that sees all steps of a sequence alike where each of them is."""
 
-from typing import Self, final
+from typing import Generic, Self, final
 
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import override
+from typing_extensions import TypeVar, TypeVarTuple, override
 
+from fundl.initialize import Initializer, normal
 from fundl.layer import Layer
-from fundl.shapes import S
+from fundl.shapes import AnySize, S, Shape, expect
 from fundl.tree import Record
+
+Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
+Out = TypeVar("Out", bound=int)
+Steps = TypeVar("Steps")
+Lead = TypeVarTuple("Lead")
+
+
+# --- Learned -----------------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class LearnedPositions(Layer[None], Generic[Features]):
+    """Adds a row of the weight to each step of a sequence: y[..., t, :] = x[..., t, :] + weight[t].
+
+    Its vjp, with grad of T steps:
+
+        grad_weight[t] = sum over the sequences of grad[..., t, :] for t < T, else 0,    grad_x = grad
+
+    Args:
+        weight: a row for each step, of shape (length, features).
+        weight_init: how `initialize` draws the weight.
+
+    Shape:
+        (..., T, features), kept, T at most length
+
+    Residuals:
+        None.
+
+    Raises:
+        ValueError: a sequence is longer than the weight, or has another number of features, or there is no axis of steps.
+        TypeError: the input's dtype is not the weight's.
+
+    Source:
+        Gehring, Auli, Grangier, Yarats and Dauphin, Convolutional sequence to sequence learning, 2017.
+
+    >>> from fundl import LearnedPositions, apply
+    >>> apply(LearnedPositions(torch.tensor([[1.0, 2.0], [3.0, 4.0]])), torch.zeros(1, 2, 2))
+    tensor([[[1., 2.],
+             [3., 4.]]])
+    """
+
+    weight: Tensor
+    weight_init: Initializer = attrs.field(default=normal(0.02), kw_only=True)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        length, features = self.weight.shape
+        if x.ndim < 2 or x.shape[-1] != features:  # a single feature would be repeated in silence
+            raise ValueError(
+                f"LearnedPositions expects an input of shape (..., steps, {features}), but the input's is {tuple(x.shape)}"
+            )
+        if x.shape[-2] > length:
+            raise ValueError(
+                f"LearnedPositions knows {length} positions, but the input has {x.shape[-2]} steps: make it longer, or cut the"
+                " sequences"
+            )
+        if x.dtype != self.weight.dtype:
+            raise TypeError(
+                f"LearnedPositions' weight is {self.weight.dtype}, but the input is {x.dtype}: convert one of them, the input"
+                f" with x.to({self.weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
+            )
+        return x + self.weight[: x.shape[-2]], None
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple["LearnedPositions[Features]", Tensor]:
+        used = grad.sum(tuple(range(grad.ndim - 2))) if grad.ndim > 2 else grad  # (T, features)
+        unused = self.weight.shape[0] - used.shape[0]
+        grad_weight = torch.constant_pad_nd(used, (0, 0, 0, unused)) if unused else used
+        return LearnedPositions(grad_weight, weight_init=self.weight_init), grad
+
+    @override
+    def output_shape(self, shape: Shape[*Lead, Steps, Features]) -> Shape[*Lead, Steps, Features]:
+        *lead, steps, features = shape.trailing(2)
+        expect("features", features, self.weight.shape[-1])
+        return Shape(*lead, steps, self.weight.shape[-1])
+
+
+def learned_positions(
+    length: int,
+    features: Out,
+    *,
+    weight_init: Initializer = normal(0.02),  # a frozen record
+    dtype: torch.dtype = torch.float32,
+) -> LearnedPositions[Out]:
+    """A `LearnedPositions` of the given sizes, without values: give it some with `initialize`.
+
+    Args:
+        length: of the longest sequence, at least 1.
+        features: size of the input's last axis, at least 1.
+        weight_init: how to draw the weight; by default from N(0, 0.02^2).
+        dtype: the weight's dtype.
+
+    Raises:
+        ValueError: a size is less than 1.
+
+    >>> from fundl import compose, embedding, learned_positions
+    >>> compose(embedding(1000, 16), learned_positions(50, 16))
+    (Embedding(weight=float32[1000, 16]), LearnedPositions(weight=float32[50, 16]))
+    """
+    for name, size in (("length", length), ("features", features)):
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+    return LearnedPositions(torch.empty(length, features, dtype=dtype, device="meta"), weight_init=weight_init)
+
 
 # --- Angles ------------------------------------------------------------------------------------------------------------
 
@@ -27,6 +133,64 @@ def _angles(steps: int, features: int, *, base: float, start: int, device: torch
 def _require_base(base: float) -> None:
     if not 1 < base < float("inf"):
         raise ValueError(f"base must be a finite number above 1, not {base}")
+
+
+# --- Sinusoidal --------------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class SinusoidalPositions(Layer[None]):
+    """Adds waves, from fast to slow, to the features of each step: y[..., t, :] = x[..., t, :] + p[t].
+
+        p[t, 2 i] = sin(t base^(-2 i / d)),    p[t, 2 i + 1] = cos(t base^(-2 i / d)),    d features
+
+    Its vjp: grad_x = grad.
+
+    The waves are found anew each time, in float64, and then rounded: there is no longest sequence.
+
+    Args:
+        base: the slowest wave is nearly 2 pi base steps long; 10000 by default, above 1.
+
+    Shape:
+        (..., T, d), kept
+
+    Residuals:
+        None.
+
+    Raises:
+        ValueError: base is not above 1, or there is no axis of steps.
+
+    Source:
+        Vaswani, Shazeer, Parmar, Uszkoreit, Jones, Gomez, Kaiser and Polosukhin, Attention is all you need, 2017.
+
+    >>> from fundl import SinusoidalPositions, apply
+    >>> apply(SinusoidalPositions(), torch.zeros(1, 2, 4))
+    tensor([[[0.0000, 1.0000, 0.0000, 1.0000],
+             [0.8415, 0.5403, 0.0100, 0.9999]]])
+    """
+
+    base: float = 10_000.0
+
+    def __attrs_post_init__(self) -> None:
+        _require_base(self.base)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        if x.ndim < 2:
+            raise ValueError(f"SinusoidalPositions expects an input of shape (..., steps, features), not {tuple(x.shape)}")
+        steps, features = x.shape[-2:]
+        angles = _angles(steps, features, base=self.base, start=0, device=x.device)
+        waves = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)[:, :features]  # the last of an odd number is a sine
+        return x + waves.to(x.dtype), None
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, grad
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
 
 
 # --- Rotary ------------------------------------------------------------------------------------------------------------

@@ -1,11 +1,12 @@
 """Sample layers: what tells steps of a sequence apart."""
 
+import math
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from fundl import Rotary
+from fundl import Rotary, SinusoidalPositions, learned_positions
 from tests.samples.table import normal, sample
 
 
@@ -18,7 +19,22 @@ def turned(x: Tensor, base: float) -> Tensor:
     return torch.cat((numbers.real, numbers.imag), -1)
 
 
+def waves(x: Tensor) -> Tensor:
+    """x and a sine or a cosine for each of its numbers, one after the other."""
+    steps, features = x.shape[-2:]
+    numbers = [
+        [(math.cos if j % 2 else math.sin)(t / 10_000 ** ((j - j % 2) / features)) for j in range(features)]
+        for t in range(steps)
+    ]
+    return x + torch.tensor(numbers, dtype=x.dtype).reshape(steps, features)
+
+
 SAMPLES: Final = (
+    sample("LearnedPositions", learned_positions(3, 4), normal(5, 3, 4), lambda p, x: x + p.weight),
+    sample("LearnedPositions, shorter", learned_positions(7, 4), normal(5, 3, 4), lambda p, x: x + p.weight[:3]),
+    sample("LearnedPositions, one sequence", learned_positions(7, 4), normal(3, 4), lambda p, x: x + p.weight[: len(x)]),
+    sample("SinusoidalPositions", SinusoidalPositions(), normal(5, 3, 4), lambda _, x: waves(x)),
+    sample("SinusoidalPositions, odd", SinusoidalPositions(), normal(5, 2, 3, 7), lambda _, x: waves(x)),
     sample("Rotary", Rotary(), normal(5, 3, 4), lambda p, x: turned(x, p.base), kept=2 * 3 * 4 * 8),
     sample("Rotary of heads", Rotary(base=50.0), normal(5, 2, 3, 6), lambda p, x: turned(x, p.base), kept=2 * 3 * 6 * 8),
 )

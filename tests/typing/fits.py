@@ -27,6 +27,7 @@ from fundl import (
     Residual,
     RMSNorm,
     Rotary,
+    SinusoidalPositions,
     Softmax,
     Tanh,
     adam,
@@ -39,6 +40,7 @@ from fundl import (
     initialize,
     key,
     layer_norm,
+    learned_positions,
     linear,
     mse,
     output_shape,
@@ -705,3 +707,8 @@ def an_embedding_of_unknown_size() -> None:
         compose(embedding(10, features), linear(features, 4), linear(4, 1))
 
     make(16)
+
+
+def positions() -> None:
+    compose(embedding(1000, 16), learned_positions(50, 16), linear(16, 4))
+    compose(Positions(10, 16), learned_positions(50, 16), SinusoidalPositions(), Positions(10, 16), Rotary())

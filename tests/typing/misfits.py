@@ -27,6 +27,7 @@ from fundl import (
     Rotary,
     Sigmoid,
     SiLU,
+    SinusoidalPositions,
     Softmax,
     Softplus,
     Tanh,
@@ -38,6 +39,7 @@ from fundl import (
     initialize,
     key,
     layer_norm,
+    learned_positions,
     linear,
     mse,
     parallel,
@@ -669,3 +671,18 @@ def vectors_of_tokens_far_before() -> None:
 def vectors_of_tokens_in_a_row() -> None:
     # E: layer 4 (Linear) expects 100 features but layer 3 (Flatten) gives 160 features
     compose(Reshape((10,)), embedding(1000, 16), Flatten(), linear(100, 1))
+
+
+def positions_of_other_features() -> None:
+    # E: layer 2 (LearnedPositions) expects 8 features but layer 1 (Embedding) gives 16 features
+    compose(embedding(1000, 16), learned_positions(50, 8))
+
+
+def behind_positions() -> None:
+    # E: layer 4 (Linear) expects 8 features but layer 2 (LearnedPositions) gives 16 features
+    compose(embedding(1000, 16), learned_positions(50, 16), SinusoidalPositions(), linear(8, 4))
+
+
+def positions_without_steps() -> None:
+    # E: layer 2 (LearnedPositions) expects at least 2 axes but layer 1 (Reshape) gives 1 axis
+    compose(Reshape(()), learned_positions(50, 8))
