@@ -222,7 +222,7 @@ class Rotation(Record):
         Args:
             x: of shape (..., T, d), such as queries (B, heads, T, d).
         """
-        return torch.addcmul(x * self.cos, _swap(x), self.sin)
+        return (x * self.cos).addcmul_(_swap(x), self.sin)
 
     def backward(self, grad: Tensor) -> Tensor:
         """The vjp of `forward`: a rotation's transpose is its inverse, so grad is turned back, grad C - swap(grad) S.
@@ -230,7 +230,7 @@ class Rotation(Record):
         Args:
             grad: of shape (..., T, d).
         """
-        return torch.addcmul(grad * self.cos, _swap(grad), self.sin, value=-1)
+        return (grad * self.cos).addcmul_(_swap(grad), self.sin, value=-1)
 
 
 def _swap(x: Tensor) -> Tensor:
