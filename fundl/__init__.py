@@ -60,6 +60,11 @@ from fundl.layers.embedding import (
     Embedding,
     embedding,
 )
+from fundl.layers.feed_forward import (
+    GLU,
+    feed_forward,
+    gated_feed_forward,
+)
 from fundl.layers.gain import (
     gain_of,
 )
@@ -232,6 +237,7 @@ __all__ = [
     "BUFFER",
     "ELU",
     "GELU",
+    "GLU",
     "SELU",
     "Accumulate",
     "AccumulateState",
@@ -335,11 +341,13 @@ __all__ = [
     "evaluate",
     "exponential_schedule",
     "fans",
+    "feed_forward",
     "fit",
     "fold_in",
     "forward",
     "from_masked",
     "gain_of",
+    "gated_feed_forward",
     "generator",
     "huber",
     "initialize",

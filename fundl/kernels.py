@@ -80,6 +80,12 @@ softplus_backward: "OpOverload[[Tensor, Tensor, float, float], Tensor]" = _aten.
 hardtanh_backward: "OpOverload[[Tensor, Tensor, float, float], Tensor]" = _aten.hardtanh_backward.default
 
 
+# x, axis: its first half times the sigmoid of its second.
+glu: "OpOverload[[Tensor, int], Tensor]" = _aten.glu.default
+# grad, input, axis.
+glu_backward: "OpOverload[[Tensor, Tensor, int], Tensor]" = _aten.glu_backward.default
+
+
 class _GELU(Protocol):
     def __call__(self, x: Tensor, /, *, approximate: Literal["none", "tanh"]) -> Tensor: ...
 
