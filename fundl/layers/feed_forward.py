@@ -56,7 +56,7 @@ class GLU(Layer[Tensor], Generic[Axis]):
 
     >>> from fundl import GLU, ReLU, apply
     >>> apply(GLU(ReLU()), torch.tensor([[2.0, 3.0, 5.0, -7.0]]))
-    tensor([[10., -0.]])
+    tensor([[10.,  0.]])
     """
 
     activation: AnyLayer = attrs.field(default=Sigmoid())

@@ -6,7 +6,7 @@ line here.
 
 from typing import Final
 
-from tests.samples import activation, embedding, linear, masked, normalization, positional, structure
+from tests.samples import activation, embedding, feed_forward, linear, masked, normalization, positional, structure
 from tests.samples.activation import ELEMENTWISE
 from tests.samples.linear import affine
 from tests.samples.table import TOLERANCES, Sample, normal, sample, with_values
@@ -14,6 +14,7 @@ from tests.samples.table import TOLERANCES, Sample, normal, sample, with_values
 SAMPLES: Final[tuple[Sample, ...]] = (
     *activation.SAMPLES,
     *embedding.SAMPLES,
+    *feed_forward.SAMPLES,
     *linear.SAMPLES,
     *masked.SAMPLES,
     *normalization.SAMPLES,

@@ -13,6 +13,7 @@ from typing_extensions import TypeVar, TypeVarTuple
 
 import fundl
 from fundl import (
+    GLU,
     Checkpoint,
     Embedding,
     Flatten,
@@ -36,7 +37,9 @@ from fundl import (
     checkpoint,
     compose,
     embedding,
+    feed_forward,
     forward,
+    gated_feed_forward,
     initialize,
     key,
     layer_norm,
@@ -712,3 +715,20 @@ def an_embedding_of_unknown_size() -> None:
 def positions() -> None:
     compose(embedding(1000, 16), learned_positions(50, 16), linear(16, 4))
     compose(Positions(10, 16), learned_positions(50, 16), SinusoidalPositions(), Positions(10, 16), Rotary())
+
+
+def gates() -> None:
+    compose(linear(2, 8), GLU(), linear(4, 6), GLU(Tanh()), linear(3, 1))
+    compose(conv2d(3, 8, 3), GLU(axis=1), conv2d(4, 3, 3), GLU(), Flatten())
+
+
+def a_gate_along_an_axis_that_is_not_known() -> None:
+    def make(axis: int) -> None:
+        compose(linear(2, 8), GLU(axis=axis), linear(4, 6))
+
+    make(-1)
+
+
+def feed_forward_networks() -> None:
+    block = residual(feed_forward(16, 64), gated_feed_forward(16, 40))
+    compose(embedding(1000, 16), block, feed_forward(16, 64, activation=Tanh()), linear(16, 4))

@@ -10,6 +10,7 @@ import fundl
 from fundl import (
     ELU,
     GELU,
+    GLU,
     SELU,
     Dropout,
     Flatten,
@@ -35,7 +36,9 @@ from fundl import (
     checkpoint,
     compose,
     embedding,
+    feed_forward,
     forward,
+    gated_feed_forward,
     initialize,
     key,
     layer_norm,
@@ -686,3 +689,33 @@ def behind_positions() -> None:
 def positions_without_steps() -> None:
     # E: layer 2 (LearnedPositions) expects at least 2 axes but layer 1 (Reshape) gives 1 axis
     compose(Reshape(()), learned_positions(50, 8))
+
+
+def behind_a_gate() -> None:
+    # E: layer 3 (Linear) expects 8 features but layer 2 (GLU) gives 4 features
+    compose(linear(2, 8), GLU(SiLU()), linear(8, 1))
+
+
+def behind_a_gate_of_channels() -> None:
+    # E: layer 3 (Conv2d) expects 8 channels but layer 2 (GLU) gives 4 channels
+    compose(conv2d(3, 8, 3), GLU(axis=1), conv2d(8, 3, 3))
+
+
+def in_a_feed_forward_network() -> None:
+    # E: layer 2.1 (Linear) expects 8 features but layer 1 (Embedding) gives 16 features
+    compose(embedding(1000, 16), feed_forward(8, 32))
+
+
+def behind_a_feed_forward_network() -> None:
+    # E: layer 3 (Linear) expects 32 features but layer 2.3 (Linear) gives 16 features
+    compose(embedding(1000, 16), feed_forward(16, 32, activation=Tanh()), linear(32, 4))
+
+
+def in_a_gated_network() -> None:
+    # E: layer 2.1 (Linear) expects 8 features but layer 1 (Embedding) gives 16 features
+    compose(embedding(1000, 16), gated_feed_forward(8, 32))
+
+
+def behind_a_gated_network() -> None:
+    # E: layer 2 (Linear) expects 32 features but layer 1.3 (Linear) gives 16 features
+    compose(gated_feed_forward(16, 32), linear(32, 4))
