@@ -222,7 +222,7 @@ class Rotation(Record):
         Args:
             x: of shape (..., T, d), such as queries (B, heads, T, d).
         """
-        return (x * self.cos).addcmul_(_swap(x), self.sin)
+        return _turned(x, self.cos, self.sin)
 
     def backward(self, grad: Tensor) -> Tensor:
         """The vjp of `forward`: a rotation's transpose is its inverse, so grad is turned back, grad C - swap(grad) S.
@@ -230,11 +230,13 @@ class Rotation(Record):
         Args:
             grad: of shape (..., T, d).
         """
-        return (grad * self.cos).addcmul_(_swap(grad), self.sin, value=-1)
+        return _turned(grad, self.cos, -self.sin)
 
 
-def _swap(x: Tensor) -> Tensor:
-    return torch.roll(x, x.shape[-1] // 2, -1)
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x cos + swap(x) sin, in two arrays."""
+    swapped = torch.roll(x, x.shape[-1] // 2, -1)
+    return torch.addcmul(swapped.mul_(sin), x, cos)
 
 
 def rotation(
