@@ -320,13 +320,16 @@ Kernel = TypeVar("Kernel")
 Stride = TypeVar("Stride", default=Literal[1])
 Padding = TypeVar("Padding", default=Literal[0])
 Dilation = TypeVar("Dilation", default=Literal[1])
+CeilMode = TypeVar("CeilMode", default=Literal[False])
 
 
-class Window(Generic[Length, Kernel, Stride, Padding, Dilation]):
+class Window(Generic[Length, Kernel, Stride, Padding, Dilation, CeilMode]):
     """How many places a sliding window takes: what convolution and pooling make of a height or a width."""
 
     @staticmethod
-    def of(length: Size, kernel: Size, stride: Size = 1, padding: Size = 0, dilation: Size = 1) -> Size:
+    def of(  # noqa: PLR0917  # its operands stand in types as well, which have no names there
+        length: Size, kernel: Size, stride: Size = 1, padding: Size = 0, dilation: Size = 1, ceil_mode: Size = False
+    ) -> Size:
         """floor((length + 2 padding - dilation (kernel - 1) - 1) / stride) + 1.
 
         Args:
@@ -335,21 +338,26 @@ class Window(Generic[Length, Kernel, Stride, Padding, Dilation]):
             stride: from one place of the window to the next.
             padding: elements that are put before the axis, and as many behind it.
             dilation: from one element that the window sees to the next.
+            ceil_mode: whether the last place may reach beyond the padding, as long as it starts before it: ceil, not floor.
 
         Raises:
             Misfit: there is no place for the window.
 
-        >>> Window.of(28, 3), Window.of(28, 2, 2), Window.of(28, 3, 2, 1)
-        (26, 14, 14)
+        >>> Window.of(28, 3), Window.of(28, 2, 2), Window.of(28, 3, 2, 1), Window.of(29, 2, 2, ceil_mode=True)
+        (26, 14, 14, 15)
         """
-        numbers = _known((length, kernel, stride, padding, dilation))
+        numbers = _known((length, kernel, stride, padding, dilation, ceil_mode))
         if numbers is None or numbers[2] < 1:
             return Unknown()
-        known, seen, step, pad, spread = numbers
+        known, seen, step, pad, spread, beyond = numbers
         span = spread * (seen - 1) + 1
-        if span > known + 2 * pad:
-            raise Misfit(f"a height and width of at least {span - 2 * pad}", f"one of {known}")
-        return (known + 2 * pad - span) // step + 1
+        least = span - 2 * pad - (step - 1) * bool(beyond)
+        if known < least:
+            raise Misfit(f"a height and width of at least {least}", f"one of {known}")
+        if not beyond:
+            return (known + 2 * pad - span) // step + 1
+        places = -((span - known - 2 * pad) // step) + 1
+        return places - ((places - 1) * step >= known + pad)
 
 
 # --- Layers inside layers ----------------------------------------------------------------------------------------------

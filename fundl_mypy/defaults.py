@@ -1,11 +1,19 @@
 """The values of arguments that a call leaves out, read where they are written: mypy keeps no defaults in its cache."""
 
 import ast
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
-Constant: TypeAlias = "int | str | tuple[Constant, ...] | None"
+Constant: TypeAlias = "int | str | tuple[Constant, ...] | SameAs | None"
+
+
+@dataclass(frozen=True)
+class SameAs:
+    """The default of a field that is what another one is."""
+
+    field: str
 
 
 def default_of(path: str, qualified_name: str, parameter: str) -> Constant:
@@ -22,7 +30,7 @@ def default_of(path: str, qualified_name: str, parameter: str) -> Constant:
         return None
     found = _definition(module, qualified_name.split("."))
     default = _of_field(found, parameter) if isinstance(found, ast.ClassDef) else _of_parameter(found, parameter)
-    return _constant(default)
+    return _same_as(default) or _constant(default)
 
 
 @lru_cache(maxsize=64)
@@ -74,3 +82,16 @@ def _checked(value: object) -> Constant:
     if isinstance(value, tuple):
         return tuple(map(_checked, value))
     return value if isinstance(value, int | str) else None
+
+
+def _same_as(expression: ast.expr | None) -> SameAs | None:
+    """The field that attrs.Factory(lambda self: self.field, takes_self=True) reads."""
+    match expression:
+        case ast.Call(
+            func=ast.Attribute(attr="Factory") | ast.Name(id="Factory"),
+            args=[ast.Lambda(body=ast.Attribute(value=ast.Name(id="self"), attr=field))],
+            keywords=[ast.keyword(arg="takes_self", value=ast.Constant(value=True))],
+        ):
+            return SameAs(field)
+        case _:
+            return None

@@ -37,7 +37,7 @@ from mypy.types import (
     get_proper_type,
 )
 
-from fundl_mypy.defaults import Constant
+from fundl_mypy.defaults import Constant, SameAs
 from fundl_mypy.rules import is_layer
 
 UNKNOWN: Final = AnyType(TypeOfAny.special_form)
@@ -163,7 +163,10 @@ def _of_parameter(place: int, context: SigContext, default_of: Callable[[str], C
     given, name = context.args[place], context.default_signature.arg_names[place]
     if len(given) == 1 and not _is_starred(given[0], context.context):
         return of_expression(given[0], context.api)
-    return literal(default_of(name), context.api) if name is not None and not given else UNKNOWN
+    default = default_of(name) if name is not None and not given else None
+    if isinstance(default, SameAs):
+        return _of_parameter(context.default_signature.arg_names.index(default.field), context, default_of)
+    return literal(default, context.api)
 
 
 def _is_starred(argument: Expression, call: Context) -> bool:
@@ -204,7 +207,7 @@ def literal(value: object, api: CheckerPluginInterface) -> Type:
     """The literal type of a constant, or Any."""
     match value:
         case bool():
-            return UNKNOWN
+            return LiteralType(value, api.named_generic_type("builtins.bool", []))
         case int():
             return LiteralType(value, api.named_generic_type("builtins.int", []))
         case str():

@@ -6,7 +6,7 @@ line here.
 
 from typing import Final
 
-from tests.samples import activation, embedding, feed_forward, linear, masked, normalization, positional, structure
+from tests.samples import activation, embedding, feed_forward, linear, masked, normalization, pooling, positional, structure
 from tests.samples.activation import ELEMENTWISE
 from tests.samples.linear import affine
 from tests.samples.table import TOLERANCES, Sample, normal, sample, with_values
@@ -18,6 +18,7 @@ SAMPLES: Final[tuple[Sample, ...]] = (
     *linear.SAMPLES,
     *masked.SAMPLES,
     *normalization.SAMPLES,
+    *pooling.SAMPLES,
     *positional.SAMPLES,
     *structure.SAMPLES,
 )

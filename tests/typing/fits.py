@@ -14,13 +14,16 @@ from typing_extensions import TypeVar, TypeVarTuple
 import fundl
 from fundl import (
     GLU,
+    AveragePool2d,
     Checkpoint,
     Embedding,
     Flatten,
+    GlobalMaxPool,
     Identity,
     Layer,
     LayerNorm,
     Linear,
+    MaxPool2d,
     Model,
     Parallel,
     ReLU,
@@ -63,7 +66,6 @@ from tests.typing.image_layers import (
     Gate,
     GlobalAverage,
     Images,
-    MaxPool2d,
     Named,
     Positions,
     Repeat,
@@ -667,6 +669,28 @@ def normalised() -> None:
 
 def of_several_axes() -> None:
     compose(layer_norm((3, 25)), LayerNorm((3, 25)), rms_norm((5, 3, 25)), linear(25, 2))
+
+
+# --- Pooling -----------------------------------------------------------------------------------------------------------
+
+
+def a_pool_that_rounds_up() -> None:
+    compose(Images(1, 7, 7), MaxPool2d(2, ceil_mode=True), Flatten(), linear(16, 10))
+
+
+def a_pool_that_may_round_up() -> None:
+    def make(ceil_mode: bool) -> None:
+        compose(Images(1, 7, 7), AveragePool2d(2, ceil_mode=ceil_mode), Flatten(), linear(16, 10))
+
+    make(True)
+
+
+def a_pool_with_a_size_for_each_axis() -> None:
+    compose(Images(1, 8, 6), MaxPool2d((2, 3), stride=(2, 1)), Flatten(), linear(16, 10))
+
+
+def the_maximum_of_each_channel() -> None:
+    compose(conv2d(3, 8, 3), GlobalMaxPool(), linear(8, 10))
 
 
 # --- Other rules of the user's -----------------------------------------------------------------------------------------

@@ -78,25 +78,6 @@ def conv2d(
 
 
 @attrs.frozen(eq=False)
-class MaxPool2d(Sketch, Generic[KernelSize, Stride]):
-    """A pooling; made by its class, whose sizes are fields."""
-
-    kernel_size: int
-    stride: int = attrs.field(default=2, kw_only=True)
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        return functional.max_pool2d(x, self.kernel_size, self.stride), None
-
-    @override
-    def output_shape(
-        self, shape: Shape[Batch, Channels, Height, Width]
-    ) -> Shape[Batch, Channels, Window[Height, KernelSize, Stride], Window[Width, KernelSize, Stride]]:
-        batch, channels, *sides = shape.exactly(4)
-        return Shape(batch, channels, *(Window.of(side, self.kernel_size, self.stride) for side in sides))
-
-
-@attrs.frozen(eq=False)
 class Images(Sketch, Generic[Channels, Height, Width]):
     """States which images a model is for: y = x."""
 

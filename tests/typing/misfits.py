@@ -12,13 +12,19 @@ from fundl import (
     GELU,
     GLU,
     SELU,
+    AveragePool2d,
     Dropout,
     Flatten,
+    GlobalAveragePool,
+    GlobalMaxPool,
     Hardtanh,
     Identity,
     LeakyReLU,
     Linear,
     LogSoftmax,
+    MaxPool1d,
+    MaxPool2d,
+    MaxPool3d,
     Mish,
     Model,
     ReLU,
@@ -57,7 +63,6 @@ from tests.typing.image_layers import (
     Gate,
     GlobalAverage,
     Images,
-    MaxPool2d,
     Named,
     Positions,
     Repeat,
@@ -598,6 +603,54 @@ def without_parameters() -> None:
 def inside_a_residual() -> None:
     # E: layer 2 (Linear) expects 24 features but layer 1 (RMSNorm) gives 25 features
     residual(rms_norm(25), linear(24, 25))
+
+
+# --- Pooling -----------------------------------------------------------------------------------------------------------
+
+
+def a_pool_that_rounds_up() -> None:
+    # E: layer 4 (Linear) expects 9 features but layer 3 (Flatten) gives 16 features
+    compose(Images(1, 7, 7), MaxPool2d(2, ceil_mode=True), Flatten(), linear(9, 10))
+
+
+def a_pool_that_rounds_down() -> None:
+    # E: layer 4 (Linear) expects 16 features but layer 3 (Flatten) gives 9 features
+    compose(Images(1, 7, 7), AveragePool2d(2, ceil_mode=False), Flatten(), linear(16, 10))
+
+
+def a_pool_with_every_option() -> None:
+    # E: layer 4 (Linear) expects 10 features but layer 3 (Flatten) gives 25 features
+    compose(Images(1, 10, 10), MaxPool2d(3, stride=2, padding=1, dilation=2, ceil_mode=True), Flatten(), linear(10, 10))
+
+
+def an_average_with_padding() -> None:
+    # E: layer 4 (Linear) expects 64 features but layer 3 (Flatten) gives 81 features
+    compose(Images(1, 8, 8), AveragePool2d(2, stride=1, padding=1), Flatten(), linear(64, 10))
+
+
+def an_image_smaller_than_the_pool() -> None:
+    # E: layer 2 (MaxPool2d) expects a height and width of at least 3 but layer 1 (Images) gives one of 2
+    compose(Images(1, 2, 2), MaxPool2d(3))
+
+
+def a_pool_of_sequences_for_images() -> None:
+    # E: layer 2 (MaxPool1d) expects 3 axes but layer 1 (Conv2d) gives 4 axes
+    compose(conv2d(3, 8, 3), MaxPool1d(2))
+
+
+def a_pool_of_volumes_for_images() -> None:
+    # E: layer 2 (MaxPool3d) expects 5 axes but layer 1 (Conv2d) gives 4 axes
+    compose(conv2d(3, 8, 3), MaxPool3d(2))
+
+
+def the_mean_of_each_channel() -> None:
+    # E: layer 3 (Linear) expects 16 features but layer 2 (GlobalAveragePool) gives 8 features
+    compose(conv2d(3, 8, 3), GlobalAveragePool(), linear(16, 10))
+
+
+def the_maximum_of_each_channel() -> None:
+    # E: layer 3 (Linear) expects 16 features but layer 2 (GlobalMaxPool) gives 8 features
+    compose(conv2d(3, 8, 3), GlobalMaxPool(), linear(16, 10))
 
 
 # --- Other rules of the user's -----------------------------------------------------------------------------------------

@@ -1,0 +1,769 @@
+"""Pooling: the maximum or the mean of what a sliding window sees, channel by channel.
+
+The axes of the input are (B, C, *spatial), or (C, *spatial) for one example without a batch. All layers of a kind share one
+computation, over one, two or three spatial axes; over one it runs as over two, of which the first is of size 1.
+
+Backward needs no number of the input, only its layout: the input is not kept.
+"""
+
+import math
+from abc import abstractmethod
+from typing import ClassVar, Final, Generic, Literal, Self, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar, TypeVarTuple, override
+
+from fundl import kernels
+from fundl.kernels import PerAxis
+from fundl.layer import Layer
+from fundl.layers.structure import Sizes
+from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Window
+from fundl.tree import Record
+
+Residuals = TypeVar("Residuals")
+
+# Sizes that a layer's type states, named like the fields that hold them
+KernelSize = TypeVar("KernelSize", bound=PerAxis, covariant=True, default=AnySize)
+Stride = TypeVar("Stride", bound=PerAxis, covariant=True, default=AnySize)
+Padding = TypeVar("Padding", bound=PerAxis, covariant=True, default=AnySize)
+Dilation = TypeVar("Dilation", bound=PerAxis, covariant=True, default=AnySize)
+CeilMode = TypeVar("CeilMode", bound=bool, covariant=True, default=AnySize)
+
+# Sizes of the input
+Batch = TypeVar("Batch")
+Channels = TypeVar("Channels")
+Depth = TypeVar("Depth")
+Height = TypeVar("Height")
+Width = TypeVar("Width")
+Length = TypeVar("Length")
+Rest = TypeVarTuple("Rest")
+
+_SPATIAL: Final = {1: "L", 2: "H, W", 3: "D, H, W"}
+
+
+@final
+@attrs.frozen(eq=False)
+class Layout(Record):
+    """What backward is to know of an input: its sizes, and whether the channels are the last in memory."""
+
+    sizes: tuple[int, ...]
+    channels_last: bool
+
+
+def _layout(x: Tensor, axes: int) -> Layout:
+    return Layout(x.shape, x.ndim == axes + 2 and x.stride(1) == 1 and x.shape[1] > 1)
+
+
+def _like(layout: Layout, grad: Tensor) -> Tensor:
+    """A stand-in for the input, without numbers; in row-major order it takes no memory either."""
+    if not layout.channels_last:
+        return grad.new_empty(()).expand(layout.sizes)
+    order = torch.channels_last if len(layout.sizes) == 4 else torch.channels_last_3d
+    return torch.empty(layout.sizes, dtype=grad.dtype, device=grad.device, memory_format=order)
+
+
+def _require_axes(layer: Layer[Residuals], x: Tensor, axes: int, error: Exception) -> None:
+    """Raise, after a kernel refused the input, unless it has the axes that the layer works on, none of them empty."""
+    name, spatial = type(layer).__name__, _SPATIAL[axes]
+    if x.ndim not in {axes + 1, axes + 2}:
+        raise ValueError(
+            f"{name} takes an input of shape (B, C, {spatial}), or (C, {spatial}) without a batch, not {tuple(x.shape)}"
+        ) from error
+    if 0 in x.shape[-axes - 1 :]:
+        raise ValueError(
+            f"{name} needs at least one element along each axis but that of the batch, but the input's shape is"
+            f" {tuple(x.shape)}"
+        ) from error
+
+
+# --- Sliding windows ---------------------------------------------------------------------------------------------------
+
+
+def _each(setting: PerAxis, axes: int) -> tuple[int, ...]:
+    """A setting as a number for each axis."""
+    return (setting,) * axes if isinstance(setting, int) else setting
+
+
+def _second(setting: PerAxis, first: int) -> tuple[int, ...]:
+    """A setting of one axis as that of the second of two."""
+    return (first, *_each(setting, 1))
+
+
+@attrs.frozen(eq=False, init=False)
+class _Windowed(Layer[Residuals], Generic[Residuals]):
+    """What all layers have in common that slide a window over the spatial axes."""
+
+    axes: ClassVar[int]
+
+    @property
+    @abstractmethod
+    def kernel_size(self) -> PerAxis: ...
+
+    @property
+    @abstractmethod
+    def stride(self) -> PerAxis: ...
+
+    @property
+    @abstractmethod
+    def padding(self) -> PerAxis: ...
+
+    @property
+    @abstractmethod
+    def ceil_mode(self) -> bool: ...
+
+    def __attrs_post_init__(self) -> None:
+        for field, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+            setting: object = getattr(self, field, 1)
+            sizes = setting if isinstance(setting, tuple) else (setting,) * self.axes
+            if len(sizes) != self.axes or not all(isinstance(size, int) for size in sizes):
+                count = "an integer" if self.axes == 1 else f"an integer, or a tuple of {self.axes} integers"
+                raise TypeError(f"{type(self).__name__}'s {field} is {count}, not {setting!r}")
+            if any(size < least for size in sizes if isinstance(size, int)):
+                raise ValueError(f"{type(self).__name__}'s {field} must be at least {least}, not {setting!r}")
+        kernel, padding = _each(self.kernel_size, self.axes), _each(self.padding, self.axes)
+        if any(pad > size // 2 for size, pad in zip(kernel, padding, strict=True)):
+            raise ValueError(
+                f"{type(self).__name__}'s padding may be at most half of its kernel_size, so that a window always sees some of"
+                f" the input, but the padding is {self.padding} and the kernel_size {self.kernel_size}"
+            )
+
+    @abstractmethod
+    def _run(self, x: Tensor) -> tuple[Tensor, Residuals]:
+        """Forward, over two or three axes."""
+
+    @abstractmethod
+    def _run_back(self, residuals: Residuals, grad: Tensor) -> Tensor:
+        """The input's gradient, over two or three axes."""
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Residuals]:
+        try:
+            if self.axes > 1:
+                return self._run(x)
+            output, residuals = self._run(x.unsqueeze(-2))
+        except (RuntimeError, IndexError) as error:
+            self._explain(x, error)
+            raise
+        return output.squeeze(-2), residuals
+
+    @override
+    def backward(self, residuals: Residuals, grad: Tensor) -> tuple[Self, Tensor]:
+        if self.axes > 1:
+            return self, self._run_back(residuals, grad)
+        return self, self._run_back(residuals, grad.unsqueeze(-2)).squeeze(-2)
+
+    def _settings(self) -> tuple[PerAxis, PerAxis, PerAxis]:
+        """Kernel size, stride and padding, as the kernels take them."""
+        if self.axes > 1:
+            return self.kernel_size, self.stride, self.padding
+        return _second(self.kernel_size, 1), _second(self.stride, 1), _second(self.padding, 0)
+
+    def _output_shape(self, shape: AnyShape, dilation: PerAxis = 1) -> AnyShape:
+        batch, channels, *sides = shape.exactly(2 + self.axes)
+        kernel, stride, padding, dilation = (
+            _each(setting, self.axes) for setting in (self.kernel_size, self.stride, self.padding, dilation)
+        )
+        windows = (
+            Window.of(*numbers, ceil_mode=self.ceil_mode)
+            for numbers in zip(sides, kernel, stride, padding, dilation, strict=True)
+        )
+        return Shape(batch, channels, *windows)
+
+    def _explain(self, x: Tensor, error: Exception) -> None:
+        """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
+        _require_axes(self, x, self.axes, error)
+        try:
+            self.output_shape(Shape(*(1,) * (2 + self.axes - x.ndim), *x.shape))
+        except Misfit as misfit:
+            raise ValueError(
+                f"{self} finds no place for its window in an input of shape {tuple(x.shape)}: it expects {misfit.expected}, but"
+                f" the input has {misfit.given}"
+            ) from error
+
+
+# --- Maximum -----------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False, init=False)
+class _MaxPool(_Windowed[tuple[Tensor, Layout]]):
+    """The maximum of what a window sees, over any number of axes."""
+
+    @property
+    @abstractmethod
+    def dilation(self) -> PerAxis: ...
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Layout]]:
+        if self.dilation != 1:
+            self._require_sight(x)
+        return super().forward(x)
+
+    def _require_sight(self, x: Tensor) -> None:
+        """Raise if a window may see nothing but padding: ATen then takes the maximum from outside of the input's memory."""
+        paddings, dilations = _each(self.padding, self.axes), _each(self.dilation, self.axes)
+        for size, padding, dilation in zip(x.shape[-self.axes :], paddings, dilations, strict=False):
+            if padding and 0 < size < dilation:
+                raise ValueError(
+                    f"{self} may see nothing but padding in an input of shape {tuple(x.shape)}: an axis of size {size} that is"
+                    f" padded takes a dilation of at most {size}, not {dilation}"
+                )
+
+    @override
+    def _run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Layout]]:
+        pool = kernels.max_pool3d if self.axes == 3 else kernels.max_pool2d
+        output, indices = pool(x, *self._settings(), self._dilation(), self.ceil_mode)
+        return output, (indices, _layout(x, max(self.axes, 2)))
+
+    @override
+    def _run_back(self, residuals: tuple[Tensor, Layout], grad: Tensor) -> Tensor:
+        indices, layout = residuals
+        unpool = kernels.max_pool3d_backward if self.axes == 3 else kernels.max_pool2d_backward
+        return unpool(grad, _like(layout, grad), *self._settings(), self._dilation(), self.ceil_mode, indices)
+
+    def _dilation(self) -> PerAxis:
+        return self.dilation if self.axes > 1 else _second(self.dilation, 1)
+
+
+@final
+@attrs.frozen(eq=False)
+class MaxPool2d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMode]):
+    """The maximum of what a window sees that slides over images, channel by channel.
+
+        y[i, j] = max over u, v in 0 ... k-1 of x[i s + u d, j s + v d]
+
+    with kernel size k, stride s and dilation d. Around x, where the padding is, all is -inf. NaN is larger than all else.
+
+    Its vjp: each element of grad is added to grad_x where its maximum is from, the first of them if there are several.
+
+    Args:
+        kernel_size: k, one for all axes or a tuple of one for each.
+        stride: s, from one place of the window to the next, one for all axes or a tuple of one for each; k by default.
+        padding: elements of -inf to put before each axis, and as many behind it; 0 by default, at most k / 2.
+        dilation: d, from one element that the window sees to the next; 1 by default.
+        ceil_mode: whether there is one more place for the window if it then reaches beyond the padding, but starts before it;
+            by default, what is left over at the end is not seen.
+
+    Shape:
+        (B, C, H, W) to (B, C, H', W'), each size n to floor((n + 2 padding - d (k - 1) - 1) / s) + 1, with ceil for
+        ceil_mode; or both without B
+
+    Residuals:
+        Where each maximum is from, 8 bytes per output element; the input is not kept.
+
+    Raises:
+        TypeError: an argument is not an integer or a tuple of such; the input is not floating-point.
+        ValueError: an argument is too small, or the padding too large; the input has other axes, or no place for the
+            window, or one where it would see nothing but padding.
+
+    Source:
+        Ranzato, Huang, Boureau and LeCun, Unsupervised learning of invariant feature hierarchies with applications to object
+        recognition, 2007.
+
+    >>> from fundl import MaxPool2d, apply
+    >>> apply(MaxPool2d(2), torch.tensor([[[1.0, 4.0], [2.0, 3.0]]]))
+    tensor([[[4.]]])
+    """
+
+    axes = 2
+
+    kernel_size: int | tuple[int, int]
+    stride: int | tuple[int, int] = attrs.field(
+        default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True
+    )
+    padding: int | tuple[int, int] = attrs.field(default=0, kw_only=True)
+    dilation: int | tuple[int, int] = attrs.field(default=1, kw_only=True)
+    ceil_mode: bool = attrs.field(default=False, kw_only=True)
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, Channels, Height, Width]
+    ) -> Shape[
+        Batch,
+        Channels,
+        Window[Height, KernelSize, Stride, Padding, Dilation, CeilMode],
+        Window[Width, KernelSize, Stride, Padding, Dilation, CeilMode],
+    ]:
+        return self._output_shape(shape, self.dilation)
+
+
+@final
+@attrs.frozen(eq=False)
+class MaxPool1d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMode]):
+    """The maximum of what a window sees that slides over sequences, channel by channel.
+
+        y[l] = max over t in 0 ... k-1 of x[l s + t d]
+
+    with kernel size k, stride s and dilation d. Around x, where the padding is, all is -inf. NaN is larger than all else.
+
+    Its vjp: each element of grad is added to grad_x where its maximum is from, the first of them if there are several.
+
+    Args:
+        kernel_size: k.
+        stride: s, from one place of the window to the next; k by default.
+        padding: elements of -inf to put before each axis, and as many behind it; 0 by default, at most k / 2.
+        dilation: d, from one element that the window sees to the next; 1 by default.
+        ceil_mode: whether there is one more place for the window if it then reaches beyond the padding, but starts before it;
+            by default, what is left over at the end is not seen.
+
+    Shape:
+        (B, C, L) to (B, C, L'), each size n to floor((n + 2 padding - d (k - 1) - 1) / s) + 1, with ceil for
+        ceil_mode; or both without B
+
+    Residuals:
+        Where each maximum is from, 8 bytes per output element; the input is not kept.
+
+    Raises:
+        TypeError: an argument is not an integer; the input is not floating-point.
+        ValueError: an argument is too small, or the padding too large; the input has other axes, or no place for the
+            window, or one where it would see nothing but padding.
+
+    Source:
+        Ranzato, Huang, Boureau and LeCun, Unsupervised learning of invariant feature hierarchies with applications to object
+        recognition, 2007.
+
+    >>> from fundl import MaxPool1d, apply
+    >>> apply(MaxPool1d(2), torch.tensor([[1.0, 4.0, 2.0, 3.0]]))
+    tensor([[4., 3.]])
+    """
+
+    axes = 1
+
+    kernel_size: int
+    stride: int = attrs.field(default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True)
+    padding: int = attrs.field(default=0, kw_only=True)
+    dilation: int = attrs.field(default=1, kw_only=True)
+    ceil_mode: bool = attrs.field(default=False, kw_only=True)
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, Channels, Length]
+    ) -> Shape[
+        Batch,
+        Channels,
+        Window[Length, KernelSize, Stride, Padding, Dilation, CeilMode],
+    ]:
+        return self._output_shape(shape, self.dilation)
+
+
+@final
+@attrs.frozen(eq=False)
+class MaxPool3d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMode]):
+    """The maximum of what a window sees that slides over volumes, channel by channel.
+
+        y[h, i, j] = max over t, u, v in 0 ... k-1 of x[h s + t d, i s + u d, j s + v d]
+
+    with kernel size k, stride s and dilation d. Around x, where the padding is, all is -inf. NaN is larger than all else.
+
+    Its vjp: each element of grad is added to grad_x where its maximum is from, the first of them if there are several.
+
+    Args:
+        kernel_size: k, one for all axes or a tuple of one for each.
+        stride: s, from one place of the window to the next, one for all axes or a tuple of one for each; k by default.
+        padding: elements of -inf to put before each axis, and as many behind it; 0 by default, at most k / 2.
+        dilation: d, from one element that the window sees to the next; 1 by default.
+        ceil_mode: whether there is one more place for the window if it then reaches beyond the padding, but starts before it;
+            by default, what is left over at the end is not seen.
+
+    Shape:
+        (B, C, D, H, W) to (B, C, D', H', W'), each size n to floor((n + 2 padding - d (k - 1) - 1) / s) + 1, with ceil for
+        ceil_mode; or both without B
+
+    Residuals:
+        Where each maximum is from, 8 bytes per output element; the input is not kept.
+
+    Raises:
+        TypeError: an argument is not an integer or a tuple of such; the input is not floating-point.
+        ValueError: an argument is too small, or the padding too large; the input has other axes, or no place for the
+            window, or one where it would see nothing but padding.
+
+    Source:
+        Ranzato, Huang, Boureau and LeCun, Unsupervised learning of invariant feature hierarchies with applications to object
+        recognition, 2007.
+
+    >>> from fundl import MaxPool3d, apply
+    >>> apply(MaxPool3d(2), torch.arange(8.0).reshape(1, 2, 2, 2))
+    tensor([[[[7.]]]])
+    """
+
+    axes = 3
+
+    kernel_size: int | tuple[int, int, int]
+    stride: int | tuple[int, int, int] = attrs.field(
+        default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True
+    )
+    padding: int | tuple[int, int, int] = attrs.field(default=0, kw_only=True)
+    dilation: int | tuple[int, int, int] = attrs.field(default=1, kw_only=True)
+    ceil_mode: bool = attrs.field(default=False, kw_only=True)
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, Channels, Depth, Height, Width]
+    ) -> Shape[
+        Batch,
+        Channels,
+        Window[Depth, KernelSize, Stride, Padding, Dilation, CeilMode],
+        Window[Height, KernelSize, Stride, Padding, Dilation, CeilMode],
+        Window[Width, KernelSize, Stride, Padding, Dilation, CeilMode],
+    ]:
+        return self._output_shape(shape, self.dilation)
+
+
+# --- Mean --------------------------------------------------------------------------------------------------------------
+
+
+_HALF: Final = {torch.float16, torch.bfloat16}
+"""The dtypes for which ATen has no mean over three axes on the CPU: it is taken in float32."""
+
+
+@attrs.frozen(eq=False, init=False)
+class _AveragePool(_Windowed[Layout]):
+    """The mean of what a window sees, over any number of axes."""
+
+    @property
+    @abstractmethod
+    def count_include_padding(self) -> bool: ...
+
+    @property
+    @abstractmethod
+    def divisor(self) -> int | None: ...
+
+    @override
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        if self.divisor is not None and self.divisor < 1:
+            raise ValueError(f"{type(self).__name__}'s divisor must be at least 1, or None for the mean, not {self.divisor}")
+
+    @override
+    def _run(self, x: Tensor) -> tuple[Tensor, Layout]:
+        pool = kernels.average_pool3d if self.axes == 3 else kernels.average_pool2d
+        settings = *self._settings(), self.ceil_mode, self.count_include_padding, self.divisor
+        try:
+            output = pool(x, *settings)
+        except NotImplementedError:
+            if x.dtype not in _HALF:
+                raise
+            output = pool(x.float(), *settings).to(x.dtype)
+        return output, _layout(x, max(self.axes, 2))
+
+    @override
+    def _run_back(self, residuals: Layout, grad: Tensor) -> Tensor:
+        unpool = kernels.average_pool3d_backward if self.axes == 3 else kernels.average_pool2d_backward
+        settings = *self._settings(), self.ceil_mode, self.count_include_padding, self.divisor
+        try:
+            return unpool(grad, _like(residuals, grad), *settings)
+        except NotImplementedError:
+            if grad.dtype not in _HALF:
+                raise
+            return unpool(grad.float(), _like(residuals, grad.float()), *settings).to(grad.dtype)
+
+    @override
+    def _explain(self, x: Tensor, error: Exception) -> None:
+        super()._explain(x, error)
+        sides, kernel = tuple(x.shape[-self.axes :]), _each(self.kernel_size, self.axes)
+        if any(side < size for side, size in zip(sides, kernel, strict=True)):
+            raise ValueError(
+                f"{self} takes no axis that is shorter than its window, not even with padding, but the input's shape is"
+                f" {tuple(x.shape)}"
+            ) from error
+
+
+@final
+@attrs.frozen(eq=False)
+class AveragePool2d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]):
+    """The mean of what a window sees that slides over images, channel by channel.
+
+        y[i, j] = (1 / k^2) sum over u, v in 0 ... k-1 of x[i s + u, j s + v]
+
+    with kernel size k and stride s. Around x, where the padding is, all is 0.
+
+    Its vjp: each element of grad is divided by k^2, and added to grad_x wherever the window saw an element of x.
+
+    Args:
+        kernel_size: k, one for all axes or a tuple of one for each.
+        stride: s, from one place of the window to the next, one for all axes or a tuple of one for each; k by default.
+        padding: zeros to put before each axis, and as many behind it; 0 by default, at most k / 2.
+        ceil_mode: whether there is one more place for the window if it then reaches beyond the padding, but starts before it;
+            by default, what is left over at the end is not seen. What is beyond the padding never counts.
+        count_include_padding: whether the zeros of the padding count as elements that are seen; they do by default.
+        divisor: what to divide each sum by, instead of the number of the elements that are seen.
+
+    Shape:
+        (B, C, H, W) to (B, C, H', W'), each size n to floor((n + 2 padding - k) / s) + 1, with ceil for ceil_mode; or
+        both without B
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        TypeError: an argument is not an integer or a tuple of such; the input is not floating-point.
+        ValueError: an argument is too small, or the padding too large; the input has other axes, or no place for the window.
+
+    Source:
+        LeCun, Boser, Denker, Henderson, Howard, Hubbard and Jackel, Handwritten digit recognition with a back-propagation
+        network, 1989.
+
+    >>> from fundl import AveragePool2d, apply
+    >>> apply(AveragePool2d(2), torch.tensor([[[1.0, 4.0], [2.0, 3.0]]]))
+    tensor([[[2.5000]]])
+    """
+
+    axes = 2
+
+    kernel_size: int | tuple[int, int]
+    stride: int | tuple[int, int] = attrs.field(
+        default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True
+    )
+    padding: int | tuple[int, int] = attrs.field(default=0, kw_only=True)
+    ceil_mode: bool = attrs.field(default=False, kw_only=True)
+    count_include_padding: bool = attrs.field(default=True, kw_only=True)
+    divisor: int | None = attrs.field(default=None, kw_only=True)
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, Channels, Height, Width]
+    ) -> Shape[
+        Batch,
+        Channels,
+        Window[Height, KernelSize, Stride, Padding, Literal[1], CeilMode],
+        Window[Width, KernelSize, Stride, Padding, Literal[1], CeilMode],
+    ]:
+        return self._output_shape(shape)
+
+
+@final
+@attrs.frozen(eq=False)
+class AveragePool1d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]):
+    """The mean of what a window sees that slides over sequences, channel by channel.
+
+        y[l] = (1 / k) sum over t in 0 ... k-1 of x[l s + t]
+
+    with kernel size k and stride s. Around x, where the padding is, all is 0.
+
+    Its vjp: each element of grad is divided by k, and added to grad_x wherever the window saw an element of x.
+
+    Args:
+        kernel_size: k.
+        stride: s, from one place of the window to the next; k by default.
+        padding: zeros to put before each axis, and as many behind it; 0 by default, at most k / 2.
+        ceil_mode: whether there is one more place for the window if it then reaches beyond the padding, but starts before it;
+            by default, what is left over at the end is not seen. What is beyond the padding never counts.
+        count_include_padding: whether the zeros of the padding count as elements that are seen; they do by default.
+        divisor: what to divide each sum by, instead of the number of the elements that are seen.
+
+    Shape:
+        (B, C, L) to (B, C, L'), each size n to floor((n + 2 padding - k) / s) + 1, with ceil for ceil_mode; or
+        both without B
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        TypeError: an argument is not an integer; the input is not floating-point.
+        ValueError: an argument is too small, or the padding too large; the input has other axes, or no place for the window.
+
+    Source:
+        LeCun, Boser, Denker, Henderson, Howard, Hubbard and Jackel, Handwritten digit recognition with a back-propagation
+        network, 1989.
+
+    >>> from fundl import AveragePool1d, apply
+    >>> apply(AveragePool1d(2), torch.tensor([[1.0, 4.0, 2.0, 3.0]]))
+    tensor([[2.5000, 2.5000]])
+    """
+
+    axes = 1
+
+    kernel_size: int
+    stride: int = attrs.field(default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True)
+    padding: int = attrs.field(default=0, kw_only=True)
+    ceil_mode: bool = attrs.field(default=False, kw_only=True)
+    count_include_padding: bool = attrs.field(default=True, kw_only=True)
+    divisor: int | None = attrs.field(default=None, kw_only=True)
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, Channels, Length]
+    ) -> Shape[
+        Batch,
+        Channels,
+        Window[Length, KernelSize, Stride, Padding, Literal[1], CeilMode],
+    ]:
+        return self._output_shape(shape)
+
+
+@final
+@attrs.frozen(eq=False)
+class AveragePool3d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]):
+    """The mean of what a window sees that slides over volumes, channel by channel.
+
+        y[h, i, j] = (1 / k^3) sum over t, u, v in 0 ... k-1 of x[h s + t, i s + u, j s + v]
+
+    with kernel size k and stride s. Around x, where the padding is, all is 0.
+
+    Its vjp: each element of grad is divided by k^3, and added to grad_x wherever the window saw an element of x.
+
+    Args:
+        kernel_size: k, one for all axes or a tuple of one for each.
+        stride: s, from one place of the window to the next, one for all axes or a tuple of one for each; k by default.
+        padding: zeros to put before each axis, and as many behind it; 0 by default, at most k / 2.
+        ceil_mode: whether there is one more place for the window if it then reaches beyond the padding, but starts before it;
+            by default, what is left over at the end is not seen. What is beyond the padding never counts.
+        count_include_padding: whether the zeros of the padding count as elements that are seen; they do by default.
+        divisor: what to divide each sum by, instead of the number of the elements that are seen.
+
+    Shape:
+        (B, C, D, H, W) to (B, C, D', H', W'), each size n to floor((n + 2 padding - k) / s) + 1, with ceil for ceil_mode; or
+        both without B
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        TypeError: an argument is not an integer or a tuple of such; the input is not floating-point.
+        ValueError: an argument is too small, or the padding too large; the input has other axes, or no place for the window.
+
+    Source:
+        LeCun, Boser, Denker, Henderson, Howard, Hubbard and Jackel, Handwritten digit recognition with a back-propagation
+        network, 1989.
+
+    >>> from fundl import AveragePool3d, apply
+    >>> apply(AveragePool3d(2), torch.arange(8.0).reshape(1, 2, 2, 2))
+    tensor([[[[3.5000]]]])
+    """
+
+    axes = 3
+
+    kernel_size: int | tuple[int, int, int]
+    stride: int | tuple[int, int, int] = attrs.field(
+        default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True
+    )
+    padding: int | tuple[int, int, int] = attrs.field(default=0, kw_only=True)
+    ceil_mode: bool = attrs.field(default=False, kw_only=True)
+    count_include_padding: bool = attrs.field(default=True, kw_only=True)
+    divisor: int | None = attrs.field(default=None, kw_only=True)
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, Channels, Depth, Height, Width]
+    ) -> Shape[
+        Batch,
+        Channels,
+        Window[Depth, KernelSize, Stride, Padding, Literal[1], CeilMode],
+        Window[Height, KernelSize, Stride, Padding, Literal[1], CeilMode],
+        Window[Width, KernelSize, Stride, Padding, Literal[1], CeilMode],
+    ]:
+        return self._output_shape(shape)
+
+
+# --- The whole of each channel -----------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False, init=False)
+class _Global(Layer[Residuals], Generic[Residuals]):
+    """What the layers have in common that leave one number of each channel."""
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Channels, *Rest]) -> Shape[Batch, Channels]:
+        batch, channels, *_ = shape.leading(2)
+        return Shape(batch, channels)
+
+    def _explain(self, x: Tensor, error: Exception | None) -> None:
+        """Say in the layer's words what the kernel refused, or would take for something else."""
+        name = type(self).__name__
+        if x.ndim < 3:
+            raise ValueError(
+                f"{name} takes an input of shape (B, C, ...) with at least one axis after the channels, not {tuple(x.shape)}"
+            ) from error
+        if 0 in x.shape[1:]:
+            raise ValueError(
+                f"{name} needs at least one element along each axis but that of the batch, but the input's shape is"
+                f" {tuple(x.shape)}"
+            ) from error
+
+
+@final
+@attrs.frozen(eq=False)
+class GlobalAveragePool(_Global[Sizes]):
+    """The mean of each channel: y[b, c] = (1 / n) sum of x[b, c, ...], over n elements.
+
+    Its vjp: grad_x[b, c, ...] = grad[b, c] / n.
+
+    Shape:
+        (B, C, ...), with one axis or more after the channels, to (B, C)
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        TypeError: the input is not floating-point.
+        ValueError: the input has no axis after the channels, or no element along an axis.
+
+    Source:
+        Lin, Chen and Yan, Network in network, 2013.
+
+    >>> from fundl import GlobalAveragePool, apply
+    >>> apply(GlobalAveragePool(), torch.tensor([[[1.0, 4.0, 2.0, 3.0]]]))
+    tensor([[2.5000]])
+    """
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
+        if x.ndim < 3 or 0 in x.shape[1:]:
+            self._explain(x, None)
+        try:
+            return x.mean(tuple(range(2, x.ndim))), Sizes(x.shape)
+        except RuntimeError as error:
+            self._explain(x, error)
+            raise
+
+    @override
+    def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
+        sizes = residuals.sizes
+        share = grad / math.prod(sizes[2:])  # (B, C)
+        return self, share.reshape(*sizes[:2], *(1,) * len(sizes[2:])).expand(sizes)
+
+
+@final
+@attrs.frozen(eq=False)
+class GlobalMaxPool(_Global[tuple[Tensor, Layout, Sizes]]):
+    """The maximum of each channel: y[b, c] = max of x[b, c, ...]. NaN is larger than all else.
+
+    Its vjp: grad_x is grad where the maximum is from, the first of them if there are several, else 0.
+
+    Shape:
+        (B, C, ...), with one axis or more after the channels, to (B, C)
+
+    Residuals:
+        Where each maximum is from, 8 bytes per output element; the input is not kept.
+
+    Raises:
+        TypeError: the input is not floating-point.
+        ValueError: the input has no axis after the channels, or no element along an axis.
+
+    Source:
+        Oquab, Bottou, Laptev and Sivic, Is object localization for free? Weakly-supervised learning with convolutional neural
+        networks, 2015.
+
+    >>> from fundl import GlobalMaxPool, apply
+    >>> apply(GlobalMaxPool(), torch.tensor([[[1.0, 4.0, 2.0, 3.0]]]))
+    tensor([[4.]])
+    """
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Layout, Sizes]]:
+        if x.ndim < 3:
+            self._explain(x, None)
+        planes = x.flatten(2).unsqueeze(2)  # (B, C, 1, n)
+        try:
+            output, indices = kernels.adaptive_max_pool2d(planes, 1)
+        except RuntimeError as error:
+            self._explain(x, error)
+            raise
+        return output.flatten(1), (indices, _layout(planes, 2), Sizes(x.shape))
+
+    @override
+    def backward(self, residuals: tuple[Tensor, Layout, Sizes], grad: Tensor) -> tuple[Self, Tensor]:
+        indices, layout, sizes = residuals
+        planes = kernels.adaptive_max_pool2d_backward(grad[..., None, None], _like(layout, grad), indices)
+        return self, planes.reshape(sizes.sizes)
