@@ -52,6 +52,12 @@ from fundl.layers.activation import (
     Softplus,
     Tanh,
 )
+from fundl.layers.attention import (
+    CrossAttention,
+    SelfAttention,
+    cross_attention,
+    self_attention,
+)
 from fundl.layers.dropout import (
     Dropout,
     rekey,
@@ -262,6 +268,7 @@ __all__ = [
     "AveragePool3d",
     "Batches",
     "Checkpoint",
+    "CrossAttention",
     "DecayState",
     "Dropout",
     "Ema",
@@ -314,6 +321,7 @@ __all__ = [
     "Rotation",
     "SGDState",
     "Schedule",
+    "SelfAttention",
     "Shape",
     "SiLU",
     "Sigmoid",
@@ -351,6 +359,7 @@ __all__ = [
     "constant",
     "constant_schedule",
     "cosine_schedule",
+    "cross_attention",
     "cross_entropy",
     "disk",
     "ema",
@@ -413,6 +422,7 @@ __all__ = [
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_rms",
+    "self_attention",
     "sgd",
     "shapes",
     "split",

@@ -199,6 +199,24 @@ class Constant(Initializer):
         return torch.full(shape, self.value, dtype=dtype, device=device)
 
 
+@attrs.frozen
+class Stacked(Initializer):
+    """Several weights of the same inputs, one below the other in one tensor, each drawn by itself and with its own fans."""
+
+    initializer: Initializer
+    rows: tuple[int, ...]
+    """How many outputs each of them has."""
+
+    @override
+    def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        keys, rest = random.split(key, len(self.rows)), shape[1:]
+        parts = [
+            self.initializer(part_key, (rows, *rest), Fans(fans.fan_in, rows * math.prod(rest[1:])), dtype=dtype, device=device)
+            for part_key, rows in zip(keys, self.rows, strict=True)
+        ]
+        return torch.cat(parts)
+
+
 # --- Their names ------------------------------------------------------------------------------------------------------
 
 

@@ -149,6 +149,39 @@ adaptive_max_pool3d: _AdaptiveMaxPool = torch._C._nn.adaptive_max_pool3d
 adaptive_max_pool2d_backward: Callable[[Tensor, Tensor, Tensor], Tensor] = _aten.adaptive_max_pool2d_backward.default._op
 adaptive_max_pool3d_backward: Callable[[Tensor, Tensor, Tensor], Tensor] = _aten.adaptive_max_pool3d_backward.default._op
 
+# --- Attention ---------------------------------------------------------------------------------------------------------
+
+
+class _Attention(Protocol):
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, dropout: Literal[0], causal: bool, /, *, attn_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+class _AttentionBackward(Protocol):
+    def __call__(  # noqa: PLR0917  # as the kernel has them
+        self,
+        grad: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        logsumexp: Tensor,
+        dropout: Literal[0],
+        causal: bool,
+        /,
+        *,
+        attn_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+# On the CPU, queries (B, H, T, d), keys and values (B, K, S, d), H a multiple of K; with a mask of the queries' dtype that is
+# added to the products, one of (B, 1, 1, S), say: the output (B, H, T, d), in memory (B, T, H, d), and each query's log-sum-exp
+# (B, H, T). A query that sees nothing gets 0. T or S of 0 crashes the process.
+attention: _Attention = _aten._scaled_dot_product_flash_attention_for_cpu.default
+# The gradients with respect to the three, in memory (B, T, H, d).
+attention_backward: _AttentionBackward = _aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
 # --- Losses ------------------------------------------------------------------------------------------------------------
 
 # In all of these, a reduction is 1 for the mean and 2 for the sum, and `one` the gradient with respect to the value.

@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl import tree
-from fundl.layer import Layer, Model
+from fundl.layer import Layer, Model, zero_gradient
 from fundl.layers.structure import Sizes
 from fundl.model import models, output_shape, run_backward, run_backward_params, run_forward
 from fundl.shapes import AnySize, S, Shape, Through
@@ -122,7 +122,7 @@ def _forward(layers: object, x: Masked) -> tuple[Tensor, tuple[object, Tensor]]:
 
 def _backward(layers: T, residuals: tuple[object, Tensor], grad: Tensor) -> tuple[T, Masked]:
     grads, grad_values = run_backward(_heeding(layers, residuals[1]), residuals[0], grad)
-    return _like(layers, grads), Masked(cast("Tensor", grad_values), no_gradient(residuals[1]))
+    return _like(layers, grads), Masked(cast("Tensor", grad_values), zero_gradient(residuals[1]))
 
 
 def _backward_params(layers: T, residuals: tuple[object, Tensor], grad: Tensor) -> T:
@@ -146,11 +146,6 @@ def _like(layers: T, grads: Model) -> T:
     _with_masks(layers, noted)
     own = iter(masks)
     return _with_masks(cast("T", grads), lambda _: next(own))  # each gradient is of its layer's type
-
-
-def no_gradient(x: Tensor) -> Tensor:
-    """What stands for the gradient of integers or of bools: zeros of their shape and dtype, which take no memory."""
-    return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape)
 
 
 @final

@@ -6,13 +6,25 @@ line here.
 
 from typing import Final
 
-from tests.samples import activation, embedding, feed_forward, linear, masked, normalization, pooling, positional, structure
+from tests.samples import (
+    activation,
+    attention,
+    embedding,
+    feed_forward,
+    linear,
+    masked,
+    normalization,
+    pooling,
+    positional,
+    structure,
+)
 from tests.samples.activation import ELEMENTWISE
 from tests.samples.linear import affine
 from tests.samples.table import TOLERANCES, Sample, normal, sample, with_values
 
 SAMPLES: Final[tuple[Sample, ...]] = (
     *activation.SAMPLES,
+    *attention.SAMPLES,
     *embedding.SAMPLES,
     *feed_forward.SAMPLES,
     *linear.SAMPLES,
