@@ -78,6 +78,10 @@ from fundl.layers.linear import (
     Linear,
     linear,
 )
+from fundl.layers.low_rank import (
+    LowRank,
+    low_rank,
+)
 from fundl.layers.masked import (
     FromMasked,
     Masked,
@@ -294,6 +298,7 @@ __all__ = [
     "LionState",
     "LogSoftmax",
     "Loss",
+    "LowRank",
     "Masked",
     "MaxPool1d",
     "MaxPool2d",
@@ -394,6 +399,7 @@ __all__ = [
     "lion",
     "load",
     "load_metadata",
+    "low_rank",
     "mae",
     "mean_and_std",
     "minibatches",

@@ -484,8 +484,15 @@ def _require_initializers(model: Model) -> None:
                 path = next(
                     path for path, other in zip(tree.paths(model), tree.flatten(model)[0], strict=True) if other is leaf
                 )
-                layer = type(record).__name__
-                raise TypeError(
-                    f"model{path} has no values, and {layer} does not say how to draw them: give {layer} the field"
-                    f" `{name}_init: Initializer = zeros()`, or another initialiser"
-                )
+                raise TypeError(f"model{path} has no values, and {_how_to_draw(record, name)}")
+
+
+def _how_to_draw(record: Record, name: str) -> str:
+    """What to say of a field that has neither values nor an initialiser."""
+    layer = type(record).__name__
+    if name in record.trainable:
+        return (
+            f"{layer} does not say how to draw them: give {layer} the field `{name}_init: Initializer = zeros()`, or another"
+            " initialiser"
+        )
+    return f"as a buffer it gets none here: make {layer} of what has values, as those that were trained or loaded"

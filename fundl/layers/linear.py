@@ -59,7 +59,7 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
         try:
             return kernels.linear(x, self.weight, self.bias), x
         except RuntimeError as error:
-            self._explain(x, error)
+            explain_misfit("Linear", x, self.weight, error)
             raise
 
     @override
@@ -80,19 +80,20 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
         expect("features", features, self.weight.shape[-1])
         return Shape(*lead, self.weight.shape[-2])
 
-    def _explain(self, x: Tensor, error: RuntimeError) -> None:
-        """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
-        features = self.weight.shape[1]
-        if x.ndim == 0 or x.shape[-1] != features:
-            raise ValueError(
-                f"Linear expects {features} features, but the input's shape is {tuple(x.shape)}: its last axis must be"
-                f" of size {features}"
-            ) from error
-        if x.dtype != self.weight.dtype:
-            raise TypeError(
-                f"Linear's weight is {self.weight.dtype}, but the input is {x.dtype}: convert one of them, the input with"
-                f" x.to({self.weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
-            ) from error
+
+def explain_misfit(layer: str, x: Tensor, weight: Tensor, error: RuntimeError) -> None:
+    """Say in a layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
+    features = weight.shape[1]
+    if x.ndim == 0 or x.shape[-1] != features:
+        raise ValueError(
+            f"{layer} expects {features} features, but the input's shape is {tuple(x.shape)}: its last axis must be"
+            f" of size {features}"
+        ) from error
+    if x.dtype != weight.dtype:
+        raise TypeError(
+            f"{layer}'s weight is {weight.dtype}, but the input is {x.dtype}: convert one of them, the input with"
+            f" x.to({weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
+        ) from error
 
 
 def linear(

@@ -234,7 +234,7 @@ class Rotation(Record):
 
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x cos + swap(x) sin, in two arrays."""
+    """The product x cos + swap(x) sin, with no more than two new arrays."""
     swapped = torch.roll(x, x.shape[-1] // 2, -1)
     return torch.addcmul(swapped.mul_(sin), x, cos)
 

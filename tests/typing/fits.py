@@ -48,6 +48,7 @@ from fundl import (
     layer_norm,
     learned_positions,
     linear,
+    low_rank,
     mse,
     output_shape,
     parallel,
@@ -756,3 +757,9 @@ def a_gate_along_an_axis_that_is_not_known() -> None:
 def feed_forward_networks() -> None:
     block = residual(feed_forward(16, 64), gated_feed_forward(16, 40))
     compose(embedding(1000, 16), block, feed_forward(16, 64, activation=Tanh()), linear(16, 4))
+
+
+def adapters() -> None:
+    adapted = initialize(key(1), low_rank(initialize(key(0), linear(8, 4)), 2))
+    compose(linear(2, 8), adapted, linear(4, 1))
+    compose(linear(2, 8), adapted.merged(), linear(4, 1))

@@ -50,6 +50,7 @@ from fundl import (
     layer_norm,
     learned_positions,
     linear,
+    low_rank,
     mse,
     parallel,
     residual,
@@ -772,3 +773,19 @@ def in_a_gated_network() -> None:
 def behind_a_gated_network() -> None:
     # E: layer 2 (Linear) expects 32 features but layer 1.3 (Linear) gives 16 features
     compose(gated_feed_forward(16, 32), linear(32, 4))
+
+
+def an_adapted_layer() -> None:
+    # E: layer 2 (LowRank) expects 8 features but layer 1 (Linear) gives 16 features
+    compose(linear(2, 16), low_rank(linear(8, 4), 2))
+
+
+def behind_an_adapted_layer() -> None:
+    # E: layer 2 (Linear) expects 8 features but layer 1 (LowRank) gives 4 features
+    compose(low_rank(linear(8, 4), 2), linear(8, 1))
+
+
+def behind_a_merged_layer() -> None:
+    adapted = initialize(key(1), low_rank(initialize(key(0), linear(8, 4)), 2))
+    # E: layer 2 (Linear) expects 8 features but layer 1 (Linear) gives 4 features
+    compose(adapted.merged(), linear(8, 1))
