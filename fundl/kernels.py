@@ -116,6 +116,26 @@ layer_norm_backward: (
     " tuple[Tensor, Tensor | None, Tensor | None]]"
 ) = _aten.native_layer_norm_backward.default
 
+# x, weight, bias, its sizes (batch, channels, product of the others), groups, eps: y, mean and rstd of each group.
+group_norm: Callable[[Tensor, Tensor | None, Tensor | None, int, int, int, int, float], tuple[Tensor, Tensor, Tensor]] = (
+    torch.native_group_norm
+)
+# grad, x, mean, rstd, weight, the sizes, groups, mask.
+group_norm_backward: (
+    "OpOverload[[Tensor, Tensor, Tensor, Tensor, Tensor | None, int, int, int, int, tuple[bool, bool, bool]],"
+    " tuple[Tensor, Tensor | None, Tensor | None]]"
+) = _aten.native_group_norm_backward.default
+
+# x, weight, bias, mean, var, whether to take those of x, momentum, eps: y, and mean and rstd of x. Sizes are not checked.
+batch_norm: Callable[
+    [Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float, float], tuple[Tensor, Tensor, Tensor]
+] = torch.native_batch_norm
+# grad, x, weight, mean, var, mean and rstd of x, whether it was those, eps, mask.
+batch_norm_backward: (
+    "OpOverload[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float,"
+    " tuple[bool, bool, bool]], tuple[Tensor, Tensor | None, Tensor | None]]"
+) = _aten.native_batch_norm_backward.default
+
 # --- Pooling -----------------------------------------------------------------------------------------------------------
 
 # Here and below, a setting is one number for all axes, or one for each. Of the input, the backward kernels read the sizes,

@@ -1,5 +1,6 @@
 """Normalisation of features and of groups of channels."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Final
@@ -10,7 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fundl import LayerNorm, Model, RMSNorm, apply, compose, initialize, key, layer_norm, linear, rms_norm, tree, vjp
+from fundl import (
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    Model,
+    RMSNorm,
+    Shape,
+    apply,
+    assert_trees_close,
+    compose,
+    group_norm,
+    initialize,
+    instance_norm,
+    key,
+    layer_norm,
+    linear,
+    output_shape,
+    rms_norm,
+    tree,
+    vjp,
+)
 from tests.samples import normal, with_values
 
 quietly: Final = settings(deadline=None, derandomize=True, max_examples=40)
@@ -98,6 +119,59 @@ def test_rms_norm_in_half_precision_is_as_exact_as_its_output() -> None:
     torch.testing.assert_close(y, apply(RMSNorm(512), x.double()).to(torch.bfloat16), rtol=2**-8, atol=0)
 
 
+# --- Groups of channels ------------------------------------------------------------------------------------------------
+
+spaces: Final = st.lists(st.integers(1, 4), max_size=3)
+
+
+def test_group_norm_equals_torchs() -> None:
+    def check(batch: int, groups: tuple[int, int], space: list[int], bias: bool, eps: float) -> None:
+        count, per_group = groups
+        channels = count * per_group
+        if batch * per_group * math.prod(space) == 1:
+            return  # F.group_norm takes no such batch, though it takes two of them
+        layer = with_values(group_norm(count, channels, bias=bias, eps=eps))
+        module = nn.GroupNorm(count, channels, eps=eps, bias=bias, dtype=torch.float64)
+        assert_equals_torch(layer, module, normal(batch, channels, *space), rtol=1e-6)
+
+    sizes = st.integers(1, 3)
+    eps = st.sampled_from([1e-5, 1e-3, 1.0])
+    quietly(given(st.integers(0, 3), st.tuples(sizes, sizes), spaces, st.booleans(), eps)(check))()
+
+
+def test_instance_norm_equals_torchs() -> None:
+    def check(batch: int, channels: int, space: list[int], affine: bool, eps: float) -> None:
+        if not space or math.prod(space) == 1:
+            return
+        module = [nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d][len(space) - 1]
+        layer = with_values(instance_norm(channels, eps=eps)) if affine else InstanceNorm(eps=eps)
+        x = normal(batch, channels, *space)
+        assert_equals_torch(layer, module(channels, eps=eps, affine=affine, dtype=torch.float64), x, rtol=1e-6)
+
+    sizes = st.integers(1, 3)
+    quietly(given(sizes, sizes, spaces, st.booleans(), st.sampled_from([1e-5, 1e-3, 1.0]))(check))()
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5, 6), (3, 4, 2, 3, 5)])
+def test_images_with_their_channels_last_stay_so(shape: tuple[int, ...]) -> None:
+    x = normal(*shape).movedim(1, -1).contiguous().movedim(-1, 1)
+    layer = with_values(group_norm(2, 4))
+    assert_equals_torch(layer, nn.GroupNorm(2, 4, dtype=torch.float64), x)
+    assert apply(layer, x).stride() == x.stride()
+    grad = normal(*shape)
+    for grads, others in [(vjp(layer, x, grad), vjp(layer, x.contiguous(), grad))]:
+        assert_trees_close(grads, others, rtol=1e-9, atol=1e-9)
+
+
+def test_one_group_is_a_layer_norm_and_a_group_a_channel_an_instance_norm() -> None:
+    x = normal(3, 4, 5)
+    torch.testing.assert_close(apply(GroupNorm(1), x), apply(LayerNorm((4, 5)), x))
+    assert torch.equal(apply(GroupNorm(4), x), apply(InstanceNorm(), x))
+
+
+# --- What is refused ---------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("make", "text"),
     [
@@ -135,6 +209,44 @@ def test_rms_norm_in_half_precision_is_as_exact_as_its_output() -> None:
             lambda: compose(layer_norm((4, 25)), rms_norm((3, 25))),
             "layer 2 (RMSNorm) expects size 3 along axis -2 but layer 1 (LayerNorm) gives size 4 along axis -2",
         ),
+        (lambda: group_norm(0, 4), "groups must be at least 1, not 0"),
+        (lambda: group_norm(2, 0), "channels must be at least 1, not 0"),
+        (lambda: group_norm(2, 5), "the groups divide the channels, but 5 is not a multiple of 2"),
+        (lambda: instance_norm(0), "channels must be at least 1, not 0"),
+        (lambda: InstanceNorm(eps=-1.0), "eps is added to the variance, and must be a finite number of 0 or more, not -1.0"),
+        (
+            lambda: apply(GroupNorm(2), torch.ones(5, 3)),
+            "GroupNorm(2) expects a multiple of 2 channels, but the input's shape is (5, 3): its axis 1, of the channels,",
+        ),
+        (
+            lambda: apply(with_values(group_norm(2, 4)), normal(5, 3, 2)),
+            "GroupNorm expects 4 channels, but the input's shape is (5, 3, 2): its axis 1 must be of size 4",
+        ),
+        (
+            lambda: apply(GroupNorm(2), torch.ones(4)),
+            "GroupNorm expects an input of shape (B, channels, ...), but the input's shape is (4,)",
+        ),
+        (
+            lambda: apply(with_values(instance_norm(4)), normal(5, 3, 2)),
+            "InstanceNorm expects 4 channels, but the input's shape is (5, 3, 2): its axis 1 must be of size 4",
+        ),
+        (
+            lambda: apply(InstanceNorm(), torch.ones(5, 3)),
+            "InstanceNorm expects channels of more than one number, but the input's shape is (5, 3): a number is its own mean",
+        ),
+        (
+            lambda: output_shape(GroupNorm(2), Shape(5, 3, 2)),
+            "GroupNorm expects a multiple of 2 channels but the input has 3 channels",
+        ),
+        (
+            lambda: output_shape(group_norm(2, 4), Shape(5, 3, 2)),
+            "GroupNorm expects 4 channels but the input has 3 channels",
+        ),
+        (
+            lambda: output_shape(instance_norm(4), Shape(5, 3, 2)),
+            "InstanceNorm expects 4 channels but the input has 3 channels",
+        ),
+        (lambda: output_shape(InstanceNorm(), Shape(5, 3)), "InstanceNorm expects at least 3 axes but the input has 2 axes"),
     ],
 )
 def test_what_does_not_fit_is_refused(make: Callable[[], object], text: str) -> None:
@@ -142,11 +254,13 @@ def test_what_does_not_fit_is_refused(make: Callable[[], object], text: str) -> 
         make()
 
 
-@pytest.mark.parametrize("layer", [layer_norm(3), rms_norm(3)], ids=lambda layer: type(layer).__name__)
-def test_dtypes_must_agree(layer: LayerNorm | RMSNorm) -> None:
+@pytest.mark.parametrize(
+    "layer", [layer_norm(3), rms_norm(3), group_norm(1, 3), instance_norm(3)], ids=lambda layer: type(layer).__name__
+)
+def test_dtypes_must_agree(layer: LayerNorm | RMSNorm | GroupNorm | InstanceNorm) -> None:
     text = (
         "'s parameters are torch.float64, but the input is torch.float32: convert one of them, the input with"
         " x.to(torch.float64) or the model with tree.cast_to(model, torch.float32)"
     )
     with pytest.raises(TypeError, match=re.escape(type(layer).__name__ + text)):
-        apply(with_values(layer), torch.ones(5, 3))
+        apply(with_values(layer), torch.ones(5, 3, 3))

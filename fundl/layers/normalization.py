@@ -20,11 +20,16 @@ from typing_extensions import TypeVar, TypeVarTuple, override
 from fundl import kernels
 from fundl.initialize import Initializer, ones, zeros
 from fundl.layer import Layer
-from fundl.shapes import AnySize, Shape, expect
+from fundl.shapes import AnySize, Misfit, Shape, expect
 
 Features = TypeVar("Features", bound=int | tuple[int, ...], covariant=True, default=AnySize)
+Channels = TypeVar("Channels", bound=int, covariant=True, default=AnySize)
 Size = TypeVar("Size", bound=int | tuple[int, ...])
+Count = TypeVar("Count", bound=int)
+Batch = TypeVar("Batch")
+Length = TypeVar("Length")
 Lead = TypeVarTuple("Lead")
+Space = TypeVarTuple("Space")
 
 
 # --- Features ----------------------------------------------------------------------------------------------------------
@@ -199,7 +204,7 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
         require_dtype("RMSNorm", self.weight, x)
         axes, wide = tuple(range(-len(_sizes(self.features)), 0)), _widened(x)
         norm = torch.linalg.vector_norm(wide, 2, axes, keepdim=True)
-        rstd = norm.square_().mul_(1 / self._count).add_(self.eps).rsqrt_()  # (..., 1): the mean of squares, and so on
+        rstd = norm.square().mul_(1 / self._count).add_(self.eps).rsqrt_()  # (..., 1): the mean of squares, and so on
         normalized = wide * rstd
         y = normalized if self.weight is None else normalized * self.weight
         return y.to(x.dtype), (x, rstd)
@@ -283,6 +288,298 @@ def _expect_features(shape: Shape[*Lead, Features], features: int | tuple[int, .
     return Shape(*given[: -len(sizes)], *sizes)
 
 
+# --- Groups of channels ------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class GroupNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
+    """Gives each group of channels of each example mean 0 and variance 1: y = (x - mean) rstd weight + bias.
+
+        rstd = 1 / sqrt(var + eps),    mean and var over the channels of the group and over space
+
+    Its vjp, with n = (x - mean) rstd, g = grad weight, sums over examples and space, and means over group and space:
+
+        grad_weight = sum of grad n,    grad_bias = sum of grad,    grad_x = rstd (g - mean of g - n mean of g n)
+
+    One group is a LayerNorm of an example with a weight for each channel, and as many groups as channels are an InstanceNorm.
+
+    Args:
+        groups: how many groups of consecutive channels there are, at least 1. It divides the number of channels.
+        weight: of shape (channels,), or None for 1.
+        bias: of shape (channels,), or None for 0.
+        eps: added to the variance; 1e-5 by default.
+        weight_init: how `initialize` draws the weight; ones by default.
+        bias_init: how `initialize` draws the bias; zeros by default.
+
+    Shape:
+        (B, channels, ...), kept, with any number of axes of space, or none
+
+    Residuals:
+        The input, shared; the mean and rstd of each group: 2 numbers per group and example.
+
+    Raises:
+        ValueError: the input's channels are not the layer's, or not divided by the groups; or eps is negative.
+        TypeError: the input's dtype is not the weight's.
+
+    Source:
+        Wu and He, Group normalization, 2018.
+
+    >>> from fundl import GroupNorm, apply
+    >>> apply(GroupNorm(2), torch.tensor([[1.0, 3.0, 0.0, 100.0]]))
+    tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
+    """
+
+    groups: int
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = attrs.field(default=1e-5, kw_only=True)
+    weight_init: Initializer = attrs.field(default=ones(), kw_only=True)
+    bias_init: Initializer = attrs.field(default=zeros(), kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        _require_sizes("groups", self.groups)
+        require_eps(self.eps)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        try:
+            return _group_forward(x, self.groups, self.weight, self.bias, self.eps)
+        except (RuntimeError, IndexError) as error:
+            require_channels("GroupNorm", self.weight, self.bias, x=x, error=error)
+            if x.shape[1] % self.groups:
+                raise ValueError(
+                    f"GroupNorm({self.groups}) expects a multiple of {self.groups} channels, but the input's shape is"
+                    f" {tuple(x.shape)}: its axis 1, of the channels, is of size {x.shape[1]}"
+                ) from error
+            require_dtype("GroupNorm", self.weight if self.weight is not None else self.bias, x, error)
+            raise
+
+    @override
+    def backward(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> tuple["GroupNorm[Channels]", Tensor]:
+        return self._backward(residuals, grad, with_grad_x=True)
+
+    @override
+    def backward_params(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> "GroupNorm[Channels]":
+        return self._backward(residuals, grad, with_grad_x=False)[0]
+
+    def _backward(
+        self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grad_x: bool
+    ) -> tuple["GroupNorm[Channels]", Tensor]:
+        mask = (with_grad_x, self.weight is not None, self.bias is not None)
+        grad_x, grad_weight, grad_bias = _group_backward(residuals, grad, self.groups, self.weight, mask)
+        grads: GroupNorm[Channels] = GroupNorm(
+            self.groups, grad_weight, grad_bias, eps=self.eps, weight_init=self.weight_init, bias_init=self.bias_init
+        )
+        return grads, grad_x
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Channels, *Space]) -> Shape[Batch, Channels, *Space]:
+        batch, channels, *space = shape.leading(2)
+        if self.weight is not None:
+            expect("channels", channels, self.weight.shape[-1])
+        if isinstance(channels, int) and channels % self.groups:
+            raise Misfit(f"a multiple of {self.groups} channels", f"{channels} channels")
+        return Shape(batch, channels, *space)
+
+
+def group_norm(
+    groups: int,
+    channels: Count,
+    *,
+    bias: bool = True,
+    eps: float = 1e-5,
+    weight_init: Initializer = ones(),
+    bias_init: Initializer = zeros(),
+    dtype: torch.dtype = torch.float32,
+) -> GroupNorm[Count]:
+    """A `GroupNorm` with a weight, without values: give it some with `initialize`.
+
+    Args:
+        groups: how many groups of consecutive channels there are.
+        channels: the size of the input's axis 1, a multiple of the groups.
+        bias: whether to add a bias.
+        eps: added to the variance.
+        weight_init: how to draw the weight; ones by default.
+        bias_init: how to draw the bias; zeros by default.
+        dtype: the parameters' dtype.
+
+    Raises:
+        ValueError: a size is less than 1, the groups do not divide the channels, or eps is negative.
+
+    >>> from fundl import group_norm
+    >>> group_norm(4, 32)
+    GroupNorm(groups=4, weight=float32[32], bias=float32[32])
+    """
+    _require_sizes("groups", groups)
+    weight, shift = scale_and_shift(channels, bias=bias, dtype=dtype)
+    if channels % groups:
+        raise ValueError(f"the groups divide the channels, but {channels} is not a multiple of {groups}")
+    return GroupNorm(groups, weight, shift, eps=eps, weight_init=weight_init, bias_init=bias_init)
+
+
+@final
+@attrs.frozen(eq=False)
+class InstanceNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
+    """Gives each channel of each example mean 0 and variance 1: y = (x - mean) rstd weight + bias.
+
+        rstd = 1 / sqrt(var + eps),    mean and var over space
+
+    Its vjp, with n = (x - mean) rstd, g = grad weight, sums over examples and space, and means over space:
+
+        grad_weight = sum of grad n,    grad_bias = sum of grad,    grad_x = rstd (g - mean of g - n mean of g n)
+
+    Args:
+        weight: of shape (channels,), or None, the default, for 1.
+        bias: of shape (channels,), or None, the default, for 0.
+        eps: added to the variance; 1e-5 by default.
+        weight_init: how `initialize` draws the weight; ones by default.
+        bias_init: how `initialize` draws the bias; zeros by default.
+
+    Shape:
+        (B, channels, ...), kept, with any number of axes of space, at least one
+
+    Residuals:
+        The input, shared; the mean and rstd of each channel: 2 numbers per channel and example.
+
+    Raises:
+        ValueError: the input's channels are not the layer's, or there is one number in each, which is its own mean; or eps is
+            negative.
+        TypeError: the input's dtype is not the weight's.
+
+    Source:
+        Ulyanov, Vedaldi and Lempitsky, Instance normalization: the missing ingredient for fast stylization, 2016.
+
+    >>> from fundl import InstanceNorm, apply
+    >>> apply(InstanceNorm(), torch.tensor([[[1.0, 3.0], [0.0, 100.0]]]))
+    tensor([[[-1.0000,  1.0000],
+             [-1.0000,  1.0000]]])
+    """
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    eps: float = attrs.field(default=1e-5, kw_only=True)
+    weight_init: Initializer = attrs.field(default=ones(), kw_only=True)
+    bias_init: Initializer = attrs.field(default=zeros(), kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        require_eps(self.eps)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        if math.prod(x.shape[2:]) == 1:
+            raise ValueError(
+                f"InstanceNorm expects channels of more than one number, but the input's shape is {tuple(x.shape)}: a number"
+                " is its own mean, and the output would not depend on it"
+            )
+        try:
+            return _group_forward(x, x.shape[1], self.weight, self.bias, self.eps)
+        except (RuntimeError, IndexError) as error:
+            require_channels("InstanceNorm", self.weight, self.bias, x=x, error=error)
+            require_dtype("InstanceNorm", self.weight if self.weight is not None else self.bias, x, error)
+            raise
+
+    @override
+    def backward(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> tuple["InstanceNorm[Channels]", Tensor]:
+        return self._backward(residuals, grad, with_grad_x=True)
+
+    @override
+    def backward_params(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> "InstanceNorm[Channels]":
+        return self._backward(residuals, grad, with_grad_x=False)[0]
+
+    def _backward(
+        self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grad_x: bool
+    ) -> tuple["InstanceNorm[Channels]", Tensor]:
+        mask = (with_grad_x, self.weight is not None, self.bias is not None)
+        grad_x, grad_weight, grad_bias = _group_backward(residuals, grad, grad.shape[1], self.weight, mask)
+        grads: InstanceNorm[Channels] = InstanceNorm(
+            grad_weight, grad_bias, eps=self.eps, weight_init=self.weight_init, bias_init=self.bias_init
+        )
+        return grads, grad_x
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Channels, Length, *Space]) -> Shape[Batch, Channels, Length, *Space]:
+        batch, channels, *space = shape.leading(3)
+        if self.weight is not None:
+            expect("channels", channels, self.weight.shape[-1])
+        return Shape(batch, channels, *space)
+
+
+def instance_norm(
+    channels: Count,
+    *,
+    bias: bool = True,
+    eps: float = 1e-5,
+    weight_init: Initializer = ones(),
+    bias_init: Initializer = zeros(),
+    dtype: torch.dtype = torch.float32,
+) -> InstanceNorm[Count]:
+    """An `InstanceNorm` with a weight, without values: give it some with `initialize`.
+
+    One without parameters is made by its class: ``InstanceNorm()``.
+
+    Args:
+        channels: the size of the input's axis 1.
+        bias: whether to add a bias.
+        eps: added to the variance.
+        weight_init: how to draw the weight; ones by default.
+        bias_init: how to draw the bias; zeros by default.
+        dtype: the parameters' dtype.
+
+    Raises:
+        ValueError: there is no channel, or eps is negative.
+
+    >>> from fundl import instance_norm
+    >>> instance_norm(32, bias=False)
+    InstanceNorm(weight=float32[32], bias=None)
+    """
+    weight, shift = scale_and_shift(channels, bias=bias, dtype=dtype)
+    return InstanceNorm(weight, shift, eps=eps, weight_init=weight_init, bias_init=bias_init)
+
+
+def scale_and_shift(channels: int, *, bias: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """A weight and a bias for each channel, without values."""
+    _require_sizes("channels", channels)
+    weight = torch.empty(channels, dtype=dtype, device="meta")
+    return weight, torch.empty_like(weight) if bias else None
+
+
+def _group_forward(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
+    dense = _laid_out(x, channels_last=_is_channels_last(x))
+    weight, bias = _in_a_row(weight), _in_a_row(bias)
+    y, mean, rstd = kernels.group_norm(dense, weight, bias, batch, channels, space, groups, eps)
+    return y, (x, mean, rstd)
+
+
+def _group_backward(
+    residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, groups: int, weight: Tensor | None, mask: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    x, mean, rstd = residuals
+    batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
+    channels_last = _is_channels_last(x)
+    dense, grad = _laid_out(x, channels_last=channels_last), _laid_out(grad, channels_last=channels_last)
+    return kernels.group_norm_backward(grad, dense, mean, rstd, _in_a_row(weight), batch, channels, space, groups, mask)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether the kernels read the tensor as a dense one with the channels behind space: they do on the CPU, of images."""
+    return x.is_cpu and x.ndim in {4, 5} and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
+
+
+# The kernels read dense memory, and of gradients and parameters they do not even check that it is.
+
+
+def _laid_out(x: Tensor, *, channels_last: bool) -> Tensor:
+    return x.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else x.contiguous()
+
+
+def _in_a_row(parameter: Tensor | None) -> Tensor | None:
+    return None if parameter is None else parameter.contiguous()
+
+
 # --- What is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -297,7 +594,7 @@ def require_eps(eps: float) -> None:
         raise ValueError(f"eps is added to the variance, and must be a finite number of 0 or more, not {eps}")
 
 
-def _require_features(layer: str, features: int | tuple[int, ...], x: Tensor, error: RuntimeError | None = None) -> None:
+def _require_features(layer: str, features: int | tuple[int, ...], x: Tensor, error: Exception | None = None) -> None:
     sizes = _sizes(features)
     if tuple(x.shape[-len(sizes) :]) != sizes:
         axes = f"its last axis must be of size {sizes[0]}" if len(sizes) == 1 else f"its last axes must be of sizes {sizes}"
@@ -305,7 +602,21 @@ def _require_features(layer: str, features: int | tuple[int, ...], x: Tensor, er
         raise ValueError(f"{layer} expects {amount}, but the input's shape is {tuple(x.shape)}: {axes}") from error
 
 
-def require_dtype(layer: str, parameter: Tensor | None, x: Tensor, error: RuntimeError | None = None) -> None:
+def require_channels(layer: str, *parameters: Tensor | None, x: Tensor, error: Exception | None = None) -> None:
+    """Raise unless the input has the channels of the parameters."""
+    shape = tuple(x.shape)
+    if x.ndim < 2:
+        raise ValueError(f"{layer} expects an input of shape (B, channels, ...), but the input's shape is {shape}") from error
+    for parameter in parameters:
+        if parameter is not None and parameter.shape[0] != x.shape[1]:
+            count = parameter.shape[0]
+            raise ValueError(
+                f"{layer} expects {count} channel{'s' * (count != 1)}, but the input's shape is {shape}: its axis 1 must be of"
+                f" size {count}"
+            ) from error
+
+
+def require_dtype(layer: str, parameter: Tensor | None, x: Tensor, error: Exception | None = None) -> None:
     """Raise unless the input is of the dtype of a parameter."""
     if parameter is not None and x.dtype != parameter.dtype:
         raise TypeError(

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
+from fundl import tree
 from fundl.layer import AnyLayer, Layer
+from fundl.layers.batch_norm import Statistics
 from fundl.model import models, note_place, output_shape, run_backward, run_backward_params, run_forward
 from fundl.shapes import AnyShape, AnySize, Joined, Kept, Product, Reshaped, S, Shape, Through
 from fundl.tree import Record, describe
@@ -432,7 +434,7 @@ def parallel(*branches: *Ts, join: Literal["sum", "concatenate"] = "sum", axis: 
 
 @final
 @attrs.frozen(eq=False)
-class Checkpoint(Layer[Tensor], Generic[*Ts]):
+class Checkpoint(Layer[tuple[Tensor, tuple[Statistics, ...]]], Generic[*Ts]):
     """Layers that keep nothing but their input, and run forward a second time in backward: y = f(x).
 
     Memory for time. Forward is pure, so that the second run repeats the first to the bit; dropout draws the same mask, as
@@ -447,7 +449,7 @@ class Checkpoint(Layer[Tensor], Generic[*Ts]):
         that of f
 
     Residuals:
-        The input, not copied.
+        The input, not copied; and what `track` asks for: the statistics of each BatchNorm inside, 2 numbers per channel.
 
     Source:
         Chen, Xu, Zhang and Guestrin, Training deep nets with sublinear memory cost, 2016.
@@ -458,17 +460,18 @@ class Checkpoint(Layer[Tensor], Generic[*Ts]):
     layers: tuple[*Ts]
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return _forward(self.layers, x)[0], x
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, tuple[Statistics, ...]]]:
+        output, residuals = _forward(self.layers, x)
+        return output, (x, tuple(record for record in tree.records(residuals) if isinstance(record, Statistics)))
 
     @override
-    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Checkpoint[*Ts]", Tensor]:
-        grads, grad_x = _backward(self.layers, _forward(self.layers, residuals)[1], grad)
+    def backward(self, residuals: tuple[Tensor, tuple[Statistics, ...]], grad: Tensor) -> tuple["Checkpoint[*Ts]", Tensor]:
+        grads, grad_x = _backward(self.layers, _forward(self.layers, residuals[0])[1], grad)
         return Checkpoint(grads), grad_x
 
     @override
-    def backward_params(self, residuals: Tensor, grad: Tensor) -> "Checkpoint[*Ts]":
-        return Checkpoint(_backward_params(self.layers, _forward(self.layers, residuals)[1], grad))
+    def backward_params(self, residuals: tuple[Tensor, tuple[Statistics, ...]], grad: Tensor) -> "Checkpoint[*Ts]":
+        return Checkpoint(_backward_params(self.layers, _forward(self.layers, residuals[0])[1], grad))
 
     @override
     def output_shape(self, shape: S) -> Through[S, *Ts]:
@@ -489,6 +492,6 @@ def checkpoint(*layers: *Ts) -> Checkpoint[*Ts]:
     >>> square = Linear(weight=torch.eye(2), bias=None)
     >>> y, residuals = forward(checkpoint(square, Tanh(), square, Tanh()), torch.tensor([[0.0, 1.0]]))
     >>> residuals
-    tensor([[0., 1.]])
+    (tensor([[0., 1.]]), ())
     """
     return _fitting(Checkpoint(models(*layers)))

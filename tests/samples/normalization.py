@@ -2,11 +2,23 @@
 
 from typing import Final
 
+import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fundl import LayerNorm, RMSNorm, layer_norm, rms_norm
+from fundl import (
+    BatchNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    RMSNorm,
+    batch_norm,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+)
 from tests.samples.table import normal, sample
 
 
@@ -19,6 +31,26 @@ def by_rms(p: RMSNorm, x: Tensor) -> Tensor:
     axes = tuple(range(-len(p.features), 0)) if isinstance(p.features, tuple) else -1
     normalized = x / (x.square().mean(axes, keepdim=True) + p.eps).sqrt()
     return normalized if p.weight is None else normalized * p.weight
+
+
+def by_group(p: GroupNorm, x: Tensor) -> Tensor:
+    return F.group_norm(x, p.groups, p.weight, p.bias, p.eps)
+
+
+def by_instance(p: InstanceNorm, x: Tensor) -> Tensor:
+    return F.group_norm(x, x.shape[1], p.weight, p.bias, p.eps)  # F.instance_norm takes no empty batch
+
+
+def by_batch(p: BatchNorm, x: Tensor) -> Tensor:
+    if not x.numel():  # which F.batch_norm does not take
+        return x + sum((p.weight.sum() if p.weight is not None else 0, p.bias.sum() if p.bias is not None else 0)) * 0
+    return F.batch_norm(x, p.mean, p.var, p.weight, p.bias, p.mean is None, 0.0, p.eps)
+
+
+def known(layer: BatchNorm) -> BatchNorm:
+    """The layer with statistics of four channels."""
+    mean, var = torch.tensor([0.5, -1.0, 0.0, 2.0]), torch.tensor([1.0, 0.1, 4.0, 0.5])
+    return attrs.evolve(layer, mean=mean.double(), var=var.double())
 
 
 WIDE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1}
@@ -38,4 +70,29 @@ SAMPLES: Final = (
     sample("RMSNorm of a vector", rms_norm(6), normal(6), by_rms, batched=False, kept=8),
     sample("RMSNorm of sequences", rms_norm(6), normal(5, 2, 6), by_rms, kept=10 * 8),
     sample("RMSNorm of axes", rms_norm((2, 3)), normal(5, 4, 2, 3), by_rms, kept=20 * 8),
+    sample("GroupNorm", group_norm(2, 4), normal(3, 4, 5), by_group, kept=2 * 6 * 8, tolerances=WIDE),
+    sample("GroupNorm, no bias", group_norm(2, 4, bias=False), normal(3, 4, 5), by_group, kept=2 * 6 * 8, tolerances=WIDE),
+    sample("GroupNorm, no parameters", GroupNorm(2), normal(3, 4, 5), by_group, kept=2 * 6 * 8, tolerances=WIDE),
+    sample("GroupNorm, eps", group_norm(2, 4, eps=0.5), normal(3, 4, 5), by_group, kept=2 * 6 * 8, tolerances=WIDE),
+    sample("GroupNorm of features", group_norm(2, 8), normal(3, 8), by_group, kept=2 * 6 * 8, tolerances=WIDE),
+    sample("GroupNorm of images", group_norm(2, 4), normal(3, 4, 2, 3), by_group, kept=2 * 6 * 8, tolerances=WIDE),
+    sample("GroupNorm of volumes", group_norm(1, 4), normal(3, 4, 2, 3, 2), by_group, kept=2 * 3 * 8, tolerances=WIDE),
+    sample("InstanceNorm", instance_norm(4), normal(3, 4, 5), by_instance, kept=24 * 8, tolerances=WIDE),
+    sample(
+        "InstanceNorm, no bias", instance_norm(4, bias=False), normal(3, 4, 5), by_instance, kept=2 * 12 * 8, tolerances=WIDE
+    ),
+    sample("InstanceNorm, no parameters", InstanceNorm(), normal(3, 4, 5), by_instance, kept=24 * 8, tolerances=WIDE),
+    sample("InstanceNorm, eps", instance_norm(4, eps=0.5), normal(3, 4, 5), by_instance, kept=24 * 8, tolerances=WIDE),
+    sample("InstanceNorm of images", instance_norm(4), normal(3, 4, 2, 3), by_instance, kept=24 * 8, tolerances=WIDE),
+    sample("BatchNorm", batch_norm(4), normal(5, 4, 3), by_batch, kept=2 * 4 * 8, tolerances=WIDE),
+    sample("BatchNorm, no bias", batch_norm(4, bias=False), normal(5, 4, 3), by_batch, kept=2 * 4 * 8, tolerances=WIDE),
+    sample("BatchNorm, no parameters", BatchNorm(), normal(5, 4, 3), by_batch, kept=2 * 4 * 8, tolerances=WIDE),
+    sample("BatchNorm, eps", batch_norm(4, eps=0.5), normal(5, 4, 3), by_batch, kept=2 * 4 * 8, tolerances=WIDE),
+    sample("BatchNorm of features", batch_norm(4), normal(5, 4), by_batch, batched=False, kept=2 * 4 * 8, tolerances=WIDE),
+    sample("BatchNorm of images", batch_norm(4), normal(5, 4, 2, 3), by_batch, kept=2 * 4 * 8, tolerances=WIDE),
+    sample("BatchNorm of volumes", batch_norm(4), normal(5, 4, 2, 3, 2), by_batch, kept=2 * 4 * 8, tolerances=WIDE),
+    sample("BatchNorm, statistics", known(batch_norm(4)), normal(5, 4, 3), by_batch, tolerances=WIDE),
+    sample("BatchNorm, statistics, no bias", known(batch_norm(4, bias=False)), normal(5, 4, 3), by_batch, tolerances=WIDE),
+    sample("BatchNorm, statistics alone", known(BatchNorm()), normal(5, 4), by_batch, tolerances=WIDE),
+    sample("BatchNorm of images, statistics", known(batch_norm(4)), normal(5, 4, 2, 3), by_batch, tolerances=WIDE),
 )

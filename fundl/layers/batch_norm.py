@@ -1,0 +1,382 @@
+"""Batch normalisation, and the statistics that a model takes from training into use.
+
+A `BatchNorm` without statistics normalises with those of its batch, as in training; one with statistics uses them. No layer
+updates itself: `calibrate` finds the statistics of a trained model by a pass over data, `track` is the running average of those
+of the batches of training, and `without_statistics` is the model as it is trained.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Generic, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar, TypeVarTuple, override
+
+from fundl import kernels, tree
+from fundl.initialize import Initializer, ones, zeros
+from fundl.kernels import no_grad
+from fundl.layer import Layer, Model
+from fundl.layers.normalization import require_channels, require_dtype, require_eps, scale_and_shift
+from fundl.model import forward
+from fundl.shapes import AnySize, Shape, expect
+from fundl.tree import BUFFER, Record
+
+P = TypeVar("P", bound=Model)
+Channels = TypeVar("Channels", bound=int, covariant=True, default=AnySize)
+Count = TypeVar("Count", bound=int)
+Batch = TypeVar("Batch")
+Space = TypeVarTuple("Space")
+
+
+@final
+@attrs.frozen(eq=False)
+class Statistics(Record):
+    """The statistics of a batch with which a `BatchNorm` normalised it; a part of what it keeps for backward.
+
+    Args:
+        mean: of each channel.
+        rstd: 1 / sqrt(var + eps) of each channel, var divided by the count.
+        count: of the numbers in each channel.
+    """
+
+    mean: Tensor
+    rstd: Tensor
+    count: int
+
+
+@final
+@attrs.frozen(eq=False)
+class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
+    """Normalises each channel, over batch and space: y = (x - mean) rstd weight + bias, rstd = 1 / sqrt(var + eps).
+
+    Without statistics, mean and var are those of the channel in the batch (var divided by the number of its elements), so that
+    examples see each other. With statistics, they are these: an affine map of each channel.
+
+    Its vjp, with n = (x - mean) rstd, g = grad weight, and sums and means over batch and space:
+
+        grad_weight = sum of grad n,    grad_bias = sum of grad
+        grad_x = rstd (g - mean of g - n mean of g n)    without statistics
+        grad_x = rstd g                                  with statistics
+
+    Args:
+        weight: of shape (channels,), or None, the default, for 1.
+        bias: of shape (channels,), or None, the default, for 0.
+        mean: the statistics: of shape (channels,), or None, the default, for those of the batch.
+        var: likewise.
+        eps: added to the variance; 1e-5 by default.
+        weight_init: how `initialize` draws the weight; ones by default.
+        bias_init: how `initialize` draws the bias; zeros by default.
+
+    Shape:
+        (B, channels, ...), kept, with any number of axes of space, or none
+
+    Residuals:
+        The input, shared; without statistics those of the batch: 2 numbers per channel.
+
+    Raises:
+        ValueError: the input's channels are not the layer's; there is one number in each, and no statistics; mean is given
+            without var, or var without mean; or eps is negative.
+        TypeError: the input's dtype is not the weight's.
+
+    Source:
+        Ioffe and Szegedy, Batch normalization: accelerating deep network training by reducing internal covariate shift, 2015.
+
+    >>> from fundl import BatchNorm, apply
+    >>> apply(BatchNorm(), torch.tensor([[1.0, 0.0], [3.0, 100.0]]))
+    tensor([[-1.0000, -1.0000],
+            [ 1.0000,  1.0000]])
+    >>> apply(BatchNorm(mean=torch.zeros(2), var=torch.ones(2)), torch.tensor([[1.0, 0.0], [3.0, 100.0]])).round(decimals=2)
+    tensor([[  1.,   0.],
+            [  3., 100.]])
+    """
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    mean: Tensor | None = attrs.field(default=None, kw_only=True, metadata=BUFFER)
+    var: Tensor | None = attrs.field(default=None, kw_only=True, metadata=BUFFER)
+    eps: float = attrs.field(default=1e-5, kw_only=True)
+    weight_init: Initializer = attrs.field(default=ones(), kw_only=True)
+    bias_init: Initializer = attrs.field(default=zeros(), kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        require_eps(self.eps)
+        if (self.mean is None) != (self.var is None):
+            raise ValueError(
+                "BatchNorm has a mean and a var, or neither: give both, or let calibrate(model, batches) find them"
+            )
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Statistics | None]]:
+        require_channels("BatchNorm", self.weight, self.bias, self.mean, self.var, x=x)  # the kernel would read past the end
+        count = x.numel() // max(x.shape[1], 1)
+        if count == 1 and self.mean is None:
+            raise ValueError(
+                f"BatchNorm expects more than one number in each channel of a batch, but the input's shape is {tuple(x.shape)}:"
+                " give it larger batches, or statistics with calibrate(model, batches)"
+            )
+        if not count:  # the kernels take no empty batch
+            nothing = x.new_zeros(x.shape[1])
+            return x, (x, Statistics(nothing, nothing, count) if self.mean is None else None)
+        try:
+            y, mean, rstd = kernels.batch_norm(x, self.weight, self.bias, self.mean, self.var, self.mean is None, 0.0, self.eps)
+        except RuntimeError as error:
+            for parameter in tree.leaves(self):
+                require_dtype("BatchNorm", parameter, x, error)
+            raise
+        return y, (x, Statistics(mean, rstd, count) if self.mean is None else None)
+
+    @override
+    def backward(self, residuals: tuple[Tensor, Statistics | None], grad: Tensor) -> tuple["BatchNorm[Channels]", Tensor]:
+        return self._backward(residuals, grad, with_grad_x=True)
+
+    @override
+    def backward_params(self, residuals: tuple[Tensor, Statistics | None], grad: Tensor) -> "BatchNorm[Channels]":
+        if self.weight is None and self.bias is None:
+            return self
+        return self._backward(residuals, grad, with_grad_x=False)[0]
+
+    def _backward(
+        self, residuals: tuple[Tensor, Statistics | None], grad: Tensor, *, with_grad_x: bool
+    ) -> tuple["BatchNorm[Channels]", Tensor]:
+        x, statistics = residuals
+        if not x.numel():
+            return tree.with_trainable_leaves(self, [torch.zeros_like(leaf) for leaf in tree.trainable_leaves(self)]), grad
+        # With statistics, the kernel does not look at those of the batch, but vmap's rule for it wants some.
+        mean, rstd = (self.mean, self.var) if statistics is None else (statistics.mean, statistics.rstd)
+        mask = (with_grad_x, self.weight is not None, self.bias is not None)
+        grad_x, grad_weight, grad_bias = kernels.batch_norm_backward(
+            grad, x, self.weight, self.mean, self.var, mean, rstd, statistics is not None, self.eps, mask
+        )
+        grads: BatchNorm[Channels] = BatchNorm(
+            grad_weight,
+            grad_bias,
+            mean=self.mean,
+            var=self.var,
+            eps=self.eps,
+            weight_init=self.weight_init,
+            bias_init=self.bias_init,
+        )
+        return grads, grad_x
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Channels, *Space]) -> Shape[Batch, Channels, *Space]:
+        batch, channels, *space = shape.leading(2)
+        for parameter in tree.leaves(self):
+            expect("channels", channels, parameter.shape[-1])
+        return Shape(batch, channels, *space)
+
+
+def batch_norm(
+    channels: Count,
+    *,
+    bias: bool = True,
+    eps: float = 1e-5,
+    weight_init: Initializer = ones(),
+    bias_init: Initializer = zeros(),
+    dtype: torch.dtype = torch.float32,
+) -> BatchNorm[Count]:
+    """A `BatchNorm` with a weight, without values and statistics: give it some with `initialize`, and `calibrate`.
+
+    One without parameters is made by its class: ``BatchNorm()``.
+
+    Args:
+        channels: the size of the input's axis 1.
+        bias: whether to add a bias.
+        eps: added to the variance.
+        weight_init: how to draw the weight; ones by default.
+        bias_init: how to draw the bias; zeros by default.
+        dtype: the parameters' dtype.
+
+    Raises:
+        ValueError: there is no channel, or eps is negative.
+
+    >>> from fundl import batch_norm
+    >>> batch_norm(32)
+    BatchNorm(weight=float32[32], bias=float32[32], mean=None, var=None)
+    """
+    weight, shift = scale_and_shift(channels, bias=bias, dtype=dtype)
+    return BatchNorm(weight, shift, eps=eps, weight_init=weight_init, bias_init=bias_init)
+
+
+# --- Statistics --------------------------------------------------------------------------------------------------------
+
+# Statistics find their layer by their order: that of the layers in the model is that of the records in the residuals, since
+# layers made of layers keep residuals in the order of their parts.
+
+
+def without_statistics(model: P) -> P:
+    """The model whose BatchNorms normalise with the statistics of their batch, as in training.
+
+    Args:
+        model: a layer or a nested tuple of layers.
+
+    Returns:
+        A new model; the model itself if none of its layers has statistics.
+
+    >>> from fundl import BatchNorm, without_statistics
+    >>> without_statistics((BatchNorm(mean=torch.zeros(2), var=torch.ones(2)),))
+    (BatchNorm(weight=None, bias=None, mean=None, var=None),)
+    """
+
+    def without(record: Record) -> Record:
+        if isinstance(record, BatchNorm) and record.mean is not None:
+            return attrs.evolve(record, mean=None, var=None)
+        return record
+
+    return tree.map_records(without, model)
+
+
+def track(model: P, residuals: object, *, momentum: float = 0.1) -> P:
+    """The model with statistics that follow those of the batches: new = (1 - momentum) old + momentum batch's.
+
+    The batch's var is divided by one less than the number of its elements, as an estimate of the population's. Where there are
+    no statistics yet, mean starts from 0 and var from 1. A training step runs the model without statistics, and tracks in the
+    model that it keeps:
+
+        training = without_statistics(model)
+        prediction, residuals = forward(training, x)
+        ...
+        model = track(apply_updates(model, updates), residuals)
+
+    Args:
+        model: whose statistics follow.
+        residuals: what `forward` returned of the model without statistics.
+        momentum: the weight of the batch, between 0 and 1; 0.1 by default.
+
+    Returns:
+        A new model; the model itself if it has no BatchNorm.
+
+    Raises:
+        ValueError: momentum is not between 0 and 1, or the residuals are not those of the model without statistics.
+
+    >>> from fundl import BatchNorm, forward, track
+    >>> _, residuals = forward(BatchNorm(), torch.tensor([[1.0], [3.0]]))
+    >>> tracked = track(BatchNorm(), residuals, momentum=0.5)
+    >>> tracked.mean, tracked.var
+    (tensor([1.]), tensor([1.5000]))
+    """
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum is the weight of the batch, between 0 and 1, not {momentum}")
+    with no_grad():
+        return _with_statistics(model, [_followed(*pair, momentum) for pair in _paired(model, residuals)])
+
+
+def _followed(layer: BatchNorm, batch: Statistics, momentum: float) -> tuple[Tensor | None, Tensor | None]:
+    if batch.count < 2:
+        return layer.mean, layer.var
+    batch_var = _var(layer, batch) * (batch.count / (batch.count - 1))
+    mean = torch.zeros_like(batch.mean) if layer.mean is None else layer.mean.to(batch.mean.dtype)
+    var = torch.ones_like(batch.mean) if layer.var is None else layer.var.to(batch.mean.dtype)
+    dtype = _dtype(layer, batch)
+    return torch.lerp(mean, batch.mean, momentum).to(dtype), torch.lerp(var, batch_var, momentum).to(dtype)
+
+
+def _dtype(layer: BatchNorm, batch: Statistics) -> torch.dtype:
+    """The dtype of a layer: the kernels take no other for its statistics."""
+    return next((leaf.dtype for leaf in tree.leaves(layer)), batch.mean.dtype)
+
+
+def _var(layer: BatchNorm, batch: Statistics) -> Tensor:
+    """The variance of the batch: as exact as it is used, that is up to a rounding of var + eps."""
+    return (batch.rstd.pow(-2) - layer.eps).clamp(min=0)
+
+
+def calibrate(model: P, batches: Iterable[Tensor]) -> P:
+    """The model with the statistics of data: of what its BatchNorms see, when the data run through the model in these batches.
+
+    Each BatchNorm gets the mean and variance of all that it was given, as if it had been one batch. Meanwhile all layers
+    normalise with the statistics of the batches, as in training: so one pass, which may be over a generator, serves a model of
+    any depth, and what a layer is given is what the layers before it gave in training. Batches should be of the size that the
+    model was trained with, and shuffled. Statistics that the model has do not matter.
+
+    Args:
+        model: a layer or a nested tuple of layers.
+        batches: inputs of the model: ``[x]`` for all data at once, ``minibatches(key, x, 128)`` for data in batches.
+
+    Returns:
+        A new model; the model itself if it has no BatchNorm.
+
+    Raises:
+        ValueError: there are no batches, or they are empty.
+
+    Source:
+        Wu and Johnson, Rethinking "batch" in batch normalization, 2021 (there: precise BatchNorm).
+
+    >>> from fundl import BatchNorm, apply, calibrate
+    >>> model = calibrate(BatchNorm(), [torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [6.0]])])
+    >>> model.mean, model.var
+    (tensor([3.]), tensor([3.5000]))
+    """
+    layers = [record for record in tree.records(model) if isinstance(record, BatchNorm)]
+    if not layers:
+        return model
+    training = without_statistics(model)
+    totals = [_Total() for _ in layers]
+    for batch in batches:
+        _, residuals = forward(training, batch)
+        with no_grad():
+            totals = [total.joined(*pair) for total, pair in zip(totals, _paired(training, residuals), strict=True)]
+    if not all(total.count for total in totals):
+        raise ValueError("there is nothing to calibrate on: no batches came, or only empty ones")
+    return _with_statistics(model, [total.statistics() for total in totals])
+
+
+@attrs.frozen
+class _Total:
+    """Statistics of several batches, each channel's of all its numbers together."""
+
+    count: int = 0
+    mean: Tensor | None = None
+    var: Tensor | None = None
+    dtype: torch.dtype = torch.float64
+
+    def statistics(self) -> tuple[Tensor | None, Tensor | None]:
+        """Mean and var in the dtype of their layer."""
+        if self.mean is None or self.var is None:
+            return None, None
+        return self.mean.to(self.dtype), self.var.to(self.dtype)
+
+    def joined(self, layer: BatchNorm, batch: Statistics) -> "_Total":
+        """Those of the batches and one more, by Chan, Golub and LeVeque: no large squares are subtracted."""
+        if not batch.count:
+            return self
+        dtype, mean, var = _dtype(layer, batch), batch.mean.double(), _var(layer, batch).double()
+        if self.mean is None or self.var is None:
+            return _Total(batch.count, mean, var, dtype)
+        count = self.count + batch.count
+        share = batch.count / count
+        between = (mean - self.mean).square() * (share * (1 - share))
+        return _Total(count, torch.lerp(self.mean, mean, share), torch.lerp(self.var, var, share) + between, dtype)
+
+
+def _paired(model: Model, residuals: object) -> list[tuple[BatchNorm, Statistics]]:
+    """Each BatchNorm of a model with the statistics of the batch that it normalised."""
+    layers = [record for record in tree.records(model) if isinstance(record, BatchNorm)]
+    found = [record for record in tree.records(residuals) if isinstance(record, Statistics)]
+    if len(found) != len(layers):
+        raise ValueError(
+            f"the model has {len(layers)} BatchNorm layers, but the residuals hold the statistics of {len(found)}: residuals"
+            " are what forward(without_statistics(model), x) returns, of the same model"
+        )
+    for layer, batch in zip(layers, found, strict=True):
+        for parameter in tree.leaves(layer):
+            if parameter.shape != batch.mean.shape:
+                raise ValueError(
+                    f"{layer!r} has {parameter.shape[-1]} channels, but the residuals hold, in its place, the statistics of"
+                    f" {batch.mean.shape[-1]}: residuals are those of the same model, and layers made of layers keep theirs in"
+                    " the order of the layers"
+                )
+    return [*zip(layers, found, strict=True)]
+
+
+def _with_statistics(model: P, statistics: Iterable[tuple[Tensor | None, Tensor | None]]) -> P:
+    remaining: Iterator[tuple[Tensor | None, Tensor | None]] = iter(statistics)
+
+    def with_next(record: Record) -> Record:
+        if not isinstance(record, BatchNorm):
+            return record
+        mean, var = next(remaining)
+        return attrs.evolve(record, mean=mean, var=var)
+
+    return tree.map_records(with_next, model)
