@@ -222,7 +222,9 @@ def inputs_of_norms(model: Model, x: Tensor) -> list[Tensor]:
             case Layer():
                 if isinstance(part, BatchNorm):
                     seen.append(value)
-                return apply(part, value)
+                y = apply(part, value)
+                assert isinstance(y, Tensor)
+                return y
             case _:
                 raise AssertionError(part)
 
