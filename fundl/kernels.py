@@ -161,6 +161,13 @@ _AveragePoolBackward: TypeAlias = Callable[[Tensor, Tensor, PerAxis, PerAxis, Pe
 average_pool2d_backward: _AveragePoolBackward = _aten.avg_pool2d_backward.default._op
 average_pool3d_backward: _AveragePoolBackward = _aten.avg_pool3d_backward.default._op
 
+# x, size of the output.
+adaptive_average_pool2d: Callable[[Tensor, PerAxis], Tensor] = torch._C._nn.adaptive_avg_pool2d
+adaptive_average_pool3d: Callable[[Tensor, PerAxis], Tensor] = torch._C._nn.adaptive_avg_pool3d
+# grad, like the input.
+adaptive_average_pool2d_backward: Callable[[Tensor, Tensor], Tensor] = _aten._adaptive_avg_pool2d_backward.default._op
+adaptive_average_pool3d_backward: Callable[[Tensor, Tensor], Tensor] = _aten._adaptive_avg_pool3d_backward.default._op
+
 # x, size of the output: the output, and where in its plane of x each element is from.
 _AdaptiveMaxPool: TypeAlias = Callable[[Tensor, PerAxis], tuple[Tensor, Tensor]]
 adaptive_max_pool2d: _AdaptiveMaxPool = torch._C._nn.adaptive_max_pool2d

@@ -12,6 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fundl import (
+    AdaptiveAveragePool1d,
+    AdaptiveAveragePool2d,
+    AdaptiveAveragePool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
     AveragePool1d,
     AveragePool2d,
     AveragePool3d,
@@ -188,6 +194,20 @@ def test_the_stride_is_the_kernel_size_unless_given() -> None:
     assert AveragePool1d(4).stride == 4
 
 
+def test_parts_of_any_number() -> None:
+    def check(sides: list[int], m: list[int]) -> None:
+        length, image, volume = normal(2, 3, sides[0]), normal(2, 3, *sides[:2]), normal(2, 3, *sides)
+        check_all(AdaptiveAveragePool1d(m[0]), lambda x: F.adaptive_avg_pool1d(x, m[0]), length)
+        check_all(AdaptiveAveragePool2d((m[0], m[1])), lambda x: F.adaptive_avg_pool2d(x, (m[0], m[1])), image)
+        check_all(AdaptiveAveragePool3d((m[0], m[1], m[2])), lambda x: F.adaptive_avg_pool3d(x, (m[0], m[1], m[2])), volume)
+        check_all(AdaptiveMaxPool1d(m[0]), lambda x: F.adaptive_max_pool1d(x, m[0]), length)
+        check_all(AdaptiveMaxPool2d((m[0], m[1])), lambda x: F.adaptive_max_pool2d(x, m[:2]), image)
+        check_all(AdaptiveMaxPool3d((m[0], m[1], m[2])), lambda x: F.adaptive_max_pool3d(x, m), volume)
+
+    three = st.lists(st.integers(1, 6), min_size=3, max_size=3)
+    quietly(given(three, three)(check))()
+
+
 def test_the_whole_of_each_channel_over_any_axes() -> None:
     def check(channels: int, sides: list[int]) -> None:
         x, axes = normal(2, channels, *sides), tuple(range(2, len(sides) + 2))
@@ -202,7 +222,7 @@ def test_the_whole_of_each_channel_over_any_axes() -> None:
 # --- Ties and NaN ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("layer", [MaxPool2d(2), GlobalMaxPool()], ids=repr)
+@pytest.mark.parametrize("layer", [MaxPool2d(2), AdaptiveMaxPool2d(1), GlobalMaxPool()], ids=repr)
 def test_of_equal_maxima_the_first_has_the_gradient(layer: Layer[object]) -> None:
     x = torch.tensor([[[[1.0, 2.0], [2.0, 2.0]]]])
     assert run(layer, x)[1].tolist() == [[[[0.0, 1.0], [0.0, 0.0]]]]
@@ -216,6 +236,7 @@ def test_nan_is_the_maximum_and_the_mean_of_what_it_is_in() -> None:
     x = torch.tensor([[[[nan, 1.0, 2.0, 3.0], [1.0, nan, 2.0, 3.0]]]])
     agrees(MaxPool2d(2), lambda x: F.max_pool2d(x, 2), x)
     agrees(AveragePool2d(2), lambda x: F.avg_pool2d(x, 2), x)
+    agrees(AdaptiveMaxPool2d((1, 3)), lambda x: F.adaptive_max_pool2d(x, (1, 3)), x)
     agrees(GlobalMaxPool(), lambda x: F.adaptive_max_pool2d(x, 1).flatten(1), x)
     assert apply(GlobalAveragePool(), x).isnan().all()
 
@@ -234,6 +255,9 @@ LAYERS: Final = (
     AveragePool2d(2),
     AveragePool2d(3, stride=1, padding=1),
     AveragePool3d(2),
+    AdaptiveAveragePool2d(2),
+    AdaptiveMaxPool2d(2),
+    AdaptiveMaxPool3d(2),
     GlobalAveragePool(),
     GlobalMaxPool(),
 )
@@ -241,7 +265,7 @@ LAYERS: Final = (
 
 @pytest.mark.parametrize("layer", LAYERS, ids=repr)
 def test_channels_that_are_last_in_memory_stay_last(layer: Layer[object]) -> None:
-    three = isinstance(layer, MaxPool3d | AveragePool3d)
+    three = isinstance(layer, MaxPool3d | AveragePool3d | AdaptiveMaxPool3d)
     order = torch.channels_last_3d if three else torch.channels_last
     x = normal(2, 3, *(4, 4, 4)[: 2 + three])
     expected, expected_grad = run(layer, x)
@@ -249,14 +273,16 @@ def test_channels_that_are_last_in_memory_stay_last(layer: Layer[object]) -> Non
     torch.testing.assert_close(output, expected)
     torch.testing.assert_close(grad_x, expected_grad)
     if output.ndim == x.ndim:
-        last = not isinstance(layer, AveragePool3d)  # whose kernels give row-major order whatever the input's is
+        last = not isinstance(
+            layer, AveragePool3d | AdaptiveMaxPool3d
+        )  # whose kernels give row-major order whatever the input's is
         assert output.is_contiguous(memory_format=order) == last
         assert grad_x.is_contiguous(memory_format=order) == last
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=repr)
 def test_the_input_is_not_kept(layer: Layer[object]) -> None:
-    x = normal(2, 3, *(4, 4, 4)[: 2 + isinstance(layer, MaxPool3d | AveragePool3d)])
+    x = normal(2, 3, *(4, 4, 4)[: 2 + isinstance(layer, MaxPool3d | AveragePool3d | AdaptiveMaxPool3d)])
     _, residuals = layer.forward(x)
     addresses = {leaf.untyped_storage().data_ptr() for leaf in tree.leaves(residuals)}
     assert x.untyped_storage().data_ptr() not in addresses
@@ -281,6 +307,7 @@ def test_the_mean_over_three_axes_in_half_precision_is_that_in_float32_rounded(d
         (lambda: MaxPool2d((2, 0)), "MaxPool2d's kernel_size must be at least 1, not (2, 0)"),
         (lambda: MaxPool2d(2, stride=0), "MaxPool2d's stride must be at least 1, not 0"),
         (lambda: MaxPool3d(2, dilation=0), "MaxPool3d's dilation must be at least 1, not 0"),
+        (lambda: AdaptiveMaxPool2d((2, 0)), "AdaptiveMaxPool2d's output_size must be at least 1, not (2, 0)"),
         (lambda: AveragePool1d(2, padding=-1), "AveragePool1d's padding must be at least 0, not -1"),
         (
             lambda: AveragePool2d((4, 2), padding=(2, 2)),
@@ -310,6 +337,10 @@ def test_settings_that_are_out_of_range(make: Callable[[], object], message: str
         (
             lambda: MaxPool3d(2, stride=1.5),  # type: ignore[arg-type]  # what is refused
             "MaxPool3d's stride is an integer, or a tuple of 3 integers, not 1.5",
+        ),
+        (
+            lambda: AdaptiveAveragePool3d((2, 2)),  # type: ignore[arg-type]  # what is refused
+            "AdaptiveAveragePool3d's output_size is an integer, or a tuple of 3 integers, not (2, 2)",
         ),
         (
             lambda: AveragePool1d("2"),  # type: ignore[arg-type]  # what is refused
@@ -377,6 +408,24 @@ def test_settings_that_are_no_integers(make: Callable[[], object], message: str)
             (
                 "AveragePool3d(kernel_size=2, stride=2, padding=1) takes no axis that is shorter than its window, not even with"
                 " padding, but the input's shape is (3, 2, 4, 4, 1)"
+            ),
+        ),
+        (
+            AdaptiveAveragePool2d(2),
+            (8, 8),
+            "AdaptiveAveragePool2d takes an input of shape (B, C, H, W), or (C, H, W) without a batch, not (8, 8)",
+        ),
+        (
+            AdaptiveAveragePool1d(1),
+            (5,),
+            "AdaptiveAveragePool1d takes an input of shape (B, C, L), or (C, L) without a batch, not (5,)",
+        ),
+        (
+            AdaptiveMaxPool1d(2),
+            (3, 2, 0),
+            (
+                "AdaptiveMaxPool1d needs at least one element along each axis but that of the batch, but the input's shape is"
+                " (3, 2, 0)"
             ),
         ),
         (

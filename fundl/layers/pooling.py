@@ -29,6 +29,7 @@ KernelSize = TypeVar("KernelSize", bound=PerAxis, covariant=True, default=AnySiz
 Stride = TypeVar("Stride", bound=PerAxis, covariant=True, default=AnySize)
 Padding = TypeVar("Padding", bound=PerAxis, covariant=True, default=AnySize)
 Dilation = TypeVar("Dilation", bound=PerAxis, covariant=True, default=AnySize)
+OutputSize = TypeVar("OutputSize", bound=PerAxis, covariant=True, default=AnySize)
 CeilMode = TypeVar("CeilMode", bound=bool, covariant=True, default=AnySize)
 
 # Sizes of the input
@@ -64,21 +65,7 @@ def _like(layout: Layout, grad: Tensor) -> Tensor:
     return torch.empty(layout.sizes, dtype=grad.dtype, device=grad.device, memory_format=order)
 
 
-def _require_axes(layer: Layer[Residuals], x: Tensor, axes: int, error: Exception) -> None:
-    """Raise, after a kernel refused the input, unless it has the axes that the layer works on, none of them empty."""
-    name, spatial = type(layer).__name__, _SPATIAL[axes]
-    if x.ndim not in {axes + 1, axes + 2}:
-        raise ValueError(
-            f"{name} takes an input of shape (B, C, {spatial}), or (C, {spatial}) without a batch, not {tuple(x.shape)}"
-        ) from error
-    if 0 in x.shape[-axes - 1 :]:
-        raise ValueError(
-            f"{name} needs at least one element along each axis but that of the batch, but the input's shape is"
-            f" {tuple(x.shape)}"
-        ) from error
-
-
-# --- Sliding windows ---------------------------------------------------------------------------------------------------
+# --- Two or three axes, or one -----------------------------------------------------------------------------------------
 
 
 def _each(setting: PerAxis, axes: int) -> tuple[int, ...]:
@@ -92,42 +79,10 @@ def _second(setting: PerAxis, first: int) -> tuple[int, ...]:
 
 
 @attrs.frozen(eq=False, init=False)
-class _Windowed(Layer[Residuals], Generic[Residuals]):
-    """What all layers have in common that slide a window over the spatial axes."""
+class _Spatial(Layer[Residuals], Generic[Residuals]):
+    """What all layers have in common that pool parts of the spatial axes."""
 
     axes: ClassVar[int]
-
-    @property
-    @abstractmethod
-    def kernel_size(self) -> PerAxis: ...
-
-    @property
-    @abstractmethod
-    def stride(self) -> PerAxis: ...
-
-    @property
-    @abstractmethod
-    def padding(self) -> PerAxis: ...
-
-    @property
-    @abstractmethod
-    def ceil_mode(self) -> bool: ...
-
-    def __attrs_post_init__(self) -> None:
-        for field, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
-            setting: object = getattr(self, field, 1)
-            sizes = setting if isinstance(setting, tuple) else (setting,) * self.axes
-            if len(sizes) != self.axes or not all(isinstance(size, int) for size in sizes):
-                count = "an integer" if self.axes == 1 else f"an integer, or a tuple of {self.axes} integers"
-                raise TypeError(f"{type(self).__name__}'s {field} is {count}, not {setting!r}")
-            if any(size < least for size in sizes if isinstance(size, int)):
-                raise ValueError(f"{type(self).__name__}'s {field} must be at least {least}, not {setting!r}")
-        kernel, padding = _each(self.kernel_size, self.axes), _each(self.padding, self.axes)
-        if any(pad > size // 2 for size, pad in zip(kernel, padding, strict=True)):
-            raise ValueError(
-                f"{type(self).__name__}'s padding may be at most half of its kernel_size, so that a window always sees some of"
-                f" the input, but the padding is {self.padding} and the kernel_size {self.kernel_size}"
-            )
 
     @abstractmethod
     def _run(self, x: Tensor) -> tuple[Tensor, Residuals]:
@@ -154,6 +109,62 @@ class _Windowed(Layer[Residuals], Generic[Residuals]):
             return self, self._run_back(residuals, grad)
         return self, self._run_back(residuals, grad.unsqueeze(-2)).squeeze(-2)
 
+    def _require_integers(self, field: str, setting: object, least: int) -> None:
+        """Raise unless a setting is an integer, or one for each axis, and none is too small."""
+        sizes = setting if isinstance(setting, tuple) else (setting,) * self.axes
+        if len(sizes) != self.axes or not all(isinstance(size, int) for size in sizes):
+            count = "an integer" if self.axes == 1 else f"an integer, or a tuple of {self.axes} integers"
+            raise TypeError(f"{type(self).__name__}'s {field} is {count}, not {setting!r}")
+        if any(size < least for size in sizes if isinstance(size, int)):
+            raise ValueError(f"{type(self).__name__}'s {field} must be at least {least}, not {setting!r}")
+
+    def _explain(self, x: Tensor, error: Exception | None) -> None:
+        """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
+        name, spatial = type(self).__name__, _SPATIAL[self.axes]
+        if x.ndim not in {self.axes + 1, self.axes + 2}:
+            raise ValueError(
+                f"{name} takes an input of shape (B, C, {spatial}), or (C, {spatial}) without a batch, not {tuple(x.shape)}"
+            ) from error
+        if 0 in x.shape[-self.axes - 1 :]:
+            raise ValueError(
+                f"{name} needs at least one element along each axis but that of the batch, but the input's shape is"
+                f" {tuple(x.shape)}"
+            ) from error
+
+
+# --- Sliding windows ---------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False, init=False)
+class _Windowed(_Spatial[Residuals], Generic[Residuals]):
+    """What all layers have in common that slide a window over the spatial axes."""
+
+    @property
+    @abstractmethod
+    def kernel_size(self) -> PerAxis: ...
+
+    @property
+    @abstractmethod
+    def stride(self) -> PerAxis: ...
+
+    @property
+    @abstractmethod
+    def padding(self) -> PerAxis: ...
+
+    @property
+    @abstractmethod
+    def ceil_mode(self) -> bool: ...
+
+    def __attrs_post_init__(self) -> None:
+        for field, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
+            self._require_integers(field, getattr(self, field, 1), least)
+        kernel, padding = _each(self.kernel_size, self.axes), _each(self.padding, self.axes)
+        if any(pad > size // 2 for size, pad in zip(kernel, padding, strict=True)):
+            raise ValueError(
+                f"{type(self).__name__}'s padding may be at most half of its kernel_size, so that a window always sees some of"
+                f" the input, but the padding is {self.padding} and the kernel_size {self.kernel_size}"
+            )
+
     def _settings(self) -> tuple[PerAxis, PerAxis, PerAxis]:
         """Kernel size, stride and padding, as the kernels take them."""
         if self.axes > 1:
@@ -171,9 +182,9 @@ class _Windowed(Layer[Residuals], Generic[Residuals]):
         )
         return Shape(batch, channels, *windows)
 
-    def _explain(self, x: Tensor, error: Exception) -> None:
-        """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
-        _require_axes(self, x, self.axes, error)
+    @override
+    def _explain(self, x: Tensor, error: Exception | None) -> None:
+        super()._explain(x, error)
         try:
             self.output_shape(Shape(*(1,) * (2 + self.axes - x.ndim), *x.shape))
         except Misfit as misfit:
@@ -459,7 +470,7 @@ class _AveragePool(_Windowed[Layout]):
             return unpool(grad.float(), _like(residuals, grad.float()), *settings).to(grad.dtype)
 
     @override
-    def _explain(self, x: Tensor, error: Exception) -> None:
+    def _explain(self, x: Tensor, error: Exception | None) -> None:
         super()._explain(x, error)
         sides, kernel = tuple(x.shape[-self.axes :]), _each(self.kernel_size, self.axes)
         if any(side < size for side, size in zip(sides, kernel, strict=True)):
@@ -653,6 +664,315 @@ class AveragePool3d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
         Window[Height, KernelSize, Stride, Padding, Literal[1], CeilMode],
         Window[Width, KernelSize, Stride, Padding, Literal[1], CeilMode],
     ]:
+        return self._output_shape(shape)
+
+
+# --- Parts of equal size -----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False, init=False)
+class _Adaptive(_Spatial[Residuals], Generic[Residuals]):
+    """What all layers have in common that divide each axis into a number of parts."""
+
+    @property
+    @abstractmethod
+    def output_size(self) -> PerAxis: ...
+
+    def __attrs_post_init__(self) -> None:
+        self._require_integers("output_size", self.output_size, 1)
+
+    def _sizes(self) -> PerAxis:
+        """The output's sizes, as the kernels take them."""
+        return self.output_size if self.axes > 1 else _second(self.output_size, 1)
+
+    def _output_shape(self, shape: AnyShape) -> AnyShape:
+        batch, channels, *_ = shape.exactly(2 + self.axes)
+        return Shape(batch, channels, *_each(self.output_size, self.axes))
+
+
+@attrs.frozen(eq=False, init=False)
+class _AdaptiveAveragePool(_Adaptive[Layout]):
+    """The mean of each part, over any number of axes."""
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Layout]:
+        if x.ndim not in {self.axes + 1, self.axes + 2}:  # of which ATen takes some, if there is but one part
+            self._explain(x, None)
+        return super().forward(x)
+
+    @override
+    def _run(self, x: Tensor) -> tuple[Tensor, Layout]:
+        pool = kernels.adaptive_average_pool3d if self.axes == 3 else kernels.adaptive_average_pool2d
+        return pool(x, self._sizes()), _layout(x, max(self.axes, 2))
+
+    @override
+    def _run_back(self, residuals: Layout, grad: Tensor) -> Tensor:
+        axes = max(self.axes, 2)
+        sides = residuals.sizes[-axes:]
+        if grad.shape[-axes:].numel() == 1:
+            return (grad / math.prod(sides)).expand(residuals.sizes)
+        unpool = kernels.adaptive_average_pool3d_backward if self.axes == 3 else kernels.adaptive_average_pool2d_backward
+        return unpool(grad, _like(residuals, grad))
+
+
+@attrs.frozen(eq=False, init=False)
+class _AdaptiveMaxPool(_Adaptive[tuple[Tensor, Layout]]):
+    """The maximum of each part, over any number of axes."""
+
+    @override
+    def _run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Layout]]:
+        pool = kernels.adaptive_max_pool3d if self.axes == 3 else kernels.adaptive_max_pool2d
+        output, indices = pool(x, self._sizes())
+        return output, (indices, _layout(x, max(self.axes, 2)))
+
+    @override
+    def _run_back(self, residuals: tuple[Tensor, Layout], grad: Tensor) -> Tensor:
+        indices, layout = residuals
+        unpool = kernels.adaptive_max_pool3d_backward if self.axes == 3 else kernels.adaptive_max_pool2d_backward
+        return unpool(grad, _like(layout, grad), indices)
+
+
+@final
+@attrs.frozen(eq=False)
+class AdaptiveAveragePool2d(_AdaptiveAveragePool, Generic[OutputSize]):
+    """The mean of each part of images divided into so many parts, whatever their size, channel by channel.
+
+    Of an axis of size n, part i of m is from floor(i n / m) up to, but not including, ceil((i + 1) n / m): where m does not
+    divide n, neighbours share an element.
+
+    Its vjp: each element of grad is divided by the number of elements of its part, and added to grad_x there.
+
+    Args:
+        output_size: m, how many parts to divide each axis into: one number for all axes, or a tuple of one for each.
+
+    Shape:
+        (B, C, H, W) to (B, C, m, m); or both without B
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        TypeError: the output_size is not an integer or a tuple of such; the input is not floating-point.
+        ValueError: the output_size is less than 1; the input has other axes, or no element along one.
+
+    Source:
+        He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
+
+    >>> from fundl import AdaptiveAveragePool2d, apply
+    >>> apply(AdaptiveAveragePool2d((1, 2)), torch.tensor([[[1.0, 4.0, 2.0, 3.0]]]))
+    tensor([[[2.5000, 2.5000]]])
+    """
+
+    axes = 2
+
+    output_size: int | tuple[int, int]
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Channels, Height, Width]) -> Shape[Batch, Channels, OutputSize, OutputSize]:
+        return self._output_shape(shape)
+
+
+@final
+@attrs.frozen(eq=False)
+class AdaptiveAveragePool1d(_AdaptiveAveragePool, Generic[OutputSize]):
+    """The mean of each part of sequences divided into so many parts, whatever their size, channel by channel.
+
+    Of an axis of size n, part i of m is from floor(i n / m) up to, but not including, ceil((i + 1) n / m): where m does not
+    divide n, neighbours share an element.
+
+    Its vjp: each element of grad is divided by the number of elements of its part, and added to grad_x there.
+
+    Args:
+        output_size: m, how many parts to divide the axis into.
+
+    Shape:
+        (B, C, L) to (B, C, m); or both without B
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        TypeError: the output_size is not an integer; the input is not floating-point.
+        ValueError: the output_size is less than 1; the input has other axes, or no element along one.
+
+    Source:
+        He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
+
+    >>> from fundl import AdaptiveAveragePool1d, apply
+    >>> apply(AdaptiveAveragePool1d(2), torch.tensor([[1.0, 4.0, 2.0, 3.0]]))
+    tensor([[2.5000, 2.5000]])
+    """
+
+    axes = 1
+
+    output_size: int
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Channels, Length]) -> Shape[Batch, Channels, OutputSize]:
+        return self._output_shape(shape)
+
+
+@final
+@attrs.frozen(eq=False)
+class AdaptiveAveragePool3d(_AdaptiveAveragePool, Generic[OutputSize]):
+    """The mean of each part of volumes divided into so many parts, whatever their size, channel by channel.
+
+    Of an axis of size n, part i of m is from floor(i n / m) up to, but not including, ceil((i + 1) n / m): where m does not
+    divide n, neighbours share an element.
+
+    Its vjp: each element of grad is divided by the number of elements of its part, and added to grad_x there.
+
+    Args:
+        output_size: m, how many parts to divide each axis into: one number for all axes, or a tuple of one for each.
+
+    Shape:
+        (B, C, D, H, W) to (B, C, m, m, m); or both without B
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        TypeError: the output_size is not an integer or a tuple of such; the input is not floating-point.
+        ValueError: the output_size is less than 1; the input has other axes, or no element along one.
+
+    Source:
+        He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
+
+    >>> from fundl import AdaptiveAveragePool3d, apply
+    >>> apply(AdaptiveAveragePool3d(1), torch.arange(8.0).reshape(1, 2, 2, 2))
+    tensor([[[[3.5000]]]])
+    """
+
+    axes = 3
+
+    output_size: int | tuple[int, int, int]
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, Channels, Depth, Height, Width]
+    ) -> Shape[Batch, Channels, OutputSize, OutputSize, OutputSize]:
+        return self._output_shape(shape)
+
+
+@final
+@attrs.frozen(eq=False)
+class AdaptiveMaxPool2d(_AdaptiveMaxPool, Generic[OutputSize]):
+    """The maximum of each part of images divided into so many parts, whatever their size, channel by channel.
+
+    Of an axis of size n, part i of m is from floor(i n / m) up to, but not including, ceil((i + 1) n / m): where m does not
+    divide n, neighbours share an element. NaN is larger than all else.
+
+    Its vjp: each element of grad is added to grad_x where its maximum is from, the first of them if there are several.
+
+    Args:
+        output_size: m, how many parts to divide each axis into: one number for all axes, or a tuple of one for each.
+
+    Shape:
+        (B, C, H, W) to (B, C, m, m); or both without B
+
+    Residuals:
+        Where each maximum is from, 8 bytes per output element; the input is not kept.
+
+    Raises:
+        TypeError: the output_size is not an integer or a tuple of such; the input is not floating-point.
+        ValueError: the output_size is less than 1; the input has other axes, or no element along one.
+
+    Source:
+        He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
+
+    >>> from fundl import AdaptiveMaxPool2d, apply
+    >>> apply(AdaptiveMaxPool2d((1, 2)), torch.tensor([[[1.0, 4.0, 2.0, 3.0]]]))
+    tensor([[[4., 3.]]])
+    """
+
+    axes = 2
+
+    output_size: int | tuple[int, int]
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Channels, Height, Width]) -> Shape[Batch, Channels, OutputSize, OutputSize]:
+        return self._output_shape(shape)
+
+
+@final
+@attrs.frozen(eq=False)
+class AdaptiveMaxPool1d(_AdaptiveMaxPool, Generic[OutputSize]):
+    """The maximum of each part of sequences divided into so many parts, whatever their size, channel by channel.
+
+    Of an axis of size n, part i of m is from floor(i n / m) up to, but not including, ceil((i + 1) n / m): where m does not
+    divide n, neighbours share an element. NaN is larger than all else.
+
+    Its vjp: each element of grad is added to grad_x where its maximum is from, the first of them if there are several.
+
+    Args:
+        output_size: m, how many parts to divide the axis into.
+
+    Shape:
+        (B, C, L) to (B, C, m); or both without B
+
+    Residuals:
+        Where each maximum is from, 8 bytes per output element; the input is not kept.
+
+    Raises:
+        TypeError: the output_size is not an integer; the input is not floating-point.
+        ValueError: the output_size is less than 1; the input has other axes, or no element along one.
+
+    Source:
+        He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
+
+    >>> from fundl import AdaptiveMaxPool1d, apply
+    >>> apply(AdaptiveMaxPool1d(2), torch.tensor([[1.0, 4.0, 2.0, 3.0]]))
+    tensor([[4., 3.]])
+    """
+
+    axes = 1
+
+    output_size: int
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Channels, Length]) -> Shape[Batch, Channels, OutputSize]:
+        return self._output_shape(shape)
+
+
+@final
+@attrs.frozen(eq=False)
+class AdaptiveMaxPool3d(_AdaptiveMaxPool, Generic[OutputSize]):
+    """The maximum of each part of volumes divided into so many parts, whatever their size, channel by channel.
+
+    Of an axis of size n, part i of m is from floor(i n / m) up to, but not including, ceil((i + 1) n / m): where m does not
+    divide n, neighbours share an element. NaN is larger than all else.
+
+    Its vjp: each element of grad is added to grad_x where its maximum is from, the first of them if there are several.
+
+    Args:
+        output_size: m, how many parts to divide each axis into: one number for all axes, or a tuple of one for each.
+
+    Shape:
+        (B, C, D, H, W) to (B, C, m, m, m); or both without B
+
+    Residuals:
+        Where each maximum is from, 8 bytes per output element; the input is not kept.
+
+    Raises:
+        TypeError: the output_size is not an integer or a tuple of such; the input is not floating-point.
+        ValueError: the output_size is less than 1; the input has other axes, or no element along one.
+
+    Source:
+        He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
+
+    >>> from fundl import AdaptiveMaxPool3d, apply
+    >>> apply(AdaptiveMaxPool3d(1), torch.arange(8.0).reshape(1, 2, 2, 2))
+    tensor([[[[7.]]]])
+    """
+
+    axes = 3
+
+    output_size: int | tuple[int, int, int]
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, Channels, Depth, Height, Width]
+    ) -> Shape[Batch, Channels, OutputSize, OutputSize, OutputSize]:
         return self._output_shape(shape)
 
 

@@ -7,6 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fundl import (
+    AdaptiveAveragePool1d,
+    AdaptiveAveragePool2d,
+    AdaptiveAveragePool3d,
+    AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d,
+    AdaptiveMaxPool3d,
     AveragePool1d,
     AveragePool2d,
     AveragePool3d,
@@ -96,6 +102,51 @@ SAMPLES: Final = (
         AveragePool3d((2, 3, 2), stride=(1, 2, 2), padding=(0, 1, 1), ceil_mode=True, count_include_padding=False),
         normal(3, 2, 4, 4, 3),
         lambda x: F.avg_pool3d(x, (2, 3, 2), (1, 2, 2), (0, 1, 1), ceil_mode=True, count_include_pad=False),
+    ),
+    pooled("AdaptiveAveragePool1d", AdaptiveAveragePool1d(3), normal(3, 2, 5), lambda x: F.adaptive_avg_pool1d(x, 3)),
+    pooled(
+        "AdaptiveAveragePool2d",
+        AdaptiveAveragePool2d((2, 3)),
+        normal(3, 2, 4, 5),
+        lambda x: F.adaptive_avg_pool2d(x, (2, 3)),
+    ),
+    pooled(
+        "AdaptiveAveragePool2d, one part", AdaptiveAveragePool2d(1), normal(3, 2, 4, 5), lambda x: x.mean((2, 3), keepdim=True)
+    ),
+    pooled(
+        "AdaptiveAveragePool3d",
+        AdaptiveAveragePool3d((2, 1, 3)),
+        normal(3, 2, 4, 2, 5),
+        lambda x: F.adaptive_avg_pool3d(x, (2, 1, 3)),
+    ),
+    pooled(
+        "AdaptiveMaxPool1d",
+        AdaptiveMaxPool1d(3),
+        normal(3, 2, 5),
+        lambda x: F.adaptive_max_pool1d(x, 3),
+        kept=3 * 2 * 3 * 8,
+    ),
+    pooled(
+        "AdaptiveMaxPool2d",
+        AdaptiveMaxPool2d((2, 3)),
+        normal(3, 2, 4, 5),
+        lambda x: F.adaptive_max_pool2d(x, (2, 3)),
+        kept=3 * 2 * 2 * 3 * 8,
+    ),
+    pooled(
+        "AdaptiveMaxPool2d, no batch",
+        AdaptiveMaxPool2d(2),
+        normal(2, 4, 5),
+        lambda x: F.adaptive_max_pool2d(x, 2),
+        kept=2 * 2 * 2 * 8,
+        batched=False,
+    ),
+    pooled(
+        "AdaptiveMaxPool3d",
+        AdaptiveMaxPool3d(2),
+        normal(3, 2, 4, 2, 5),
+        lambda x: F.adaptive_max_pool3d(x, 2),
+        kept=3 * 2 * 8 * 8,
     ),
     pooled("GlobalAveragePool", GlobalAveragePool(), normal(3, 2, 4, 5), lambda x: x.mean((2, 3))),
     pooled("GlobalAveragePool of sequences", GlobalAveragePool(), normal(3, 2, 4), lambda x: x.mean(2)),

@@ -14,6 +14,7 @@ from typing_extensions import TypeVar, TypeVarTuple
 import fundl
 from fundl import (
     GLU,
+    AdaptiveAveragePool2d,
     AveragePool2d,
     Checkpoint,
     Embedding,
@@ -688,6 +689,14 @@ def a_pool_that_may_round_up() -> None:
 
 def a_pool_with_a_size_for_each_axis() -> None:
     compose(Images(1, 8, 6), MaxPool2d((2, 3), stride=(2, 1)), Flatten(), linear(16, 10))
+
+
+def parts_of_an_image() -> None:
+    compose(conv2d(1, 8, 3), AdaptiveAveragePool2d(4), Flatten(), linear(8 * 4 * 4, 10))
+
+
+def parts_with_a_number_for_each_axis() -> None:
+    compose(conv2d(1, 8, 3), AdaptiveAveragePool2d((2, 3)), Flatten(), linear(8 * 2 * 3, 10))
 
 
 def the_maximum_of_each_channel() -> None:

@@ -12,6 +12,8 @@ from fundl import (
     GELU,
     GLU,
     SELU,
+    AdaptiveAveragePool2d,
+    AdaptiveMaxPool2d,
     AveragePool2d,
     Dropout,
     Flatten,
@@ -642,6 +644,16 @@ def a_pool_of_sequences_for_images() -> None:
 def a_pool_of_volumes_for_images() -> None:
     # E: layer 2 (MaxPool3d) expects 5 axes but layer 1 (Conv2d) gives 4 axes
     compose(conv2d(3, 8, 3), MaxPool3d(2))
+
+
+def parts_of_an_image() -> None:
+    # E: layer 4 (Linear) expects 25 features but layer 3 (Flatten) gives 16 features
+    compose(Images(1, 7, 7), AdaptiveAveragePool2d(4), Flatten(), linear(25, 10))
+
+
+def channels_through_parts() -> None:
+    # E: layer 3 (Conv2d) expects 16 channels but layer 2 (AdaptiveMaxPool2d) gives 8 channels
+    compose(conv2d(3, 8, 3), AdaptiveMaxPool2d(4), conv2d(16, 8, 3))
 
 
 def the_mean_of_each_channel() -> None:
