@@ -65,6 +65,14 @@ from fundl.layers.batch_norm import (
     track,
     without_statistics,
 )
+from fundl.layers.convolution import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    conv1d,
+    conv2d,
+    conv3d,
+)
 from fundl.layers.dropout import (
     Dropout,
     rekey,
@@ -296,6 +304,9 @@ __all__ = [
     "BatchNorm",
     "Batches",
     "Checkpoint",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
     "CrossAttention",
     "DecayState",
     "Dropout",
@@ -391,6 +402,9 @@ __all__ = [
     "confusion_matrix",
     "constant",
     "constant_schedule",
+    "conv1d",
+    "conv2d",
+    "conv3d",
     "cosine_schedule",
     "cross_attention",
     "cross_entropy",

@@ -208,6 +208,16 @@ class _AttentionBackward(Protocol):
 attention: _Attention = _aten._scaled_dot_product_flash_attention_for_cpu.default
 # The gradients with respect to the three, in memory (B, T, H, d).
 attention_backward: _AttentionBackward = _aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+# --- Convolution -------------------------------------------------------------------------------------------------------
+
+# stride, padding and dilation of each axis, whether it is transposed, output padding of each axis, groups.
+ConvolutionSettings: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, tuple[int, ...], int]
+
+# grad, x, weight, the sizes of the bias, the settings one by one, mask (see normalisation).
+convolution_backward: (
+    "Callable[[Tensor, Tensor, Tensor, Sequence[int] | None, tuple[int, ...], tuple[int, ...], tuple[int, ...], bool,"
+    " tuple[int, ...], int, tuple[bool, bool, bool]], tuple[Tensor, Tensor, Tensor | None]]"
+) = _aten.convolution_backward.default._op
 
 # --- Losses ------------------------------------------------------------------------------------------------------------
 

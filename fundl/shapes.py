@@ -328,7 +328,14 @@ class Window(Generic[Length, Kernel, Stride, Padding, Dilation, CeilMode]):
 
     @staticmethod
     def of(  # noqa: PLR0917  # its operands stand in types as well, which have no names there
-        length: Size, kernel: Size, stride: Size = 1, padding: Size = 0, dilation: Size = 1, ceil_mode: Size = False
+        length: Size,
+        kernel: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        ceil_mode: Size = False,
+        *,
+        sides: str = "height and width",
     ) -> Size:
         """floor((length + 2 padding - dilation (kernel - 1) - 1) / stride) + 1.
 
@@ -339,6 +346,7 @@ class Window(Generic[Length, Kernel, Stride, Padding, Dilation, CeilMode]):
             padding: elements that are put before the axis, and as many behind it.
             dilation: from one element that the window sees to the next.
             ceil_mode: whether the last place may reach beyond the padding, as long as it starts before it: ceil, not floor.
+            sides: what a message calls the axes that a window slides over.
 
         Raises:
             Misfit: there is no place for the window.
@@ -353,7 +361,7 @@ class Window(Generic[Length, Kernel, Stride, Padding, Dilation, CeilMode]):
         span = spread * (seen - 1) + 1
         least = span - 2 * pad - (step - 1) * bool(beyond)
         if known < least:
-            raise Misfit(f"a height and width of at least {least}", f"one of {known}")
+            raise Misfit(f"a {sides} of at least {least}", f"one of {known}")
         if not beyond:
             return (known + 2 * pad - span) // step + 1
         places = -((span - known - 2 * pad) // step) + 1
@@ -548,3 +556,40 @@ def _reshaped(sizes: tuple[Size, ...], axes: tuple[Size, ...]) -> Sequence[Size]
     if known * (rest if -1 in numbers else 1) != count:
         raise Misfit(f"a multiple of {known} elements" if -1 in numbers else f"{known} elements", f"{count} elements")
     return [rest if size == -1 else size for size in numbers]
+
+
+# --- Windows over several axes -----------------------------------------------------------------------------------------
+
+Channels = TypeVar("Channels")
+Settings = TypeVar("Settings")
+
+Setting: TypeAlias = Size | tuple[Size, ...] | Literal["same"]
+"""What a layer is told about the axes that a window slides over: one number for all of them, or one for each."""
+
+_SIDES = ("length", "height and width", "depth, height and width")
+
+
+def _of_each(setting: Setting, axes: int) -> tuple[Size, ...]:
+    """A setting as it is for each axis; unknown, if it is not one for each, which whoever makes the layer is told."""
+    if isinstance(setting, tuple):
+        return setting if len(setting) == axes else _unknowns(axes)
+    return _unknowns(axes) if setting == "same" else (setting,) * axes
+
+
+class Windows(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
+    """A batch of so many channels, after a window has slid over the other axes: each is the `Window` of its size.
+
+    The settings are those of `Window`: kernel size, stride, padding and dilation. The padding "same" keeps the sizes.
+
+    >>> Windows(10, 8, ((3, 5), 1, 0, 1), 28, 28)
+    Windows(10, 8, 26, 24)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, Setting, Setting, Setting], *axes: Size) -> None:
+        if settings[2] != "same":
+            sides = _SIDES[len(axes) - 1]
+            each = (_of_each(setting, len(axes)) for setting in settings)
+            axes = tuple(Window.of(*numbers, sides=sides) for numbers in zip(axes, *each, strict=True))
+        super().__init__(batch, channels, *axes)

@@ -194,17 +194,18 @@ class _Match:
 
     def computed(self, name: str, arguments: Sequence[Type]) -> shapes.AnyShape:
         """What a class of `shapes` computes from its type arguments."""
-        match name:
-            case "fundl.shapes.Shape":
+        match name.removeprefix("fundl.shapes."):
+            case "Shape":
                 return shapes.Shape(*self.sizes_of(arguments))
-            case "fundl.shapes.Through":
-                return shapes.Through(self.shape(arguments[0]), self.layers(arguments[1:]))
-            case "fundl.shapes.Kept":
-                return shapes.Kept(self.shape(arguments[0]), self.layers(arguments[1:]))
-            case "fundl.shapes.Joined":
+            case "Through" | "Kept" as kind:
+                result = shapes.Through if kind == "Through" else shapes.Kept
+                return result(self.shape(arguments[0]), self.layers(arguments[1:]))
+            case "Joined":
                 return self.joined(*arguments)
-            case "fundl.shapes.Reshaped":
+            case "Reshaped":
                 return self.reshaped(*arguments)
+            case "Windows":
+                return self.windows(*arguments)
             case _:
                 return shapes.Shape(...)
 
@@ -222,6 +223,23 @@ class _Match:
         if not isinstance(example, TupleType):
             return shapes.Shape(...)
         return shapes.Reshaped(self.size(batch), tuple(self.sizes_of(example.items)), *self.sizes_of(axes))
+
+    def windows(self, batch: Type, channels: Type, settings: Type, *axes: Type) -> shapes.AnyShape:
+        kernel_size, stride, padding, dilation = self.settings(settings)
+        return shapes.Windows(
+            self.size(batch), self.size(channels), (kernel_size, stride, padding, dilation), *self.sizes_of(axes)
+        )
+
+    def settings(self, typ: Type) -> Sequence[shapes.Setting]:
+        typ = get_proper_type(typ)
+        return [self.setting(item) for item in typ.items] if isinstance(typ, TupleType) else []
+
+    def setting(self, typ: Type) -> shapes.Setting:
+        """The number for all axes, or the numbers for each, that a type stands for."""
+        typ = get_proper_type(self.argument(typ))
+        if isinstance(typ, LiteralType) and typ.value == "same":
+            return "same"
+        return tuple(self.sizes_of(typ.items)) if isinstance(typ, TupleType) else self.size(typ)
 
     def sizes_of(self, types: Sequence[Type]) -> list[shapes.Size]:
         """The sizes that types stand for, those of any number of axes among them."""

@@ -9,6 +9,7 @@ from typing import Final
 from tests.samples import (
     activation,
     attention,
+    convolution,
     embedding,
     feed_forward,
     linear,
@@ -26,6 +27,7 @@ from tests.samples.table import TOLERANCES, Sample, normal, sample, with_values
 SAMPLES: Final[tuple[Sample, ...]] = (
     *activation.SAMPLES,
     *attention.SAMPLES,
+    *convolution.SAMPLES,
     *embedding.SAMPLES,
     *feed_forward.SAMPLES,
     *linear.SAMPLES,

@@ -772,3 +772,41 @@ def adapters() -> None:
     adapted = initialize(key(1), low_rank(initialize(key(0), linear(8, 4)), 2))
     compose(linear(2, 8), adapted, linear(4, 1))
     compose(linear(2, 8), adapted.merged(), linear(4, 1))
+
+
+# --- Convolutions ------------------------------------------------------------------------------------------------------
+
+
+def images_to_classes() -> None:
+    compose(
+        Reshape((1, 28, 28)),
+        fundl.conv2d(1, 8, 3, padding="same"),
+        ReLU(),
+        MaxPool2d(2),
+        residual(fundl.conv2d(8, 8, 3, padding=1), ReLU(), fundl.conv2d(8, 8, (3, 5), padding=(1, 2))),
+        fundl.conv2d(8, 16, 3, stride=2, dilation=2),
+        Flatten(),
+        linear(16 * 5 * 5, 10),
+    )
+
+
+def signals_and_volumes() -> None:
+    compose(Reshape((3, 28)), fundl.conv1d(3, 8, 4, padding="same"), fundl.conv1d(8, 2, (5,)), Flatten(), linear(48, 1))
+    compose(Reshape((1, 4, 5, 6)), fundl.conv3d(1, 8, (1, 2, 3)), Flatten(), linear(8 * 4 * 4 * 4, 1))
+
+
+def an_image_of_any_size() -> None:
+    compose(fundl.conv2d(3, 8, 3), ReLU(), fundl.conv2d(8, 16, 3), GlobalAverage(), linear(16, 10))
+
+
+def settings_that_are_not_known() -> None:
+    def make(kernel_size: int, padding: int, stride: tuple[int, int]) -> None:
+        compose(Reshape((1, 8, 8)), fundl.conv2d(1, 8, kernel_size, padding=padding), Flatten(), linear(8 * 8 * 8, 10))
+        compose(Reshape((1, 8, 8)), fundl.conv2d(1, 8, 3, stride=stride), Flatten(), linear(8 * 3 * 6, 10))
+
+    make(3, 1, (2, 1))
+
+
+def convolutions_without_sizes() -> None:
+    layer: fundl.Conv2d = fundl.conv2d(3, 8, 3)
+    compose(layer, fundl.conv2d(8, 3, 1), fundl.Conv2d(torch.ones(4, 3, 2, 2), None, stride=2), fundl.conv2d(4, 1, 1))

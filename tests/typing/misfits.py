@@ -801,3 +801,95 @@ def behind_a_merged_layer() -> None:
     adapted = initialize(key(1), low_rank(initialize(key(0), linear(8, 4)), 2))
     # E: layer 2 (Linear) expects 8 features but layer 1 (Linear) gives 4 features
     compose(adapted.merged(), linear(8, 1))
+
+
+# --- Convolutions ------------------------------------------------------------------------------------------------------
+
+
+def channels_of_convolutions() -> None:
+    # E: layer 3 (Conv2d) expects 16 channels but layer 1 (Conv2d) gives 8 channels
+    compose(fundl.conv2d(3, 8, 3), ReLU(), fundl.conv2d(16, 32, 3))
+
+
+def channels_of_signals() -> None:
+    # E: layer 2 (Conv1d) expects 4 channels but layer 1 (Conv1d) gives 8 channels
+    compose(fundl.conv1d(3, 8, 3), fundl.conv1d(4, 8, 3))
+
+
+def channels_of_volumes() -> None:
+    # E: layer 2 (Conv3d) expects 4 channels but layer 1 (Conv3d) gives 8 channels
+    compose(fundl.conv3d(3, 8, 3), fundl.conv3d(4, 8, 3))
+
+
+def channels_of_groups() -> None:
+    # E: layer 2 (Conv2d) expects 16 channels but layer 1 (Conv2d) gives 8 channels
+    compose(fundl.conv2d(2, 8, 3, groups=2), fundl.conv2d(16, 8, 3, groups=8))
+
+
+def features_behind_a_convolution() -> None:
+    compose(
+        Images(1, 28, 28),
+        fundl.conv2d(1, 8, 3),
+        ReLU(),
+        MaxPool2d(2),
+        Flatten(),
+        # E: layer 6 (Linear) expects 1568 features but layer 5 (Flatten) gives 1352 features
+        linear(8 * 14 * 14, 10),
+    )
+
+
+def features_with_all_settings() -> None:
+    model = (Reshape((1, 28, 20)), fundl.conv2d(1, 8, 3, stride=2, padding=2, dilation=3), Flatten())
+    # E: layer 4 (Linear) expects 1000 features but layer 3 (Flatten) gives 936 features
+    compose(*model, linear(1000, 10))
+
+
+def features_with_tuples() -> None:
+    model = (Reshape((1, 28, 20)), fundl.conv2d(1, 8, (3, 5), stride=(2, 1), padding=(1, 0)), Flatten())
+    # E: layer 4 (Linear) expects 1000 features but layer 3 (Flatten) gives 1792 features
+    compose(*model, linear(1000, 10))
+
+
+def features_of_kept_sizes() -> None:
+    # E: layer 4 (Linear) expects 1000 features but layer 3 (Flatten) gives 4480 features
+    compose(Reshape((1, 28, 20)), fundl.conv2d(1, 8, 4, padding="same"), Flatten(), linear(1000, 10))
+
+
+def features_of_signals() -> None:
+    # E: layer 4 (Linear) expects 200 features but layer 3 (Flatten) gives 208 features
+    compose(Reshape((1, 28)), fundl.conv1d(1, 8, 3), Flatten(), linear(200, 10))
+
+
+def features_of_volumes() -> None:
+    # E: layer 4 (Linear) expects 200 features but layer 3 (Flatten) gives 192 features
+    compose(Reshape((1, 4, 5, 6)), fundl.conv3d(1, 8, 3), Flatten(), linear(200, 10))
+
+
+def no_place_for_a_window() -> None:
+    # E: layer 2 (Conv2d) expects a height and width of at least 5 but layer 1 (Reshape) gives one of 4
+    compose(Reshape((3, 4, 8)), fundl.conv2d(3, 8, 7, padding=1))
+
+
+def no_place_in_a_signal() -> None:
+    # E: layer 2 (Conv1d) expects a length of at least 5 but layer 1 (Reshape) gives one of 4
+    compose(Reshape((3, 4)), fundl.conv1d(3, 8, 5))
+
+
+def no_place_in_a_volume() -> None:
+    # E: layer 2 (Conv3d) expects a depth, height and width of at least 5 but layer 1 (Reshape) gives one of 4
+    compose(Reshape((3, 6, 5, 4)), fundl.conv3d(3, 8, 5))
+
+
+def a_signal_is_no_image() -> None:
+    # E: layer 2 (Conv2d) expects 4 axes but layer 1 (Conv1d) gives 3 axes
+    compose(fundl.conv1d(3, 8, 3), fundl.conv2d(8, 8, 3))
+
+
+def a_flat_image_is_no_image() -> None:
+    # E: layer 3 (Conv2d) expects 4 axes but layer 2 (Flatten) gives 2 axes
+    compose(fundl.conv2d(3, 8, 3), Flatten(), fundl.conv2d(8, 8, 3))
+
+
+def residual_around_a_convolution() -> None:
+    # E: layer 2 (Residual) expects size 28 along axis 3 but layer 2.1 (Conv2d) gives size 26 along axis 3
+    compose(Images(8, 28, 28), residual(fundl.conv2d(8, 8, 3)))

@@ -1,0 +1,53 @@
+"""Sample layers: convolutions."""
+
+from typing import Final
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fundl import Conv1d, Conv2d, Conv3d, conv1d, conv2d, conv3d
+from tests.samples.table import normal, sample
+
+
+def convolved(p: Conv1d | Conv2d | Conv3d, x: Tensor) -> Tensor:
+    """A convolution; torch's warns of windows of an even size with padding "same", which is done here by hand."""
+    function = (F.conv1d, F.conv2d, F.conv3d)[p.axes - 1]
+    if p.padding != "same":
+        return function(x, p.weight, p.bias, p.stride, p.padding, p.dilation, p.groups)
+    dilation = (p.dilation,) * p.axes if isinstance(p.dilation, int) else p.dilation
+    spans = [spread * (size - 1) for size, spread in zip(p.weight.shape[2:], dilation, strict=True)]
+    around = [count for span in reversed(spans) for count in (span // 2, span - span // 2)]
+    return function(F.pad(x, around), p.weight, p.bias, 1, 0, p.dilation, p.groups)
+
+
+SAMPLES: Final = (
+    sample("Conv1d", conv1d(3, 4, 3), normal(5, 3, 8), convolved),
+    sample(
+        "Conv1d, all options",
+        conv1d(4, 6, 3, stride=2, padding=2, dilation=3, groups=2, bias=False),
+        normal(5, 4, 9),
+        convolved,
+    ),
+    sample("Conv1d, same", conv1d(3, 2, 4, padding="same"), normal(5, 3, 8), convolved),
+    sample("Conv2d", conv2d(3, 4, 3), normal(5, 3, 6, 7), convolved),
+    sample("Conv2d, no bias", conv2d(1, 2, (3, 2), bias=False), normal(5, 1, 4, 5), convolved),
+    sample(
+        "Conv2d, all options",
+        conv2d(4, 6, (3, 2), stride=(2, 1), padding=(0, 2), dilation=(1, 2), groups=2),
+        normal(5, 4, 6, 5),
+        convolved,
+    ),
+    sample("Conv2d, each channel for itself", conv2d(3, 6, 3, padding=1, groups=3), normal(5, 3, 4, 4), convolved),
+    sample("Conv2d, same", conv2d(2, 3, 3, padding="same", dilation=2), normal(5, 2, 5, 6), convolved),
+    sample("Conv2d, same, even", conv2d(2, 3, (3, 4), padding="same"), normal(5, 2, 5, 6), convolved),
+    sample("Conv2d of one image", conv2d(2, 3, 3), normal(2, 5, 6), convolved, batched=False),
+    sample("Conv2d of one image, same, even", conv2d(2, 3, 2, padding="same"), normal(2, 5, 6), convolved, batched=False),
+    sample("Conv3d", conv3d(2, 3, 2), normal(5, 2, 3, 4, 3), convolved),
+    sample(
+        "Conv3d, all options",
+        conv3d(2, 4, (2, 1, 3), stride=(1, 2, 1), padding=1, dilation=(2, 1, 1), groups=2, bias=False),
+        normal(5, 2, 4, 4, 3),
+        convolved,
+    ),
+    sample("Conv3d, same, even", conv3d(1, 2, (2, 3, 2), padding="same"), normal(5, 1, 3, 3, 2), convolved),
+)
