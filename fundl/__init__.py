@@ -86,6 +86,11 @@ from fundl.layers.feed_forward import (
     feed_forward,
     gated_feed_forward,
 )
+from fundl.layers.frozen import (
+    Frozen,
+    frozen,
+    thaw,
+)
 from fundl.layers.gain import (
     gain_of,
 )
@@ -174,6 +179,7 @@ from fundl.model import (
     Loss,
     apply,
     backward,
+    backward_input,
     backward_params,
     compose,
     forward,
@@ -317,6 +323,7 @@ __all__ = [
     "Fans",
     "Flatten",
     "FromMasked",
+    "Frozen",
     "GlobalAveragePool",
     "GlobalMaxPool",
     "GroupNorm",
@@ -388,6 +395,7 @@ __all__ = [
     "apply_updates",
     "assert_trees_close",
     "backward",
+    "backward_input",
     "backward_params",
     "batch_norm",
     "binary_cross_entropy",
@@ -420,6 +428,7 @@ __all__ = [
     "fold_in",
     "forward",
     "from_masked",
+    "frozen",
     "gain_of",
     "gated_feed_forward",
     "generator",
@@ -479,6 +488,7 @@ __all__ = [
     "standardize",
     "step_schedule",
     "summary",
+    "thaw",
     "trace",
     "track",
     "train_state",

@@ -394,7 +394,7 @@ def initialize(key: Key, model: P, *, device: torch.device | str | None = None, 
 
     Every layer has a key of its own, by its place: what stands after a layer does not change what it is given. Initialising
     again is the reset: the same key gives the same bits, whatever values the model had. Parameters and buffers that have
-    values and no initialiser keep them, moved and cast as asked; None stays None.
+    values and no initialiser keep them, moved and cast as asked, and so do all of `frozen` layers; None stays None.
 
     Args:
         key: what all is drawn from, such as ``key(0)``.
@@ -420,12 +420,18 @@ def initialize(key: Key, model: P, *, device: torch.device | str | None = None, 
         raise TypeError(f"parameters are of a floating-point dtype, such as torch.float32, not {dtype}")
     target = None if device is None else torch.device(device)
     with no_grad():
-        keys = iter(random.split(key, len(tree.records(model))))
-        return tree.map_records(lambda record: _drawn(next(keys), record, target, dtype), model)
+        frozen = tree.records_in_buffers(model)
+        turns = zip(random.split(key, len(frozen)), frozen, strict=True)
+
+        def drawn(record: Record) -> Record:
+            own_key, is_frozen = next(turns)
+            return _drawn(own_key, record, target, dtype, keep=is_frozen)
+
+        return tree.map_records(drawn, model)
 
 
-def _drawn(key: Key, record: Record, device: torch.device | None, dtype: torch.dtype | None) -> Record:
-    """The record with new values in its own leaves; inner records keep theirs, until it is their turn."""
+def _drawn(key: Key, record: Record, device: torch.device | None, dtype: torch.dtype | None, *, keep: bool) -> Record:
+    """The record with new values in its own leaves, but for those to keep; inner records wait until it is their turn."""
     own = _own_leaves(record)
     if not own:
         return record
@@ -436,7 +442,7 @@ def _drawn(key: Key, record: Record, device: torch.device | None, dtype: torch.d
         to_device = device or (torch.device("cpu") if leaf.is_meta else leaf.device)
         to_dtype = dtype if dtype is not None and leaf.is_floating_point() else leaf.dtype
         initializer = _initializer(record, name)
-        if initializer is None or to_device.type == "meta":
+        if initializer is None or to_device.type == "meta" or (keep and not leaf.is_meta):
             leaves[place] = leaf.to(to_device, to_dtype)
         else:
             try:

@@ -70,6 +70,13 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
         """
         return self.backward(residuals, grad)[0]
 
+    def backward_input(self, residuals: Residuals, grad: Out) -> In:
+        """The second half of `backward`: what a layer is asked for whose parameters are not trained.
+
+        A layer that can save the work for the parameters' gradients overrides it.
+        """
+        return self.backward(residuals, grad)[1]
+
     def output_shape(self, shape: AnyShape) -> AnyShape:  # noqa: ARG002  # a layer that says more overrides it
         """The shape of the output for that of an input: the layer's rule, by which layers that do not fit are found.
 

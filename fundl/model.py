@@ -222,6 +222,31 @@ def backward_params(params: P, residuals: object, grad: object) -> P:
 
 
 @overload
+def backward_input(params: Layer[R, X, Y], residuals: R, grad: Y) -> X: ...  # type: ignore[overload-overlap]  # see above
+@overload
+def backward_input(params: Model, residuals: object, grad: Tensor) -> Tensor: ...
+def backward_input(params: object, residuals: object, grad: object) -> object:
+    """The second half of `backward`, without the work that only the parameters' gradients would need.
+
+    Args:
+        params: the model that `forward` ran.
+        residuals: what `forward` kept.
+        grad: the gradient with respect to the output, of its shape.
+
+    Returns:
+        The gradient with respect to the input.
+
+    >>> from fundl import Linear, backward_input, forward
+    >>> layer = Linear(weight=torch.tensor([[1.0, 2.0]]), bias=None)
+    >>> y, residuals = forward(layer, torch.zeros(3, 2))
+    >>> backward_input(layer, residuals, torch.ones(3, 1))[0]
+    tensor([1., 2.])
+    """
+    with no_grad():
+        return run_backward_input(_as_model(params), residuals, grad)
+
+
+@overload
 def apply(params: Layer[R, X, Y], x: X) -> Y: ...  # type: ignore[overload-overlap]  # see above
 @overload
 def apply(params: Model, x: Tensor) -> Tensor: ...
@@ -358,7 +383,7 @@ def run_backward(params: Model, residuals: object, grad: object) -> tuple[Model,
 def run_backward_params(params: Model, residuals: object, grad: object) -> Model:
     """`backward_params`, for the layers of a model that is being run.
 
-    Layers before the first one that has parameters are their own gradients, and need no backward.
+    Layers before the first one that has trainable leaves are their own gradients, and need no backward.
     """
     if not isinstance(params, tuple):
         grads: Model
@@ -368,7 +393,7 @@ def run_backward_params(params: Model, residuals: object, grad: object) -> Model
             _note_layer(error, params, "grad", grad)
             raise
         return grads
-    first = _first_with_children(params)
+    first = _first_trainable(params)
     if first == len(params):
         return params
     later, grad = _run_backward_down_to(params, residuals, grad, first + 1)
@@ -378,6 +403,32 @@ def run_backward_params(params: Model, residuals: object, grad: object) -> Model
         _note_part(error, params, first, "grad", grad)
         raise
     return (*params[:first], own, *later[first + 1 :])
+
+
+def run_backward_input(params: Model, residuals: object, grad: object) -> object:
+    """`backward_input`, for the layers of a model that is being run."""
+    if not isinstance(params, tuple):
+        grad_x: object
+        try:
+            grad_x = params.backward_input(residuals, grad)
+        except Exception as error:
+            _note_layer(error, params, "grad", grad)
+            raise
+        return grad_x
+    kept, place = _parts(residuals), len(params)
+    try:
+        while place:
+            place -= 1
+            part = params[place]
+            grad = (
+                run_backward_input(part, kept[place], grad)
+                if isinstance(part, tuple)
+                else part.backward_input(kept[place], grad)
+            )
+    except Exception as error:
+        _note_part(error, params, place, "grad", grad)
+        raise
+    return grad
 
 
 def _run_backward_down_to(
@@ -404,10 +455,10 @@ def _parts(residuals: object) -> tuple[object, ...]:
     return residuals
 
 
-def _first_with_children(params: tuple[Model, ...]) -> int:
-    """The place of the first part that has parameters, or the number of parts."""
+def _first_trainable(params: tuple[Model, ...]) -> int:
+    """The place of the first part that may have trainable leaves, or the number of parts."""
     for place, part in enumerate(params):
-        if part.children if not isinstance(part, tuple) else _first_with_children(part) < len(part):
+        if part.trainable if not isinstance(part, tuple) else _first_trainable(part) < len(part):
             return place
     return len(params)
 

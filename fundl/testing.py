@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fundl import random, tree
 from fundl.layer import Model
-from fundl.model import compose, run_backward, run_backward_params, run_forward
+from fundl.model import compose, run_backward, run_backward_input, run_backward_params, run_forward
 from fundl.tree import describe
 
 
@@ -31,7 +31,7 @@ def check_vjp(
     - neither forward nor backward changes what it is given: the parameters, x, the residuals, grad;
     - both give the same bits each time, whether grad mode is on or off or inference mode is on, and nothing requires grad;
     - gradients have the structure, shapes, dtypes and devices of what they belong to; buffers come back as they are;
-    - backward_params gives the first half of what backward gives;
+    - backward_params and backward_input give the two halves of what backward gives;
     - backward gives the derivatives that central differences give: for each trainable tensor p of the parameters, and each
       floating-point tensor p of x, along random directions d, with a random cotangent c,
 
@@ -208,9 +208,13 @@ def _misfits(point: _Point, key: Tensor, tolerance: float) -> list[str]:
         _misfit(name, tensors.get(name), gradients.get(name), buffer=name in tensors and name not in trainable)
         for name in tensors | gradients
     ]
-    own = run_backward_params(point.model, residuals, _random_like(output, key))
+    grad = _random_like(output, key)
+    own = run_backward_params(point.model, residuals, grad)
     if distances := _distances(own, gradient.model, rtol=tolerance, atol=tolerance):
         faults.append(f"backward_params does not give what backward gives: model{distances[0]}")
+    with_grad_x = gradient._replace(x=run_backward_input(point.model, residuals, grad))
+    if distances := _distances(with_grad_x, gradient, rtol=tolerance, atol=tolerance):
+        faults.append(f"backward_input does not give what backward gives: {distances[0].removeprefix('.')}")
     return [fault for fault in faults if fault]
 
 

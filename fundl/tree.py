@@ -273,13 +273,24 @@ def paths(tree: object) -> list[str]:
 
 def records(tree: object) -> list[Record]:
     """Every record of a tree, outer before inner, from left to right."""
+    return [record for record, _ in _records(tree, in_buffer=False)]
+
+
+def records_in_buffers(tree: object) -> list[bool]:
+    """For each of the `records`, whether it is inside a buffer, where none of its tensors is trainable."""
+    return [in_buffer for _, in_buffer in _records(tree, in_buffer=False)]
+
+
+def _records(tree: object, *, in_buffer: bool) -> list[tuple[Record, bool]]:
+    parts: Iterable[object] = ()
     if isinstance(tree, Record):
-        return [tree, *(inner for name in tree.children for inner in records(getattr(tree, name)))]
+        held = [(getattr(tree, name), in_buffer or name not in tree.trainable) for name in tree.children]
+        return [(tree, in_buffer), *(inner for part, buffer in held for inner in _records(part, in_buffer=buffer))]
     if isinstance(tree, tuple | list):
-        return [record for part in tree for record in records(part)]
-    if isinstance(tree, dict):
-        return [record for part in tree.values() for record in records(part)]
-    return []
+        parts = tree
+    elif isinstance(tree, dict):
+        parts = tree.values()
+    return [inner for part in parts for inner in _records(part, in_buffer=in_buffer)]
 
 
 # --- Trainable leaves -----------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from fundl import (
     tree,
     vjp,
 )
+from fundl.model import run_backward_input
 from tests.samples import ELEMENTWISE, SAMPLES, Sample, affine, normal, sample
 
 SMALL: Final = st.integers(0, 4)
@@ -154,6 +155,7 @@ def test_vjp_is_forward_then_backward(sample: Sample) -> None:
     both = backward_any(sample.model, residuals, grad)
     assert tree.equal(vjp_any(sample.model, sample.x, grad), both)
     assert tree.equal(backward_params(sample.model, residuals, grad), both[0])
+    assert tree.equal(run_backward_input(sample.model, residuals, grad), both[1])
     assert tree.equal(backward_any(sample.model, residuals, grad), both)
 
 

@@ -74,13 +74,17 @@ class Embedding(Layer[Tensor], Generic[Features]):
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Embedding[Features]", Tensor]:
-        return self.backward_params(residuals, grad), zero_gradient(residuals)
+        return self.backward_params(residuals, grad), self.backward_input(residuals, grad)
 
     @override
     def backward_params(self, residuals: Tensor, grad: Tensor) -> "Embedding[Features]":
         padding = -1 if self.padding is None else self.padding
         grad_weight = kernels.embedding_backward(grad, residuals, self.weight.shape[0], padding, False)
         return Embedding(grad_weight, padding=self.padding, weight_init=self.weight_init)
+
+    @override
+    def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:
+        return zero_gradient(residuals)
 
     @override
     def output_shape(self, shape: Shape[*Lead]) -> Shape[*Lead, Features]:

@@ -64,7 +64,7 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Linear[InFeatures, OutFeatures]", Tensor]:
-        return self.backward_params(residuals, grad), torch.matmul(grad, self.weight)
+        return self.backward_params(residuals, grad), self.backward_input(residuals, grad)
 
     @override
     def backward_params(self, residuals: Tensor, grad: Tensor) -> "Linear[InFeatures, OutFeatures]":
@@ -73,6 +73,10 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
         grad_weight = torch.mm(grad.t(), residuals)  # (out, B) (B, in)
         grad_bias = None if self.bias is None else grad.sum(0)
         return Linear(grad_weight, grad_bias, weight_init=self.weight_init, bias_init=self.bias_init)
+
+    @override
+    def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:
+        return torch.matmul(grad, self.weight)
 
     @override
     def output_shape(self, shape: Shape[*Lead, InFeatures]) -> Shape[*Lead, OutFeatures]:

@@ -16,7 +16,7 @@ from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl import tree
 from fundl.layer import Layer, Model, zero_gradient
-from fundl.layers.structure import Sizes
+from fundl.layers.inside import Sizes
 from fundl.model import models, output_shape, run_backward, run_backward_params, run_forward
 from fundl.shapes import AnySize, S, Shape, Through
 from fundl.tree import BUFFER, Record, describe

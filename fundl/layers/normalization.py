@@ -96,17 +96,21 @@ class LayerNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Features]):
 
     @override
     def backward(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> tuple["LayerNorm[Features]", Tensor]:
-        return self._backward(residuals, grad, with_grad_x=True)
+        return self._backward(residuals, grad)
 
     @override
     def backward_params(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> "LayerNorm[Features]":
         return self._backward(residuals, grad, with_grad_x=False)[0]
 
+    @override
+    def backward_input(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> Tensor:
+        return self._backward(residuals, grad, with_grads=False)[1]
+
     def _backward(
-        self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grad_x: bool
+        self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True
     ) -> tuple["LayerNorm[Features]", Tensor]:
         x, mean, rstd = residuals
-        mask = (with_grad_x, self.weight is not None, self.bias is not None)
+        mask = (with_grad_x, with_grads and self.weight is not None, with_grads and self.bias is not None)
         grad_x, grad_weight, grad_bias = kernels.layer_norm_backward(
             grad, x, _sizes(self.features), mean, rstd, self.weight, self.bias, mask
         )

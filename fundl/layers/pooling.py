@@ -18,7 +18,7 @@ from typing_extensions import TypeVar, TypeVarTuple, override
 from fundl import kernels
 from fundl.kernels import PerAxis
 from fundl.layer import Layer
-from fundl.layers.structure import Sizes
+from fundl.layers.inside import Sizes
 from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Window
 from fundl.tree import Record
 

@@ -5,7 +5,7 @@ A layer made of layers holds them in a tuple, typed part by part, and so is its 
 
 import math
 from collections.abc import Callable
-from typing import Generic, Literal, Protocol, Self, cast, final, overload
+from typing import Generic, Literal, Self, cast, final, overload
 
 import attrs
 import torch
@@ -13,25 +13,23 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl import tree
-from fundl.layer import AnyLayer, Layer
+from fundl.layer import Layer
 from fundl.layers.batch_norm import Statistics
-from fundl.model import models, note_place, output_shape, run_backward, run_backward_params, run_forward
+from fundl.layers.inside import (
+    Sizes,
+    backward_input_inside,
+    backward_inside,
+    backward_params_inside,
+    fitting,
+    forward_inside,
+)
+from fundl.model import models, note_place
 from fundl.shapes import AnyShape, AnySize, Joined, Kept, Product, Reshaped, S, Shape, Through
-from fundl.tree import Record, describe
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
-L = TypeVar("L", bound=AnyLayer)
 Batch = TypeVar("Batch")
 Rest = TypeVarTuple("Rest")
-
-
-@final
-@attrs.frozen(eq=False)
-class Sizes(Record):
-    """Sizes that a layer keeps for backward: part of the structure of its residuals, which stay a tree of tensors."""
-
-    sizes: tuple[int, ...]
 
 
 # --- Rearranging -------------------------------------------------------------------------------------------------------
@@ -189,40 +187,6 @@ class Reshape(Layer[Sizes], Generic[Shape_]):
         return sizes
 
 
-# --- Running layers inside a layer -------------------------------------------------------------------------------------
-
-# Python cannot say that the types of a TypeVarTuple are layers. `residual`, `parallel` and `checkpoint` accept nothing else,
-# as `compose` does, and each gradient takes the place of a layer of its type: so the functions that run layers are stated
-# here once more, for parts of any type.
-
-
-class _Backward(Protocol):
-    def __call__(self, layers: T, residuals: object, grad: Tensor, /) -> tuple[T, Tensor]: ...
-
-
-class _BackwardParams(Protocol):
-    def __call__(self, layers: T, residuals: object, grad: Tensor, /) -> T: ...
-
-
-_any_forward = cast("Callable[[object, Tensor], tuple[object, object]]", run_forward)
-_backward = cast("_Backward", run_backward)
-_backward_params = cast("_BackwardParams", run_backward_params)
-
-
-def _forward(layers: object, x: Tensor) -> tuple[Tensor, object]:
-    """The output of layers, which must be a tensor, and their residuals."""
-    output, residuals = _any_forward(layers, x)
-    if not isinstance(output, Tensor):
-        raise TypeError(f"the layers inside must give a tensor, not {describe(output)}")
-    return output, residuals
-
-
-def _fitting(layer: L) -> L:
-    """The layer, once the layers inside are found to fit together."""
-    output_shape(layer)
-    return layer
-
-
 # --- Residual ----------------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +217,7 @@ class Residual(Layer[object], Generic[*Ts]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, object]:
-        output, residuals = _forward(self.layers, x)
+        output, residuals = forward_inside(self.layers, x)
         if output.shape != x.shape:
             raise ValueError(
                 f"residual adds its input and the output of its layers, which must be of one shape, but the input is"
@@ -263,12 +227,16 @@ class Residual(Layer[object], Generic[*Ts]):
 
     @override
     def backward(self, residuals: object, grad: Tensor) -> tuple["Residual[*Ts]", Tensor]:
-        grads, grad_x = _backward(self.layers, residuals, grad)
+        grads, grad_x = backward_inside(self.layers, residuals, grad)
         return Residual(grads), grad + grad_x
 
     @override
     def backward_params(self, residuals: object, grad: Tensor) -> "Residual[*Ts]":
-        return Residual(_backward_params(self.layers, residuals, grad))
+        return Residual(backward_params_inside(self.layers, residuals, grad))
+
+    @override
+    def backward_input(self, residuals: object, grad: Tensor) -> Tensor:
+        return grad + backward_input_inside(self.layers, residuals, grad)
 
     @override
     def output_shape(self, shape: S) -> Kept[S, *Ts]:
@@ -290,7 +258,7 @@ def residual(*layers: *Ts) -> Residual[*Ts]:
     >>> apply(residual(double, double), torch.tensor([[1.0]]))
     tensor([[5.]])
     """
-    return _fitting(Residual(models(*layers)))
+    return fitting(Residual(models(*layers)))
 
 
 # --- Parallel ----------------------------------------------------------------------------------------------------------
@@ -335,7 +303,7 @@ class Parallel(Layer[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Sizes | None, tuple[object, ...]]]:
-        results = self._each_branch(lambda _, branch: _forward(branch, x))
+        results = self._each_branch(lambda _, branch: forward_inside(branch, x))
         outputs, kept = [output for output, _ in results], tuple(residuals for _, residuals in results)
         if self.join == "sum":
             _require_one_shape(outputs)
@@ -346,13 +314,18 @@ class Parallel(Layer[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
     @override
     def backward(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> tuple["Parallel[*Ts]", Tensor]:
         kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
-        results = self._each_branch(lambda place, branch: _backward(branch, kept[place], parts[place]))
+        results = self._each_branch(lambda place, branch: backward_inside(branch, kept[place], parts[place]))
         return self._of([grads for grads, _ in results]), _sum([grad_x for _, grad_x in results])
 
     @override
     def backward_params(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> "Parallel[*Ts]":
         kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
-        return self._of(self._each_branch(lambda place, branch: _backward_params(branch, kept[place], parts[place])))
+        return self._of(self._each_branch(lambda place, branch: backward_params_inside(branch, kept[place], parts[place])))
+
+    @override
+    def backward_input(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> Tensor:
+        kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
+        return _sum(self._each_branch(lambda place, branch: backward_input_inside(branch, kept[place], parts[place])))
 
     @override
     def output_shape(self, shape: S) -> Joined[S, *Ts]:
@@ -426,7 +399,7 @@ def parallel(*branches: *Ts, join: Literal["sum", "concatenate"] = "sum", axis: 
     >>> apply(parallel(Identity(), ReLU(), join="concatenate"), torch.tensor([[-1.0, 2.0]]))
     tensor([[-1.,  2.,  0.,  2.]])
     """
-    return _fitting(Parallel(models(*branches), join=join, axis=axis))
+    return fitting(Parallel(models(*branches), join=join, axis=axis))
 
 
 # --- Checkpoint --------------------------------------------------------------------------------------------------------
@@ -461,17 +434,21 @@ class Checkpoint(Layer[tuple[Tensor, tuple[Statistics, ...]]], Generic[*Ts]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, tuple[Statistics, ...]]]:
-        output, residuals = _forward(self.layers, x)
+        output, residuals = forward_inside(self.layers, x)
         return output, (x, tuple(record for record in tree.records(residuals) if isinstance(record, Statistics)))
 
     @override
     def backward(self, residuals: tuple[Tensor, tuple[Statistics, ...]], grad: Tensor) -> tuple["Checkpoint[*Ts]", Tensor]:
-        grads, grad_x = _backward(self.layers, _forward(self.layers, residuals[0])[1], grad)
+        grads, grad_x = backward_inside(self.layers, forward_inside(self.layers, residuals[0])[1], grad)
         return Checkpoint(grads), grad_x
 
     @override
     def backward_params(self, residuals: tuple[Tensor, tuple[Statistics, ...]], grad: Tensor) -> "Checkpoint[*Ts]":
-        return Checkpoint(_backward_params(self.layers, _forward(self.layers, residuals[0])[1], grad))
+        return Checkpoint(backward_params_inside(self.layers, forward_inside(self.layers, residuals[0])[1], grad))
+
+    @override
+    def backward_input(self, residuals: tuple[Tensor, tuple[Statistics, ...]], grad: Tensor) -> Tensor:
+        return backward_input_inside(self.layers, forward_inside(self.layers, residuals[0])[1], grad)
 
     @override
     def output_shape(self, shape: S) -> Through[S, *Ts]:
@@ -494,4 +471,4 @@ def checkpoint(*layers: *Ts) -> Checkpoint[*Ts]:
     >>> residuals
     (tensor([[0., 1.]]), ())
     """
-    return _fitting(Checkpoint(models(*layers)))
+    return fitting(Checkpoint(models(*layers)))

@@ -18,6 +18,7 @@ from fundl import (
     Tanh,
     checkpoint,
     compose,
+    frozen,
     key,
     linear,
     parallel,
@@ -57,6 +58,20 @@ SAMPLES: Final = (
         checkpoint(linear(3, 4), Dropout(0.4, key(3)), Tanh()),
         normal(5, 3),
         lambda p, x: torch.tanh(dropped(affine(p.layers[0], x))),
+    ),
+    sample(
+        "frozen",
+        frozen(linear(3, 4), Tanh(), linear(4, 2)),
+        normal(5, 3),
+        lambda p, x: affine(p.layers[2], torch.tanh(affine(p.layers[0], x))),
+        kept=5 * 4 * 8,
+    ),
+    sample(
+        "frozen, behind a trained layer",
+        compose(linear(3, 4), frozen(residual(linear(4, 4))), linear(4, 2)),
+        normal(5, 3),
+        lambda p, x: affine(p[2], (h := affine(p[0], x)) + affine(p[1].layers[0].layers[0], h)),
+        kept=2 * 5 * 4 * 8,
     ),
     sample(
         "compose",
