@@ -9,6 +9,8 @@ from fundl import (
     Embedding,
     Flatten,
     Identity,
+    Masked,
+    MeanOfPositions,
     Reshape,
     Tanh,
     adam,
@@ -19,6 +21,7 @@ from fundl import (
     embedding,
     ensemble,
     forward,
+    from_masked,
     initialize,
     key,
     linear,
@@ -99,6 +102,16 @@ def test_the_tokens_may_be_rearranged_before() -> None:
     grads, grad_x = vjp(model, tokens, grad)
     assert torch.equal(grads[3].branches[0].weight[:, 0], torch.tensor([1, 1, 0, 0, 2], dtype=torch.float64))
     assert torch.equal(grad_x, torch.zeros_like(tokens))
+
+
+def test_the_tokens_may_be_masked() -> None:
+    tokens = torch.tensor([[1, 2, 1], [4, 0, 0]])
+    batch = Masked(tokens, torch.tensor([[True, True, True], [True, False, False]]))
+    model = from_masked(made(5, 3), MeanOfPositions())
+    grads, grad_x = vjp(model, batch, torch.ones(2, 3, dtype=torch.float64))
+    expected = torch.tensor([0, 2 / 3, 1 / 3, 0, 1], dtype=torch.float64)
+    torch.testing.assert_close(grads.layers[0].weight[:, 0], expected)
+    assert torch.equal(grad_x.values, torch.zeros_like(tokens))
 
 
 # --- Padding -----------------------------------------------------------------------------------------------------------
