@@ -88,12 +88,15 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
     @override
     def backward(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> tuple["LowRank[InFeatures, OutFeatures]", Tensor]:
         grad_h = self._grad_h(grad)
-        grad_x = torch.addmm(torch.mm(_rows(grad), self.weight), grad_h, self.down)  # (N, in) + (N, rank) (rank, in)
-        return self._grads(residuals, grad, grad_h), grad_x.reshape(residuals[0].shape)
+        return self._grads(residuals, grad, grad_h), self._grad_x(residuals, grad, grad_h)
 
     @override
     def backward_params(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> "LowRank[InFeatures, OutFeatures]":
         return self._grads(residuals, grad, self._grad_h(grad))
+
+    @override
+    def backward_input(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> Tensor:
+        return self._grad_x(residuals, grad, self._grad_h(grad))
 
     @override
     def output_shape(self, shape: Shape[*Lead, InFeatures]) -> Shape[*Lead, OutFeatures]:
@@ -107,6 +110,10 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
 
     def _grad_h(self, grad: Tensor) -> Tensor:
         return torch.mm(_rows(grad), self.up) * self._factor  # (N, out) (out, rank)
+
+    def _grad_x(self, residuals: tuple[Tensor, Tensor], grad: Tensor, grad_h: Tensor) -> Tensor:
+        grad_x = torch.addmm(torch.mm(_rows(grad), self.weight), grad_h, self.down)  # (N, in) + (N, rank) (rank, in)
+        return grad_x.reshape(residuals[0].shape)
 
     def _grads(self, residuals: tuple[Tensor, Tensor], grad: Tensor, grad_h: Tensor) -> "LowRank[InFeatures, OutFeatures]":
         x, h = map(_rows, residuals)

@@ -77,10 +77,18 @@ class LearnedPositions(Layer[None], Generic[Features]):
 
     @override
     def backward(self, residuals: None, grad: Tensor) -> tuple["LearnedPositions[Features]", Tensor]:
+        return self.backward_params(residuals, grad), grad
+
+    @override
+    def backward_params(self, residuals: None, grad: Tensor) -> "LearnedPositions[Features]":
         used = grad.sum(tuple(range(grad.ndim - 2))) if grad.ndim > 2 else grad  # (T, features)
         unused = self.weight.shape[0] - used.shape[0]
         grad_weight = torch.constant_pad_nd(used, (0, 0, 0, unused)) if unused else used
-        return LearnedPositions(grad_weight, weight_init=self.weight_init), grad
+        return LearnedPositions(grad_weight, weight_init=self.weight_init)
+
+    @override
+    def backward_input(self, residuals: None, grad: Tensor) -> Tensor:
+        return grad
 
     @override
     def output_shape(self, shape: Shape[*Lead, Steps, Features]) -> Shape[*Lead, Steps, Features]:
