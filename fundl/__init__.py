@@ -35,6 +35,13 @@ from fundl.initialize import (
     xavier_uniform,
     zeros,
 )
+from fundl.jit import (
+    Compiled,
+    RetraceError,
+    Trace,
+    TraceError,
+    jit,
+)
 from fundl.layer import (
     Layer,
     Model,
@@ -310,6 +317,7 @@ __all__ = [
     "BatchNorm",
     "Batches",
     "Checkpoint",
+    "Compiled",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -366,6 +374,7 @@ __all__ = [
     "Report",
     "Reshape",
     "Residual",
+    "RetraceError",
     "Rotary",
     "Rotation",
     "SGDState",
@@ -382,6 +391,8 @@ __all__ = [
     "Summary",
     "Tanh",
     "Tensors",
+    "Trace",
+    "TraceError",
     "TraceState",
     "TrainState",
     "Transform",
@@ -438,6 +449,7 @@ __all__ = [
     "instance_norm",
     "inverse_time_schedule",
     "is_matrix",
+    "jit",
     "join_schedules",
     "kaiming_normal",
     "kaiming_uniform",

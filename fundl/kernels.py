@@ -247,3 +247,13 @@ binary_cross_entropy_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor | Non
 )
 
 log_sigmoid: Callable[[Tensor], Tensor] = torch._C._nn.log_sigmoid
+
+# --- Compiling ---------------------------------------------------------------------------------------------------------
+
+# Not called, but found in graphs, by `fundl.jit`.
+mm: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.mm.default
+addmm: "OpOverload[[Tensor, Tensor, Tensor], Tensor]" = _aten.addmm.default
+# tensors, order, dtype.
+foreach_norm: "OpOverload[[list[Tensor], float, torch.dtype | None], list[Tensor]]" = _aten._foreach_norm.Scalar
+# destination, source: writes to it.
+copy_: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.copy_.default

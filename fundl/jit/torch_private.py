@@ -1,0 +1,352 @@
+"""All that is private in torch and that compiling stands on. It is written for torch 2.11 to 2.13; tests watch it.
+
+Tracing is make_fx with fake tensors; compiling is inductor, ahead of time: C++ in a shared library, that a runner of torch
+loads. Nothing here is imported with fundl: torch's compiler takes seconds to import.
+"""
+
+import pkgutil
+import platform
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import kernels
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+_FORMAT: Final = 1  # of what is compiled: goes up when the same graph is compiled to something else
+_SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
+_TINY: Final = 2**16
+
+
+# --- What must be there -------------------------------------------------------------------------------------------------
+
+_NAMES: Final = (
+    "torch._C._len_torch_dispatch_stack",
+    "torch._C._dynamo.guards.TensorGuards",
+    "torch._C._disabled_torch_dispatch_impl",
+    "torch._C._functorch.is_functorch_wrapped_tensor",
+    "torch._C._aoti.AOTIModelContainerRunnerCpu.run",
+    "torch._is_functional_tensor",
+    "torch._guards.TracingContext",
+    "torch._guards.tracing",
+    "torch._inductor.config.patch",
+    "torch._inductor.config.compile_threads",
+    "torch._inductor.config.aot_inductor.output_path",
+    "torch._inductor.compile_fx.compile_fx_inner",
+    "torch._inductor.cpp_builder.get_cpp_compiler",
+    "torch._inductor.decomposition.select_decomp_table",
+    "torch._inductor.exc.InvalidCxxCompiler",
+    "torch._inductor.virtualized.V.set_aot_compilation",
+    "torch._inductor.virtualized.V.set_fake_mode",
+    "torch.fx.experimental.proxy_tensor.make_fx",
+    "torch.utils._python_dispatch.TorchDispatchMode",
+)
+
+
+def require_known() -> None:
+    """Raise an error that says which of the names used here this torch lacks, if it lacks any."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch deprecates in itself
+        missing = [name for name in _NAMES if not _is_there(name)]
+    if missing:
+        raise ImportError(
+            f"fundl.jit is written for torch 2.11 to 2.13; torch {torch.__version__} lacks {', '.join(missing)}: use one of"
+            " those versions, or a newer fundl"
+        )
+
+
+def _is_there(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (AttributeError, ImportError):
+        return False
+    return True
+
+
+# --- Tensors ------------------------------------------------------------------------------------------------------------
+
+mode_count: Callable[[], int] = torch._C._len_torch_dispatch_stack
+"""How many modes (tracing, fake tensors, counting of operations) see the operations of this thread."""
+
+
+class _Check(Protocol):
+    def __call__(self, *tensors: Tensor) -> bool: ...
+
+
+class _Guards(Protocol):
+    check: _Check
+
+
+def guard(tensors: Sequence[Tensor]) -> _Check:
+    """A function that tells, in C++, whether tensors are like these: class, dtype, device, shape, strides; none twice."""
+    guards = torch._C._dynamo.guards.TensorGuards(
+        *tensors,
+        dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],  # type: ignore[misc]  # the stub says one size for each
+        dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],  # type: ignore[misc]  # likewise
+    )
+    return cast("_Guards", guards).check  # the stub has no signature
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is one of numbers in memory: not fake, on the meta device, sparse, or of a function transform."""
+    return (
+        type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
+        and not tensor.is_meta
+        and tensor.layout is torch.strided
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._is_functional_tensor(tensor)
+    )
+
+
+# --- Operations ---------------------------------------------------------------------------------------------------------
+
+
+class _Argument(Protocol):
+    name: str
+    alias_info: object
+
+
+class _Schema(Protocol):
+    is_mutable: bool
+    arguments: list[_Argument]
+
+
+class _Overload(Protocol):
+    _schema: _Schema
+    tags: list[torch.Tag]
+
+    def __call__(self, *args: object, **kwargs: object) -> object: ...
+
+
+@attrs.frozen
+class Operation:
+    """What an operation of ATen says of itself."""
+
+    overload: _Overload
+
+    @property
+    def name(self) -> str:
+        """As the program might have called it."""
+        return f"torch.{str(self.overload).removeprefix('aten.').split('.')[0]}"
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers; attention, which only may, does not."""
+        return torch.Tag.nondeterministic_seeded in self.overload.tags and "attention" not in self.name
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether its result, or the shape of that, depends on the values of tensors."""
+        tags = self.overload.tags
+        return torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
+
+    def written(self, arguments: Sequence[object]) -> Iterator[Tensor]:
+        """The arguments that it writes to."""
+        if self.overload._schema.is_mutable:
+            for argument, value in zip(self.overload._schema.arguments, arguments, strict=False):
+                alias = argument.alias_info
+                if alias is not None and getattr(alias, "is_write", False):
+                    parts = value if isinstance(value, tuple | list) else (value,)
+                    yield from (part for part in parts if isinstance(part, Tensor))
+
+
+def is_unknown(result: object) -> bool:
+    """Whether a result, or its shape, stands for a number that nobody knows."""
+    sizes = (result, *result.shape) if isinstance(result, Tensor) else (result,)
+    return any(isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool) for size in sizes)
+
+
+_Watcher = Callable[[Operation, Sequence[object], Callable[[], object]], object]
+
+
+def mode(watcher: _Watcher) -> "TorchDispatchMode":
+    """A mode in which a function sees each operation, its arguments in their order, and what runs it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__
+        @override
+        def __torch_dispatch__(
+            self, func: _Overload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+        ) -> object:
+            named = kwargs or {}
+            order = [*args, *(named.get(argument.name) for argument in func._schema.arguments[len(args) :])]
+            return watcher(Operation(func), order, lambda: func(*args, **named))
+
+    return Mode()  # type: ignore[no-untyped-call]  # likewise
+
+
+# --- Graphs -------------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class Graph:
+    """A graph of ATen's operations, from tensors to tensors."""
+
+    module: "GraphModule"
+
+    @property
+    def outputs(self) -> int:
+        """How many tensors it computes."""
+        (outputs,) = self.module.graph.output_node().args
+        return len(outputs) if isinstance(outputs, tuple | list) else 0
+
+    def fingerprint(self) -> str:
+        """All that its compiled form depends on, as text."""
+        settings = (_FORMAT, torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability())
+        lines = [repr((*settings, torch.get_num_threads(), _TINY, sorted(_SETTINGS.items())))]
+        lines += [
+            f"{node.op} {node.name} {node.target} {node.args} {node.kwargs} {_described(node)}"
+            for node in self.module.graph.nodes
+        ]
+        return "\n".join(lines)
+
+
+def _described(node: "Node") -> str:
+    text = f"{node.op} {node.name} {node.target} {node.args} {node.kwargs}"
+    value: object = node.meta.get("val")
+    if node.op != "placeholder" or not isinstance(value, Tensor):
+        return text
+    return f"{text} {value.dtype} {value.device} {tuple(value.shape)} {value.stride()}"
+
+
+_Decompositions = Mapping[object, Callable[..., object]]  # type: ignore[explicit-any]  # of any arguments
+
+
+class _OfTensors(Protocol):
+    def __call__(self, *tensors: Tensor) -> list[Tensor]: ...
+
+
+class _MakeFx(Protocol):
+    def __call__(  # type: ignore[explicit-any]  # it returns a function of as many tensors as the one given
+        self, function: _OfTensors, table: _Decompositions, *, tracing_mode: Literal["fake"], _allow_non_fake_inputs: bool
+    ) -> "Callable[..., GraphModule]": ...
+
+
+def trace(function: _OfTensors, examples: Sequence[Tensor], *, functional: bool) -> tuple[Graph, list[Tensor]]:
+    """The graph of a function, and the tensors that it used without being given them, which are its last inputs.
+
+    Args:
+        function: of tensors.
+        examples: of what it is given.
+        functional: whether it writes to tensors, of its own making, so that the writing must be traced away.
+    """
+    module = _make_fx(torch.func.functionalize(function) if functional else function, examples, {})
+    constants: list[Tensor] = []
+    inputs = module.graph.find_nodes(op="placeholder")
+    for node in module.graph.find_nodes(op="get_attr"):
+        value: object = getattr(module, str(node.target))
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the trace holds a {type(value).__name__}, for which there is no compiler: {node.target}")
+        with module.graph.inserting_after(inputs[-1]) if inputs else module.graph.inserting_before():
+            inputs.append(module.graph.placeholder(f"constant_{len(constants)}"))
+        inputs[-1].meta = {"val": value}
+        node.replace_all_uses_with(inputs[-1])
+        module.graph.erase_node(node)
+        constants.append(value)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return Graph(module), constants
+
+
+def _make_fx(function: _OfTensors, examples: Sequence[Tensor], decompositions: _Decompositions) -> "GraphModule":
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    tracer = cast("_MakeFx", make_fx)(function, decompositions, tracing_mode="fake", _allow_non_fake_inputs=True)
+    return tracer(*[tensor.detach() for tensor in examples])  # each by itself, though two of them be the same
+
+
+# --- Compiling ----------------------------------------------------------------------------------------------------------
+
+
+class NoCompilerError(RuntimeError):
+    """There is no compiler for C++ on this machine."""
+
+
+def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
+    """Compile a graph to a shared library in a folder.
+
+    Args:
+        graph: of what `trace` returned.
+        examples: of its inputs.
+        folder: where the library goes, and what belongs to it; it exists, and is empty.
+
+    Raises:
+        NoCompilerError: see there.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch deprecates in itself
+        _compile_graph(graph, examples, folder)
+
+
+def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
+    from torch._guards import TracingContext, tracing
+    from torch._inductor import config, cpp_builder
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch._inductor.virtualized import V
+
+    try:
+        cpp_builder.get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise NoCompilerError(str(error)) from error
+    with ExitStack() as stack:
+        stack.enter_context(config.patch({**_SETTINGS, "cpp_wrapper": True, "aot_inductor.output_path": str(folder)}))
+        module = _make_fx(graph.module, examples, {**select_decomp_table(), **_tiny_products(), kernels.foreach_norm: _norms})
+        outputs = module.graph.output_node()
+        outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has
+        inputs: list[Tensor] = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+        stack.enter_context(V.set_aot_compilation(True))
+        if fake_mode := next((getattr(value, "fake_mode", None) for value in inputs), None):
+            stack.enter_context(V.set_fake_mode(fake_mode))
+            stack.enter_context(tracing(TracingContext(fake_mode)))
+        compile_fx_inner(module, inputs, cpp_wrapper=True)
+
+
+def _tiny_products() -> _Decompositions:
+    """Products of matrices so small that a call into the BLAS costs more than the arithmetic, as sums, which fuse."""
+    return {kernels.mm: _mm, kernels.addmm: _addmm}
+
+
+def _is_tiny(a: Tensor, b: Tensor) -> bool:
+    return a.shape[0] * a.shape[1] * b.shape[1] <= _TINY and a.is_cpu and a.is_floating_point()
+
+
+def _mm(a: Tensor, b: Tensor) -> object:
+    return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1) if _is_tiny(a, b) else NotImplemented
+
+
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> object:
+    if not _is_tiny(a, b) or (beta, alpha) != (1, 1):
+        return NotImplemented
+    return bias + (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+
+
+def _norms(tensors: list[Tensor], order: float = 2, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """The one foreach kernel that inductor would call instead of compiling it."""
+    return [torch.linalg.vector_norm(tensor, order, dtype=dtype) for tensor in tensors]
+
+
+Run = Callable[[list[Tensor]], list[Tensor]]
+
+
+class _Runner(Protocol):
+    run: Run
+
+
+def load(folder: Path, device: torch.device) -> Run:
+    """The function in a folder that `compile_graph` filled."""
+    library = str(next(folder.glob("*.so")))
+    if device.type == "cpu":
+        return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1)).run
+    return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder))).run

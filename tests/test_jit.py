@@ -1,0 +1,429 @@
+"""Compiled functions: what they return, when they are compiled again, and what they refuse.
+
+Compiling takes seconds. What is not about compiling itself runs traced graphs as they are: the fixture `interpreted`.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import attrs
+import pytest
+import torch
+from torch import Tensor
+
+import fundl
+from fundl import (
+    Dropout,
+    Linear,
+    Model,
+    ReLU,
+    RetraceError,
+    TraceError,
+    adam,
+    assert_trees_close,
+    compose,
+    initialize,
+    jit,
+    key,
+    linear,
+    mse,
+    random,
+    train_state,
+    train_step,
+    tree,
+    value_and_grad,
+    vjp,
+)
+from fundl.jit import cache, torch_private
+from fundl.model import run_backward, run_forward
+from fundl.optim.transform import State
+from fundl.tree import Record
+from tests.optimizer_samples import OPTIMIZERS
+from tests.samples import SAMPLES, TOLERANCES, normal
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_the_graph(graph: torch_private.Graph, _examples: Sequence[Tensor]) -> tuple[torch_private.Run, bool]:
+        @torch.no_grad()
+        def run(inputs: list[Tensor]) -> list[Tensor]:
+            return list(graph.module(*inputs))
+
+        return run, False
+
+    monkeypatch.setattr(cache, "compiled", run_the_graph)
+
+
+@attrs.frozen(eq=False)
+class Pair(Record):
+    first: Tensor
+    second: Tensor | None
+    size: int
+
+
+# --- Results ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_any_tree_goes_in_and_comes_out() -> None:
+    def function(parts: dict[str, list[Pair]], pair: tuple[Tensor, None]) -> dict[str, object]:
+        first = parts["a"][0]
+        return {"b": [first.first * 2, None], "a": (Pair(pair[0] + 1, None, 3), first), "relu": ReLU()}
+
+    parts, pair = {"a": [Pair(normal(2), normal(3), 4)]}, (normal(5), None)
+    compiled = jit(function)
+    for _ in range(3):
+        result, expected = compiled(parts, pair), function(parts, pair)
+        assert repr(result) == repr(expected)
+        assert tree.equal(result, expected)
+        assert list(result) == list(expected)
+    assert len(compiled.traces) == 1
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_what_is_handed_through_is_the_same_tensor_and_views_are_copies() -> None:
+    outside = normal(2)
+
+    def function(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        z = x + y
+        return y, x.t(), z, z.t(), z, outside
+
+    x, y = normal(2, 2), normal(2, 2)
+    for _ in range(2):
+        results = jit(function)(x, y)
+        assert results[0] is y
+        assert results[2] is results[4]
+        assert results[5] is outside
+        assert len({result.untyped_storage().data_ptr() for result in (x, *results)}) == 6
+        assert tree.equal(results, function(x, y))
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_strides_views_and_the_same_tensor_twice_are_right() -> None:
+    compiled = jit(lambda x, y: (x @ y.t(), x + y))
+    base = normal(4, 4)
+    wide = normal(1, 4).expand(4, 4)
+    for x, y in [
+        (base, base),
+        (base, base + 1),
+        (base, base),
+        (base, base.t()),
+        (base.t(), base),
+        (wide, base),
+        (wide, wide),
+        (base[:2, ::2], base[2:, 1::2]),
+    ]:
+        for _ in range(2):
+            assert tree.equal(compiled(x, y), (x @ y.t(), x + y))
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_writing_to_own_tensors_is_pure() -> None:
+    def function(x: Tensor) -> Tensor:
+        y = x.clone()
+        y[0] = 0
+        y.view(-1)[1:] += x.view(-1)[1:]
+        return y
+
+    x = normal(2, 3)
+    assert tree.equal(jit(function)(x), function(x))
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_keys_and_dropout_draw_as_eager_does() -> None:
+    model = initialize(key(0), compose(linear(2, 8), Dropout(0.5), linear(8, 2)))
+    optimizer = adam(0.1)
+    step = train_step(mse, optimizer)
+    compiled, state = jit(step), train_state(key(1), model, optimizer)
+    expected = state
+    for number in range(3):
+        batch = random.normal(key(number), (4, 2)), random.normal(key(number + 10), (4, 2))
+        state, report = compiled(state, batch)
+        expected, expected_report = step(expected, batch)
+        assert_trees_close((state, report), (expected, expected_report), rtol=1e-6, atol=1e-7)
+    assert len(compiled.traces) == 1
+
+
+# --- Tracing again ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_ragged_last_batch_is_compiled_once_more_and_the_reason_is_told() -> None:
+    compiled = jit(lambda model, batch: vjp(model, *batch))
+    model = initialize(key(0), linear(2, 3))
+    for _ in range(3):
+        for rows in (4, 4, 1):
+            batch = normal(rows, 2).float(), normal(rows, 3).float()
+            assert tree.equal(compiled(model, batch), vjp(model, *batch))
+    first, second = compiled.traces
+    assert first.reason == "it is the first call"
+    assert second.reason == "batch[0] was float32[4, 2], and is float32[1, 2] (and 1 more tensors differ)"
+    assert "traced 2 times" in repr(compiled)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(
+    ("first", "second", "reason"),
+    [
+        (Pair(torch.ones(2), None, 3), Pair(torch.ones(2), None, 4), "x.size was 3, and is 4"),
+        (Pair(torch.ones(2), None, 3), Pair(torch.ones(2), torch.ones(2), 3), "x.second was None, and is a tensor"),
+        ((torch.ones(2),), [torch.ones(2)], "x was a tuple of 1, and is a list of 1"),
+        ((torch.ones(2),), (torch.ones(2),) * 2, "x was a tuple of 1, and is a tuple of 2"),
+        ({"a": torch.ones(2)}, {"b": torch.ones(2)}, "x was a dict with the keys ['a'], and is a dict with the keys ['b']"),
+        ({"a": (torch.ones(2),)}, {"a": (None,)}, "x['a'][0] was a tensor, and is None"),
+        (torch.ones(2), torch.ones(2).double(), "x was float32[2], and is float64[2]"),
+        (torch.ones(2, 3), torch.ones(3, 2).t(), "x was float32[2, 3], and is float32[2, 3] with strides [1, 2]"),
+        (Pair(torch.ones(2), None, 3), (), "x was a Pair, and is a tuple of 0"),
+    ],
+)
+def test_the_reason_names_the_place(first: object, second: object, reason: str) -> None:
+    def function(x: object) -> object:
+        return tree.map(torch.neg, x)
+
+    compiled = jit(function)
+    for argument in (first, second, first, second):
+        assert tree.equal(compiled(argument), function(argument))
+    assert [trace.reason for trace in compiled.traces] == ["it is the first call", reason]
+    strict = jit(function, max_traces=1)
+    strict(first)
+    with pytest.raises(RetraceError, match="may not be traced again") as caught:
+        strict(second)
+    assert reason in str(caught.value)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_static_arguments_are_part_of_what_is_compiled() -> None:
+    def function(loss: Callable[[Tensor], Tensor], x: Tensor, power: int = 2) -> Tensor:
+        return loss(x) ** power
+
+    compiled, x = jit(function, static=("loss", "power")), normal(3)
+    for _ in range(2):
+        assert torch.equal(compiled(torch.sum, x), torch.sum(x) ** 2)
+        assert torch.equal(compiled(torch.sum, x, power=3), torch.sum(x) ** 3)
+        assert torch.equal(compiled(torch.mean, x, 3), torch.mean(x) ** 3)
+    assert len(compiled.traces) == 3
+    layer, x, y = Linear(torch.ones(1, 2), None), torch.ones(1, 2), torch.ones(1, 1)
+    assert tree.equal(jit(value_and_grad, static="loss")(mse, layer, x, y), value_and_grad(mse, layer, x, y))
+
+
+def test_what_is_no_tree_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^rate is a float, 0\.1: compiled functions go from trees to trees"):
+        jit(lambda x, rate: x * rate)(torch.ones(2), 0.1)
+    with pytest.raises(TypeError, match=r"^the result\['a'\] is a set"):
+        jit(lambda x: {"a": {x.shape}})(torch.ones(2))
+    with pytest.raises(ValueError, match="static='loss' is not a parameter of"):
+        jit(lambda x: x, static="loss")
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_the_number_of_threads_is_a_reason() -> None:
+    compiled, before = jit(torch.neg), torch.get_num_threads()
+    try:
+        for count in (1, 2, 1):
+            torch.set_num_threads(count)
+            compiled(torch.ones(2))
+    finally:
+        torch.set_num_threads(before)
+    assert [trace.reason for trace in compiled.traces][1:] == ["torch had 1 threads, and has 2"]
+
+
+# --- Around other things ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_compiled_function_inside_another_is_a_part_of_it() -> None:
+    inner = jit(lambda x: x * 2)
+    outer = jit(lambda x: inner(x) + 1)
+    assert torch.equal(outer(torch.ones(2)), torch.full((2,), 3.0))
+    assert (len(inner.traces), len(outer.traces)) == (0, 1)
+    assert torch.equal(torch.func.vmap(inner)(torch.ones(2)), torch.full((2,), 2.0))
+    assert inner(torch.empty(2, device="meta")).is_meta
+    assert len(inner.traces) == 0
+    assert torch.equal(inner(torch.ones(2)), torch.full((2,), 2.0))
+    assert torch.equal(outer(torch.ones(2)), torch.full((2,), 3.0))
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_grad_modes_agree_and_no_tape_is_recorded() -> None:
+    compiled, x = jit(lambda x: x * 2), torch.ones(2, requires_grad=True)
+    results = [compiled(x)]
+    with torch.no_grad():
+        results.append(compiled(x))
+    with torch.inference_mode():
+        results.append(compiled(x))
+        results.append(compiled(torch.ones(2)))
+    assert all(torch.equal(result, torch.full((2,), 2.0)) and not result.requires_grad for result in results)
+    assert len(compiled.traces) == 1
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_threads_may_call_at_once() -> None:
+    compiled = jit(lambda x: x * 2)
+    results: list[bool] = []
+
+    def call() -> None:
+        results.extend(torch.equal(compiled(torch.ones(n)), torch.full((n,), 2.0)) for n in (1, 2, 3))
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 24
+    assert len(compiled.traces) == 3
+
+
+# --- What a graph cannot hold -------------------------------------------------------------------------------------------
+
+
+def refusal(function: Callable[..., object], *arguments: object) -> str:  # type: ignore[explicit-any]  # of any arguments
+    with pytest.raises(TraceError) as caught:
+        jit(function)(*arguments)
+    return str(caught.value)
+
+
+def test_a_decision_by_a_value_names_the_line() -> None:
+    def branch(x: Tensor) -> Tensor:
+        if x.sum() > 0:
+            return x
+        return -x
+
+    def number(x: Tensor) -> Tensor:
+        return x * float(x[0])
+
+    def select(x: Tensor) -> Tensor:
+        return x[x > 0]
+
+    for function, line in [(branch, "if x.sum() > 0:"), (number, "return x * float(x[0])"), (select, "return x[x > 0]")]:
+        message = refusal(function, torch.ones(2))
+        assert "asks for the value of a tensor" in message
+        assert f"{__file__}:" in message
+        assert f"(`{line}`)" in message
+
+
+def test_a_kept_tensor_names_the_line() -> None:
+    kept: list[Tensor] = []
+
+    def function(x: Tensor) -> Tensor:
+        kept.append(x + 1)
+        return x * 2
+
+    assert "kept.append(x + 1)" in refusal(function, torch.ones(2))
+    kept.clear()
+
+    def keeps_argument(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x * 2
+
+    assert "was kept behind the back of a compiled function: an argument" in refusal(keeps_argument, torch.ones(2))
+
+
+def test_writing_to_what_others_see_names_the_line() -> None:
+    outside = torch.zeros(2)
+
+    def writes_argument(x: Tensor) -> Tensor:
+        return x[0].add_(1)
+
+    def writes_outside(x: Tensor) -> Tensor:
+        return outside.add_(x)
+
+    assert "writes into an argument" in refusal(writes_argument, torch.ones(2))
+    assert "return outside.add_(x)" in refusal(writes_outside, torch.ones(2))
+    assert torch.equal(outside, torch.zeros(2))
+
+
+def test_hidden_random_numbers_name_the_line() -> None:
+    message = refusal(lambda x: x + torch.rand(2), torch.ones(2))
+    assert "torch.rand draws random numbers from a hidden state" in message
+    assert "fundl.random" in message
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_an_error_of_the_function_is_its_own() -> None:
+    with pytest.raises(ValueError, match="features"):
+        jit(fundl.apply)(Linear(torch.ones(1, 2), None), torch.ones(4, 3))
+
+
+# --- Compiling ----------------------------------------------------------------------------------------------------------
+
+
+def test_compiled_code_computes_the_same_and_is_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
+    model, optimizer = initialize(key(0), compose(linear(2, 3), ReLU(), linear(3, 2))), adam(0.1)
+    step = train_step(mse, optimizer)
+    compiled, state = jit(step), train_state(key(1), model, optimizer)
+    expected, states = state, [state]
+    batch = random.normal(key(2), (2, 2)), random.normal(key(3), (2, 2))
+    for _ in range(3):
+        state, report = compiled(state, batch)
+        expected, expected_report = step(expected, batch)
+        states.append(state)
+        assert_trees_close((state, report), (expected, expected_report), rtol=1e-5, atol=1e-6)
+    assert int(states[1].step) == 1
+    again = jit(step)
+    assert tree.equal(again(states[0], batch)[0], states[1])
+    assert [compiled.traces[0].cached, again.traces[0].cached] == [False, True]
+
+
+def test_without_a_compiler_functions_run_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
+    torch_private.require_known()
+    from torch._inductor import config
+
+    with config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        compiled = jit(lambda x: x * 3)
+        with pytest.warns(RuntimeWarning, match=r"is not compiled, and runs as it is: .* Compiling needs a compiler for C\+\+"):
+            assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 3.0))
+        assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 3.0))
+
+
+# --- Sweeps -------------------------------------------------------------------------------------------------------------
+
+# Compiled code equals eager code for every layer and every optimizer. Many are compiled as one graph: it is quicker.
+
+
+def outputs_and_gradients(models: dict[str, Model], xs: dict[str, object], seed: Tensor) -> dict[str, object]:
+    return {name: output_and_gradients(model, xs[name], seed) for name, model in models.items()}
+
+
+def output_and_gradients(model: Model, x: object, seed: Tensor) -> object:
+    output, residuals = run_forward(model, x)
+    grad = tree.map(lambda leaf: random.normal(seed, tuple(leaf.shape), dtype=torch.float64).to(leaf.dtype), output)
+    return output, run_backward(model, residuals, grad)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [None, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_every_layer_compiled_equals_itself(dtype: torch.dtype, rows: int | None) -> None:
+    samples = [sample for sample in SAMPLES if sample.batched or rows is None]
+    models, inputs = {}, {}
+    for sample in samples:
+        models[sample.name], x = tree.cast_to((sample.model, sample.x), dtype)
+        inputs[sample.name] = tree.map(lambda leaf: leaf[:rows], x) if rows else x
+    tolerance = TOLERANCES[dtype]
+    actual = jit(outputs_and_gradients)(models, inputs, key(3))
+    assert_trees_close(actual, outputs_and_gradients(models, inputs, key(3)), rtol=tolerance, atol=tolerance)
+
+
+Params: TypeAlias = tuple[Tensor, dict[str, Tensor]]
+Runs: TypeAlias = dict[str, tuple[Params, State[Params, object]]]
+
+
+@pytest.mark.slow
+def test_every_optimizer_compiled_equals_itself() -> None:
+    def step(runs: Runs, grads: Params) -> Runs:
+        results = {name: OPTIMIZERS[name].step(grads, state, params) for name, (params, state) in runs.items()}
+        return dict(results)
+
+    params: Params = (random.normal(key(0), (3, 5)), {"a": random.normal(key(1), (5,)), "b": random.normal(key(2), ())})
+    compiled = jit(step, max_traces=1)
+    actual: Runs = {name: (params, optimizer.init(params)) for name, optimizer in OPTIMIZERS.items()}
+    expected = actual
+    for number in range(5):
+        seeds = iter(random.split(random.fold_in(key(3), number), 3))
+        grads = tree.map(lambda leaf: random.normal(next(seeds), tuple(leaf.shape)), params)  # noqa: B023  # called at once
+        actual, expected = compiled(actual, grads), step(expected, grads)
+        assert_trees_close(actual, expected, rtol=1e-5, atol=1e-6)
