@@ -167,6 +167,14 @@ from fundl.layers.structure import (
     parallel,
     residual,
 )
+from fundl.layers.transposed_convolution import (
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from fundl.losses import (
     Reduction,
     binary_cross_entropy,
@@ -321,6 +329,9 @@ __all__ = [
     "Conv1d",
     "Conv2d",
     "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
     "CrossAttention",
     "DecayState",
     "Dropout",
@@ -424,6 +435,9 @@ __all__ = [
     "conv1d",
     "conv2d",
     "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
     "cosine_schedule",
     "cross_attention",
     "cross_entropy",

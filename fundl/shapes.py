@@ -368,6 +368,54 @@ class Window(Generic[Length, Kernel, Stride, Padding, Dilation, CeilMode]):
         return places - ((places - 1) * step >= known + pad)
 
 
+OutputPadding = TypeVar("OutputPadding", default=Literal[0])
+
+
+class Spread(Generic[Length, Kernel, Stride, Padding, Dilation, OutputPadding]):
+    """How far windows reach that are put side by side, one for each element: what a transposed convolution makes of a side.
+
+    It is the length which has so many places for a `Window`; of several such, the shortest, and longer by the output padding.
+    """
+
+    @staticmethod
+    def of(  # noqa: PLR0917  # its operands stand in types as well, which have no names there
+        length: Size,
+        kernel: Size,
+        stride: Size = 1,
+        padding: Size = 0,
+        dilation: Size = 1,
+        output_padding: Size = 0,
+        *,
+        sides: str = "height and width",
+    ) -> Size:
+        """(length - 1) stride - 2 padding + dilation (kernel - 1) + 1 + output_padding.
+
+        Args:
+            length: of the axis: how many windows there are.
+            kernel: how many elements each window has.
+            stride: from one window to the next.
+            padding: elements that are cut off in front, and as many behind.
+            dilation: from one element of a window to the next.
+            output_padding: elements that are put behind.
+            sides: what a message calls the axes that the windows lie along.
+
+        Raises:
+            Misfit: nothing is left.
+
+        >>> Spread.of(26, 3), Spread.of(14, 2, 2), Spread.of(14, 3, 2, 1), Spread.of(14, 3, 2, 1, output_padding=1)
+        (28, 28, 27, 28)
+        """
+        numbers = _known((length, kernel, stride, padding, dilation, output_padding))
+        if numbers is None or numbers[2] < 1:
+            return Unknown()
+        known, seen, step, pad, spread, more = numbers
+        span = spread * (seen - 1) + 1 + more - 2 * pad
+        least = 1 + max(0, -((span - 1) // step))
+        if known < least:
+            raise Misfit(f"a {sides} of at least {least}", f"one of {known}")
+        return (known - 1) * step + span
+
+
 # --- Layers inside layers ----------------------------------------------------------------------------------------------
 
 # The shapes that layers made of layers give. In types and in bodies they are written alike: Through[S, *Layers] is
@@ -569,6 +617,12 @@ Setting: TypeAlias = Size | tuple[Size, ...] | Literal["same"]
 _SIDES = ("length", "height and width", "depth, height and width")
 
 
+def _along(axes: tuple[Size, ...], settings: tuple[Setting, ...]) -> tuple[str, Sequence[tuple[Size, ...]]]:
+    """What the axes are called, and the size and the settings of each."""
+    each = [_of_each(setting, len(axes)) for setting in settings]
+    return _SIDES[min(len(axes), len(_SIDES)) - 1], list(zip(axes, *each, strict=True))
+
+
 def _of_each(setting: Setting, axes: int) -> tuple[Size, ...]:
     """A setting as it is for each axis; unknown, if it is not one for each, which whoever makes the layer is told."""
     if isinstance(setting, tuple):
@@ -587,9 +641,24 @@ class Windows(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
 
     __slots__ = ()
 
-    def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, Setting, Setting, Setting], *axes: Size) -> None:
-        if settings[2] != "same":
-            sides = _SIDES[len(axes) - 1]
-            each = (_of_each(setting, len(axes)) for setting in settings)
-            axes = tuple(Window.of(*numbers, sides=sides) for numbers in zip(axes, *each, strict=True))
+    def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, ...], *axes: Size) -> None:
+        if settings[2:3] != ("same",):
+            sides, numbers = _along(axes, settings)
+            axes = tuple(Window.of(*each, sides=sides) for each in numbers)
         super().__init__(batch, channels, *axes)
+
+
+class Spreads(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
+    """A batch of so many channels, made of windows side by side: each of the other axes is the `Spread` of its size.
+
+    The settings are those of `Spread`: kernel size, stride, padding, dilation and output padding.
+
+    >>> Spreads(10, 8, (2, 2, 0, 1, (0, 1)), 14, 14)
+    Spreads(10, 8, 28, 29)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, ...], *axes: Size) -> None:
+        sides, numbers = _along(axes, settings)
+        super().__init__(batch, channels, *(Spread.of(*each, sides=sides) for each in numbers))

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from mypy.maptype import map_instance_to_supertype
 from mypy.nodes import Decorator, FuncDef, OverloadedFuncDef, TypeInfo
@@ -204,8 +204,8 @@ class _Match:
                 return self.joined(*arguments)
             case "Reshaped":
                 return self.reshaped(*arguments)
-            case "Windows":
-                return self.windows(*arguments)
+            case "Windows" | "Spreads" as kind:
+                return self.slid(kind, *arguments)
             case _:
                 return shapes.Shape(...)
 
@@ -224,15 +224,15 @@ class _Match:
             return shapes.Shape(...)
         return shapes.Reshaped(self.size(batch), tuple(self.sizes_of(example.items)), *self.sizes_of(axes))
 
-    def windows(self, batch: Type, channels: Type, settings: Type, *axes: Type) -> shapes.AnyShape:
-        kernel_size, stride, padding, dilation = self.settings(settings)
-        return shapes.Windows(
-            self.size(batch), self.size(channels), (kernel_size, stride, padding, dilation), *self.sizes_of(axes)
-        )
-
-    def settings(self, typ: Type) -> Sequence[shapes.Setting]:
-        typ = get_proper_type(typ)
-        return [self.setting(item) for item in typ.items] if isinstance(typ, TupleType) else []
+    def slid(
+        self, kind: Literal["Windows", "Spreads"], batch: Type, channels: Type, settings: Type, *axes: Type
+    ) -> shapes.AnyShape:
+        result = shapes.Windows if kind == "Windows" else shapes.Spreads
+        stated = get_proper_type(settings)
+        if not isinstance(stated, TupleType):
+            return shapes.Shape(...)
+        known = tuple(self.setting(item) for item in stated.items)
+        return result(self.size(batch), self.size(channels), known, *self.sizes_of(axes))
 
     def setting(self, typ: Type) -> shapes.Setting:
         """The number for all axes, or the numbers for each, that a type stands for."""
@@ -289,7 +289,7 @@ class _Match:
 
 _OPERATORS: Final = {
     f"fundl.shapes.{operator.__name__}": operator.of
-    for operator in (shapes.Sum, shapes.Product, shapes.Difference, shapes.Quotient, shapes.Window)
+    for operator in (shapes.Sum, shapes.Product, shapes.Difference, shapes.Quotient, shapes.Window, shapes.Spread)
 }
 
 

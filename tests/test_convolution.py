@@ -16,6 +16,9 @@ from fundl import (
     Conv1d,
     Conv2d,
     Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
     Shape,
     apply,
     assert_trees_close,
@@ -23,6 +26,9 @@ from fundl import (
     conv1d,
     conv2d,
     conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
     forward,
     initialize,
     key,
@@ -31,11 +37,18 @@ from fundl import (
     tree,
     vjp,
 )
+from fundl.shapes import Spread
 
-Layer: TypeAlias = Conv1d | Conv2d | Conv3d
+Layer: TypeAlias = Conv1d | Conv2d | Conv3d | ConvTranspose1d | ConvTranspose2d | ConvTranspose3d
 
 CLASSES: Final[Mapping[int, type[Conv1d] | type[Conv2d] | type[Conv3d]]] = {1: Conv1d, 2: Conv2d, 3: Conv3d}
+TRANSPOSES: Final[Mapping[int, type[ConvTranspose1d] | type[ConvTranspose2d] | type[ConvTranspose3d]]] = {
+    1: ConvTranspose1d,
+    2: ConvTranspose2d,
+    3: ConvTranspose3d,
+}
 THEIRS: Final = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d, 3: torch.nn.Conv3d}
+THEIR_TRANSPOSES: Final = {1: torch.nn.ConvTranspose1d, 2: torch.nn.ConvTranspose2d, 3: torch.nn.ConvTranspose3d}
 
 
 def numbers(*shape: int) -> Tensor:
@@ -99,12 +112,56 @@ def convolutions(draw: st.DrawFn) -> tuple[Layer, torch.nn.Module, Tensor]:
     return ours, theirs, numbers(*batch, in_channels, *sides)
 
 
+@st.composite
+def transposes(draw: st.DrawFn) -> tuple[Layer, torch.nn.Module, Tensor]:
+    """A layer, torch.nn's, and an input of which something is left."""
+    axes = draw(st.sampled_from((1, 2, 2, 3)))
+    groups = draw(st.integers(1, 3))
+    in_channels, out_channels = groups * draw(st.integers(1, 2)), groups * draw(st.integers(1, 2))
+    kernel_size = draw(st.tuples(*(st.integers(1, 3),) * axes))
+    stride, dilation = (draw(st.tuples(*(st.integers(1, 3),) * axes)) for _ in range(2))
+    output_padding = tuple(draw(st.integers(0, max(step, gap) - 1)) for step, gap in zip(stride, dilation, strict=True))
+    biased = draw(st.booleans())
+    sides = draw(st.tuples(*(st.integers(1, 4),) * axes))
+    lengths = map(Spread.of, sides, kernel_size, stride, (0,) * axes, dilation, output_padding)
+    padding = tuple(draw(st.integers(0, (length - 1) // 2)) for length in lengths if isinstance(length, int))
+    batch = draw(st.sampled_from(((), (0,), (1,), (3,))))
+
+    theirs = THEIR_TRANSPOSES[axes](
+        in_channels,
+        out_channels,
+        kernel_size,  # type: ignore[arg-type]  # of as many numbers as the layer has axes
+        stride,  # type: ignore[arg-type]  # likewise
+        padding,  # type: ignore[arg-type]  # likewise
+        output_padding,  # type: ignore[arg-type]  # likewise
+        groups,
+        biased,
+        dilation,  # type: ignore[arg-type]  # likewise
+        dtype=torch.float64,
+    )
+    weight = numbers(in_channels, out_channels // groups, *kernel_size)
+    bias = numbers(out_channels) if biased else None
+    theirs.load_state_dict({"weight": weight} | ({"bias": bias} if bias is not None else {}))
+    ours = TRANSPOSES[axes](
+        weight, bias, stride=stride, padding=padding, dilation=dilation, groups=groups, output_padding=output_padding
+    )
+    return ours, theirs, numbers(*batch, in_channels, *sides)
+
+
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 def test_all_options_give_what_torch_gives() -> None:
     def check(case: tuple[Layer, torch.nn.Module, Tensor]) -> None:
         assert_equals_torch(*case)
 
-    settings(max_examples=150, deadline=None, derandomize=True)(given(convolutions())(check))()
+    settings(max_examples=100, deadline=None, derandomize=True)(given(convolutions())(check))()
+    settings(max_examples=100, deadline=None, derandomize=True)(given(transposes())(check))()
+
+
+def test_a_transpose_is_the_vjp_of_a_convolution() -> None:
+    convolution = Conv2d(numbers(4, 2, 3, 2), None, stride=(2, 3), padding=(1, 0), groups=2)
+    x, grad = numbers(5, 4, 8, 6), numbers(5, 4, 4, 2)
+    transpose = ConvTranspose2d(convolution.weight, None, stride=(2, 3), padding=(1, 0), groups=2, output_padding=(1, 1))
+    assert_trees_close(apply(transpose, grad), vjp(convolution, x, grad)[1], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -113,9 +170,13 @@ def test_all_options_give_what_torch_gives() -> None:
         (conv1d(3, 200, 5), 1 / math.sqrt(3 * 5)),
         (conv2d(4, 64, (3, 5), groups=2), 1 / math.sqrt(2 * 3 * 5)),
         (conv3d(2, 64, 3), 1 / math.sqrt(2 * 27)),
+        (conv_transpose1d(50, 20, 5), 1 / math.sqrt(20 * 5)),
+        (conv_transpose2d(64, 40, (3, 5), groups=2), 1 / math.sqrt(20 * 3 * 5)),
+        (conv_transpose3d(64, 20, 3), 1 / math.sqrt(20 * 27)),
     ],
 )
 def test_parameters_are_drawn_as_in_torch(layer: Layer, bound: float) -> None:
+    """Uniform, up to 1 / sqrt(n), where n is the product of all axes of the weight but the first, in transposes too."""
     drawn = initialize(key(0), layer)
     assert drawn.bias is not None
     for values in (drawn.weight, drawn.bias):
@@ -188,6 +249,22 @@ def test_can_be_traced() -> None:
             ),
         ),
         (
+            lambda: conv_transpose2d(4, 9, 3, groups=2),
+            "ConvTranspose2d's groups divide the channels evenly, but out_channels is 9 and groups 2",
+        ),
+        (lambda: conv_transpose1d(4, 9, 3, output_padding=-1), "ConvTranspose1d's output_padding must be at least 0, not -1"),
+        (
+            lambda: conv_transpose2d(4, 9, 3, stride=2, output_padding=(1, 2)),
+            (
+                "ConvTranspose2d's output_padding must be less than the stride or the dilation, not (1, 2) with a stride of 2"
+                " and a dilation of 1"
+            ),
+        ),
+        (
+            lambda: ConvTranspose1d(torch.ones(4, 3), None),
+            "ConvTranspose1d's weight is of shape (in, out / groups, L), not (4, 3)",
+        ),
+        (
             lambda: Conv2d(torch.ones(4, 3, 3), None),
             "Conv2d's weight is of shape (out, in / groups, H, W), not (4, 3, 3)",
         ),
@@ -204,6 +281,10 @@ def test_settings_are_integers() -> None:
         Conv2d(torch.ones(4, 3, 3, 3), None, stride=(1, 2, 3))
     with pytest.raises(TypeError, match=re.escape("Conv1d's dilation is an integer, or a tuple of one, not 1.5")):
         Conv1d(torch.ones(4, 3, 3), None, dilation=1.5)  # type: ignore[arg-type]  # what is told of it
+    with pytest.raises(
+        TypeError, match="ConvTranspose2d's padding is an integer, or a tuple of 2, one for each axis, not 'same'"
+    ):
+        conv_transpose2d(3, 4, 3, padding="same")  # type: ignore[arg-type]  # what is told of it
     with pytest.raises(TypeError, match="Conv2d's padding is an integer, or a tuple of 2, one for each axis, not 'full'"):
         conv2d(3, 4, 3, padding="full")  # type: ignore[arg-type]  # what is told of it
 
@@ -223,6 +304,22 @@ def test_settings_are_integers() -> None:
 )
 def test_wrong_inputs_are_told(shape: tuple[int, ...], sentence: str) -> None:
     layer = initialize(key(0), conv2d(3, 8, 5, padding=1))
+    with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
+        apply(layer, torch.ones(shape))
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ((2, 3, 8, 8), "ConvTranspose1d takes an input of shape (B, C, L), or (C, L) without a batch, not (2, 3, 8, 8)"),
+        ((2, 4, 8), "ConvTranspose1d expects 3 channels, but the input has 4 channels: its shape is (2, 4, 8)"),
+        ((2, 3, 3), "ConvTranspose1d expects a length of at least 4, but the input has one of 3: its shape is (2, 3, 3)"),
+        ((2, 3, 0), "ConvTranspose1d expects a length of at least 4, but the input has one of 0: its shape is (2, 3, 0)"),
+    ],
+)
+def test_wrong_inputs_of_transposes_are_told(shape: tuple[int, ...], sentence: str) -> None:
+    layer = initialize(key(0), conv_transpose1d(3, 8, 2, padding=2))
     with pytest.raises(ValueError, match=re.escape(sentence)) as caught:
         apply(layer, torch.ones(shape))
     assert str(caught.value) == sentence

@@ -16,7 +16,7 @@ from fundl import kernels, tree
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.kernels import PerAxis
 from fundl.layer import Layer
-from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Windows, expect
+from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Size, Windows, expect
 
 # Sizes that a layer's type states
 InChannels = TypeVar("InChannels", bound=int, covariant=True, default=AnySize)
@@ -39,7 +39,7 @@ Out = TypeVar("Out", bound=int)
 Kernel = TypeVar("Kernel", bound=int, default=AnySize)
 Step = TypeVar("Step", bound=int, default=AnySize)
 Pad = TypeVar("Pad", bound=int, default=AnySize)
-Spread = TypeVar("Spread", bound=int, default=AnySize)
+Gap = TypeVar("Gap", bound=int, default=AnySize)
 
 SPATIAL: Final = {1: "L", 2: "H, W", 3: "D, H, W"}
 
@@ -91,7 +91,9 @@ class Convolution(Layer[Tensor]):
             raise ValueError(f"{type(self).__name__}'s weight has no values, only a shape: call initialize(key(0), model)")
         try:
             output = torch.convolution(self._padded(x), self.weight, self.bias, *self._settings())
-        except RuntimeError as error:
+            if self.transposed and not output.numel() and x.numel():  # some kernels refuse what nothing is left of, some do not
+                self.output_shape(Shape(*self._batch(x).shape))
+        except (RuntimeError, Misfit) as error:
             self._explain(x, error)
             raise
         return output if x.ndim == output.ndim else output.squeeze(0), x
@@ -136,8 +138,11 @@ class Convolution(Layer[Tensor]):
 
     def _spans(self) -> Sequence[int]:
         """From the first to the last element that a window sees, for each axis."""
-        kernel_size = self.weight.shape[-self.axes :]
-        return [spread * (size - 1) for spread, size in zip(self._each(self.dilation), kernel_size, strict=True)]
+        sizes = zip(self._each(self.dilation), self._kernel_size(), strict=True)
+        return [gap * (size - 1) for gap, size in sizes]
+
+    def _kernel_size(self) -> tuple[int, ...]:
+        return self.weight.shape[-self.axes :]
 
     def _batch(self, x: Tensor) -> Tensor:
         """A batch of one, if there is an example without a batch."""
@@ -173,14 +178,18 @@ class Convolution(Layer[Tensor]):
         return in_channels_of_group * self.groups, out_channels
 
     def _windows(self, shape: AnyShape) -> Windows[AnySize, AnySize, AnySize, *tuple[AnySize, ...]]:
-        """The rule of all dimensions: what `output_shape` says in types."""
+        """The rule for any number of axes: what `output_shape` says in types."""
+        batch, out_channels, sides = self._expected(shape)
+        return Windows(batch, out_channels, (self._kernel_size(), self.stride, self.padding, self.dilation), *sides)
+
+    def _expected(self, shape: AnyShape) -> tuple[Size, int, Sequence[Size]]:
+        """The batch of an input, which must have the layer's channels, the channels of the output, and the spatial axes."""
         batch, channels, *sides = shape.exactly(2 + self.axes)
         in_channels, out_channels = self._in_and_out()
         expect("channels", channels, in_channels)
-        kernel_size = tuple(self.weight.shape[-self.axes :])
-        return Windows(batch, out_channels, (kernel_size, self.stride, self.padding, self.dilation), *sides)
+        return batch, out_channels, sides
 
-    def _explain(self, x: Tensor, error: RuntimeError) -> None:
+    def _explain(self, x: Tensor, error: Exception) -> None:
         """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
         name = type(self).__name__
         if x.ndim not in {self.axes + 1, self.axes + 2}:
@@ -219,30 +228,38 @@ def require_per_axis(name: str, field: str, setting: object, least: int, axes: i
 
 
 def weight_and_bias(
-    name: str,
-    axes: int,
+    layer: type[Convolution],
     channels: tuple[int, int],
     kernel_size: PerAxis,
     groups: int,
     *,
-    transposed: bool = False,
     bias: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor | None]:
-    """The parameters of a convolution, without values: of shape (out, in / groups, *kernel), or with in and out swapped.
+    """The parameters of a convolution, without values.
+
+    Args:
+        layer: the class of the convolution.
+        channels: the numbers of channels of input and output.
+        kernel_size: one for all axes, or one for each.
+        groups: into how many parts the channels are split.
+        bias: whether there is one.
+        dtype: the parameters' dtype.
 
     Raises:
         TypeError: the kernel size is neither an integer nor a tuple of one for each axis.
         ValueError: a size is less than 1, or the groups do not divide the channels.
     """
-    require_per_axis(name, "kernel_size", kernel_size, 1, axes)
+    require_per_axis(layer.__name__, "kernel_size", kernel_size, 1, layer.axes)
     for field, count in zip(("in_channels", "out_channels"), channels, strict=True):
         if count < 1:
-            raise ValueError(f"{name}'s {field} must be at least 1, not {count}")
+            raise ValueError(f"{layer.__name__}'s {field} must be at least 1, not {count}")
         if groups > 0 and count % groups:
-            raise ValueError(f"{name}'s groups divide the channels evenly, but {field} is {count} and groups {groups}")
-    first, second = channels if transposed else reversed(channels)
-    kernel = (kernel_size,) * axes if isinstance(kernel_size, int) else kernel_size
+            raise ValueError(
+                f"{layer.__name__}'s groups divide the channels evenly, but {field} is {count} and groups {groups}"
+            )
+    first, second = channels if layer.transposed else reversed(channels)
+    kernel = (kernel_size,) * layer.axes if isinstance(kernel_size, int) else kernel_size
     weight = torch.empty(first, second // max(groups, 1), *kernel, dtype=dtype, device="meta")
     return weight, torch.empty(channels[1], dtype=dtype, device="meta") if bias else None
 
@@ -313,13 +330,13 @@ def conv1d(
     *,
     stride: Step | int | tuple[int] = 1,
     padding: Pad | int | tuple[int] | Literal["same"] = 0,
-    dilation: Spread | int | tuple[int] = 1,
+    dilation: Gap | int | tuple[int] = 1,
     groups: int = 1,
     bias: bool = True,
     weight_init: Initializer = uniform_fan_in(),
     bias_init: Initializer = uniform_fan_in(),
     dtype: torch.dtype = torch.float32,
-) -> Conv1d[In, Out, Kernel, Step, Pad, Spread]:
+) -> Conv1d[In, Out, Kernel, Step, Pad, Gap]:
     """A `Conv1d` of the given sizes, without values: give it some with `initialize`.
 
     Args:
@@ -345,7 +362,7 @@ def conv1d(
     >>> apply(conv1d(3, 8, kernel_size=5), torch.empty(2, 3, 10, device="meta")).shape
     torch.Size([2, 8, 6])
     """
-    parameters = weight_and_bias("Conv1d", 1, (in_channels, out_channels), kernel_size, groups, bias=bias, dtype=dtype)
+    parameters = weight_and_bias(Conv1d, (in_channels, out_channels), kernel_size, groups, bias=bias, dtype=dtype)
     return Conv1d(
         *parameters,
         stride=stride,
@@ -424,13 +441,13 @@ def conv2d(
     *,
     stride: Step | int | tuple[int, int] = 1,
     padding: Pad | int | tuple[int, int] | Literal["same"] = 0,
-    dilation: Spread | int | tuple[int, int] = 1,
+    dilation: Gap | int | tuple[int, int] = 1,
     groups: int = 1,
     bias: bool = True,
     weight_init: Initializer = uniform_fan_in(),
     bias_init: Initializer = uniform_fan_in(),
     dtype: torch.dtype = torch.float32,
-) -> Conv2d[In, Out, Kernel, Step, Pad, Spread]:
+) -> Conv2d[In, Out, Kernel, Step, Pad, Gap]:
     """A `Conv2d` of the given sizes, without values: give it some with `initialize`.
 
     Args:
@@ -456,7 +473,7 @@ def conv2d(
     >>> apply(conv2d(3, 8, kernel_size=5), torch.empty(2, 3, 32, 32, device="meta")).shape
     torch.Size([2, 8, 28, 28])
     """
-    parameters = weight_and_bias("Conv2d", 2, (in_channels, out_channels), kernel_size, groups, bias=bias, dtype=dtype)
+    parameters = weight_and_bias(Conv2d, (in_channels, out_channels), kernel_size, groups, bias=bias, dtype=dtype)
     return Conv2d(
         *parameters,
         stride=stride,
@@ -534,13 +551,13 @@ def conv3d(
     *,
     stride: Step | int | tuple[int, int, int] = 1,
     padding: Pad | int | tuple[int, int, int] | Literal["same"] = 0,
-    dilation: Spread | int | tuple[int, int, int] = 1,
+    dilation: Gap | int | tuple[int, int, int] = 1,
     groups: int = 1,
     bias: bool = True,
     weight_init: Initializer = uniform_fan_in(),
     bias_init: Initializer = uniform_fan_in(),
     dtype: torch.dtype = torch.float32,
-) -> Conv3d[In, Out, Kernel, Step, Pad, Spread]:
+) -> Conv3d[In, Out, Kernel, Step, Pad, Gap]:
     """A `Conv3d` of the given sizes, without values: give it some with `initialize`.
 
     Args:
@@ -566,7 +583,7 @@ def conv3d(
     >>> apply(conv3d(3, 8, kernel_size=5), torch.empty(2, 3, 8, 9, 10, device="meta")).shape
     torch.Size([2, 8, 4, 5, 6])
     """
-    parameters = weight_and_bias("Conv3d", 3, (in_channels, out_channels), kernel_size, groups, bias=bias, dtype=dtype)
+    parameters = weight_and_bias(Conv3d, (in_channels, out_channels), kernel_size, groups, bias=bias, dtype=dtype)
     return Conv3d(
         *parameters,
         stride=stride,

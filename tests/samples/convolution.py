@@ -5,7 +5,20 @@ from typing import Final
 import torch.nn.functional as F
 from torch import Tensor
 
-from fundl import Conv1d, Conv2d, Conv3d, conv1d, conv2d, conv3d
+from fundl import (
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    conv1d,
+    conv2d,
+    conv3d,
+    conv_transpose1d,
+    conv_transpose2d,
+    conv_transpose3d,
+)
 from tests.samples.table import normal, sample
 
 
@@ -18,6 +31,11 @@ def convolved(p: Conv1d | Conv2d | Conv3d, x: Tensor) -> Tensor:
     spans = [spread * (size - 1) for size, spread in zip(p.weight.shape[2:], dilation, strict=True)]
     around = [count for span in reversed(spans) for count in (span // 2, span - span // 2)]
     return function(F.pad(x, around), p.weight, p.bias, 1, 0, p.dilation, p.groups)
+
+
+def transposed(p: ConvTranspose1d | ConvTranspose2d | ConvTranspose3d, x: Tensor) -> Tensor:
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[p.axes - 1]
+    return function(x, p.weight, p.bias, p.stride, p.padding, p.output_padding, p.groups, p.dilation)
 
 
 SAMPLES: Final = (
@@ -50,4 +68,29 @@ SAMPLES: Final = (
         convolved,
     ),
     sample("Conv3d, same, even", conv3d(1, 2, (2, 3, 2), padding="same"), normal(5, 1, 3, 3, 2), convolved),
+    sample("ConvTranspose1d", conv_transpose1d(3, 4, 3), normal(5, 3, 4), transposed),
+    sample(
+        "ConvTranspose1d, all options",
+        conv_transpose1d(4, 6, 3, stride=2, padding=2, dilation=3, groups=2, output_padding=1, bias=False),
+        normal(5, 4, 4),
+        transposed,
+    ),
+    sample("ConvTranspose2d", conv_transpose2d(3, 4, 3), normal(5, 3, 4, 3), transposed),
+    sample("ConvTranspose2d, twice as large", conv_transpose2d(3, 2, 2, stride=2), normal(5, 3, 4, 3), transposed),
+    sample(
+        "ConvTranspose2d, all options",
+        conv_transpose2d(4, 6, (3, 2), stride=(2, 1), padding=(0, 1), dilation=(1, 2), groups=2, output_padding=(1, 0)),
+        normal(5, 4, 3, 4),
+        transposed,
+    ),
+    sample("ConvTranspose2d of one image", conv_transpose2d(2, 3, 3), normal(2, 3, 4), transposed, batched=False),
+    sample("ConvTranspose3d", conv_transpose3d(2, 3, 2), normal(5, 2, 2, 3, 2), transposed),
+    sample(
+        "ConvTranspose3d, all options",
+        conv_transpose3d(
+            2, 4, (2, 1, 3), stride=(1, 2, 1), padding=(1, 0, 1), dilation=(2, 1, 1), groups=2, output_padding=(1, 1, 0)
+        ),
+        normal(5, 2, 2, 3, 3),
+        transposed,
+    ),
 )

@@ -795,6 +795,20 @@ def signals_and_volumes() -> None:
     compose(Reshape((1, 4, 5, 6)), fundl.conv3d(1, 8, (1, 2, 3)), Flatten(), linear(8 * 4 * 4 * 4, 1))
 
 
+def to_codes_and_back() -> None:
+    compose(
+        Reshape((1, 28, 28)),
+        fundl.conv2d(1, 8, 3, stride=2, padding=1),
+        fundl.conv2d(8, 16, 3, stride=2),
+        fundl.conv_transpose2d(16, 8, 3, stride=2, output_padding=1),
+        fundl.conv_transpose2d(8, 1, 3, stride=2, padding=1, output_padding=(1, 1)),
+        Flatten(),
+        linear(28 * 28, 10),
+    )
+    compose(Reshape((3, 5)), fundl.conv_transpose1d(3, 2, 4, stride=2), Flatten(), linear(24, 1))
+    compose(Reshape((1, 1, 2, 3)), fundl.conv_transpose3d(1, 2, 2), Flatten(), linear(48, 1))
+
+
 def an_image_of_any_size() -> None:
     compose(fundl.conv2d(3, 8, 3), ReLU(), fundl.conv2d(8, 16, 3), GlobalAverage(), linear(16, 10))
 

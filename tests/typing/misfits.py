@@ -890,6 +890,32 @@ def a_flat_image_is_no_image() -> None:
     compose(fundl.conv2d(3, 8, 3), Flatten(), fundl.conv2d(8, 8, 3))
 
 
+def channels_of_transposes() -> None:
+    # E: layer 2 (ConvTranspose2d) expects 16 channels but layer 1 (ConvTranspose2d) gives 8 channels
+    compose(fundl.conv_transpose2d(4, 8, 3, groups=2), fundl.conv_transpose2d(16, 4, 3))
+
+
+def features_behind_a_transpose() -> None:
+    model = (Reshape((8, 7, 5)), fundl.conv_transpose2d(8, 4, 3, stride=2, padding=1, output_padding=(1, 0)), Flatten())
+    # E: layer 4 (Linear) expects 500 features but layer 3 (Flatten) gives 504 features
+    compose(*model, linear(500, 1))
+
+
+def features_of_transposed_signals() -> None:
+    # E: layer 4 (Linear) expects 20 features but layer 3 (Flatten) gives 21 features
+    compose(Reshape((8, 7)), fundl.conv_transpose1d(8, 1, 3, stride=3), Flatten(), linear(20, 1))
+
+
+def features_of_transposed_volumes() -> None:
+    # E: layer 4 (Linear) expects 500 features but layer 3 (Flatten) gives 480 features
+    compose(Reshape((1, 2, 3, 4)), fundl.conv_transpose3d(1, 4, (3, 4, 2), dilation=1), Flatten(), linear(500, 1))
+
+
+def nothing_left_of_an_image() -> None:
+    # E: layer 2 (ConvTranspose2d) expects a height and width of at least 3 but layer 1 (Reshape) gives one of 2
+    compose(Reshape((8, 2, 2)), fundl.conv_transpose2d(8, 4, 1, stride=2, padding=2))
+
+
 def residual_around_a_convolution() -> None:
     # E: layer 2 (Residual) expects size 28 along axis 3 but layer 2.1 (Conv2d) gives size 26 along axis 3
     compose(Images(8, 28, 28), residual(fundl.conv2d(8, 8, 3)))

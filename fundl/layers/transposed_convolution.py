@@ -1,0 +1,424 @@
+"""Transposed convolution: the vjp of a convolution with respect to its input, as a layer that makes images larger.
+
+What a convolution makes of the larger sizes, a transposed one with the same settings makes larger again.
+"""
+
+from typing import Generic, final
+
+import attrs
+import torch
+from typing_extensions import TypeVar, override
+
+from fundl.initialize import Initializer, uniform_fan_in
+from fundl.kernels import PerAxis
+from fundl.layers.convolution import (
+    Batch,
+    Convolution,
+    Depth,
+    Dilation,
+    Gap,
+    Height,
+    In,
+    InChannels,
+    Kernel,
+    KernelSize,
+    Length,
+    Out,
+    OutChannels,
+    Pad,
+    Padding,
+    Step,
+    Stride,
+    Width,
+    require_per_axis,
+    weight_and_bias,
+)
+from fundl.shapes import AnyShape, AnySize, Shape, Spreads
+
+OutputPadding = TypeVar("OutputPadding", bound=PerAxis, covariant=True, default=AnySize)  # as a layer's type states it
+More = TypeVar("More", bound=int, default=AnySize)  # as a function is given it
+
+
+@attrs.frozen(eq=False)
+class TransposedConvolution(Convolution):
+    """A transposed convolution over any number of spatial axes."""
+
+    transposed = True
+
+    padding: PerAxis = attrs.field(default=0, kw_only=True)
+    output_padding: PerAxis = attrs.field(default=0, kw_only=True)
+
+    @override
+    def __attrs_post_init__(self) -> None:
+        super().__attrs_post_init__()
+        name = type(self).__name__
+        require_per_axis(name, "output_padding", self.output_padding, 0, self.axes)
+        most = map(max, self._each(self.stride), self._each(self.dilation))
+        if any(more >= bound for more, bound in zip(self._output_padding(), most, strict=True)):
+            raise ValueError(
+                f"{name}'s output_padding must be less than the stride or the dilation, not {self.output_padding} with a stride"
+                f" of {self.stride} and a dilation of {self.dilation}"
+            )
+
+    @override
+    def _output_padding(self) -> tuple[int, ...]:
+        return self._each(self.output_padding)
+
+    @override
+    def _in_and_out(self) -> tuple[int, int]:
+        in_channels, out_channels_of_group = self.weight.shape[-self.axes - 2 : -self.axes]
+        return in_channels, out_channels_of_group * self.groups
+
+    def _spreads(self, shape: AnyShape) -> Spreads[AnySize, AnySize, AnySize, *tuple[AnySize, ...]]:
+        """The rule for any number of axes: what `output_shape` says in types."""
+        batch, out_channels, sides = self._expected(shape)
+        settings = self._kernel_size(), self.stride, self.padding, self.dilation, self.output_padding
+        return Spreads(batch, out_channels, settings, *sides)
+
+
+# --- To a signal -----------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class ConvTranspose1d(
+    TransposedConvolution, Generic[InChannels, OutChannels, KernelSize, Stride, Padding, Dilation, OutputPadding]
+):
+    """A window for each element of the input, put side by side to make signals that are larger: the transpose of a `Conv1d`.
+
+        y[o, m] = b[o] + sum over c and i, u with i s + u d - p = m of W[c, o, u] x[c, i]
+
+    with kernel size k, stride s, padding p and dilation d. The padding is cut off.
+
+    Its vjp: grad_x is a convolution of grad with W, grad_weight a correlation of grad with x.
+
+        grad_x[c, i] = sum over o and u of W[c, o, u] grad[o, i s + u d - p]
+        grad_weight[c, o, u] = sum over the batch and i of x[c, i] grad[o, i s + u d - p]
+        grad_bias[o] = sum over the batch and m of grad[o, m]
+
+    Args:
+        weight: W, of shape (in, out / groups, k).
+        bias: b, of shape (out,), or None.
+        stride: s, from one window to the next, one for all axes or a tuple of one for each; 1 by default.
+        padding: p, elements that are cut off in front of each axis and as many behind; 0 by default.
+        dilation: d, from one element of a window to the next; 1 by default.
+        groups: into how many parts the channels are split; each part of the output's sees one of the input's. 1 by default.
+        output_padding: elements that are put behind each axis, less than the stride or the dilation; 0 by default. Convolutions
+            with a stride make one size of several: it chooses to which to go back.
+        weight_init: how `initialize` draws the weight.
+        bias_init: how `initialize` draws the bias.
+
+    Shape:
+        (B, in, L) to (B, out, L'), each size n to (n - 1) s - 2 p + d (k - 1) + 1 + output_padding;
+        or both without B
+
+    Residuals:
+        The input, shared, not copied.
+
+    Raises:
+        TypeError: a setting is not an integer or a tuple of such; the input's dtype is not the weight's.
+        ValueError: a setting is too small, or the output_padding too large; the input has other channels or axes, or so few
+            elements that all is cut off.
+
+    Source:
+        Zeiler, Krishnan, Taylor and Fergus, Deconvolutional networks, 2010.
+
+    >>> from fundl import ConvTranspose1d, apply
+    >>> double = ConvTranspose1d(weight=torch.ones(1, 1, 2), bias=None, stride=2)
+    >>> apply(double, torch.tensor([1.0, 4.0]).reshape(1, 1, 2)).flatten()
+    tensor([1., 1., 4., 4.])
+    """
+
+    axes = 1
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, InChannels, Length]
+    ) -> Spreads[Batch, OutChannels, tuple[KernelSize, Stride, Padding, Dilation, OutputPadding], Length]:
+        return self._spreads(shape)
+
+
+def conv_transpose1d(
+    in_channels: In,
+    out_channels: Out,
+    kernel_size: Kernel | tuple[int],
+    *,
+    stride: Step | int | tuple[int] = 1,
+    padding: Pad | int | tuple[int] = 0,
+    dilation: Gap | int | tuple[int] = 1,
+    groups: int = 1,
+    output_padding: More | int | tuple[int] = 0,
+    bias: bool = True,
+    weight_init: Initializer = uniform_fan_in(),
+    bias_init: Initializer = uniform_fan_in(),
+    dtype: torch.dtype = torch.float32,
+) -> ConvTranspose1d[In, Out, Kernel, Step, Pad, Gap, More]:
+    """A `ConvTranspose1d` of the given sizes, without values: give it some with `initialize`.
+
+    Args:
+        in_channels: of the input, at least 1.
+        out_channels: of the output, at least 1.
+        kernel_size: of a window, one for all axes or a tuple of one for each.
+        stride: from one window to the next.
+        padding: elements that are cut off in front of each axis and as many behind.
+        dilation: from one element of a window to the next.
+        groups: into how many parts the channels are split, which must divide both numbers of channels.
+        output_padding: elements that are put behind each axis, less than the stride or the dilation.
+        bias: whether to add a bias.
+        weight_init: how to draw the weight; by default from U(-1/sqrt(n), 1/sqrt(n)), n = out / groups k.
+        bias_init: how to draw the bias; by default as the weight.
+        dtype: the parameters' dtype.
+
+    Raises:
+        TypeError: a setting is not an integer or a tuple of such.
+        ValueError: a size is too small, the groups do not divide the channels, or the output_padding is too large.
+
+    >>> from fundl import apply, conv_transpose1d
+    >>> conv_transpose1d(8, 3, kernel_size=5)
+    ConvTranspose1d(weight=float32[8, 3, 5], bias=float32[3])
+    >>> apply(conv_transpose1d(8, 3, kernel_size=5), torch.empty(2, 8, 6, device="meta")).shape
+    torch.Size([2, 3, 10])
+    """
+    parameters = weight_and_bias(ConvTranspose1d, (in_channels, out_channels), kernel_size, groups, bias=bias, dtype=dtype)
+    return ConvTranspose1d(
+        *parameters,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        output_padding=output_padding,
+        weight_init=weight_init,
+        bias_init=bias_init,
+    )
+
+
+# --- To an image -----------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class ConvTranspose2d(
+    TransposedConvolution, Generic[InChannels, OutChannels, KernelSize, Stride, Padding, Dilation, OutputPadding]
+):
+    """A window for each element of the input, put side by side to make images that are larger: the transpose of a `Conv2d`.
+
+        y[o, m, n] = b[o] + sum over c, i, j, u, v with i s + u d - p = m, j s + v d - p = n of W[c, o, u, v] x[c, i, j]
+
+    with kernel size k, stride s, padding p and dilation d. The padding is cut off.
+
+    Its vjp: grad_x is a convolution of grad with W, grad_weight a correlation of grad with x.
+
+        grad_x[c, i, j] = sum over o, u, v of W[c, o, u, v] grad[o, i s + u d - p, j s + v d - p]
+        grad_weight[c, o, u, v] = sum over the batch and i, j of x[c, i, j] grad[o, i s + u d - p, j s + v d - p]
+        grad_bias[o] = sum over the batch and m, n of grad[o, m, n]
+
+    Args:
+        weight: W, of shape (in, out / groups, k, k).
+        bias: b, of shape (out,), or None.
+        stride: s, from one window to the next, one for all axes or a tuple of one for each; 1 by default.
+        padding: p, elements that are cut off in front of each axis and as many behind; 0 by default.
+        dilation: d, from one element of a window to the next; 1 by default.
+        groups: into how many parts the channels are split; each part of the output's sees one of the input's. 1 by default.
+        output_padding: elements that are put behind each axis, less than the stride or the dilation; 0 by default. Convolutions
+            with a stride make one size of several: it chooses to which to go back.
+        weight_init: how `initialize` draws the weight.
+        bias_init: how `initialize` draws the bias.
+
+    Shape:
+        (B, in, H, W) to (B, out, H', W'), each size n to (n - 1) s - 2 p + d (k - 1) + 1 + output_padding;
+        or both without B
+
+    Residuals:
+        The input, shared, not copied.
+
+    Raises:
+        TypeError: a setting is not an integer or a tuple of such; the input's dtype is not the weight's.
+        ValueError: a setting is too small, or the output_padding too large; the input has other channels or axes, or so few
+            elements that all is cut off.
+
+    Source:
+        Zeiler, Krishnan, Taylor and Fergus, Deconvolutional networks, 2010.
+
+    >>> from fundl import ConvTranspose2d, apply
+    >>> double = ConvTranspose2d(weight=torch.ones(1, 1, 1, 2), bias=None, stride=(1, 2))
+    >>> apply(double, torch.tensor([1.0, 4.0]).reshape(1, 1, 1, 2)).flatten()
+    tensor([1., 1., 4., 4.])
+    """
+
+    axes = 2
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, InChannels, Height, Width]
+    ) -> Spreads[Batch, OutChannels, tuple[KernelSize, Stride, Padding, Dilation, OutputPadding], Height, Width]:
+        return self._spreads(shape)
+
+
+def conv_transpose2d(
+    in_channels: In,
+    out_channels: Out,
+    kernel_size: Kernel | tuple[int, int],
+    *,
+    stride: Step | int | tuple[int, int] = 1,
+    padding: Pad | int | tuple[int, int] = 0,
+    dilation: Gap | int | tuple[int, int] = 1,
+    groups: int = 1,
+    output_padding: More | int | tuple[int, int] = 0,
+    bias: bool = True,
+    weight_init: Initializer = uniform_fan_in(),
+    bias_init: Initializer = uniform_fan_in(),
+    dtype: torch.dtype = torch.float32,
+) -> ConvTranspose2d[In, Out, Kernel, Step, Pad, Gap, More]:
+    """A `ConvTranspose2d` of the given sizes, without values: give it some with `initialize`.
+
+    Args:
+        in_channels: of the input, at least 1.
+        out_channels: of the output, at least 1.
+        kernel_size: of a window, one for all axes or a tuple of one for each.
+        stride: from one window to the next.
+        padding: elements that are cut off in front of each axis and as many behind.
+        dilation: from one element of a window to the next.
+        groups: into how many parts the channels are split, which must divide both numbers of channels.
+        output_padding: elements that are put behind each axis, less than the stride or the dilation.
+        bias: whether to add a bias.
+        weight_init: how to draw the weight; by default from U(-1/sqrt(n), 1/sqrt(n)), n = out / groups k k.
+        bias_init: how to draw the bias; by default as the weight.
+        dtype: the parameters' dtype.
+
+    Raises:
+        TypeError: a setting is not an integer or a tuple of such.
+        ValueError: a size is too small, the groups do not divide the channels, or the output_padding is too large.
+
+    >>> from fundl import apply, conv_transpose2d
+    >>> conv_transpose2d(8, 3, kernel_size=5)
+    ConvTranspose2d(weight=float32[8, 3, 5, 5], bias=float32[3])
+    >>> apply(conv_transpose2d(8, 3, kernel_size=5), torch.empty(2, 8, 28, 28, device="meta")).shape
+    torch.Size([2, 3, 32, 32])
+    """
+    parameters = weight_and_bias(ConvTranspose2d, (in_channels, out_channels), kernel_size, groups, bias=bias, dtype=dtype)
+    return ConvTranspose2d(
+        *parameters,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        output_padding=output_padding,
+        weight_init=weight_init,
+        bias_init=bias_init,
+    )
+
+
+# --- To a volume -----------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class ConvTranspose3d(
+    TransposedConvolution, Generic[InChannels, OutChannels, KernelSize, Stride, Padding, Dilation, OutputPadding]
+):
+    """A window for each element of the input, put side by side to make volumes that are larger: the transpose of a `Conv3d`.
+
+        y[o, m] = b[o] + sum over c and i, u with i s + u d - p = m of W[c, o, u] x[c, i]
+
+    with kernel size k, stride s, padding p and dilation d; i, m and u are of three coordinates. The padding is cut off.
+
+    Its vjp: grad_x is a convolution of grad with W, grad_weight a correlation of grad with x.
+
+        grad_x[c, i] = sum over o and u of W[c, o, u] grad[o, i s + u d - p]
+        grad_weight[c, o, u] = sum over the batch and i of x[c, i] grad[o, i s + u d - p]
+        grad_bias[o] = sum over the batch and m of grad[o, m]
+
+    Args:
+        weight: W, of shape (in, out / groups, k, k, k).
+        bias: b, of shape (out,), or None.
+        stride: s, from one window to the next, one for all axes or a tuple of one for each; 1 by default.
+        padding: p, elements that are cut off in front of each axis and as many behind; 0 by default.
+        dilation: d, from one element of a window to the next; 1 by default.
+        groups: into how many parts the channels are split; each part of the output's sees one of the input's. 1 by default.
+        output_padding: elements that are put behind each axis, less than the stride or the dilation; 0 by default. Convolutions
+            with a stride make one size of several: it chooses to which to go back.
+        weight_init: how `initialize` draws the weight.
+        bias_init: how `initialize` draws the bias.
+
+    Shape:
+        (B, in, D, H, W) to (B, out, D', H', W'), each size n to (n - 1) s - 2 p + d (k - 1) + 1 + output_padding;
+        or both without B
+
+    Residuals:
+        The input, shared, not copied.
+
+    Raises:
+        TypeError: a setting is not an integer or a tuple of such; the input's dtype is not the weight's.
+        ValueError: a setting is too small, or the output_padding too large; the input has other channels or axes, or so few
+            elements that all is cut off.
+
+    Source:
+        Zeiler, Krishnan, Taylor and Fergus, Deconvolutional networks, 2010.
+
+    >>> from fundl import ConvTranspose3d, apply
+    >>> double = ConvTranspose3d(weight=torch.ones(1, 1, 1, 1, 2), bias=None, stride=(1, 1, 2))
+    >>> apply(double, torch.tensor([1.0, 4.0]).reshape(1, 1, 1, 1, 2)).flatten()
+    tensor([1., 1., 4., 4.])
+    """
+
+    axes = 3
+
+    @override
+    def output_shape(
+        self, shape: Shape[Batch, InChannels, Depth, Height, Width]
+    ) -> Spreads[Batch, OutChannels, tuple[KernelSize, Stride, Padding, Dilation, OutputPadding], Depth, Height, Width]:
+        return self._spreads(shape)
+
+
+def conv_transpose3d(
+    in_channels: In,
+    out_channels: Out,
+    kernel_size: Kernel | tuple[int, int, int],
+    *,
+    stride: Step | int | tuple[int, int, int] = 1,
+    padding: Pad | int | tuple[int, int, int] = 0,
+    dilation: Gap | int | tuple[int, int, int] = 1,
+    groups: int = 1,
+    output_padding: More | int | tuple[int, int, int] = 0,
+    bias: bool = True,
+    weight_init: Initializer = uniform_fan_in(),
+    bias_init: Initializer = uniform_fan_in(),
+    dtype: torch.dtype = torch.float32,
+) -> ConvTranspose3d[In, Out, Kernel, Step, Pad, Gap, More]:
+    """A `ConvTranspose3d` of the given sizes, without values: give it some with `initialize`.
+
+    Args:
+        in_channels: of the input, at least 1.
+        out_channels: of the output, at least 1.
+        kernel_size: of a window, one for all axes or a tuple of one for each.
+        stride: from one window to the next.
+        padding: elements that are cut off in front of each axis and as many behind.
+        dilation: from one element of a window to the next.
+        groups: into how many parts the channels are split, which must divide both numbers of channels.
+        output_padding: elements that are put behind each axis, less than the stride or the dilation.
+        bias: whether to add a bias.
+        weight_init: how to draw the weight; by default from U(-1/sqrt(n), 1/sqrt(n)), n = out / groups k k k.
+        bias_init: how to draw the bias; by default as the weight.
+        dtype: the parameters' dtype.
+
+    Raises:
+        TypeError: a setting is not an integer or a tuple of such.
+        ValueError: a size is too small, the groups do not divide the channels, or the output_padding is too large.
+
+    >>> from fundl import apply, conv_transpose3d
+    >>> conv_transpose3d(8, 3, kernel_size=5)
+    ConvTranspose3d(weight=float32[8, 3, 5, 5, 5], bias=float32[3])
+    >>> apply(conv_transpose3d(8, 3, kernel_size=5), torch.empty(2, 8, 4, 5, 6, device="meta")).shape
+    torch.Size([2, 3, 8, 9, 10])
+    """
+    parameters = weight_and_bias(ConvTranspose3d, (in_channels, out_channels), kernel_size, groups, bias=bias, dtype=dtype)
+    return ConvTranspose3d(
+        *parameters,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        output_padding=output_padding,
+        weight_init=weight_init,
+        bias_init=bias_init,
+    )
