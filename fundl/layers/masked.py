@@ -1,13 +1,13 @@
 """Sequences of different lengths in one batch: a mask beside the values, and the layers that heed it.
 
 Layers over sequences take and give tensors, of shape (B, T, ...). Those for which it matters which positions are real have a
-buffer field named ``mask``: None for all of them, or a tensor (B, T). `with_mask` fills it, and so do `on_masked` and
-`from_masked`, for one run, from what they are given. So a model is the same with and without masks, and a layer of a user's
-that has such a field is as good as those of fundl.
+buffer field named ``mask``: None for all of them, or a tensor (B, T). `with_mask` fills it, and so do, for one run and from
+what they are given, `on_masked`, `from_masked` and `on_masked_pair`. So a model is the same with and without masks, and a
+layer of a user's that has such a field is as good as those of fundl.
 """
 
-from collections.abc import Callable
-from typing import Generic, Protocol, Self, TypeVar, cast, final
+from collections.abc import Callable, Iterator
+from typing import Generic, Self, TypeVar, cast, final
 
 import attrs
 import torch
@@ -15,14 +15,15 @@ from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl import tree
-from fundl.layer import Layer, Model, zero_gradient
+from fundl.layer import AnyLayer, Layer, Model, zero_gradient
 from fundl.layers.inside import Sizes
-from fundl.model import models, output_shape, run_backward, run_backward_params, run_forward
+from fundl.model import models, output_shape, require_model, run_backward, run_backward_params, run_forward
 from fundl.shapes import AnySize, S, Shape, Through
 from fundl.tree import BUFFER, Record, describe
 
 P = TypeVar("P", bound=Model)
 T = TypeVar("T")
+L = TypeVar("L", bound=AnyLayer)
 Batch = TypeVar("Batch")
 Steps = TypeVar("Steps")
 Features = TypeVar("Features")
@@ -82,7 +83,7 @@ def with_mask(model: P, mask: Tensor | None) -> P:
     """
     if mask is not None:
         _require_bool(mask)
-    return _with_masks(model, lambda _: mask)
+    return _with_masks("mask", model, lambda _: mask)
 
 
 def _require_bool(mask: Tensor) -> None:
@@ -90,21 +91,52 @@ def _require_bool(mask: Tensor) -> None:
         raise TypeError(f"a mask is of dtype torch.bool, True where a position is real, not {mask.dtype}")
 
 
-def _with_masks(layers: T, new: Callable[[Tensor | None], Tensor | None]) -> T:
-    """The layers with a function of the mask, if they heed one, in its place; in the order of `tree.records`."""
+def _with_masks(name: str, layers: T, new: Callable[[Tensor | None], Tensor | None]) -> T:
+    """The layers with a function of the mask of that name, if they heed one, in its place; in the order of `tree.records`."""
 
     def changed(record: Record) -> Record:
-        if "mask" not in record.children or "mask" in record.trainable:
+        if name not in record.children or name in record.trainable:
             return record
-        changes = {"mask": new(cast("_Heeding", record).mask)}
+        own: Tensor | None = getattr(record, name)
+        changes = {name: new(own)}
         return attrs.evolve(record, **changes)
 
     return tree.map_records(changed, layers)
 
 
-class _Heeding(Protocol):
-    @property
-    def mask(self) -> Tensor | None: ...
+def _heeding(layers: object, **masks: Tensor) -> Model:
+    """The layers with these masks wherever they heed one and have none of their own."""
+    for name, mask in masks.items():
+        layers = _with_missing(name, layers, mask)
+    return cast("Model", layers)  # Python cannot say that the types of a TypeVarTuple are layers; see structure.py
+
+
+def _with_missing(name: str, layers: object, mask: Tensor) -> object:
+    return _with_masks(name, layers, lambda own: mask if own is None else own)
+
+
+def _like(layers: T, grads: Model, *names: str) -> T:
+    """The gradients with the layers' own masks of these names: as buffers, they are handed back as they are."""
+    result = cast("T", grads)  # each gradient is of its layer's type
+    for name in names:
+        result = _with_each(name, result, iter(_masks(name, layers)))
+    return result
+
+
+def _with_each(name: str, layers: T, masks: Iterator[Tensor | None]) -> T:
+    return _with_masks(name, layers, lambda _: next(masks))
+
+
+def _masks(name: str, layers: object) -> list[Tensor | None]:
+    """The masks of that name in the layers, in the order of `tree.records`."""
+    found: list[Tensor | None] = []
+
+    def noted(own: Tensor | None) -> Tensor | None:
+        found.append(own)
+        return own
+
+    _with_masks(name, layers, noted)
+    return found
 
 
 # --- Layers over masked batches ----------------------------------------------------------------------------------------
@@ -112,40 +144,31 @@ class _Heeding(Protocol):
 
 def _forward(layers: object, x: Masked) -> tuple[Tensor, tuple[object, Tensor]]:
     """The output of the layers, which heed the mask, and what they keep."""
+    _require_masked(x)
+    output, residuals = run_forward(_heeding(layers, mask=x.mask), x.values)
+    return _tensor(output), (residuals, x.mask)
+
+
+def _require_masked(x: object) -> None:
     if not isinstance(x, Masked):
         raise TypeError(f"the input must be Masked(values, mask), not {describe(x)}")
-    output, residuals = run_forward(_heeding(layers, x.mask), x.values)
+
+
+def _tensor(output: object) -> Tensor:
     if not isinstance(output, Tensor):
         raise TypeError(f"the layers inside must give a tensor, not {describe(output)}")
-    return output, (residuals, x.mask)
+    return output
 
 
 def _backward(layers: T, residuals: tuple[object, Tensor], grad: Tensor) -> tuple[T, Masked]:
-    grads, grad_values = run_backward(_heeding(layers, residuals[1]), residuals[0], grad)
-    return _like(layers, grads), Masked(cast("Tensor", grad_values), zero_gradient(residuals[1]))
+    kept, mask = residuals
+    grads, grad_values = run_backward(_heeding(layers, mask=mask), kept, grad)
+    return _like(layers, grads, "mask"), Masked(_tensor(grad_values), zero_gradient(mask))
 
 
 def _backward_params(layers: T, residuals: tuple[object, Tensor], grad: Tensor) -> T:
-    return _like(layers, run_backward_params(_heeding(layers, residuals[1]), residuals[0], grad))
-
-
-def _heeding(layers: object, mask: Tensor) -> Model:
-    """The layers with the mask wherever they heed one and have none of their own."""
-    bound = _with_masks(layers, lambda own: mask if own is None else own)
-    return cast("Model", bound)  # Python cannot say that the types of a TypeVarTuple are layers; see structure.py
-
-
-def _like(layers: T, grads: Model) -> T:
-    """The gradients with the layers' own masks: as buffers, they are handed back as they are."""
-    masks: list[Tensor | None] = []
-
-    def noted(own: Tensor | None) -> Tensor | None:
-        masks.append(own)
-        return own
-
-    _with_masks(layers, noted)
-    own = iter(masks)
-    return _with_masks(cast("T", grads), lambda _: next(own))  # each gradient is of its layer's type
+    kept, mask = residuals
+    return _like(layers, run_backward_params(_heeding(layers, mask=mask), kept, grad), "mask")
 
 
 @final
@@ -274,6 +297,71 @@ def from_masked(*layers: *Ts) -> FromMasked[*Ts]:
     layer = FromMasked(models(*layers))
     output_shape(layer)
     return layer
+
+
+@final
+@attrs.frozen(eq=False)
+class OnMaskedPair(Layer[tuple[object, Tensor, Tensor], tuple[Masked, Masked], Masked], Generic[L]):
+    """A layer of a sequence and a memory, such as a decoder, on masked batches of both: y = (f(values, memory), mask).
+
+    As `OnMasked`; besides, layers with a buffer field named ``memory_mask`` heed the memory's mask.
+
+    Its vjp: grad_f, (grad_values, grad_memory) = vjp(f, (values, memory), grad.values).
+
+    Args:
+        layer: f.
+
+    Shape:
+        that of f, from values (B, T, ...) and a memory (B, S, ...) to values (B, T, ...)
+
+    Residuals:
+        Those of f. The masks, shared, not copied.
+
+    Raises:
+        TypeError: an input is not `Masked`.
+        ValueError: the output of the layer is not of shape (B, T, ...).
+    """
+
+    layer: L
+
+    @override
+    def forward(self, x: tuple[Masked, Masked]) -> tuple[Masked, tuple[object, Tensor, Tensor]]:
+        queries, memory = x
+        _require_masked(queries)
+        _require_masked(memory)
+        layer = _heeding(self.layer, mask=queries.mask, memory_mask=memory.mask)
+        output, residuals = run_forward(layer, (queries.values, memory.values))
+        return Masked(_tensor(output), queries.mask), (residuals, queries.mask, memory.mask)
+
+    @override
+    def backward(
+        self, residuals: tuple[object, Tensor, Tensor], grad: Masked
+    ) -> tuple["OnMaskedPair[L]", tuple[Masked, Masked]]:
+        kept, mask, memory_mask = residuals
+        grads, both = run_backward(_heeding(self.layer, mask=mask, memory_mask=memory_mask), kept, grad.values)
+        grad_x, grad_memory = cast("tuple[Tensor, Tensor]", both)  # as the input is
+        own = _like(self.layer, grads, "mask", "memory_mask")
+        masked = Masked(grad_x, zero_gradient(mask)), Masked(grad_memory, zero_gradient(memory_mask))
+        return OnMaskedPair(own), masked
+
+
+def on_masked_pair(layer: L) -> OnMaskedPair[L]:
+    """An `OnMaskedPair`: a layer that heeds the masks of two masked batches, from a pair of `Masked` to `Masked`.
+
+    Args:
+        layer: takes a sequence and a memory, such as a `decoder` or a `cross_attention`.
+
+    Raises:
+        TypeError: it is not a layer.
+
+    >>> from fundl import Masked, apply, cross_attention, initialize, key, on_masked_pair
+    >>> layer = initialize(key(0), on_masked_pair(cross_attention(8, 2)))
+    >>> x, memory = (Masked(torch.zeros(3, steps, 8), torch.ones(3, steps, dtype=torch.bool)) for steps in (5, 7))
+    >>> apply(layer, (x, memory))
+    Masked(values=float32[3, 5, 8], mask=bool[3, 5])
+    """
+    require_model(layer)
+    return OnMaskedPair(layer)
 
 
 @final

@@ -19,6 +19,7 @@ from tests.samples import (
     pooling,
     positional,
     structure,
+    transformer,
 )
 from tests.samples.activation import ELEMENTWISE
 from tests.samples.linear import affine
@@ -37,6 +38,7 @@ SAMPLES: Final[tuple[Sample, ...]] = (
     *pooling.SAMPLES,
     *positional.SAMPLES,
     *structure.SAMPLES,
+    *transformer.SAMPLES,
 )
 
 __all__ = ["ELEMENTWISE", "SAMPLES", "TOLERANCES", "Sample", "affine", "normal", "sample", "with_values"]

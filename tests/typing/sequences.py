@@ -11,11 +11,19 @@ from fundl import (
     apply,
     compose,
     cross_attention,
+    decoder,
+    decoder_block,
+    encoder,
     from_masked,
+    gated_feed_forward,
+    layer_norm,
     linear,
     on_masked,
+    on_masked_pair,
     residual,
+    rms_norm,
     self_attention,
+    transformer_block,
     vjp,
     with_mask,
 )
@@ -51,3 +59,22 @@ across = cross_attention(16, 4, memory_features=12)
 reveal_type(across)  # R: fundl.layers.attention.CrossAttention[Literal[16]]
 reveal_type(apply(across, (x, x)))  # R: torch._tensor.Tensor
 reveal_type(vjp(across, (x, x), x))  # R: tuple[fundl.layers.attention.CrossAttention[Literal[16]], tuple[torch._tensor.Tensor, torch._tensor.Tensor]]
+
+# --- Transformers ------------------------------------------------------------------------------------------------------
+
+model = compose(linear(3, 16), encoder(6, transformer_block(16, 4, causal=True), layer_norm(16)), linear(16, 10))
+gradients, _ = vjp(model, x, x)
+reveal_type(gradients[1][0][5][0].layers[1])  # R: fundl.layers.attention.SelfAttention[Literal[16]]
+reveal_type(gradients[1][0][5][1].layers[1][0].weight)  # R: torch._tensor.Tensor
+reveal_type(gradients[1][1])  # R: fundl.layers.normalization.LayerNorm[Literal[16]]
+other = transformer_block(16, 4, norm=rms_norm(16), feed_forward=gated_feed_forward(16, 40))
+reveal_type(other[1].layers[0])  # R: fundl.layers.normalization.RMSNorm[Literal[16]]
+reveal_type(other[1].layers[1][1])  # R: fundl.layers.feed_forward.GLU[Literal[-1]]
+compose(linear(3, 15), transformer_block(16, 4))  # E: layer 2.1.1 (LayerNorm) expects 16 features but layer 1 (Linear) gives 15 features
+
+pair = decoder(6, decoder_block(16, 4), layer_norm(16))
+reveal_type(apply(pair, (x, x)))  # R: torch._tensor.Tensor
+gradients_of_pair, (grad_of_x, grad_of_memory) = vjp(pair, (x, x), x)
+reveal_type(gradients_of_pair.layers[0][5].layers[2])  # R: fundl.layers.attention.CrossAttention[Literal[16]]
+reveal_type(grad_of_memory)  # R: torch._tensor.Tensor
+reveal_type(apply(on_masked_pair(pair), (masked, masked)))  # R: fundl.layers.masked.Masked
