@@ -154,6 +154,17 @@ from fundl.layers.positional import (
     learned_positions,
     rotation,
 )
+from fundl.layers.recurrent.layers import (
+    GRU,
+    LSTM,
+    RNN,
+    gru,
+    lstm,
+    rnn,
+)
+from fundl.layers.recurrent.sweeps import (
+    Recurrence,
+)
 from fundl.layers.softmax import (
     LogSoftmax,
     Softmax,
@@ -314,6 +325,9 @@ __all__ = [
     "ELU",
     "GELU",
     "GLU",
+    "GRU",
+    "LSTM",
+    "RNN",
     "SELU",
     "Accumulate",
     "AccumulateState",
@@ -394,6 +408,7 @@ __all__ = [
     "RateState",
     "ReLU",
     "Record",
+    "Recurrence",
     "Reduction",
     "Report",
     "Reshape",
@@ -474,6 +489,7 @@ __all__ = [
     "gated_feed_forward",
     "generator",
     "group_norm",
+    "gru",
     "huber",
     "initialize",
     "instance_norm",
@@ -495,6 +511,7 @@ __all__ = [
     "load",
     "load_metadata",
     "low_rank",
+    "lstm",
     "mae",
     "mean_and_std",
     "minibatches",
@@ -516,6 +533,7 @@ __all__ = [
     "residual",
     "rms_norm",
     "rmsprop",
+    "rnn",
     "rotation",
     "save",
     "scale",

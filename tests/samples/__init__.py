@@ -18,6 +18,7 @@ from tests.samples import (
     normalization,
     pooling,
     positional,
+    recurrent,
     structure,
     transformer,
 )
@@ -37,6 +38,7 @@ SAMPLES: Final[tuple[Sample, ...]] = (
     *normalization.SAMPLES,
     *pooling.SAMPLES,
     *positional.SAMPLES,
+    *recurrent.SAMPLES,
     *structure.SAMPLES,
     *transformer.SAMPLES,
 )

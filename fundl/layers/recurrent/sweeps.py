@@ -1,0 +1,337 @@
+"""Sweeps: one recurrence over the steps of a batch of sequences, forward, and backward through time.
+
+Inside, sequences are of shape (T, B, ...): what belongs to one step lies together. A recurrence of G gates over H hidden
+features has the parameters W (G H, in) and U (G H, H), and biases b and v of G H, gate below gate. What can be said of all
+steps at once is computed at once: in forward x W^T + b, a matrix product before the loop; in backward the derivatives of all
+gates, before a loop in which two to five operations a step are left, and after it a matrix product each for
+
+    grad_W = sum_t d_t^T x_t,    grad_U = sum_t d_t^T h_{t-1},    grad_b = grad_v = sum_t d_t,    grad_x_t = d_t W
+
+with d_t (B, G H) the gradient with respect to the gates before their activation.
+
+A step that the mask calls padding leaves the state as it is, and gives 0. What is written to in place here was made here, and
+nobody else has it yet.
+"""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import kernels
+from fundl.initialize import Initializer
+from fundl.tree import Record, describe
+
+Activation: TypeAlias = Literal["tanh", "relu"]
+"""Of an RNN."""
+States: TypeAlias = tuple[Tensor, ...]
+"""The state of a recurrence, each (B, H): (h,), or (h, c) of an LSTM."""
+Kept: TypeAlias = tuple[Tensor, ...]
+"""What a sweep keeps for backward, each (T, B, ...): the hidden state after each step, and what else its kind needs."""
+
+
+@final
+@attrs.frozen(eq=False)
+class Recurrence(Record):
+    """The parameters of one recurrence: of one layer in one direction.
+
+    G is the number of gates, which lie one below the other: 1 of an `RNN`; 3 of a `GRU`: reset, update, new; 4 of an `LSTM`:
+    input, forget, cell, output.
+
+    Args:
+        weight_ih: from the input to the gates, of shape (G hidden, in).
+        weight_hh: from the hidden state to the gates, of shape (G hidden, hidden).
+        bias_ih: added to the first, of shape (G hidden,), or None.
+        bias_hh: added to the second, likewise; None if and only if bias_ih is.
+        weight_ih_init: how `initialize` draws weight_ih; None if it keeps its values. The others likewise.
+        weight_hh_init: of weight_hh.
+        bias_ih_init: of bias_ih.
+        bias_hh_init: of bias_hh.
+    """
+
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias_ih: Tensor | None
+    bias_hh: Tensor | None
+    weight_ih_init: Initializer | None = attrs.field(default=None, kw_only=True)
+    weight_hh_init: Initializer | None = attrs.field(default=None, kw_only=True)
+    bias_ih_init: Initializer | None = attrs.field(default=None, kw_only=True)
+    bias_hh_init: Initializer | None = attrs.field(default=None, kw_only=True)
+
+    @override
+    def __repr__(self) -> str:  # without the initialisers: a layer has many recurrences, with the same
+        return f"Recurrence({', '.join(f'{name}={describe(getattr(self, name))}' for name in self.children)})"
+
+
+@final
+@attrs.frozen
+class Sweep:
+    """A recurrence, and what it runs over.
+
+    Args:
+        weights: its parameters.
+        x: the input, (T, B, in).
+        state: before the first step; None for zeros.
+        mask: (T, B, 1), True where a step is real; None if all are.
+        reverse: whether it runs from the last step to the first.
+    """
+
+    weights: Recurrence
+    x: Tensor
+    state: States | None
+    mask: Tensor | None
+    reverse: bool
+
+    def order(self) -> range:
+        """The steps, as forward goes."""
+        steps = len(self.x)
+        return range(steps - 1, -1, -1) if self.reverse else range(steps)
+
+    def order_back(self) -> list[tuple[int, int]]:
+        """The steps, as backward goes, each with the one that forward took before it: T before the first of all."""
+        order = [len(self.x), *self.order()]
+        return list(zip(order[:0:-1], order[-2::-1], strict=True))
+
+    def start(self, index: int) -> Tensor:
+        """One of the tensors of the state before the first step."""
+        return self.x.new_zeros(self.x.shape[1], self.weights.weight_hh.shape[1]) if self.state is None else self.state[index]
+
+
+@final
+@attrs.frozen
+class SweptBack:
+    """What a sweep's backward gives.
+
+    Args:
+        grads: computes the gradients with respect to the parameters.
+        grad_x: computes that with respect to the input, (T, B, in).
+        state: that with respect to the state before the first step.
+    """
+
+    grads: Callable[[], Recurrence]
+    grad_x: Callable[[], Tensor]
+    state: States
+
+
+# --- What all have in common -------------------------------------------------------------------------------------------
+
+
+def _rows(x: Tensor) -> Tensor:
+    """All steps of all sequences, one below the other: (T B, ...)."""
+    return x.flatten(0, 1)
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
+
+
+def _from_input(sweep: Sweep, bias: Tensor | None) -> Tensor:
+    """What the inputs give to the gates of all steps: x W^T + bias, (T, B, G H), fresh."""
+    gates = _affine(_rows(sweep.x), sweep.weights.weight_ih, bias)
+    return gates.view(*sweep.x.shape[:2], gates.shape[1])
+
+
+def _both_biases(weights: Recurrence) -> Tensor | None:
+    return None if weights.bias_ih is None or weights.bias_hh is None else weights.bias_ih + weights.bias_hh
+
+
+def _in_time(sweep: Sweep, found: list[Tensor], like: Tensor) -> Tensor:
+    """What was found of each step, in the order of forward, as one tensor (T, B, H)."""
+    if not found:
+        return like.new_empty((0, *like.shape))
+    return torch.stack(found[::-1] if sweep.reverse else found)
+
+
+def _output(sweep: Sweep, hidden: Tensor) -> Tensor:
+    return hidden if sweep.mask is None else torch.where(sweep.mask, hidden, 0)
+
+
+def _before(sweep: Sweep, after: Tensor, index: int) -> Tensor:
+    """What there was before each step, from what there was after it, (T, B, H)."""
+    if not len(after):
+        return after
+    start = sweep.start(index).unsqueeze(0)
+    return torch.cat((after[1:], start) if sweep.reverse else (start, after[:-1]))
+
+
+def _grad_hidden(sweep: Sweep, grad: Tensor, grad_last: States | None) -> list[Tensor]:
+    """The gradients with respect to the hidden state after each step, and at T before the first, all fresh.
+
+    They are what the output and the state after the last step give: backward adds what comes from later steps.
+    """
+    own = grad.clone(memory_format=torch.contiguous_format) if sweep.mask is None else torch.where(sweep.mask, grad, 0)
+    grads = [*own.unbind(0), own.new_zeros(own.shape[1:])]
+    if grad_last is not None:
+        grads[[len(own), *sweep.order()][-1]].add_(grad_last[0])
+    return grads
+
+
+def _passed(sweep: Sweep, like: Tensor) -> Tensor | None:
+    """1 where a step is padding, and the state passes, (T, B, 1)."""
+    return None if sweep.mask is None else (~sweep.mask).to(like.dtype)
+
+
+def _swept_back(sweep: Sweep, kept: Kept, d: Tensor, d_hidden: Tensor, state: States) -> SweptBack:
+    """What follows from the gradients with respect to the gates: a matrix product for each parameter, over all steps.
+
+    Args:
+        sweep: what ran.
+        kept: what forward kept.
+        d: the gradient with respect to what the input gives to the gates, (T, B, G H).
+        d_hidden: that with respect to what the hidden state gives to them: the same, but for a GRU.
+        state: that with respect to the state before the first step.
+    """
+    weights, rows = sweep.weights, _rows(d)
+    rows_hidden = rows if d_hidden is d else _rows(d_hidden)
+
+    def grads() -> Recurrence:
+        grad_bias = None if weights.bias_ih is None else rows.sum(0)
+        return attrs.evolve(
+            weights,
+            weight_ih=torch.mm(rows.t(), _rows(sweep.x)),
+            weight_hh=torch.mm(rows_hidden.t(), _rows(_before(sweep, kept[0], 0))),
+            bias_ih=grad_bias,
+            bias_hh=grad_bias if d_hidden is d or grad_bias is None else rows_hidden.sum(0),
+        )
+
+    def grad_x() -> Tensor:
+        return torch.mm(rows, weights.weight_ih).view(*d.shape[:2], weights.weight_ih.shape[1])
+
+    return SweptBack(grads, grad_x, state)
+
+
+# --- RNN ---------------------------------------------------------------------------------------------------------------
+
+
+def rnn_forward(sweep: Sweep, activation: Activation) -> tuple[Tensor, States, Kept]:
+    """Output, last state, and what backward needs: the hidden states, h = activation(W x + b + U h' + v)."""
+    hiddens = _from_input(sweep, _both_biases(sweep.weights))
+    hidden, recurrent = sweep.start(0), sweep.weights.weight_hh.t()
+    steps = hiddens.unbind(0)
+    for t in sweep.order():
+        before, hidden = hidden, _activated(steps[t].addmm_(hidden, recurrent), activation)
+        if sweep.mask is not None:
+            hidden.copy_(torch.where(sweep.mask[t], hidden, before))
+    return _output(sweep, hiddens), (hidden,), (hiddens,)
+
+
+def _activated(x: Tensor, activation: Activation) -> Tensor:
+    """The activation of x, in its place."""
+    return x.tanh_() if activation == "tanh" else x.relu_()
+
+
+def rnn_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None, *, activation: Activation) -> SweptBack:
+    """Backward through time: d = grad_h activation', and U^T d is added to grad_h of the step before."""
+    (hidden,) = kept
+    d = 1 - hidden * hidden if activation == "tanh" else (hidden > 0).to(hidden.dtype)
+    d, passed = d if sweep.mask is None else d * sweep.mask, _passed(sweep, d)
+    grad_hidden = _grad_hidden(sweep, grad, grad_last)
+    for t, before in sweep.order_back():
+        grad_hidden[before].addmm_(d[t].mul_(grad_hidden[t]), sweep.weights.weight_hh)
+        if passed is not None:
+            grad_hidden[before].addcmul_(grad_hidden[t], passed[t])
+    return _swept_back(sweep, kept, d, d, (grad_hidden[-1],))
+
+
+# --- GRU ---------------------------------------------------------------------------------------------------------------
+
+
+def gru_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
+    """Output, last state, and what backward needs: the hidden states, the gates, and q.
+
+    (r, z) = sigmoid(W x + b + U h' + v), n = tanh(W x + b + r q), q = U h' + v, h = (1 - z) n + z h', h' from the step before.
+    """
+    weights, hidden = sweep.weights, sweep.start(0)
+    gates, size = _from_input(sweep, weights.bias_ih), weights.weight_hh.shape[1]
+    reset_update, new = (part.unbind(0) for part in gates.split_with_sizes((2 * size, size), 2))
+    hiddens: list[Tensor] = []
+    scaled: list[Tensor] = []
+    for t in sweep.order():
+        from_hidden, q = _affine(hidden, weights.weight_hh, weights.bias_hh).split_with_sizes((2 * size, size), 1)
+        r, z = reset_update[t].add_(from_hidden).sigmoid_().chunk(2, 1)
+        after = torch.lerp(new[t].addcmul_(r, q).tanh_(), hidden, z)
+        hidden = after if sweep.mask is None else torch.where(sweep.mask[t], after, hidden)
+        hiddens.append(hidden)
+        scaled.append(q)
+    kept = _in_time(sweep, hiddens, hidden), gates, _in_time(sweep, scaled, hidden)
+    return _output(sweep, kept[0]), (hidden,), kept
+
+
+def gru_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
+    """Backward through time: z grad_h + U^T d is added to grad_h of the step before.
+
+    With s = (1 - z) (1 - n^2) grad_h, the gradient with respect to what n is the tanh of, d is
+    (q r (1 - r) s, (h' - n) z (1 - z) grad_h, r s), and with respect to what the input gives (..., ..., s).
+    """
+    hidden, gates, q = kept
+    r, z, n = gates.view(*q.shape[:2], 3, q.shape[2]).unbind(2)
+    to_new = kernels.tanh_backward(1 - z, n)
+    to_update = kernels.sigmoid_backward(_before(sweep, hidden, 0) - n, z)
+    d = torch.stack((to_new, kernels.sigmoid_backward(to_new * q, r), to_update, to_new * r), 2)  # (T, B, 4, H)
+    if sweep.mask is not None:
+        d, z = d * sweep.mask.unsqueeze(2), torch.where(sweep.mask, z, 1)
+    grad_hidden = _grad_hidden(sweep, grad, grad_last)
+    for t, before in sweep.order_back():
+        d[t].mul_(grad_hidden[t].unsqueeze(1))
+        grad_hidden[before].addmm_(d[t, :, 1:].flatten(1), sweep.weights.weight_hh).addcmul_(grad_hidden[t], z[t])
+    d_input = torch.cat((d[:, :, 1:3].flatten(2), d[:, :, 0]), 2)
+    return _swept_back(sweep, kept, d_input, d[:, :, 1:].flatten(2), (grad_hidden[-1],))
+
+
+# --- LSTM --------------------------------------------------------------------------------------------------------------
+
+
+def lstm_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
+    """Output, last state, and what backward needs: the hidden states, the gates, and the cells.
+
+    (i, f, o) = sigmoid(W x + b + U h' + v), g = tanh(likewise), c = f c' + i g, h = o tanh(c), h' and c' from the step before.
+    """
+    weights, hidden, cell = sweep.weights, sweep.start(0), sweep.start(1)
+    gates, recurrent, size = _from_input(sweep, _both_biases(weights)), weights.weight_hh.t(), weights.weight_hh.shape[1]
+    input_forget, new, output = (part.unbind(0) for part in gates.split_with_sizes((2 * size, size, size), 2))
+    hiddens: list[Tensor] = []
+    cells: list[Tensor] = []
+    for t in sweep.order():
+        gates[t].addmm_(hidden, recurrent)
+        i, f = input_forget[t].sigmoid_().chunk(2, 1)
+        after = torch.addcmul(f * cell, i, new[t].tanh_())
+        given = output[t].sigmoid_() * torch.tanh(after)
+        if sweep.mask is None:
+            hidden, cell = given, after
+        else:
+            hidden, cell = torch.where(sweep.mask[t], given, hidden), torch.where(sweep.mask[t], after, cell)
+        hiddens.append(hidden)
+        cells.append(cell)
+    kept = _in_time(sweep, hiddens, hidden), gates, _in_time(sweep, cells, cell)
+    return _output(sweep, kept[0]), (hidden, cell), kept
+
+
+def lstm_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
+    """Backward through time: o (1 - tanh(c)^2) grad_h is added to grad_c, and U^T d to grad_h of the step before.
+
+    d = (g i (1 - i) grad_c, c' f (1 - f) grad_c, i (1 - g^2) grad_c, tanh(c) o (1 - o) grad_h), and grad_c of the step before
+    is f grad_c.
+    """
+    _, gates, cells = kept
+    i, f, g, o = gates.view(*cells.shape[:2], 4, cells.shape[2]).unbind(2)
+    tanh_c = torch.tanh(cells)
+    to_input, to_forget = kernels.sigmoid_backward(g, i), kernels.sigmoid_backward(_before(sweep, cells, 1), f)
+    d = torch.stack((to_input, to_forget, kernels.tanh_backward(i, g), kernels.sigmoid_backward(tanh_c, o)), 2)  # (T, B, 4, H)
+    to_cell, passed = kernels.tanh_backward(o, tanh_c), _passed(sweep, d)
+    if sweep.mask is not None:
+        d, to_cell, f = d * sweep.mask.unsqueeze(2), to_cell * sweep.mask, torch.where(sweep.mask, f, 1)
+    grad_hidden = _grad_hidden(sweep, grad, grad_last)
+    grad_cell = torch.zeros_like(grad_hidden[-1]) if grad_last is None else grad_last[1]
+    for t, before in sweep.order_back():
+        grad_cell = torch.addcmul(grad_cell, grad_hidden[t], to_cell[t])
+        d[t, :, :3].mul_(grad_cell.unsqueeze(1))
+        d[t, :, 3].mul_(grad_hidden[t])
+        grad_cell = grad_cell * f[t]
+        grad_hidden[before].addmm_(d[t].flatten(1), sweep.weights.weight_hh)
+        if passed is not None:
+            grad_hidden[before].addcmul_(grad_hidden[t], passed[t])
+    of_gates = d.flatten(2)
+    return _swept_back(sweep, kept, of_gates, of_gates, (grad_hidden[-1], grad_cell))
