@@ -17,6 +17,7 @@ from fundl.data import (
 )
 from fundl.idx import read_idx
 from fundl.initialize import (
+    Dependent,
     Fans,
     Initializer,
     constant,
@@ -196,6 +197,12 @@ from fundl.layers.transposed_convolution import (
     conv_transpose2d,
     conv_transpose3d,
 )
+from fundl.layers.weight_norm import (
+    WeightNorm,
+    WeightStandardization,
+    weight_norm,
+    weight_standardization,
+)
 from fundl.losses import (
     Reduction,
     binary_cross_entropy,
@@ -360,6 +367,7 @@ __all__ = [
     "DecayState",
     "Decoder",
     "DecoderBlock",
+    "Dependent",
     "Dropout",
     "Ema",
     "Embedding",
@@ -435,6 +443,8 @@ __all__ = [
     "TraceState",
     "TrainState",
     "Transform",
+    "WeightNorm",
+    "WeightStandardization",
     "accumulate",
     "accuracy",
     "adagrad",
@@ -562,6 +572,8 @@ __all__ = [
     "value_and_grad",
     "vjp",
     "warmup_cosine_schedule",
+    "weight_norm",
+    "weight_standardization",
     "with_mask",
     "without_statistics",
     "xavier_normal",

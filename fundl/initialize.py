@@ -6,7 +6,7 @@ static field ``weight_init`` for the parameter ``weight``. `initialize` goes thr
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import attrs
 import torch
@@ -386,6 +386,19 @@ def constant(value: float) -> Constant:
     return Constant(value)
 
 
+# --- Parameters that depend on others ---------------------------------------------------------------------------------
+
+
+class Dependent(ABC):
+    """A layer with parameters that begin at what others of it begin at: the length of a weight, say."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def with_dependent(self) -> Self:
+        """The layer with the parameters that depend on others; `initialize` asks for it, once all are drawn."""
+
+
 # --- Giving a model its parameters ------------------------------------------------------------------------------------
 
 
@@ -422,12 +435,19 @@ def initialize(key: Key, model: P, *, device: torch.device | str | None = None, 
     with no_grad():
         frozen = tree.records_in_buffers(model)
         turns = zip(random.split(key, len(frozen)), frozen, strict=True)
+        is_new: list[bool] = []
 
         def drawn(record: Record) -> Record:
             own_key, is_frozen = next(turns)
+            is_new.append(not is_frozen or any(leaf.is_meta for _, leaf in _own_leaves(record).values()))
             return _drawn(own_key, record, target, dtype, keep=is_frozen)
 
-        return tree.map_records(drawn, model)
+        def settled(record: Record) -> Record:
+            return record.with_dependent() if next(turns_again) and isinstance(record, Dependent) else record
+
+        model = tree.map_records(drawn, model)
+        turns_again = iter(is_new)
+        return tree.map_records(settled, model)
 
 
 def _drawn(key: Key, record: Record, device: torch.device | None, dtype: torch.dtype | None, *, keep: bool) -> Record:

@@ -136,6 +136,13 @@ batch_norm_backward: (
     " tuple[bool, bool, bool]], tuple[Tensor, Tensor | None, Tensor | None]]"
 ) = _aten.native_batch_norm_backward.default
 
+# v, gain, axis, which is the first or the last: gain v / norm, and norm. Both must be dense, which is not checked.
+weight_norm: "OpOverload[[Tensor, Tensor, int], tuple[Tensor, Tensor]]" = _aten._weight_norm_interface.default
+# grad, v, gain, norm, axis: the gradients of v and gain.
+weight_norm_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]" = (
+    _aten._weight_norm_interface_backward.default
+)
+
 # --- Pooling -----------------------------------------------------------------------------------------------------------
 
 # Here and below, a setting is one number for all axes, or one for each. Of the input, the backward kernels read the sizes,

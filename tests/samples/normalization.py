@@ -12,12 +12,18 @@ from fundl import (
     GroupNorm,
     InstanceNorm,
     LayerNorm,
+    Linear,
     RMSNorm,
+    WeightNorm,
+    WeightStandardization,
     batch_norm,
     group_norm,
     instance_norm,
     layer_norm,
+    linear,
     rms_norm,
+    weight_norm,
+    weight_standardization,
 )
 from tests.samples.table import normal, sample
 
@@ -51,6 +57,17 @@ def known(layer: BatchNorm) -> BatchNorm:
     """The layer with statistics of four channels."""
     mean, var = torch.tensor([0.5, -1.0, 0.0, 2.0]), torch.tensor([1.0, 0.1, 4.0, 0.5])
     return attrs.evolve(layer, mean=mean.double(), var=var.double())
+
+
+def by_weight(p: WeightNorm[Linear], x: Tensor) -> Tensor:
+    v = p.layer.weight
+    return F.linear(x, p.gain * v / v.norm(dim=1 - p.axis, keepdim=True), p.layer.bias)
+
+
+def by_standard(p: WeightStandardization[Linear], x: Tensor) -> Tensor:
+    v = p.layer.weight
+    rows = (v - v.mean(1, keepdim=True)) / (v.var(1, correction=0, keepdim=True) + p.eps).sqrt()
+    return F.linear(x, rows, p.layer.bias)
 
 
 WIDE: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.1}
@@ -95,4 +112,9 @@ SAMPLES: Final = (
     sample("BatchNorm, statistics, no bias", known(batch_norm(4, bias=False)), normal(5, 4, 3), by_batch, tolerances=WIDE),
     sample("BatchNorm, statistics alone", known(BatchNorm()), normal(5, 4), by_batch, tolerances=WIDE),
     sample("BatchNorm of images, statistics", known(batch_norm(4)), normal(5, 4, 2, 3), by_batch, tolerances=WIDE),
+    sample("WeightNorm", weight_norm(linear(3, 4)), normal(5, 3), by_weight, kept=(12 + 4) * 8),
+    sample("WeightNorm, no bias", weight_norm(linear(3, 4, bias=False)), normal(5, 3), by_weight, kept=(12 + 4) * 8),
+    sample("WeightNorm, axis", weight_norm(linear(3, 4), axis=1), normal(5, 3), by_weight, kept=(12 + 3) * 8),
+    sample("WeightStandardization", weight_standardization(linear(3, 4)), normal(5, 3), by_standard, kept=(12 + 8) * 8),
+    sample("WeightStandardization, eps", weight_standardization(linear(3, 4), eps=0.5), normal(5, 3), by_standard, kept=160),
 )

@@ -16,11 +16,14 @@ from fundl import (
     GLU,
     AdaptiveAveragePool2d,
     AveragePool2d,
+    BatchNorm,
     Checkpoint,
     Embedding,
     Flatten,
     GlobalMaxPool,
+    GroupNorm,
     Identity,
+    InstanceNorm,
     Layer,
     LayerNorm,
     Linear,
@@ -38,13 +41,16 @@ from fundl import (
     adam,
     apply,
     apply_updates,
+    batch_norm,
     checkpoint,
     compose,
     embedding,
     feed_forward,
     forward,
     gated_feed_forward,
+    group_norm,
     initialize,
+    instance_norm,
     key,
     layer_norm,
     learned_positions,
@@ -61,6 +67,8 @@ from fundl import (
     tree,
     value_and_grad,
     vjp,
+    weight_norm,
+    weight_standardization,
 )
 from tests.typing.image_layers import (
     Conv2d,
@@ -701,6 +709,25 @@ def parts_with_a_number_for_each_axis() -> None:
 
 def the_maximum_of_each_channel() -> None:
     compose(conv2d(3, 8, 3), GlobalMaxPool(), linear(8, 10))
+
+
+def normalised_images() -> None:
+    compose(
+        conv2d(3, 32, 3),
+        batch_norm(32),
+        ReLU(),
+        weight_standardization(conv2d(32, 16, 3)),
+        group_norm(4, 16),
+        instance_norm(16),
+        GroupNorm(8),
+        InstanceNorm(),
+        BatchNorm(),
+        conv2d(16, 8, 3),
+    )
+
+
+def normalised_weights() -> None:
+    compose(weight_norm(linear(2, 25)), batch_norm(25), residual(weight_norm(linear(25, 25))), linear(25, 2))
 
 
 # --- Other rules of the user's -----------------------------------------------------------------------------------------

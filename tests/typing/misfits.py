@@ -41,13 +41,16 @@ from fundl import (
     Softplus,
     Tanh,
     apply,
+    batch_norm,
     checkpoint,
     compose,
     embedding,
     feed_forward,
     forward,
     gated_feed_forward,
+    group_norm,
     initialize,
+    instance_norm,
     key,
     layer_norm,
     learned_positions,
@@ -60,6 +63,8 @@ from fundl import (
     summary,
     value_and_grad,
     vjp,
+    weight_norm,
+    weight_standardization,
 )
 from tests.typing.image_layers import (
     Drop,
@@ -664,6 +669,41 @@ def the_mean_of_each_channel() -> None:
 def the_maximum_of_each_channel() -> None:
     # E: layer 3 (Linear) expects 16 features but layer 2 (GlobalMaxPool) gives 8 features
     compose(conv2d(3, 8, 3), GlobalMaxPool(), linear(16, 10))
+
+
+def groups_of_channels() -> None:
+    # E: layer 2 (GroupNorm) expects 16 channels but layer 1 (Conv2d) gives 32 channels
+    compose(conv2d(3, 32, 3), group_norm(4, 16))
+
+
+def channels_of_instances() -> None:
+    # E: layer 2 (InstanceNorm) expects 16 channels but layer 1 (Conv2d) gives 32 channels
+    compose(conv2d(3, 32, 3), instance_norm(16))
+
+
+def channels_of_batches() -> None:
+    # E: layer 3 (BatchNorm) expects 16 channels but layer 1 (Conv2d) gives 32 channels
+    compose(conv2d(3, 32, 3), ReLU(), batch_norm(16))
+
+
+def behind_batches() -> None:
+    # E: layer 4 (Conv2d) expects 16 channels but layer 2 (BatchNorm) gives 32 channels
+    compose(conv2d(3, 32, 3), batch_norm(32), ReLU(), conv2d(16, 8, 3))
+
+
+def a_normalised_weight() -> None:
+    # E: layer 2.1 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
+    compose(linear(2, 25), weight_norm(linear(24, 3)))
+
+
+def behind_a_normalised_weight() -> None:
+    # E: layer 3 (Linear) expects 24 features but layer 1 (WeightNorm) gives 25 features
+    compose(weight_norm(linear(2, 25)), ReLU(), linear(24, 3))
+
+
+def a_standardised_weight() -> None:
+    # E: layer 2.1 (Conv2d) expects 16 channels but layer 1 (Conv2d) gives 32 channels
+    compose(conv2d(3, 32, 3), weight_standardization(conv2d(16, 8, 3)))
 
 
 # --- Other rules of the user's -----------------------------------------------------------------------------------------

@@ -1,0 +1,268 @@
+"""Layers whose weight is normalised, instead of what they compute: around any layer with a field ``weight``."""
+
+from collections.abc import Callable
+from typing import Generic, Protocol, cast, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar, override
+
+from fundl import kernels
+from fundl.initialize import Dependent, Initializer, ones
+from fundl.layer import AnyLayer, Layer
+from fundl.layers.normalization import require_eps
+from fundl.model import require_model, run_backward, run_backward_params, run_forward
+from fundl.shapes import S, Through
+from fundl.tree import describe
+
+L = TypeVar("L", bound=AnyLayer)
+
+
+# --- The layer inside --------------------------------------------------------------------------------------------------
+
+# The gradient of a layer is a layer of its type: run_backward, which is for models of any type, does not tell.
+
+
+class _Backward(Protocol):
+    def __call__(self, layer: L, residuals: object, grad: Tensor, /) -> tuple[L, Tensor]: ...
+
+
+class _BackwardParams(Protocol):
+    def __call__(self, layer: L, residuals: object, grad: Tensor, /) -> L: ...
+
+
+_forward = cast("Callable[[AnyLayer, Tensor], tuple[Tensor, object]]", run_forward)
+_backward = cast("_Backward", run_backward)
+_backward_params = cast("_BackwardParams", run_backward_params)
+
+
+def _weight(layer: AnyLayer) -> Tensor:
+    weight: object = getattr(layer, "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim < 2:
+        raise TypeError(f"the layer inside must have a weight of two or more axes, but here is {describe(layer)}")
+    return weight
+
+
+def _with_weight(layer: L, weight: Tensor) -> L:
+    changes = {"weight": weight}
+    return attrs.evolve(layer, **changes)
+
+
+def _require_layer(name: str, layer: object) -> None:
+    require_model(layer)
+    if isinstance(layer, tuple):
+        raise TypeError(f"{name} is around one layer, not a tuple of layers: compose({name}(...), {name}(...))")
+
+
+# --- Weight normalisation ----------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
+    """A layer whose weight is a direction and a length, learnt apart: w = gain v / ||v||, with v the weight of the layer.
+
+    The norm is that of the weights of each output, the slices of v along an axis.
+
+    Its vjp: that of the layer with the weight w; with grad_w, its gradient, and sums over the weights of each output:
+
+        grad_gain = sum of grad_w v / ||v||,    grad_v = gain / ||v|| (grad_w - v / ||v|| grad_gain)
+
+    Args:
+        layer: any layer with a field ``weight``; best given to `weight_norm`, which makes the gain.
+        gain: the norm of the weights of each output, of v's shape, but of size 1 along all other axes.
+        axis: of v, that of the outputs; 0 by default.
+        gain_init: how `initialize` draws what ||v|| is multiplied by to get the gain; ones by default, for w = v.
+
+    Shape:
+        that of the layer
+
+    Residuals:
+        Those of the layer; w, and a norm for each output.
+
+    Source:
+        Salimans and Kingma, Weight normalization: a simple reparameterization to accelerate training of deep neural networks,
+        2016.
+    """
+
+    layer: L
+    gain: Tensor
+    axis: int = attrs.field(default=0, kw_only=True)
+    gain_init: Initializer = attrs.field(default=ones(), kw_only=True)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, Tensor, Tensor]]:
+        v = _weight(self.layer)
+        if self.axis == 0:
+            weight, norm = kernels.weight_norm(
+                v.contiguous(), self.gain.contiguous(), 0
+            )  # of others, it reads what is not there
+        else:
+            norm = _norm(v, self.axis)
+            weight = v * (self.gain / norm)
+        y, residuals = _forward(_with_weight(self.layer, weight), x)
+        return y, (residuals, weight, norm)
+
+    @override
+    def backward(self, residuals: tuple[object, Tensor, Tensor], grad: Tensor) -> tuple["WeightNorm[L]", Tensor]:
+        inner, weight, norm = residuals
+        grads, grad_x = _backward(_with_weight(self.layer, weight), inner, grad)
+        return self._of(grads, norm), grad_x
+
+    @override
+    def backward_params(self, residuals: tuple[object, Tensor, Tensor], grad: Tensor) -> "WeightNorm[L]":
+        inner, weight, norm = residuals
+        return self._of(_backward_params(_with_weight(self.layer, weight), inner, grad), norm)
+
+    def _of(self, grads: L, norm: Tensor) -> "WeightNorm[L]":
+        """The gradients, from those of the layer, whose weight was w."""
+        v, grad_weight = _weight(self.layer), _weight(grads)
+        if self.axis == 0:
+            grad_v, grad_gain = kernels.weight_norm_backward(
+                grad_weight.contiguous(), v.contiguous(), self.gain.contiguous(), norm, 0
+            )
+        else:
+            grad_gain = (grad_weight * v).sum(_others(v, self.axis), keepdim=True) / norm
+            scale = self.gain / norm
+            grad_v = torch.addcmul(grad_weight * scale, v, scale * grad_gain / norm, value=-1)
+        return WeightNorm(_with_weight(grads, grad_v), grad_gain, axis=self.axis, gain_init=self.gain_init)
+
+    @override
+    def output_shape(self, shape: S) -> Through[S, L]:
+        return Through(shape, (self.layer,))
+
+    @override
+    def with_dependent(self) -> "WeightNorm[L]":
+        gain = self.gain * _norm(_weight(self.layer), self.axis)
+        return WeightNorm(self.layer, gain, axis=self.axis, gain_init=self.gain_init)
+
+
+def weight_norm(layer: L, *, axis: int = 0, gain_init: Initializer = ones()) -> WeightNorm[L]:
+    """A layer whose weight is a direction and a length, learnt apart. It begins as the layer itself.
+
+    Args:
+        layer: any layer with a field ``weight`` of two or more axes, with values or without.
+        axis: of the weight, that of the outputs; 0 by default.
+        gain_init: how `initialize` draws what the norm of the weights is multiplied by; ones by default.
+
+    Raises:
+        TypeError: the layer has no such weight.
+        ValueError: the weight has no such axis.
+
+    >>> from fundl import Linear, linear, weight_norm
+    >>> weight_norm(Linear(torch.tensor([[3.0, 4.0]]), bias=None)).gain
+    tensor([[5.]])
+    >>> weight_norm(linear(2, 25))
+    WeightNorm(layer=Linear(weight=float32[25, 2], bias=float32[25]), gain=float32[25, 1])
+    """
+    _require_layer("weight_norm", layer)
+    v = _weight(layer)
+    if not -v.ndim <= axis < v.ndim:
+        raise ValueError(f"weight_norm(axis={axis}) needs a weight that has this axis, but the weight is {describe(v)}")
+    with kernels.no_grad():
+        return WeightNorm(layer, _norm(v, axis), axis=axis % v.ndim, gain_init=gain_init)
+
+
+def _norm(v: Tensor, axis: int) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(v, 2, _others(v, axis), keepdim=True)
+    return norm
+
+
+def _others(v: Tensor, axis: int) -> tuple[int, ...]:
+    return tuple(other for other in range(v.ndim) if other != axis % v.ndim)
+
+
+# --- Weight standardisation --------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class WeightStandardization(Layer[tuple[object, Tensor, Tensor, Tensor]], Generic[L]):
+    """A layer whose weights of each output have mean 0 and variance 1: w = (v - mean) rstd, with v the weight of the layer.
+
+        rstd = 1 / sqrt(var + eps),    mean and var over the weights of each output, the slices of v along its first axis
+
+    Its vjp: that of the layer with the weight w; with grad_w, its gradient, and means over the weights of each output:
+
+        grad_v = rstd (grad_w - mean of grad_w - w mean of grad_w w)
+
+    Args:
+        layer: any layer with a field ``weight``; best given to `weight_standardization`, which checks it.
+        eps: added to the variance; 1e-5 by default.
+
+    Shape:
+        that of the layer
+
+    Residuals:
+        Those of the layer; w, and a mean and an rstd for each output.
+
+    Raises:
+        ValueError: eps is negative.
+
+    Source:
+        Qiao, Wang, Liu, Shen and Yuille, Micro-batch training with batch-channel normalization and weight standardization,
+        2019.
+    """
+
+    layer: L
+    eps: float = attrs.field(default=1e-5, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        require_eps(self.eps)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, Tensor, Tensor, Tensor]]:
+        v = _weight(self.layer)
+        rows = v.flatten(1)
+        standardized, mean, rstd = kernels.layer_norm(rows, rows.shape[1:], None, None, self.eps)
+        weight = standardized.view(v.shape)
+        y, residuals = _forward(_with_weight(self.layer, weight), x)
+        return y, (residuals, weight, mean, rstd)
+
+    @override
+    def backward(
+        self, residuals: tuple[object, Tensor, Tensor, Tensor], grad: Tensor
+    ) -> tuple["WeightStandardization[L]", Tensor]:
+        inner, weight, mean, rstd = residuals
+        grads, grad_x = _backward(_with_weight(self.layer, weight), inner, grad)
+        return self._of(grads, mean, rstd), grad_x
+
+    @override
+    def backward_params(self, residuals: tuple[object, Tensor, Tensor, Tensor], grad: Tensor) -> "WeightStandardization[L]":
+        inner, weight, mean, rstd = residuals
+        return self._of(_backward_params(_with_weight(self.layer, weight), inner, grad), mean, rstd)
+
+    def _of(self, grads: L, mean: Tensor, rstd: Tensor) -> "WeightStandardization[L]":
+        """The gradients, from those of the layer, whose weight was w."""
+        v, grad_weight = _weight(self.layer), _weight(grads)
+        rows = v.flatten(1)
+        grad_rows, _, _ = kernels.layer_norm_backward(
+            grad_weight.flatten(1), rows, rows.shape[1:], mean, rstd, None, None, (True, False, False)
+        )
+        return WeightStandardization(_with_weight(grads, grad_rows.view(v.shape)), eps=self.eps)
+
+    @override
+    def output_shape(self, shape: S) -> Through[S, L]:
+        return Through(shape, (self.layer,))
+
+
+def weight_standardization(layer: L, *, eps: float = 1e-5) -> WeightStandardization[L]:
+    """A layer whose weights of each output have mean 0 and variance 1; before a `GroupNorm`, say.
+
+    Args:
+        layer: any layer with a field ``weight`` of two or more axes.
+        eps: added to the variance; 1e-5 by default.
+
+    Raises:
+        TypeError: the layer has no such weight.
+        ValueError: eps is negative.
+
+    >>> from fundl import Linear, apply, weight_standardization
+    >>> layer = weight_standardization(Linear(torch.tensor([[1.0, 3.0]]), bias=None))
+    >>> apply(layer, torch.tensor([[0.0, 1.0]]))
+    tensor([[1.0000]])
+    """
+    _require_layer("weight_standardization", layer)
+    _weight(layer)
+    return WeightStandardization(layer, eps=eps)
