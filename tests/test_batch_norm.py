@@ -33,6 +33,7 @@ from fundl import (
     compose,
     fit,
     forward,
+    frozen,
     initialize,
     key,
     linear,
@@ -272,6 +273,20 @@ def test_track_refuses_residuals_of_another_model() -> None:
         track(used, forward(BatchNorm(), normal(4, 2))[1])
     with pytest.raises(ValueError, match=re.escape("momentum is the weight of the batch, between 0 and 1, not 1.5")):
         track(used, forward(without_statistics(used), normal(4, 3))[1], momentum=1.5)
+
+
+def test_frozen_layers_keep_their_statistics() -> None:
+    body = calibrate(with_values(compose(linear(3, 4), batch_norm(4))), [normal(8, 3)])
+    model = compose(frozen(*body), batch_norm(4), frozen(BatchNorm()))
+    model = with_values(model)
+    training = without_statistics(model)
+    assert tree.equal(training[0], frozen(*body))
+    _, residuals = forward(training, normal(6, 3) + 2)
+    tracked = track(model, residuals)
+    calibrated = calibrate(tracked, [normal(6, 3) + 2])
+    for found in (tracked, calibrated):
+        assert tree.equal(found[0], frozen(*body))
+        assert [layer.mean is not None for layer in norms(found)] == [True, True, True]
 
 
 @attrs.frozen(eq=False)

@@ -25,6 +25,7 @@ from fundl import (
     compose,
     constant,
     forward,
+    frozen,
     initialize,
     key,
     linear,
@@ -114,6 +115,14 @@ def test_initialising_again_is_the_reset() -> None:
     halved = initialize(key(0), weight_norm(linear(3, 4), gain_init=constant(0.5)))
     torch.testing.assert_close(halved.gain, halved.layer.weight.norm(dim=1, keepdim=True) / 2)
     assert initialize(key(0), model, dtype=torch.float64)[1].gain.dtype == torch.float64
+
+
+def test_initialising_leaves_a_frozen_gain_alone() -> None:
+    model = frozen(weight_norm(linear(3, 4)))
+    first = initialize(key(0), model)
+    (layer,) = first.layers
+    torch.testing.assert_close(layer.gain, layer.layer.weight.norm(dim=1, keepdim=True))
+    assert tree.equal(initialize(key(1), first), first)
 
 
 def test_the_scale_of_the_direction_does_not_matter() -> None:

@@ -128,7 +128,7 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
 
     @override
     def backward(self, residuals: tuple[Tensor, Statistics | None], grad: Tensor) -> tuple["BatchNorm[Channels]", Tensor]:
-        return self._backward(residuals, grad, with_grad_x=True)
+        return self._backward(residuals, grad)
 
     @override
     def backward_params(self, residuals: tuple[Tensor, Statistics | None], grad: Tensor) -> "BatchNorm[Channels]":
@@ -136,15 +136,19 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
             return self
         return self._backward(residuals, grad, with_grad_x=False)[0]
 
+    @override
+    def backward_input(self, residuals: tuple[Tensor, Statistics | None], grad: Tensor) -> Tensor:
+        return self._backward(residuals, grad, with_grads=False)[1]
+
     def _backward(
-        self, residuals: tuple[Tensor, Statistics | None], grad: Tensor, *, with_grad_x: bool
+        self, residuals: tuple[Tensor, Statistics | None], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True
     ) -> tuple["BatchNorm[Channels]", Tensor]:
         x, statistics = residuals
         if not x.numel():
             return tree.with_trainable_leaves(self, [torch.zeros_like(leaf) for leaf in tree.trainable_leaves(self)]), grad
         # With statistics, the kernel does not look at those of the batch, but vmap's rule for it wants some.
         mean, rstd = (self.mean, self.var) if statistics is None else (statistics.mean, statistics.rstd)
-        mask = (with_grad_x, self.weight is not None, self.bias is not None)
+        mask = (with_grad_x, with_grads and self.weight is not None, with_grads and self.bias is not None)
         grad_x, grad_weight, grad_bias = kernels.batch_norm_backward(
             grad, x, self.weight, self.mean, self.var, mean, rstd, statistics is not None, self.eps, mask
         )
@@ -208,6 +212,8 @@ def batch_norm(
 def without_statistics(model: P) -> P:
     """The model whose BatchNorms normalise with the statistics of their batch, as in training.
 
+    Those inside `frozen` layers are not trained, and keep theirs; `track` and `calibrate`, too, leave them alone.
+
     Args:
         model: a layer or a nested tuple of layers.
 
@@ -218,13 +224,27 @@ def without_statistics(model: P) -> P:
     >>> without_statistics((BatchNorm(mean=torch.zeros(2), var=torch.ones(2)),))
     (BatchNorm(weight=None, bias=None, mean=None, var=None),)
     """
+    turns = iter(_by_batch(model))
 
     def without(record: Record) -> Record:
-        if isinstance(record, BatchNorm) and record.mean is not None:
+        if next(turns) is not None and isinstance(record, BatchNorm) and record.mean is not None:
             return attrs.evolve(record, mean=None, var=None)
         return record
 
     return tree.map_records(without, model)
+
+
+def _by_batch(model: Model) -> list[BatchNorm | None]:
+    """For each record of a model: itself, if it is a BatchNorm that normalises with statistics of the batch in training."""
+    records = zip(tree.records(model), tree.records_in_buffers(model), strict=True)
+    return [
+        record if isinstance(record, BatchNorm) and not (is_frozen and record.mean is not None) else None
+        for record, is_frozen in records
+    ]
+
+
+def _layers(model: Model) -> list[BatchNorm]:
+    return [layer for layer in _by_batch(model) if layer is not None]
 
 
 def track(model: P, residuals: object, *, momentum: float = 0.1) -> P:
@@ -308,11 +328,10 @@ def calibrate(model: P, batches: Iterable[Tensor]) -> P:
     >>> model.mean, model.var
     (tensor([3.]), tensor([3.5000]))
     """
-    layers = [record for record in tree.records(model) if isinstance(record, BatchNorm)]
-    if not layers:
+    if not _layers(model):
         return model
     training = without_statistics(model)
-    totals = [_Total() for _ in layers]
+    totals = [_Total() for _ in _layers(model)]
     for batch in batches:
         _, residuals = forward(training, batch)
         with no_grad():
@@ -352,7 +371,7 @@ class _Total:
 
 def _paired(model: Model, residuals: object) -> list[tuple[BatchNorm, Statistics]]:
     """Each BatchNorm of a model with the statistics of the batch that it normalised."""
-    layers = [record for record in tree.records(model) if isinstance(record, BatchNorm)]
+    layers = _layers(model)
     found = [record for record in tree.records(residuals) if isinstance(record, Statistics)]
     if len(found) != len(layers):
         raise ValueError(
@@ -372,11 +391,13 @@ def _paired(model: Model, residuals: object) -> list[tuple[BatchNorm, Statistics
 
 def _with_statistics(model: P, statistics: Iterable[tuple[Tensor | None, Tensor | None]]) -> P:
     remaining: Iterator[tuple[Tensor | None, Tensor | None]] = iter(statistics)
+    turns = iter(_by_batch(model))
 
     def with_next(record: Record) -> Record:
-        if not isinstance(record, BatchNorm):
+        layer = next(turns)
+        if layer is None:
             return record
         mean, var = next(remaining)
-        return attrs.evolve(record, mean=mean, var=var)
+        return attrs.evolve(layer, mean=mean, var=var)
 
     return tree.map_records(with_next, model)

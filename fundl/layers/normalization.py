@@ -215,24 +215,33 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
 
     @override
     def backward(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> tuple["RMSNorm[Features]", Tensor]:
+        return self._backward(residuals, grad)
+
+    @override
+    def backward_params(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> "RMSNorm[Features]":
+        return self if self.weight is None else self._layer_norm_backward(residuals, grad, with_grad_x=False)[0]
+
+    @override
+    def backward_input(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> Tensor:
+        return self._backward(residuals, grad, with_grads=False)[1]
+
+    def _backward(
+        self, residuals: tuple[Tensor, Tensor], grad: Tensor, *, with_grads: bool = True
+    ) -> tuple["RMSNorm[Features]", Tensor]:
         # The kernel for LayerNorm, told that the mean is 0, subtracts rstd times the mean of g, and else does what is due.
-        grads, less = self._layer_norm_backward(residuals, grad, with_grad_x=True)
+        grads, less = self._layer_norm_backward(residuals, grad, with_grads=with_grads)
         rstd, wide = residuals[1], _widened(grad)
         flat = wide.flatten(-len(_sizes(self.features)))
         of_row = flat.sum(-1) if self.weight is None else torch.matmul(flat, _widened(self.weight).flatten())
         grad_x = less.add(of_row.reshape(rstd.shape) * rstd, alpha=1 / self._count)
         return grads, grad_x.to(grad.dtype)
 
-    @override
-    def backward_params(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> "RMSNorm[Features]":
-        return self if self.weight is None else self._layer_norm_backward(residuals, grad, with_grad_x=False)[0]
-
     def _layer_norm_backward(
-        self, residuals: tuple[Tensor, Tensor], grad: Tensor, *, with_grad_x: bool
+        self, residuals: tuple[Tensor, Tensor], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True
     ) -> tuple["RMSNorm[Features]", Tensor]:
         x, rstd = residuals
         weight = None if self.weight is None else _widened(self.weight)
-        mask = (with_grad_x, weight is not None, False)
+        mask = (with_grad_x, with_grads and weight is not None, False)
         grad_x, grad_weight, _ = kernels.layer_norm_backward(
             _widened(grad), _widened(x), _sizes(self.features), torch.zeros_like(rstd), rstd, weight, None, mask
         )
@@ -361,16 +370,20 @@ class GroupNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
 
     @override
     def backward(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> tuple["GroupNorm[Channels]", Tensor]:
-        return self._backward(residuals, grad, with_grad_x=True)
+        return self._backward(residuals, grad)
 
     @override
     def backward_params(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> "GroupNorm[Channels]":
         return self._backward(residuals, grad, with_grad_x=False)[0]
 
+    @override
+    def backward_input(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> Tensor:
+        return self._backward(residuals, grad, with_grads=False)[1]
+
     def _backward(
-        self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grad_x: bool
+        self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True
     ) -> tuple["GroupNorm[Channels]", Tensor]:
-        mask = (with_grad_x, self.weight is not None, self.bias is not None)
+        mask = (with_grad_x, with_grads and self.weight is not None, with_grads and self.bias is not None)
         grad_x, grad_weight, grad_bias = _group_backward(residuals, grad, self.groups, self.weight, mask)
         grads: GroupNorm[Channels] = GroupNorm(
             self.groups, grad_weight, grad_bias, eps=self.eps, weight_init=self.weight_init, bias_init=self.bias_init
@@ -485,16 +498,20 @@ class InstanceNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
 
     @override
     def backward(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> tuple["InstanceNorm[Channels]", Tensor]:
-        return self._backward(residuals, grad, with_grad_x=True)
+        return self._backward(residuals, grad)
 
     @override
     def backward_params(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> "InstanceNorm[Channels]":
         return self._backward(residuals, grad, with_grad_x=False)[0]
 
+    @override
+    def backward_input(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> Tensor:
+        return self._backward(residuals, grad, with_grads=False)[1]
+
     def _backward(
-        self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grad_x: bool
+        self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True
     ) -> tuple["InstanceNorm[Channels]", Tensor]:
-        mask = (with_grad_x, self.weight is not None, self.bias is not None)
+        mask = (with_grad_x, with_grads and self.weight is not None, with_grads and self.bias is not None)
         grad_x, grad_weight, grad_bias = _group_backward(residuals, grad, grad.shape[1], self.weight, mask)
         grads: InstanceNorm[Channels] = InstanceNorm(
             grad_weight, grad_bias, eps=self.eps, weight_init=self.weight_init, bias_init=self.bias_init

@@ -1,7 +1,6 @@
 """Layers whose weight is normalised, instead of what they compute: around any layer with a field ``weight``."""
 
-from collections.abc import Callable
-from typing import Generic, Protocol, cast, final
+from typing import Generic, final
 
 import attrs
 import torch
@@ -11,8 +10,9 @@ from typing_extensions import TypeVar, override
 from fundl import kernels
 from fundl.initialize import Dependent, Initializer, ones
 from fundl.layer import AnyLayer, Layer
+from fundl.layers.inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
 from fundl.layers.normalization import require_eps
-from fundl.model import require_model, run_backward, run_backward_params, run_forward
+from fundl.model import require_model
 from fundl.shapes import S, Through
 from fundl.tree import describe
 
@@ -20,21 +20,6 @@ L = TypeVar("L", bound=AnyLayer)
 
 
 # --- The layer inside --------------------------------------------------------------------------------------------------
-
-# The gradient of a layer is a layer of its type: run_backward, which is for models of any type, does not tell.
-
-
-class _Backward(Protocol):
-    def __call__(self, layer: L, residuals: object, grad: Tensor, /) -> tuple[L, Tensor]: ...
-
-
-class _BackwardParams(Protocol):
-    def __call__(self, layer: L, residuals: object, grad: Tensor, /) -> L: ...
-
-
-_forward = cast("Callable[[AnyLayer, Tensor], tuple[Tensor, object]]", run_forward)
-_backward = cast("_Backward", run_backward)
-_backward_params = cast("_BackwardParams", run_backward_params)
 
 
 def _weight(layer: AnyLayer) -> Tensor:
@@ -101,19 +86,23 @@ class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
         else:
             norm = _norm(v, self.axis)
             weight = v * (self.gain / norm)
-        y, residuals = _forward(_with_weight(self.layer, weight), x)
+        y, residuals = forward_inside(_with_weight(self.layer, weight), x)
         return y, (residuals, weight, norm)
 
     @override
     def backward(self, residuals: tuple[object, Tensor, Tensor], grad: Tensor) -> tuple["WeightNorm[L]", Tensor]:
         inner, weight, norm = residuals
-        grads, grad_x = _backward(_with_weight(self.layer, weight), inner, grad)
+        grads, grad_x = backward_inside(_with_weight(self.layer, weight), inner, grad)
         return self._of(grads, norm), grad_x
 
     @override
     def backward_params(self, residuals: tuple[object, Tensor, Tensor], grad: Tensor) -> "WeightNorm[L]":
         inner, weight, norm = residuals
-        return self._of(_backward_params(_with_weight(self.layer, weight), inner, grad), norm)
+        return self._of(backward_params_inside(_with_weight(self.layer, weight), inner, grad), norm)
+
+    @override
+    def backward_input(self, residuals: tuple[object, Tensor, Tensor], grad: Tensor) -> Tensor:
+        return backward_input_inside(_with_weight(self.layer, residuals[1]), residuals[0], grad)
 
     def _of(self, grads: L, norm: Tensor) -> "WeightNorm[L]":
         """The gradients, from those of the layer, whose weight was w."""
@@ -217,7 +206,7 @@ class WeightStandardization(Layer[tuple[object, Tensor, Tensor, Tensor]], Generi
         rows = v.flatten(1)
         standardized, mean, rstd = kernels.layer_norm(rows, rows.shape[1:], None, None, self.eps)
         weight = standardized.view(v.shape)
-        y, residuals = _forward(_with_weight(self.layer, weight), x)
+        y, residuals = forward_inside(_with_weight(self.layer, weight), x)
         return y, (residuals, weight, mean, rstd)
 
     @override
@@ -225,13 +214,17 @@ class WeightStandardization(Layer[tuple[object, Tensor, Tensor, Tensor]], Generi
         self, residuals: tuple[object, Tensor, Tensor, Tensor], grad: Tensor
     ) -> tuple["WeightStandardization[L]", Tensor]:
         inner, weight, mean, rstd = residuals
-        grads, grad_x = _backward(_with_weight(self.layer, weight), inner, grad)
+        grads, grad_x = backward_inside(_with_weight(self.layer, weight), inner, grad)
         return self._of(grads, mean, rstd), grad_x
 
     @override
     def backward_params(self, residuals: tuple[object, Tensor, Tensor, Tensor], grad: Tensor) -> "WeightStandardization[L]":
         inner, weight, mean, rstd = residuals
-        return self._of(_backward_params(_with_weight(self.layer, weight), inner, grad), mean, rstd)
+        return self._of(backward_params_inside(_with_weight(self.layer, weight), inner, grad), mean, rstd)
+
+    @override
+    def backward_input(self, residuals: tuple[object, Tensor, Tensor, Tensor], grad: Tensor) -> Tensor:
+        return backward_input_inside(_with_weight(self.layer, residuals[1]), residuals[0], grad)
 
     def _of(self, grads: L, mean: Tensor, rstd: Tensor) -> "WeightStandardization[L]":
         """The gradients, from those of the layer, whose weight was w."""
