@@ -7,11 +7,6 @@ settings (plain, foreach, fused), and the fastest counts. fundl runs in inferenc
     python -m benchmarks.step
 """
 
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Annotated, TypeVar
 
@@ -19,10 +14,10 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from benchmarks.timing import Step, machine, medians
 from fundl import ReLU, Transform, adam, compose, initialize, key, linear, mse, random, sgd, value_and_grad
 
 SIZES = (2, 25, 25, 25, 2)
-Step = Callable[[], object]
 S = TypeVar("S")
 
 
@@ -60,39 +55,23 @@ def torch_step(optimizer: str, setting: str, x: Tensor, y: Tensor) -> Step:
     return run
 
 
-def microseconds(steps: dict[str, Step], rounds: int, calls: int) -> dict[str, float]:
-    """The median time of a call of each, over rounds in which they take turns."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(rounds + 3):
-        for name, step in steps.items():
-            with torch.inference_mode(name == "fundl"):
-                start = time.perf_counter()
-                for _ in range(calls):
-                    step()
-            if round_ >= 3:  # the first rounds warm up
-                times[name].append((time.perf_counter() - start) / calls * 1e6)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main(
     rounds: Annotated[int, typer.Option(help="How often each side has its turn.")] = 60,
     calls: Annotated[int, typer.Option(help="Steps in a turn.")] = 100,
 ) -> None:
     """Print how many times as fast as torch.nn a training step is."""
     torch.set_num_threads(1)
-    print(
-        f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, 1 thread"
-    )
+    print(machine())
     print(f"{'optimizer':<10}{'batch':>6}{'fundl us':>10}{'torch.nn us':>13}{'ratio':>7}  fastest torch.optim setting")
     for optimizer in ("sgd", "adam"):
         for batch in (10, 100):
             x, y = random.normal(key(2), (batch, 2)), random.normal(key(3), (batch, 2))
             settings = {setting: torch_step(optimizer, setting, x, y) for setting in ("plain", "foreach", "fused")}
             ours = fundl_step(sgd(0.01), x, y) if optimizer == "sgd" else fundl_step(adam(0.001), x, y)
-            medians = microseconds({"fundl": ours, **settings}, rounds, calls)
-            fastest = min(settings, key=lambda setting: medians[setting])
-            ratio = medians[fastest] / medians["fundl"]
-            print(f"{optimizer:<10}{batch:>6}{medians['fundl']:>10.1f}{medians[fastest]:>13.1f}{ratio:>7.2f}  {fastest}")
+            seconds = medians({"fundl": ours, **settings}, rounds=rounds, calls=calls)
+            fastest = min(settings, key=seconds.__getitem__)
+            us, theirs = 1e6 * seconds["fundl"], 1e6 * seconds[fastest]
+            print(f"{optimizer:<10}{batch:>6}{us:>10.1f}{theirs:>13.1f}{theirs / us:>7.2f}  {fastest}")
 
 
 if __name__ == "__main__":

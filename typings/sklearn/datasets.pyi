@@ -1,4 +1,4 @@
-"""The part of scikit-learn that the examples use; the package itself has no types."""
+# What the examples use of scikit-learn, which has no types of its own.
 
 from typing import Literal
 

@@ -1,21 +1,14 @@
-"""The examples run as a newcomer runs them, say what is wrong with an option, and repeat themselves to the bit."""
+"""The disk runs as a newcomer runs it, says what is wrong with an option, and repeats itself to the bit."""
 
-import functools
-import os
 import re
-import runpy
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-import typer
 from matplotlib import image
-from typer.testing import CliRunner
 
-DISK = Path(__file__).parent.parent / "examples" / "disk.py"
+from tests.scripts import run, words_of
 
 FEW = ["--epochs", "2", "--train-count", "50", "--test-count", "40"]
 """Options for a run that takes no time."""
@@ -29,34 +22,12 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(number)
 
 
-@functools.cache
-def disk() -> typer.Typer:
-    """The example as an app, in this process."""
-    app = typer.Typer()
-    app.command()(runpy.run_path(str(DISK))["main"])
-    return app
-
-
-def words_of(*options: str) -> tuple[int, list[str]]:
-    """The exit code of the example, and the words that it printed, without the frame around them."""
-    result = CliRunner().invoke(disk(), options)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, re.sub(r"[│╭╮╰╯─]", " ", result.output).split()
-
-
-def run(*options: str) -> subprocess.CompletedProcess[str]:
-    """The example in a process of its own."""
-    wide = {**os.environ, "COLUMNS": "200"}
-    return subprocess.run([sys.executable, str(DISK), *options], capture_output=True, text=True, check=False, env=wide)
-
-
 # --- disk.py, as it is run --------------------------------------------------------------------------------------------
 
 
 def test_the_same_seed_prints_the_same_digits() -> None:
     options = [*FEW, "--seed", "7", "--runs", "2", "--optimizer", "adam", "--dtype", "float64", "--batch-size", "33"]
-    first, second = run(*options), run(*options, "--quiet")
+    first, second = run("disk", *options), run("disk", *options, "--quiet")
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout
     result = r"accuracy +\d+\.\d\d%  loss \d\.\d{6}\n"
@@ -69,7 +40,7 @@ def test_the_same_seed_prints_the_same_digits() -> None:
 
 
 def test_help_explains_each_option() -> None:
-    result = run("--help")
+    result = run("disk", "--help")
     assert result.returncode == 0
     explained = {line.split()[1]: line for line in result.stdout.splitlines() if line.startswith("│ --")}
     for option in ("hidden", "activation", "loss", "optimizer", "learning-rate", "batch-size", "epochs", "train-count"):
@@ -82,7 +53,7 @@ def test_help_explains_each_option() -> None:
 
 @pytest.mark.slow
 def test_by_default_the_disk_is_learned() -> None:
-    result = run("--runs", "5", "--quiet")
+    result = run("disk", "--runs", "5", "--quiet")
     assert result.returncode == 0, result.stderr
     accuracies = [float(number) for number in re.findall(r"test   accuracy +(\d+\.\d\d)%  loss", result.stdout)]
     assert len(accuracies) == 5
@@ -105,7 +76,7 @@ def test_by_default_the_disk_is_learned() -> None:
 )
 def test_odd_options_and_the_plot(tmp_path: Path, suffix: str, options: list[str]) -> None:
     file = tmp_path / f"disk.{suffix}"
-    code, words = words_of(*FEW, *options, "--quiet", "--plot", str(file))
+    code, words = words_of("disk", *FEW, *options, "--quiet", "--plot", str(file))
     assert code == 0
     assert words[:4] == ["seed", "0", "train", "accuracy"]
     assert file.stat().st_size > 10_000
@@ -139,7 +110,7 @@ def test_odd_options_and_the_plot(tmp_path: Path, suffix: str, options: list[str
     ],
 )
 def test_a_wrong_option_is_explained(options: list[str], message: str) -> None:
-    code, words = words_of(*options)
+    code, words = words_of("disk", *options)
     assert code == 2
     assert message in " ".join(words)
     assert "seed 0" not in " ".join(words)  # nothing was trained
@@ -148,6 +119,6 @@ def test_a_wrong_option_is_explained(options: list[str], message: str) -> None:
 @pytest.mark.usefixtures("threads")
 def test_a_plot_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    code, words = words_of("--plot", "disk.png")
+    code, words = words_of("disk", "--plot", "disk.png")
     assert code == 2
     assert 'a plot needs matplotlib: pip install "fundl[plot]"' in " ".join(words)
