@@ -166,6 +166,12 @@ from fundl.layers.recurrent.layers import (
 from fundl.layers.recurrent.sweeps import (
     Recurrence,
 )
+from fundl.layers.resampling import (
+    Pad,
+    PixelShuffle,
+    PixelUnshuffle,
+    Upsample,
+)
 from fundl.layers.softmax import (
     LogSoftmax,
     Softmax,
@@ -407,7 +413,10 @@ __all__ = [
     "Model",
     "OnMasked",
     "OnMaskedPair",
+    "Pad",
     "Parallel",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "Predicate",
     "RMSNorm",
     "RMSPropState",
@@ -443,6 +452,7 @@ __all__ = [
     "TraceState",
     "TrainState",
     "Transform",
+    "Upsample",
     "WeightNorm",
     "WeightStandardization",
     "accumulate",

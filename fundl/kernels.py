@@ -7,7 +7,7 @@ and documented (``torch.addmm``, ``torch.relu``), is called there.
 The annotations are strings, since torch 2.11's OpOverload cannot be subscripted at run time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import torch
@@ -225,6 +225,58 @@ convolution_backward: (
     "Callable[[Tensor, Tensor, Tensor, Sequence[int] | None, tuple[int, ...], tuple[int, ...], tuple[int, ...], bool,"
     " tuple[int, ...], int, tuple[bool, bool, bool]], tuple[Tensor, Tensor, Tensor | None]]"
 ) = _aten.convolution_backward.default._op
+
+# --- Resampling --------------------------------------------------------------------------------------------------------
+
+
+class _Upsample(Protocol):
+    def __call__(self, x: Tensor, sizes: Sequence[int], /, *options: float | None) -> Tensor: ...
+
+
+class _UpsampleBackward(Protocol):
+    def __call__(self, grad: Tensor, sizes: Sequence[int], input_sizes: Sequence[int], /, *options: float | None) -> Tensor: ...
+
+
+# By the mode, and the number of spatial axes. x, the sizes of these in the output; if linear, whether the corners are aligned;
+# for each axis the factor, or None where the size is what was asked for.
+upsample: Mapping[tuple[str, int], _Upsample] = {
+    ("nearest", 1): _aten.upsample_nearest1d.default._op,
+    ("nearest", 2): _aten.upsample_nearest2d.default._op,
+    ("nearest", 3): _aten.upsample_nearest3d.default._op,
+    ("linear", 1): _aten.upsample_linear1d.default._op,
+    ("linear", 2): _aten.upsample_bilinear2d.default._op,
+    ("linear", 3): _aten.upsample_trilinear3d.default._op,
+}
+# grad, and the same with all sizes of the input behind those of the output.
+upsample_backward: Mapping[tuple[str, int], _UpsampleBackward] = {
+    ("nearest", 1): _aten.upsample_nearest1d_backward.default._op,
+    ("nearest", 2): _aten.upsample_nearest2d_backward.default._op,
+    ("nearest", 3): _aten.upsample_nearest3d_backward.default._op,
+    ("linear", 1): _aten.upsample_linear1d_backward.default._op,
+    ("linear", 2): _aten.upsample_bilinear2d_backward.default._op,
+    ("linear", 3): _aten.upsample_trilinear3d_backward.default._op,
+}
+
+# By the mode, and the number of axes. x, elements before and behind each axis, the last axis first, behind one axis or two.
+pad: Mapping[tuple[str, int], Callable[[Tensor, Sequence[int]], Tensor]] = {
+    ("reflect", 1): _aten.reflection_pad1d.default._op,
+    ("reflect", 2): _aten.reflection_pad2d.default._op,
+    ("reflect", 3): _aten.reflection_pad3d.default._op,
+    ("replicate", 1): _aten.replication_pad1d.default._op,
+    ("replicate", 2): _aten.replication_pad2d.default._op,
+    ("replicate", 3): _aten.replication_pad3d.default._op,
+}
+# grad, like the input, elements.
+pad_backward: Mapping[tuple[str, int], Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = {
+    ("reflect", 1): _aten.reflection_pad1d_backward.default._op,
+    ("reflect", 2): _aten.reflection_pad2d_backward.default._op,
+    ("reflect", 3): _aten.reflection_pad3d_backward.default._op,
+    ("replicate", 1): _aten.replication_pad1d_backward.default._op,
+    ("replicate", 2): _aten.replication_pad2d_backward.default._op,
+    ("replicate", 3): _aten.replication_pad3d_backward.default._op,
+}
+# x, elements; over any number of axes, behind two.
+pad_circular: Callable[[Tensor, Sequence[int]], Tensor] = _aten._pad_circular.default._op
 
 # --- Losses ------------------------------------------------------------------------------------------------------------
 

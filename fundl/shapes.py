@@ -315,6 +315,27 @@ class Quotient(Generic[First, Second]):
         return Unknown() if numbers is None or numbers[1] == 0 else numbers[0] // numbers[1]
 
 
+class Divided(Generic[First, Second]):
+    """A size divided into equal parts."""
+
+    @staticmethod
+    def of(first: Size, second: Size) -> Size:
+        """The first size divided by the second, which must divide it.
+
+        Raises:
+            Misfit: it does not.
+
+        >>> Divided.of(28, 2)
+        14
+        """
+        numbers = _known((first, second))
+        if numbers is None or numbers[1] == 0:
+            return Unknown()
+        if numbers[0] % numbers[1]:
+            raise Misfit(f"a size that is a multiple of {numbers[1]}", f"one of {numbers[0]}")
+        return numbers[0] // numbers[1]
+
+
 Length = TypeVar("Length")
 Kernel = TypeVar("Kernel")
 Stride = TypeVar("Stride", default=Literal[1])
@@ -414,6 +435,58 @@ class Spread(Generic[Length, Kernel, Stride, Padding, Dilation, OutputPadding]):
         if known < least:
             raise Misfit(f"a {sides} of at least {least}", f"one of {known}")
         return (known - 1) * step + span
+
+
+# --- Shapes whose sizes all change alike -------------------------------------------------------------------------------
+
+Value: TypeAlias = "int | float | tuple[Value, ...] | None"
+"""What a layer's field says of axes: one number for all of them, or a tuple of one for each; None if that is not known."""
+
+
+def _per_axis(value: Value, count: int) -> tuple[Value, ...]:
+    return value if isinstance(value, tuple) else (value,) * count
+
+
+class Resized(AnyShape, Generic[S, First, Second]):
+    """The shape S with all axes behind the channels made larger by a factor, or of another size."""
+
+    __slots__ = ()
+
+    def __init__(self, shape: S, factor: Value, size: Value) -> None:
+        count = next((len(value) for value in (factor, size) if isinstance(value, tuple)), None)
+        batch, channels, *sides = shape.leading(2) if count is None else shape.exactly(2 + count)
+        if any(isinstance(side, Unknown) and side.many for side in sides):
+            super().__init__(...)
+        else:
+            values = zip(sides, _per_axis(factor, len(sides)), _per_axis(size, len(sides)), strict=True)
+            super().__init__(batch, channels, *(_resized(*each) for each in values))
+
+
+def _resized(side: Size, factor: Value, size: Value) -> Size:
+    if isinstance(size, int):
+        return size
+    known = _known((side,))
+    return Unknown() if known is None or not isinstance(factor, int | float) else math.floor(known[0] * factor)
+
+
+class Padded(AnyShape, Generic[S, First]):
+    """The shape S with so many elements more at each of the last axes: one number for both ends, or one for each."""
+
+    __slots__ = ()
+
+    def __init__(self, shape: S, padding: Value) -> None:
+        if isinstance(padding, tuple):
+            sizes = shape.trailing(len(padding))
+            before = len(sizes) - len(padding)
+            pads = map(_both_ends, padding)
+            super().__init__(*sizes[:before], *(Sum.of(size, pad) for size, pad in zip(sizes[before:], pads, strict=True)))
+        else:
+            super().__init__(...)
+
+
+def _both_ends(pad: Value) -> Size:
+    numbers = [number for number in _per_axis(pad, 2) if isinstance(number, int)]
+    return sum(numbers) if len(numbers) == 2 else Unknown()
 
 
 # --- Layers inside layers ----------------------------------------------------------------------------------------------

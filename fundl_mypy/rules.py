@@ -200,12 +200,13 @@ class _Match:
             case "Through" | "Kept" as kind:
                 result = shapes.Through if kind == "Through" else shapes.Kept
                 return result(self.shape(arguments[0]), self.layers(arguments[1:]))
-            case "Joined":
-                return self.joined(*arguments)
-            case "Reshaped":
-                return self.reshaped(*arguments)
+            case "Joined" | "Reshaped" as kind:
+                return (self.joined if kind == "Joined" else self.reshaped)(*arguments)
             case "Windows" | "Spreads" as kind:
                 return self.slid(kind, *arguments)
+            case "Resized" | "Padded" as kind:
+                change = shapes.Resized if kind == "Resized" else shapes.Padded
+                return change(self.shape(arguments[0]), *map(self.value, arguments[1:]))
             case _:
                 return shapes.Shape(...)
 
@@ -240,6 +241,13 @@ class _Match:
         if isinstance(typ, LiteralType) and typ.value == "same":
             return "same"
         return tuple(self.sizes_of(typ.items)) if isinstance(typ, TupleType) else self.size(typ)
+
+    def value(self, typ: Type) -> shapes.Value:
+        """The value of a field, as far as its type tells."""
+        typ = get_proper_type(self.argument(typ))
+        if isinstance(typ, TupleType):
+            return tuple(map(self.value, typ.items))
+        return typ.value if isinstance(typ, LiteralType) and isinstance(typ.value, int) else None
 
     def sizes_of(self, types: Sequence[Type]) -> list[shapes.Size]:
         """The sizes that types stand for, those of any number of axes among them."""
@@ -289,7 +297,15 @@ class _Match:
 
 _OPERATORS: Final = {
     f"fundl.shapes.{operator.__name__}": operator.of
-    for operator in (shapes.Sum, shapes.Product, shapes.Difference, shapes.Quotient, shapes.Window, shapes.Spread)
+    for operator in (
+        shapes.Sum,
+        shapes.Product,
+        shapes.Difference,
+        shapes.Quotient,
+        shapes.Divided,
+        shapes.Window,
+        shapes.Spread,
+    )
 }
 
 

@@ -19,8 +19,8 @@ from fundl import kernels
 from fundl.kernels import PerAxis
 from fundl.layer import Layer
 from fundl.layers.inside import Sizes
-from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Window
-from fundl.tree import Record
+from fundl.layers.layout import Layout, layout_of, stand_in
+from fundl.shapes import AnyShape, AnySize, Misfit, Resized, Shape, Windows
 
 Residuals = TypeVar("Residuals")
 
@@ -42,27 +42,6 @@ Length = TypeVar("Length")
 Rest = TypeVarTuple("Rest")
 
 _SPATIAL: Final = {1: "L", 2: "H, W", 3: "D, H, W"}
-
-
-@final
-@attrs.frozen(eq=False)
-class Layout(Record):
-    """What backward is to know of an input: its sizes, and whether the channels are the last in memory."""
-
-    sizes: tuple[int, ...]
-    channels_last: bool
-
-
-def _layout(x: Tensor, axes: int) -> Layout:
-    return Layout(x.shape, x.ndim == axes + 2 and x.stride(1) == 1 and x.shape[1] > 1)
-
-
-def _like(layout: Layout, grad: Tensor) -> Tensor:
-    """A stand-in for the input, without numbers; in row-major order it takes no memory either."""
-    if not layout.channels_last:
-        return grad.new_empty(()).expand(layout.sizes)
-    order = torch.channels_last if len(layout.sizes) == 4 else torch.channels_last_3d
-    return torch.empty(layout.sizes, dtype=grad.dtype, device=grad.device, memory_format=order)
 
 
 # --- Two or three axes, or one -----------------------------------------------------------------------------------------
@@ -171,16 +150,10 @@ class _Windowed(_Spatial[Residuals], Generic[Residuals]):
             return self.kernel_size, self.stride, self.padding
         return _second(self.kernel_size, 1), _second(self.stride, 1), _second(self.padding, 0)
 
-    def _output_shape(self, shape: AnyShape, dilation: PerAxis = 1) -> AnyShape:
+    def _windows(self, shape: AnyShape, dilation: PerAxis = 1) -> Windows[AnySize, AnySize, AnySize, *tuple[AnySize, ...]]:
+        """The rule for any number of axes: what `output_shape` says in types."""
         batch, channels, *sides = shape.exactly(2 + self.axes)
-        kernel, stride, padding, dilation = (
-            _each(setting, self.axes) for setting in (self.kernel_size, self.stride, self.padding, dilation)
-        )
-        windows = (
-            Window.of(*numbers, ceil_mode=self.ceil_mode)
-            for numbers in zip(sides, kernel, stride, padding, dilation, strict=True)
-        )
-        return Shape(batch, channels, *windows)
+        return Windows(batch, channels, (self.kernel_size, self.stride, self.padding, dilation, self.ceil_mode), *sides)
 
     @override
     def _explain(self, x: Tensor, error: Exception | None) -> None:
@@ -225,13 +198,13 @@ class _MaxPool(_Windowed[tuple[Tensor, Layout]]):
     def _run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Layout]]:
         pool = kernels.max_pool3d if self.axes == 3 else kernels.max_pool2d
         output, indices = pool(x, *self._settings(), self._dilation(), self.ceil_mode)
-        return output, (indices, _layout(x, max(self.axes, 2)))
+        return output, (indices, layout_of(x))
 
     @override
     def _run_back(self, residuals: tuple[Tensor, Layout], grad: Tensor) -> Tensor:
         indices, layout = residuals
         unpool = kernels.max_pool3d_backward if self.axes == 3 else kernels.max_pool2d_backward
-        return unpool(grad, _like(layout, grad), *self._settings(), self._dilation(), self.ceil_mode, indices)
+        return unpool(grad, stand_in(layout, grad), *self._settings(), self._dilation(), self.ceil_mode, indices)
 
     def _dilation(self) -> PerAxis:
         return self.dilation if self.axes > 1 else _second(self.dilation, 1)
@@ -290,13 +263,8 @@ class MaxPool2d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Height, Width]
-    ) -> Shape[
-        Batch,
-        Channels,
-        Window[Height, KernelSize, Stride, Padding, Dilation, CeilMode],
-        Window[Width, KernelSize, Stride, Padding, Dilation, CeilMode],
-    ]:
-        return self._output_shape(shape, self.dilation)
+    ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Dilation, CeilMode], Height, Width]:
+        return self._windows(shape, self.dilation)
 
 
 @final
@@ -350,12 +318,8 @@ class MaxPool1d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Length]
-    ) -> Shape[
-        Batch,
-        Channels,
-        Window[Length, KernelSize, Stride, Padding, Dilation, CeilMode],
-    ]:
-        return self._output_shape(shape, self.dilation)
+    ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Dilation, CeilMode], Length]:
+        return self._windows(shape, self.dilation)
 
 
 @final
@@ -411,14 +375,8 @@ class MaxPool3d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Depth, Height, Width]
-    ) -> Shape[
-        Batch,
-        Channels,
-        Window[Depth, KernelSize, Stride, Padding, Dilation, CeilMode],
-        Window[Height, KernelSize, Stride, Padding, Dilation, CeilMode],
-        Window[Width, KernelSize, Stride, Padding, Dilation, CeilMode],
-    ]:
-        return self._output_shape(shape, self.dilation)
+    ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Dilation, CeilMode], Depth, Height, Width]:
+        return self._windows(shape, self.dilation)
 
 
 # --- Mean --------------------------------------------------------------------------------------------------------------
@@ -456,18 +414,18 @@ class _AveragePool(_Windowed[Layout]):
             if x.dtype not in _HALF:
                 raise
             output = pool(x.float(), *settings).to(x.dtype)
-        return output, _layout(x, max(self.axes, 2))
+        return output, layout_of(x)
 
     @override
     def _run_back(self, residuals: Layout, grad: Tensor) -> Tensor:
         unpool = kernels.average_pool3d_backward if self.axes == 3 else kernels.average_pool2d_backward
         settings = *self._settings(), self.ceil_mode, self.count_include_padding, self.divisor
         try:
-            return unpool(grad, _like(residuals, grad), *settings)
+            return unpool(grad, stand_in(residuals, grad), *settings)
         except NotImplementedError:
             if grad.dtype not in _HALF:
                 raise
-            return unpool(grad.float(), _like(residuals, grad.float()), *settings).to(grad.dtype)
+            return unpool(grad.float(), stand_in(residuals, grad.float()), *settings).to(grad.dtype)
 
     @override
     def _explain(self, x: Tensor, error: Exception | None) -> None:
@@ -534,13 +492,8 @@ class AveragePool2d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Height, Width]
-    ) -> Shape[
-        Batch,
-        Channels,
-        Window[Height, KernelSize, Stride, Padding, Literal[1], CeilMode],
-        Window[Width, KernelSize, Stride, Padding, Literal[1], CeilMode],
-    ]:
-        return self._output_shape(shape)
+    ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Literal[1], CeilMode], Height, Width]:
+        return self._windows(shape)
 
 
 @final
@@ -595,12 +548,8 @@ class AveragePool1d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Length]
-    ) -> Shape[
-        Batch,
-        Channels,
-        Window[Length, KernelSize, Stride, Padding, Literal[1], CeilMode],
-    ]:
-        return self._output_shape(shape)
+    ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Literal[1], CeilMode], Length]:
+        return self._windows(shape)
 
 
 @final
@@ -657,14 +606,8 @@ class AveragePool3d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Depth, Height, Width]
-    ) -> Shape[
-        Batch,
-        Channels,
-        Window[Depth, KernelSize, Stride, Padding, Literal[1], CeilMode],
-        Window[Height, KernelSize, Stride, Padding, Literal[1], CeilMode],
-        Window[Width, KernelSize, Stride, Padding, Literal[1], CeilMode],
-    ]:
-        return self._output_shape(shape)
+    ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Literal[1], CeilMode], Depth, Height, Width]:
+        return self._windows(shape)
 
 
 # --- Parts of equal size -----------------------------------------------------------------------------------------------
@@ -685,9 +628,9 @@ class _Adaptive(_Spatial[Residuals], Generic[Residuals]):
         """The output's sizes, as the kernels take them."""
         return self.output_size if self.axes > 1 else _second(self.output_size, 1)
 
-    def _output_shape(self, shape: AnyShape) -> AnyShape:
-        batch, channels, *_ = shape.exactly(2 + self.axes)
-        return Shape(batch, channels, *_each(self.output_size, self.axes))
+    def _resized(self, shape: AnyShape) -> Resized[AnyShape, None, AnySize]:
+        """The rule for any number of axes: what `output_shape` says in types."""
+        return Resized(Shape(*shape.exactly(2 + self.axes)), None, self.output_size)
 
 
 @attrs.frozen(eq=False, init=False)
@@ -703,7 +646,7 @@ class _AdaptiveAveragePool(_Adaptive[Layout]):
     @override
     def _run(self, x: Tensor) -> tuple[Tensor, Layout]:
         pool = kernels.adaptive_average_pool3d if self.axes == 3 else kernels.adaptive_average_pool2d
-        return pool(x, self._sizes()), _layout(x, max(self.axes, 2))
+        return pool(x, self._sizes()), layout_of(x)
 
     @override
     def _run_back(self, residuals: Layout, grad: Tensor) -> Tensor:
@@ -712,7 +655,7 @@ class _AdaptiveAveragePool(_Adaptive[Layout]):
         if grad.shape[-axes:].numel() == 1:
             return (grad / math.prod(sides)).expand(residuals.sizes)
         unpool = kernels.adaptive_average_pool3d_backward if self.axes == 3 else kernels.adaptive_average_pool2d_backward
-        return unpool(grad, _like(residuals, grad))
+        return unpool(grad, stand_in(residuals, grad))
 
 
 @attrs.frozen(eq=False, init=False)
@@ -723,13 +666,13 @@ class _AdaptiveMaxPool(_Adaptive[tuple[Tensor, Layout]]):
     def _run(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Layout]]:
         pool = kernels.adaptive_max_pool3d if self.axes == 3 else kernels.adaptive_max_pool2d
         output, indices = pool(x, self._sizes())
-        return output, (indices, _layout(x, max(self.axes, 2)))
+        return output, (indices, layout_of(x))
 
     @override
     def _run_back(self, residuals: tuple[Tensor, Layout], grad: Tensor) -> Tensor:
         indices, layout = residuals
         unpool = kernels.adaptive_max_pool3d_backward if self.axes == 3 else kernels.adaptive_max_pool2d_backward
-        return unpool(grad, _like(layout, grad), indices)
+        return unpool(grad, stand_in(layout, grad), indices)
 
 
 @final
@@ -768,8 +711,10 @@ class AdaptiveAveragePool2d(_AdaptiveAveragePool, Generic[OutputSize]):
     output_size: int | tuple[int, int]
 
     @override
-    def output_shape(self, shape: Shape[Batch, Channels, Height, Width]) -> Shape[Batch, Channels, OutputSize, OutputSize]:
-        return self._output_shape(shape)
+    def output_shape(
+        self, shape: Shape[Batch, Channels, Height, Width]
+    ) -> Resized[Shape[Batch, Channels, Height, Width], None, OutputSize]:
+        return self._resized(shape)
 
 
 @final
@@ -808,8 +753,8 @@ class AdaptiveAveragePool1d(_AdaptiveAveragePool, Generic[OutputSize]):
     output_size: int
 
     @override
-    def output_shape(self, shape: Shape[Batch, Channels, Length]) -> Shape[Batch, Channels, OutputSize]:
-        return self._output_shape(shape)
+    def output_shape(self, shape: Shape[Batch, Channels, Length]) -> Resized[Shape[Batch, Channels, Length], None, OutputSize]:
+        return self._resized(shape)
 
 
 @final
@@ -850,8 +795,8 @@ class AdaptiveAveragePool3d(_AdaptiveAveragePool, Generic[OutputSize]):
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Depth, Height, Width]
-    ) -> Shape[Batch, Channels, OutputSize, OutputSize, OutputSize]:
-        return self._output_shape(shape)
+    ) -> Resized[Shape[Batch, Channels, Depth, Height, Width], None, OutputSize]:
+        return self._resized(shape)
 
 
 @final
@@ -890,8 +835,10 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool, Generic[OutputSize]):
     output_size: int | tuple[int, int]
 
     @override
-    def output_shape(self, shape: Shape[Batch, Channels, Height, Width]) -> Shape[Batch, Channels, OutputSize, OutputSize]:
-        return self._output_shape(shape)
+    def output_shape(
+        self, shape: Shape[Batch, Channels, Height, Width]
+    ) -> Resized[Shape[Batch, Channels, Height, Width], None, OutputSize]:
+        return self._resized(shape)
 
 
 @final
@@ -930,8 +877,8 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool, Generic[OutputSize]):
     output_size: int
 
     @override
-    def output_shape(self, shape: Shape[Batch, Channels, Length]) -> Shape[Batch, Channels, OutputSize]:
-        return self._output_shape(shape)
+    def output_shape(self, shape: Shape[Batch, Channels, Length]) -> Resized[Shape[Batch, Channels, Length], None, OutputSize]:
+        return self._resized(shape)
 
 
 @final
@@ -972,8 +919,8 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool, Generic[OutputSize]):
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Depth, Height, Width]
-    ) -> Shape[Batch, Channels, OutputSize, OutputSize, OutputSize]:
-        return self._output_shape(shape)
+    ) -> Resized[Shape[Batch, Channels, Depth, Height, Width], None, OutputSize]:
+        return self._resized(shape)
 
 
 # --- The whole of each channel -----------------------------------------------------------------------------------------
@@ -1080,10 +1027,10 @@ class GlobalMaxPool(_Global[tuple[Tensor, Layout, Sizes]]):
         except RuntimeError as error:
             self._explain(x, error)
             raise
-        return output.flatten(1), (indices, _layout(planes, 2), Sizes(x.shape))
+        return output.flatten(1), (indices, layout_of(planes), Sizes(x.shape))
 
     @override
     def backward(self, residuals: tuple[Tensor, Layout, Sizes], grad: Tensor) -> tuple[Self, Tensor]:
         indices, layout, sizes = residuals
-        planes = kernels.adaptive_max_pool2d_backward(grad[..., None, None], _like(layout, grad), indices)
+        planes = kernels.adaptive_max_pool2d_backward(grad[..., None, None], stand_in(layout, grad), indices)
         return self, planes.reshape(sizes.sizes)

@@ -19,6 +19,7 @@ from tests.samples import (
     pooling,
     positional,
     recurrent,
+    resampling,
     structure,
     transformer,
 )
@@ -39,6 +40,7 @@ SAMPLES: Final[tuple[Sample, ...]] = (
     *pooling.SAMPLES,
     *positional.SAMPLES,
     *recurrent.SAMPLES,
+    *resampling.SAMPLES,
     *structure.SAMPLES,
     *transformer.SAMPLES,
 )

@@ -29,7 +29,10 @@ from fundl import (
     Linear,
     MaxPool2d,
     Model,
+    Pad,
     Parallel,
+    PixelShuffle,
+    PixelUnshuffle,
     ReLU,
     Reshape,
     Residual,
@@ -38,6 +41,7 @@ from fundl import (
     SinusoidalPositions,
     Softmax,
     Tanh,
+    Upsample,
     adam,
     apply,
     apply_updates,
@@ -696,7 +700,7 @@ def a_pool_that_may_round_up() -> None:
 
 
 def a_pool_with_a_size_for_each_axis() -> None:
-    compose(Images(1, 8, 6), MaxPool2d((2, 3), stride=(2, 1)), Flatten(), linear(16, 10))
+    compose(Images(1, 8, 6), MaxPool2d((2, 3), stride=(2, 1)), Flatten(), linear(4 * 4, 10))
 
 
 def parts_of_an_image() -> None:
@@ -728,6 +732,36 @@ def normalised_images() -> None:
 
 def normalised_weights() -> None:
     compose(weight_norm(linear(2, 25)), batch_norm(25), residual(weight_norm(linear(25, 25))), linear(25, 2))
+
+
+# --- Resampling --------------------------------------------------------------------------------------------------------
+
+
+def an_image_made_larger() -> None:
+    compose(Images(1, 7, 7), Upsample(2), Upsample(size=8, mode="linear"), Flatten(), linear(64, 10))
+
+
+def an_image_made_larger_by_a_fraction() -> None:
+    compose(Images(1, 7, 7), Upsample(1.5), Flatten(), linear(100, 10))
+
+
+def an_image_of_unknown_size_made_larger() -> None:
+    compose(conv2d(3, 8, 3), Upsample(2), conv2d(8, 3, 3), Upsample((2, 3)), Flatten(), linear(5, 10))
+
+
+def framed() -> None:
+    compose(Images(3, 7, 7), Pad((1, 1), mode="reflect"), conv2d(3, 8, 3), Images(8, 7, 7))
+
+
+def a_frame_of_unknown_width() -> None:
+    def make(pad: int) -> None:
+        compose(Images(1, 7, 7), Pad(((0, pad), 0)), Flatten(), linear(63, 10))
+
+    make(2)
+
+
+def pixels_to_channels_and_back() -> None:
+    compose(Images(3, 8, 6), PixelUnshuffle(2), conv2d(12, 20, 1), PixelShuffle(2), Images(5, 8, 6))
 
 
 # --- Other rules of the user's -----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from fundl import (
     SELU,
     AdaptiveAveragePool2d,
     AdaptiveMaxPool2d,
+    AveragePool1d,
     AveragePool2d,
     Dropout,
     Flatten,
@@ -29,6 +30,9 @@ from fundl import (
     MaxPool3d,
     Mish,
     Model,
+    Pad,
+    PixelShuffle,
+    PixelUnshuffle,
     ReLU,
     Reshape,
     Residual,
@@ -40,6 +44,7 @@ from fundl import (
     Softmax,
     Softplus,
     Tanh,
+    Upsample,
     apply,
     batch_norm,
     checkpoint,
@@ -631,6 +636,21 @@ def a_pool_with_every_option() -> None:
     compose(Images(1, 10, 10), MaxPool2d(3, stride=2, padding=1, dilation=2, ceil_mode=True), Flatten(), linear(10, 10))
 
 
+def a_pool_with_a_size_for_each_axis() -> None:
+    # E: layer 4 (Linear) expects 12 features but layer 3 (Flatten) gives 16 features
+    compose(Images(1, 8, 6), MaxPool2d((2, 3), stride=(2, 1)), Flatten(), linear(12, 10))
+
+
+def a_sequence_smaller_than_the_pool() -> None:
+    # E: layer 2 (AveragePool1d) expects a length of at least 4 but layer 1 (Positions) gives one of 3
+    compose(Positions(8, 3), AveragePool1d(4))
+
+
+def parts_with_a_number_for_each_axis() -> None:
+    # E: layer 4 (Linear) expects 49 features but layer 3 (Flatten) gives 6 features
+    compose(Images(1, 7, 7), AdaptiveAveragePool2d((2, 3)), Flatten(), linear(49, 10))
+
+
 def an_average_with_padding() -> None:
     # E: layer 4 (Linear) expects 64 features but layer 3 (Flatten) gives 81 features
     compose(Images(1, 8, 8), AveragePool2d(2, stride=1, padding=1), Flatten(), linear(64, 10))
@@ -704,6 +724,64 @@ def behind_a_normalised_weight() -> None:
 def a_standardised_weight() -> None:
     # E: layer 2.1 (Conv2d) expects 16 channels but layer 1 (Conv2d) gives 32 channels
     compose(conv2d(3, 32, 3), weight_standardization(conv2d(16, 8, 3)))
+
+
+# --- Resampling --------------------------------------------------------------------------------------------------------
+
+
+def an_image_made_larger() -> None:
+    # E: layer 4 (Linear) expects 49 features but layer 3 (Flatten) gives 196 features
+    compose(Images(1, 7, 7), Upsample(2), Flatten(), linear(49, 10))
+
+
+def an_image_made_larger_along_each_axis() -> None:
+    # E: layer 4 (Linear) expects 49 features but layer 3 (Flatten) gives 147 features
+    compose(Images(1, 7, 7), Upsample((3, 1), mode="linear"), Flatten(), linear(49, 10))
+
+
+def an_image_of_another_size() -> None:
+    # E: layer 4 (Linear) expects 49 features but layer 3 (Flatten) gives 54 features
+    compose(Images(1, 7, 7), Upsample(size=(6, 9)), Flatten(), linear(49, 10))
+
+
+def channels_through_upsample() -> None:
+    # E: layer 3 (Conv2d) expects 16 channels but layer 2 (Upsample) gives 8 channels
+    compose(conv2d(3, 8, 3), Upsample(2), conv2d(16, 8, 3))
+
+
+def a_sequence_for_an_upsample_of_images() -> None:
+    # E: layer 2 (Upsample) expects 4 axes but layer 1 (Positions) gives 3 axes
+    compose(Positions(10, 16), Upsample((2, 2)))
+
+
+def a_frame() -> None:
+    # E: layer 4 (Linear) expects 49 features but layer 3 (Flatten) gives 90 features
+    compose(Images(1, 7, 7), Pad((1, (0, 3)), mode="reflect"), Flatten(), linear(49, 10))
+
+
+def features_that_are_padded() -> None:
+    # E: layer 3 (Linear) expects 25 features but layer 2 (Pad) gives 27 features
+    compose(linear(2, 25), Pad((1,)), linear(25, 2))
+
+
+def shuffled_pixels() -> None:
+    # E: layer 3 (Conv2d) expects 8 channels but layer 2 (PixelShuffle) gives 2 channels
+    compose(conv2d(3, 8, 3), PixelShuffle(2), conv2d(8, 8, 3))
+
+
+def channels_that_do_not_divide() -> None:
+    # E: layer 2 (PixelShuffle) expects a size that is a multiple of 9 but layer 1 (Conv2d) gives one of 8
+    compose(conv2d(3, 8, 3), PixelShuffle(3))
+
+
+def pixels_in_channels() -> None:
+    # E: layer 3 (Conv2d) expects 8 channels but layer 2 (PixelUnshuffle) gives 32 channels
+    compose(conv2d(3, 8, 3), PixelUnshuffle(2), conv2d(8, 8, 3))
+
+
+def an_image_that_does_not_divide() -> None:
+    # E: layer 2 (PixelUnshuffle) expects a size that is a multiple of 2 but layer 1 (Images) gives one of 7
+    compose(Images(1, 7, 8), PixelUnshuffle(2))
 
 
 # --- Other rules of the user's -----------------------------------------------------------------------------------------

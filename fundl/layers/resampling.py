@@ -1,0 +1,456 @@
+"""Resampling: images made larger, framed, or with their pixels moved between space and channels.
+
+The same holds for sequences and volumes: "pixels" may have any number of axes.
+"""
+
+import math
+from typing import Generic, Literal, Self, final, get_args
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar, TypeVarTuple, override
+
+from fundl import kernels
+from fundl.layer import Layer
+from fundl.layers.inside import Sizes
+from fundl.layers.layout import layout_of, stand_in
+from fundl.shapes import AnySize, Divided, Padded, Product, Resized, S, Shape
+
+# Sizes that a layer's type states, named like the fields that hold them
+Factor = TypeVar("Factor", bound=float | tuple[float, ...] | None, covariant=True, default=AnySize)
+Size = TypeVar("Size", bound=int | tuple[int, ...] | None, covariant=True, default=AnySize)
+Padding = TypeVar("Padding", bound=tuple[int | tuple[int, int], ...], covariant=True, default=AnySize)
+
+# Sizes of the input
+Lead = TypeVarTuple("Lead")
+Channels = TypeVar("Channels")
+Height = TypeVar("Height")
+Width = TypeVar("Width")
+
+
+# --- Larger or smaller -------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class Upsample(Layer[Sizes], Generic[Factor, Size]):
+    """Images made larger (or smaller) by a factor, or to a size: each pixel is made from the ones that it lies on.
+
+    Over each axis, with f the factor, output i lies at position p of the input:
+
+        nearest:                 y[i] = x[floor(i / f)]
+        linear:                  y[i] = (1 - t) x[j] + t x[j + 1],    p = (i + 1/2) / f - 1/2,    j = floor(p),    t = p - j
+        linear, corners aligned: the same with p = i (n - 1) / (m - 1), for n pixels made to m
+
+    where a position outside of the input counts as its border. Over several axes, one after the other.
+
+    Its vjp: the transposed map. Each element of grad is added, with the same weights, to what it was made from.
+
+    Args:
+        factor: f, a positive number for all spatial axes, or a tuple of one for each; if size is None.
+        size: the sizes of the spatial axes to make, a number for all, or a tuple of one for each; if factor is None.
+        mode: "nearest", the default, or "linear".
+        align_corners: whether the first and the last pixels lie on those of the input; for linear alone.
+
+    Shape:
+        (B, C, *spatial), with one to three spatial axes, to (B, C, *larger), each floor(f n), or the size
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        TypeError: the input is not floating-point.
+        ValueError: factor and size are both given, or neither; one of them is not positive; the mode is another;
+            align_corners is given for nearest; or the input has other axes, or no element along one.
+
+    >>> from fundl import Upsample, apply
+    >>> apply(Upsample(2), torch.tensor([[[1.0, 3.0]]]))
+    tensor([[[1., 1., 3., 3.]]])
+    >>> apply(Upsample(size=3, mode="linear", align_corners=True), torch.tensor([[[1.0, 3.0]]]))
+    tensor([[[1., 2., 3.]]])
+    """
+
+    factor: float | tuple[float, ...] | None = None
+    size: int | tuple[int, ...] | None = attrs.field(default=None, kw_only=True)
+    mode: Literal["nearest", "linear"] = attrs.field(default="nearest", kw_only=True)
+    align_corners: bool = attrs.field(default=False, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if (self.factor is None) == (self.size is None):
+            raise ValueError(f"Upsample takes a factor or a size, one of the two, not {self.factor} and {self.size}")
+        for name, setting in (("factor", self.factor), ("size", self.size)):
+            numbers = setting if isinstance(setting, tuple) else (setting,)
+            if setting is not None and any(number is None or number <= 0 for number in numbers):
+                raise ValueError(f"Upsample's {name} must be positive, not {setting}")
+        if self.mode not in {"nearest", "linear"}:
+            raise ValueError(f"Upsample's mode must be 'nearest' or 'linear', not {self.mode!r}")
+        if self.align_corners and self.mode == "nearest":
+            raise ValueError("Upsample aligns corners in mode='linear' alone: of a nearest pixel there is nothing to align")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
+        count = x.ndim - 2
+        if not self._takes(x):
+            self._explain(x)
+        sizes, factors = self._sizes(x.shape), self._factors(count)
+        return kernels.upsample[self.mode, count](x, sizes, *self._aligned(), *factors), Sizes(x.shape)
+
+    @override
+    def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
+        sizes, count = residuals.sizes, grad.ndim - 2
+        unsampled = kernels.upsample_backward[self.mode, count]
+        return self, unsampled(grad, grad.shape[2:], sizes, *self._aligned(), *self._factors(count))
+
+    @override
+    def output_shape(self, shape: S) -> Resized[S, Factor, Size]:
+        return Resized(shape, self.factor, self.size)
+
+    def _aligned(self) -> tuple[bool, ...]:
+        return (self.align_corners,) if self.mode == "linear" else ()
+
+    def _factors(self, count: int) -> tuple[float | None, ...]:
+        """The factor of each axis, as the kernels take them."""
+        return self.factor if isinstance(self.factor, tuple) else (self.factor,) * count
+
+    def _sizes(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The sizes of the spatial axes to make."""
+        sides = shape[2:]
+        if self.size is not None:
+            return self.size if isinstance(self.size, tuple) else (self.size,) * len(sides)
+        return tuple(math.floor(side * (factor or 1)) for side, factor in zip(sides, self._factors(len(sides)), strict=True))
+
+    def _takes(self, x: Tensor) -> bool:
+        setting = self.size if self.factor is None else self.factor
+        return (
+            3 <= x.ndim <= 5
+            and (not isinstance(setting, tuple) or len(setting) == x.ndim - 2)
+            and 0 not in x.shape[1:]
+            and 0 not in self._sizes(x.shape)
+        )
+
+    def _explain(self, x: Tensor) -> None:
+        """Say what is wrong with an input that the kernels would refuse in other words."""
+        setting = self.size if self.factor is None else self.factor
+        count = len(setting) if isinstance(setting, tuple) else None
+        if count is not None and x.ndim != count + 2:
+            raise ValueError(
+                f"{self} takes an input of shape (B, C, *spatial) with {count} spatial axes, as many as it has numbers, not"
+                f" {tuple(x.shape)}"
+            )
+        if not 3 <= x.ndim <= 5:
+            raise ValueError(
+                f"{self} takes an input of shape (B, C, *spatial) with one to three spatial axes, not {tuple(x.shape)}"
+            )
+        raise ValueError(f"{self} leaves no pixel of an input of shape {tuple(x.shape)}")
+
+
+# --- Frames ------------------------------------------------------------------------------------------------------------
+
+PadMode = Literal["constant", "reflect", "replicate", "circular"]
+
+
+@final
+@attrs.frozen(eq=False)
+class Pad(Layer[None], Generic[Padding]):
+    """The input with more elements around it, before and behind each of its last axes.
+
+        constant:   a a a | x y z | a a a
+        reflect:    . z y | x y z | y x .       the border itself is not repeated
+        replicate:  x x x | x y z | z z z
+        circular:   x y z | x y z | x y z
+
+    Its vjp: grad_x is the part of grad where the input is, and for all but the constant the other elements are added to where
+    they were taken from.
+
+    Args:
+        padding: for each of the last axes, in their order, how many elements to put before it and behind it, as a pair, or as
+            one number for both: ((1, 2), 3) puts 1 row above images, 2 below, and 3 columns on either side.
+        mode: what they are; "constant" by default.
+        value: of the constant; 0 by default.
+
+    Shape:
+        (..., H, W) to (..., before + H + behind, before + W + behind) for two pairs
+
+    Residuals:
+        None.
+
+    Raises:
+        TypeError: the padding is not a tuple of integers and pairs of them.
+        ValueError: a number is negative; the mode is another, or has another value than 0 for no constant; there are more
+            than three axes to reflect or to replicate; or an axis of the input is missing, or too short.
+
+    >>> from fundl import Pad, apply
+    >>> apply(Pad(((0, 2),)), torch.tensor([[1.0, 2.0]]))
+    tensor([[1., 2., 0., 0.]])
+    >>> apply(Pad((2,), mode="reflect"), torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[3., 2., 1., 2., 3., 2., 1.]])
+    """
+
+    takes_integers = True
+
+    padding: tuple[int | tuple[int, int], ...]
+    mode: PadMode = attrs.field(default="constant", kw_only=True)
+    value: float = attrs.field(default=0.0, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        padding: object = self.padding
+        if (
+            not isinstance(padding, tuple)
+            or not padding
+            or not all(isinstance(pair, int) or _is_pair(pair) for pair in padding)
+        ):
+            raise TypeError(
+                "Pad's padding is a tuple of a pair of integers, or one integer, for each of the last axes, such as"
+                f" ((1, 2), 3), not {self.padding!r}"
+            )
+        if any(pad < 0 for pair in self._pairs() for pad in pair):
+            raise ValueError(f"Pad's padding must be 0 or more, not {self.padding}: to leave elements out is not to pad")
+        if self.mode not in get_args(PadMode):
+            raise ValueError(f"Pad's mode must be one of {', '.join(map(repr, get_args(PadMode)))}, not {self.mode!r}")
+        if self.mode != "constant" and self.value != 0:
+            raise ValueError(f"Pad has a value in mode='constant' alone, not in {self.mode!r}")
+        if self.mode in {"reflect", "replicate"} and len(padding) > 3:
+            raise ValueError(f"Pad takes at most three axes in mode={self.mode!r}, not {len(padding)}")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        if self.mode == "constant" and x.ndim >= len(self.padding):
+            return torch.constant_pad_nd(x, self._last_first(), self.value), None
+        self._require_sides(x)
+        if self.mode == "circular":
+            framed = kernels.pad_circular(self._behind_two(x), self._last_first())
+        else:
+            framed = kernels.pad[self.mode, len(self.padding)](self._behind_two(x), self._last_first())
+        return framed.reshape(*x.shape[: -len(self.padding)], *framed.shape[2:]), None
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
+        if self.mode == "constant":
+            return self, self._without(grad)
+        framed = self._behind_two(grad)
+        grad_x = self._unwrapped(framed) if self.mode == "circular" else self._unfolded(framed)
+        return self, grad_x.reshape(*grad.shape[: -len(self.padding)], *grad_x.shape[2:])
+
+    @override
+    def output_shape(self, shape: S) -> Padded[S, Padding]:
+        return Padded(shape, self.padding)
+
+    def _pairs(self) -> tuple[tuple[int, int], ...]:
+        """How many elements to put before and behind each of the last axes."""
+        return tuple((pair, pair) if isinstance(pair, int) else pair for pair in self.padding)
+
+    def _last_first(self) -> list[int]:
+        """The padding as the kernels take it: the last axis first."""
+        return [pad for pair in reversed(self._pairs()) for pad in pair]
+
+    def _behind_two(self, x: Tensor) -> Tensor:
+        """A tensor with exactly two axes before those to pad."""
+        before = x.ndim - len(self.padding)
+        lead, sides = x.shape[:before], x.shape[before:]
+        return x if before == 2 else x.reshape(1, math.prod(lead), *sides)
+
+    def _without(self, grad: Tensor) -> Tensor:
+        """The part of a gradient where the input is."""
+        for axis, (before, behind) in enumerate(self._pairs(), start=-len(self.padding)):
+            if before or behind:
+                grad = grad.narrow(axis, before, grad.shape[axis] - before - behind)
+        return grad
+
+    def _unfolded(self, grad: Tensor) -> Tensor:
+        unfold = kernels.pad_backward[self.mode, len(self.padding)]
+        sizes = self._without(grad).shape
+        return unfold(grad, stand_in(attrs.evolve(layout_of(grad), sizes=sizes), grad), self._last_first())
+
+    def _unwrapped(self, grad: Tensor) -> Tensor:
+        """The gradient with what was wrapped around each axis added to the other end."""
+        grad = grad.clone()
+        for axis, (before, behind) in enumerate(self._pairs(), start=-len(self.padding)):
+            size = grad.shape[axis] - before - behind
+            inside = grad.narrow(axis, before, size)
+            if before:
+                inside.narrow(axis, size - before, before).add_(grad.narrow(axis, 0, before))
+            if behind:
+                inside.narrow(axis, 0, behind).add_(grad.narrow(axis, before + size, behind))
+            grad = inside
+        return grad
+
+    def _require_sides(self, x: Tensor) -> None:
+        """Raise unless the input has the axes, and each of them all the elements that are to be put beside it."""
+        if x.ndim < len(self.padding):
+            raise ValueError(
+                f"{self} needs an input with at least as many axes as it pads, but the input's shape is {tuple(x.shape)}"
+            )
+        for size, pair in zip(x.shape[x.ndim - len(self.padding) :], self._pairs(), strict=True):
+            least = {"reflect": max(pair) + 1, "replicate": 1, "circular": max(1, *pair)}[self.mode]
+            if size < least:
+                raise ValueError(
+                    f"{self} takes its elements from the input, of which an axis is too short: it is of size {size}, and must"
+                    f" be of at least {least}; the input's shape is {tuple(x.shape)}"
+                )
+
+
+def _is_pair(pair: object) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(pad, int) for pad in pair)
+
+
+# --- Between space and channels ----------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class PixelShuffle(Layer[None], Generic[Factor]):
+    """Makes images r times larger from their channels: each r^2 channels become one, of r by r pixels for each one.
+
+        y[..., c, i r + u, j r + v] = x[..., c r^2 + u r + v, i, j]
+
+    Its vjp: grad_x is grad with its pixels moved back, as by `PixelUnshuffle`.
+
+    Args:
+        factor: r, at least 1.
+
+    Shape:
+        (..., C r^2, H, W) to (..., C, H r, W r)
+
+    Residuals:
+        None.
+
+    Raises:
+        ValueError: the factor is less than 1; the input has less than three axes, or a number of channels that r^2 does not
+            divide.
+
+    Source:
+        Shi, Caballero, Huszar, Totz, Aitken, Bishop, Rueckert and Wang, Real-time single image and video super-resolution
+        using an efficient sub-pixel convolutional neural network, 2016.
+
+    >>> from fundl import PixelShuffle, apply
+    >>> apply(PixelShuffle(2), torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(4, 1, 1))
+    tensor([[[1., 2.],
+             [3., 4.]]])
+    """
+
+    takes_integers = True
+
+    factor: int
+
+    def __attrs_post_init__(self) -> None:
+        _require_factor(self, self.factor)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        try:
+            return _shuffled(x, self.factor), None
+        except RuntimeError as error:
+            _require_image(self, x, error)
+            raise ValueError(
+                f"{self} needs a number of channels that is a multiple of {self.factor**2}, but the input's shape is"
+                f" {tuple(x.shape)}, of {x.shape[-3]} channels"
+            ) from error
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, _unshuffled(grad, self.factor)
+
+    @override
+    def output_shape(
+        self, shape: Shape[*Lead, Channels, Height, Width]
+    ) -> Shape[*Lead, Divided[Channels, Product[Factor, Factor]], Product[Height, Factor], Product[Width, Factor]]:
+        *lead, channels, height, width = shape.trailing(3)
+        return Shape(
+            *lead,
+            Divided.of(channels, self.factor**2),
+            Product.of(height, self.factor),
+            Product.of(width, self.factor),
+        )
+
+
+@final
+@attrs.frozen(eq=False)
+class PixelUnshuffle(Layer[None], Generic[Factor]):
+    """Makes images r times smaller, with all pixels in channels: each r by r pixels of a channel become one in r^2 channels.
+
+        y[..., c r^2 + u r + v, i, j] = x[..., c, i r + u, j r + v]
+
+    Its vjp: grad_x is grad with its pixels moved back, as by `PixelShuffle`.
+
+    Args:
+        factor: r, at least 1.
+
+    Shape:
+        (..., C, H r, W r) to (..., C r^2, H, W)
+
+    Residuals:
+        None.
+
+    Raises:
+        ValueError: the factor is less than 1; the input has less than three axes, or a height or a width that r does not
+            divide.
+
+    Source:
+        That of `PixelShuffle`, whose inverse it is.
+
+    >>> from fundl import PixelUnshuffle, apply
+    >>> apply(PixelUnshuffle(2), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])).flatten()
+    tensor([1., 2., 3., 4.])
+    """
+
+    takes_integers = True
+
+    factor: int
+
+    def __attrs_post_init__(self) -> None:
+        _require_factor(self, self.factor)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        try:
+            return _unshuffled(x, self.factor), None
+        except RuntimeError as error:
+            _require_image(self, x, error)
+            raise ValueError(
+                f"{self} needs a height and a width that are multiples of {self.factor}, but the input's shape is"
+                f" {tuple(x.shape)}"
+            ) from error
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, _shuffled(grad, self.factor)
+
+    @override
+    def output_shape(
+        self, shape: Shape[*Lead, Channels, Height, Width]
+    ) -> Shape[*Lead, Product[Channels, Factor, Factor], Divided[Height, Factor], Divided[Width, Factor]]:
+        *lead, channels, height, width = shape.trailing(3)
+        return Shape(
+            *lead,
+            Product.of(channels, self.factor**2),
+            Divided.of(height, self.factor),
+            Divided.of(width, self.factor),
+        )
+
+
+# ATen gives back a tensor without elements as it is, in the shape that it has.
+
+
+def _shuffled(x: Tensor, factor: int) -> Tensor:
+    if x.numel() or x.ndim < 3:
+        return torch.pixel_shuffle(x, factor)
+    *lead, channels, height, width = x.shape
+    return x.reshape(*lead, channels // factor**2, height * factor, width * factor)
+
+
+def _unshuffled(x: Tensor, factor: int) -> Tensor:
+    if x.numel() or x.ndim < 3:
+        return torch.pixel_unshuffle(x, factor)
+    *lead, channels, height, width = x.shape
+    return x.reshape(*lead, channels * factor**2, height // factor, width // factor)
+
+
+def _require_factor(layer: Layer[None], factor: object) -> None:
+    if not isinstance(factor, int) or factor < 1:
+        raise ValueError(f"{type(layer).__name__}'s factor must be an integer of at least 1, not {factor}")
+
+
+def _require_image(layer: Layer[None], x: Tensor, error: RuntimeError) -> None:
+    if x.ndim < 3:
+        raise ValueError(f"{layer} takes an input of shape (..., C, H, W), not {tuple(x.shape)}") from error
