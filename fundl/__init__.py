@@ -166,6 +166,10 @@ from fundl.layers.recurrent.layers import (
 from fundl.layers.recurrent.sweeps import (
     Recurrence,
 )
+from fundl.layers.repeated import (
+    Repeat,
+    repeat,
+)
 from fundl.layers.resampling import (
     Pad,
     PixelShuffle,
@@ -427,6 +431,7 @@ __all__ = [
     "Record",
     "Recurrence",
     "Reduction",
+    "Repeat",
     "Report",
     "Reshape",
     "Residual",
@@ -550,6 +555,7 @@ __all__ = [
     "random",
     "read_idx",
     "rekey",
+    "repeat",
     "residual",
     "rms_norm",
     "rmsprop",

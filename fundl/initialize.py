@@ -487,7 +487,8 @@ def _new_leaf(
 
 def _own_leaves(record: Record) -> dict[int, tuple[str, Tensor]]:
     """The tensors of a record that are not those of an inner record: their places in `tree.flatten`, their fields' names."""
-    inner = {id(leaf) for part in tree.records(record)[1:] for leaf in tree.leaves(part)}
+    parts = [part for name in record.children for part in tree.outer_records(getattr(record, name))]
+    inner = {id(leaf) for part in parts for leaf in tree.leaves(part)}
     named = [(name, leaf) for name in record.children for leaf in tree.flatten(getattr(record, name))[0]]
     return {place: (name, leaf) for place, (name, leaf) in enumerate(named) if leaf is not None and id(leaf) not in inner}
 
@@ -507,10 +508,9 @@ def _require_initializers(model: Model) -> None:
     for record in tree.records(model):
         for name, leaf in _own_leaves(record).values():
             if _initializer(record, name) is None and leaf.is_meta:
-                path = next(
-                    path for path, other in zip(tree.paths(model), tree.flatten(model)[0], strict=True) if other is leaf
-                )
-                raise TypeError(f"model{path} has no values, and {_how_to_draw(record, name)}")
+                places = zip(tree.paths(model), tree.flatten(model)[0], strict=True)
+                path = next((f"model{path}" for path, other in places if other is leaf), name)  # none of what is stacked
+                raise TypeError(f"{path} has no values, and {_how_to_draw(record, name)}")
 
 
 def _how_to_draw(record: Record, name: str) -> str:

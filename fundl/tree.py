@@ -102,6 +102,14 @@ class Record:
         def __init__(self, *_args, **_kwargs):
             raise TypeError(f"{type(self).__name__} is not a record: decorate the class with @attrs.frozen(eq=False)")
 
+    def trees_of(self, name: str) -> Sequence[object]:
+        """What a child is, for whoever goes through records: one tree, or several if the record has stacked them there."""
+        return (getattr(self, name),)
+
+    def child_of(self, name: str, before: Sequence[object], after: Sequence[object]) -> object:  # noqa: ARG002  # see above
+        """The child that is made of other trees than those that `trees_of` gave."""
+        return after[0]
+
     @classmethod
     def __attrs_init_subclass__(cls) -> None:
         """Register the class as a tree node; attrs calls this once, on the finished class."""
@@ -138,7 +146,7 @@ def _register(cls: type[Record]) -> None:
     """Find out which fields are children, and how records of this class come apart and together again."""
     fields, annotations = attrs.fields(cls), _annotations(cls)
     names = [field.name for field in fields]
-    for name in ("children", "trainable"):
+    for name in ("children", "trainable", "trees_of", "child_of"):
         if name in names:
             raise TypeError(f"{cls.__name__} has a field {name!r}, but every record has an attribute of that name: rename it")
     buffers = {field.name for field in fields if "fundl.buffer" in field.metadata}
@@ -272,8 +280,17 @@ def paths(tree: object) -> list[str]:
 
 
 def records(tree: object) -> list[Record]:
-    """Every record of a tree, outer before inner, from left to right."""
+    """Every record of a tree, outer before inner, from left to right; of records that are stacked, each of them."""
     return [record for record, _ in _records(tree, in_buffer=False)]
+
+
+def outer_records(tree: object) -> list[Record]:
+    """The records of a tree that are inside no other, from left to right; stacked ones as they are."""
+    if isinstance(tree, Record):
+        return [tree]
+    if isinstance(tree, tuple | list | dict):
+        return [record for part in (tree.values() if isinstance(tree, dict) else tree) for record in outer_records(part)]
+    return []
 
 
 def records_in_buffers(tree: object) -> list[bool]:
@@ -284,7 +301,7 @@ def records_in_buffers(tree: object) -> list[bool]:
 def _records(tree: object, *, in_buffer: bool) -> list[tuple[Record, bool]]:
     parts: Iterable[object] = ()
     if isinstance(tree, Record):
-        held = [(getattr(tree, name), in_buffer or name not in tree.trainable) for name in tree.children]
+        held = [(part, in_buffer or name not in tree.trainable) for name in tree.children for part in tree.trees_of(name)]
         return [(tree, in_buffer), *(inner for part, buffer in held for inner in _records(part, in_buffer=buffer))]
     if isinstance(tree, tuple | list):
         parts = tree
@@ -466,8 +483,12 @@ def _map_records(function: Callable[[Record], Record], tree: object) -> object:
     match tree:
         case Record():
             new = function(tree)
-            inner = {name: _map_records(function, getattr(new, name)) for name in new.children}
-            changed = {name: value for name, value in inner.items() if value is not getattr(new, name)}
+            changed: dict[str, object] = {}
+            for name in new.children:
+                before = new.trees_of(name)
+                after = [_map_records(function, part) for part in before]
+                if any(part is not old for part, old in zip(after, before, strict=True)):
+                    changed[name] = new.child_of(name, before, after)
             return _evolved(new, changed) if changed else new
         case tuple() | list():
             parts = [_map_records(function, part) for part in tree]
@@ -478,6 +499,49 @@ def _map_records(function: Callable[[Record], Record], tree: object) -> object:
             return {key: _map_records(function, part) for key, part in tree.items()}
         case _:
             return tree
+
+
+def stack(trees: Sequence[T]) -> T:
+    """Trees of one structure as one, whose tensors have a first axis that tells them apart; None stays None.
+
+    Args:
+        trees: at least 1.
+
+    Raises:
+        TypeError: the structures differ, or there is a tensor in one and None in the same place of another.
+
+    >>> stack([(torch.zeros(2), None), (torch.ones(2), None)])
+    (tensor([[0., 0.],
+            [1., 1.]]), None)
+    """
+    leaves, structure = flatten(trees[0])
+    for place, other in enumerate(trees[1:], start=1):
+        require_same_structure(trees[0], other, names=("tree 0", f"tree {place}"))
+    columns = zip(*(flatten(other)[0] for other in trees), strict=True)
+    stacked = [None if leaf is None else _stacked(column) for leaf, column in zip(leaves, columns, strict=True)]
+    return unflatten(structure, stacked)
+
+
+def _stacked(column: tuple[Tensor | None, ...]) -> Tensor:
+    tensors = [leaf for leaf in column if leaf is not None]
+    if len(tensors) < len(column):
+        raise TypeError(f"at the same place, some of the trees have a tensor and others None: {describe(column)}")
+    return torch.stack(tensors)
+
+
+def unstack(tree: T, count: int) -> list[T]:
+    """The trees that were stacked: undoes `stack`. Their tensors are views.
+
+    Args:
+        tree: whose tensors have a first axis of the size `count`.
+        count: how many trees there are.
+
+    >>> unstack((torch.tensor([[1.0, 2.0], [3.0, 4.0]]), None), 2)
+    [(tensor([1., 2.]), None), (tensor([3., 4.]), None)]
+    """
+    leaves, structure = flatten(tree)
+    rows = zip(*((None,) * count if leaf is None else leaf.unbind() for leaf in leaves), strict=True) if leaves else ()
+    return [unflatten(structure, row) for row in rows] if leaves else [tree] * count
 
 
 def cast_to(tree: T, dtype: torch.dtype) -> T:

@@ -18,14 +18,16 @@ Predicate: TypeAlias = Callable[[str, Tensor], bool]
 """Chooses leaves, by path (``"[0].weight"``, say) and tensor."""
 
 
-def is_matrix(path: str, leaf: Tensor) -> bool:  # noqa: ARG001 - it is a predicate, and this one does not ask where
+def is_matrix(path: str, leaf: Tensor) -> bool:
     """Whether a leaf has two axes or more: weights have, biases and the scales of norms have not.
+
+    The axis along which `repeat` stacks its blocks does not count: that of the leaf at ``[0].stacked[1].bias``, say.
 
     >>> import torch
     >>> is_matrix("[0].weight", torch.zeros(2, 3)), is_matrix("[0].bias", torch.zeros(2))
     (True, False)
     """
-    return leaf.ndim >= 2
+    return leaf.ndim - path.count(".stacked[") >= 2
 
 
 @final

@@ -22,7 +22,9 @@ from fundl import (
     key,
     linear,
     parallel,
+    repeat,
     residual,
+    tree,
 )
 from tests.samples.activation import dropped
 from tests.samples.linear import affine
@@ -60,6 +62,26 @@ SAMPLES: Final = (
         lambda p, x: torch.tanh(dropped(affine(p.layers[0], x))),
     ),
     sample(
+        "repeat",
+        repeat(3, linear(3, 3), Tanh()),
+        normal(5, 3),
+        lambda p, x: repeated(p.stacked[0], x),
+        kept=2 * 5 * 3 * 8,
+    ),
+    sample(
+        "repeat, frozen in part",
+        repeat(3, frozen(linear(3, 3)), linear(3, 3), Tanh()),
+        normal(5, 3),
+        lambda p, x: repeated(p.stacked[1], x, p.stacked[0].layers[0]),
+        kept=(3 + 2) * 5 * 3 * 8,
+    ),
+    sample(
+        "repeat, once",
+        repeat(1, (linear(3, 3),)),
+        normal(5, 3),
+        lambda p, x: affine(tree.unstack(p.stacked[0][0], 1)[0], x),
+    ),
+    sample(
         "frozen",
         frozen(linear(3, 4), Tanh(), linear(4, 2)),
         normal(5, 3),
@@ -88,6 +110,14 @@ SAMPLES: Final = (
         kept=2 * 5 * 3 * 8,
     ),
 )
+
+
+def repeated(layer: Linear, x: Tensor, before: Linear | None = None) -> Tensor:
+    """Three times an affine map and tanh, perhaps behind another map."""
+    for place in range(3):
+        x = x if before is None else affine(tree.unstack(before, 3)[place], x)
+        x = torch.tanh(affine(tree.unstack(layer, 3)[place], x))
+    return x
 
 
 def nested(first: Linear, second: Linear, x: Tensor) -> Tensor:
