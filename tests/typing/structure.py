@@ -26,5 +26,5 @@ deep = repeat(3, residual(linear(4, 4)), Tanh())
 reveal_type(deep.blocks[0][1])  # R: fundl.layers.activation.Tanh
 reveal_type(vjp(deep, x, x)[0].stacked[0].layers[0])  # R: fundl.layers.linear.Linear[Literal[4], Literal[4]]
 repeat(3, linear(4, 5))  # E: Repeat expects 4 features but layer 1 (Linear) gives 5 features
-compose(linear(3, 4), deep, linear(5, 2))  # E: layer 3 (Linear) expects 5 features but layer 1 (Linear) gives 4 features
+compose(linear(3, 4), deep, linear(5, 2))  # E: layer 3 (Linear) expects 5 features but layer 2 (Repeat) gives 4 features
 compose(linear(3, 5), deep)  # E: layer 2.1.1 (Linear) expects 4 features but layer 1 (Linear) gives 5 features
