@@ -8,10 +8,11 @@ import torch
 from typer import BadParameter
 
 
-def require_positive(rate: float) -> None:
-    """Refuse a learning rate that teaches nothing."""
-    if not 0 < rate < math.inf:
-        raise BadParameter(f"a learning rate is a number above 0, not {rate}", param_hint="--learning-rate")
+def require_positive(number: float, option: str = "--learning-rate") -> None:
+    """Refuse a number that is not above 0: a learning rate that teaches nothing, say."""
+    if not 0 < number < math.inf:
+        what = option.removeprefix("--").replace("-", " ")
+        raise BadParameter(f"a {what} is a number above 0, not {number}", param_hint=option)
 
 
 def require_device(device: str) -> None:
