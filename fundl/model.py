@@ -202,8 +202,10 @@ def backward(params: object, residuals: object, grad: object) -> tuple[object, o
     Returns:
         The gradient with respect to the parameters, of the model's type, and that with respect to the input.
     """
+    kept = [residuals]
+    del residuals  # see "Running a model"
     with no_grad():
-        return run_backward(_as_model(params), residuals, grad)
+        return run_backward(_as_model(params), kept.pop(), grad)
 
 
 def backward_params(params: P, residuals: object, grad: object) -> P:
@@ -217,8 +219,10 @@ def backward_params(params: P, residuals: object, grad: object) -> P:
     Returns:
         The gradient with respect to the parameters, of the model's type.
     """
+    kept = [residuals]
+    del residuals  # see "Running a model"
     with no_grad():
-        return _like(params, run_backward_params(_as_model(params), residuals, grad))
+        return _like(params, run_backward_params(_as_model(params), kept.pop(), grad))
 
 
 @overload
@@ -306,7 +310,9 @@ def vjp(params: object, x: object, grad: object) -> tuple[object, object]:
                 f"grad is the gradient with respect to the output, and must have its shape {tuple(output.shape)},"
                 f" not {tuple(grad.shape)}"
             )
-        return run_backward(model, residuals, grad)
+        kept = [residuals]
+        del residuals  # see "Running a model"
+        return run_backward(model, kept.pop(), grad)
 
 
 def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Target) -> tuple[Tensor, P]:
@@ -329,8 +335,10 @@ def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Tar
     """
     with no_grad():
         prediction, residuals = _forward(_as_model(params), x)
+        kept = [residuals]
+        del residuals  # see "Running a model"
         value, grad = loss(prediction, target)  # type: ignore[arg-type]  # a model of tensors predicts tensors
-        return value, _like(params, run_backward_params(params, residuals, grad))
+        return value, _like(params, run_backward_params(params, kept.pop(), grad))
 
 
 def _like(_params: P, grads: Model) -> P:
@@ -344,6 +352,10 @@ def _like(_params: P, grads: Model) -> P:
 # These walk the layers, in the caller's grad mode: the public functions above, and layers that contain models, call them.
 # What a tuple keeps for backward is the tuple of what its parts keep. The loops are where a small network spends its time
 # outside of the kernels: they do no more than they must, and errors are explained only once they have happened.
+#
+# The memory of a training step is mostly that of residuals, and a layer's are of no more use once its backward has run. So
+# nobody here holds on to them: a function takes them out of a list as it gives them away, and what a tuple kept is made such
+# a list. If the caller does the same, each layer's memory is free before the layers below it are run backward.
 
 
 def run_forward(params: Model, x: object) -> tuple[object, object]:
@@ -377,7 +389,9 @@ def run_backward(params: Model, residuals: object, grad: object) -> tuple[Model,
             _note_layer(error, params, "grad", grad)
             raise
         return result
-    return _run_backward_down_to(params, residuals, grad, 0)
+    kept = [*_parts(residuals)]
+    del residuals
+    return _run_backward_down_to(params, kept, grad, 0)
 
 
 def run_backward_params(params: Model, residuals: object, grad: object) -> Model:
@@ -396,9 +410,11 @@ def run_backward_params(params: Model, residuals: object, grad: object) -> Model
     first = _first_trainable(params)
     if first == len(params):
         return params
-    later, grad = _run_backward_down_to(params, residuals, grad, first + 1)
+    kept = [*_parts(residuals)]
+    del residuals
+    later, grad = _run_backward_down_to(params, kept, grad, first + 1)
     try:
-        own = run_backward_params(params[first], _parts(residuals)[first], grad)
+        own = run_backward_params(params[first], kept.pop(), grad)
     except Exception as error:
         _note_part(error, params, first, "grad", grad)
         raise
@@ -415,15 +431,14 @@ def run_backward_input(params: Model, residuals: object, grad: object) -> object
             _note_layer(error, params, "grad", grad)
             raise
         return grad_x
-    kept, place = _parts(residuals), len(params)
+    kept, place = [*_parts(residuals)], len(params)
+    del residuals
     try:
         while place:
             place -= 1
             part = params[place]
             grad = (
-                run_backward_input(part, kept[place], grad)
-                if isinstance(part, tuple)
-                else part.backward_input(kept[place], grad)
+                run_backward_input(part, kept.pop(), grad) if isinstance(part, tuple) else part.backward_input(kept.pop(), grad)
             )
     except Exception as error:
         _note_part(error, params, place, "grad", grad)
@@ -432,16 +447,16 @@ def run_backward_input(params: Model, residuals: object, grad: object) -> object
 
 
 def _run_backward_down_to(
-    params: tuple[Model, ...], residuals: object, grad: object, last: int
+    params: tuple[Model, ...], kept: list[object], grad: object, last: int
 ) -> tuple[tuple[Model, ...], object]:
     """Run backward from the last layer to the one at `last`; the layers before it stay as they are."""
-    grads, kept, place = [*params], _parts(residuals), len(params)
+    grads, place = [*params], len(params)
     try:
         while place > last:
             place -= 1
             part = params[place]
             grads[place], grad = (
-                run_backward(part, kept[place], grad) if isinstance(part, tuple) else part.backward(kept[place], grad)
+                run_backward(part, kept.pop(), grad) if isinstance(part, tuple) else part.backward(kept.pop(), grad)
             )
     except Exception as error:
         _note_part(error, params, place, "grad", grad)

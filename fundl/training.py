@@ -136,9 +136,11 @@ def train_step(loss: Loss[Tensor, Target], optimizer: Transform[S]) -> Step[P, S
         x, target = _pair(batch)
         model = rekey(state.model, random.fold_in(state.key, state.step)) if _draws(state.model) else state.model
         prediction, residuals = forward(model, x)
+        kept = [residuals]
+        del residuals  # so that backward can free them one by one
         with no_grad():
             value, grad = loss(prediction, target)
-            grads = backward_params(model, residuals, grad)
+            grads = backward_params(model, kept.pop(), grad)
             trained, optimizer_state = optimizer.step(grads, state.optimizer, state.model)
             return TrainState(trained, optimizer_state, state.key, state.step + 1), Report(value, prediction)
 

@@ -1,5 +1,6 @@
 """Composing, running and differentiating models, and what is said when that fails."""
 
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Final, Self
@@ -24,7 +25,12 @@ from fundl import (
     backward_params,
     compose,
     forward,
+    key,
     linear,
+    mse,
+    sgd,
+    train_state,
+    train_step,
     tree,
     value_and_grad,
     vjp,
@@ -342,3 +348,50 @@ def test_other_notes_are_left_alone() -> None:
     with pytest.raises(ValueError, match="no") as caught:
         apply((FIRST, (Noted(),)), X)
     assert notes(caught.value) == ["the layer's own", "in model[1][0]: Noted(); the input is float64[5, 4]"]
+
+
+# --- Memory ------------------------------------------------------------------------------------------------------------
+
+
+COPIES: Final[list["weakref.ref[Tensor]"]] = []
+HELD: Final[list[int]] = []
+
+
+@attrs.frozen(eq=False)
+class Watched(Layer[Tensor]):
+    """Keeps a copy of its input, and in backward counts the copies that are still held."""
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        copy = x.clone()
+        COPIES.append(weakref.ref(copy))
+        return x, copy
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        HELD.append(sum(copy() is not None for copy in COPIES))
+        return self, grad
+
+
+WATCHED: Final = (with_values(linear(2, 2)), Watched(), (Watched(), Watched()), Watched())
+
+
+def only_differentiate(x: Tensor) -> None:
+    vjp(WATCHED, x, x)
+
+
+def differentiate_the_loss(x: Tensor) -> None:
+    value_and_grad(mse, WATCHED, x, x)
+
+
+def take_a_step(x: Tensor) -> None:
+    train_step(mse, sgd(0.1))(train_state(key(0), WATCHED, sgd(0.1)), (x, x))
+
+
+@pytest.mark.parametrize("run", [only_differentiate, differentiate_the_loss, take_a_step])
+def test_what_a_layer_kept_is_freed_once_its_backward_has_run(run: Callable[[Tensor], None]) -> None:
+    COPIES.clear()
+    HELD.clear()
+    run(normal(3, 2))
+    assert HELD == [4, 3, 2, 1]
+    assert all(copy() is None for copy in COPIES)

@@ -85,9 +85,11 @@ def train_step(loss: Loss[Tensor, Target], optimizer: Transform[S]) -> Step[Ense
         x, target = training._pair(batch)
         model = _rekeyed(state) if training._draws(state.model) else state.model
         prediction, residuals = forward(model, x)
+        kept = [residuals]
+        del residuals  # so that backward can free them one by one
         with no_grad():
             values, grad = losses(prediction, target)
-            grads = backward_params(model, residuals, grad)
+            grads = backward_params(model, kept.pop(), grad)
             trained, optimizer_state = optimizer.step(grads, state.optimizer, state.model)
             return TrainState(trained, optimizer_state, state.key, state.step + 1), Report(values, prediction)
 
