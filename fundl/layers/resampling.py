@@ -14,7 +14,7 @@ from typing_extensions import TypeVar, TypeVarTuple, override
 from fundl import kernels
 from fundl.layer import Layer
 from fundl.layers.inside import Sizes
-from fundl.layers.layout import layout_of, stand_in
+from fundl.layers.layout import Layout, layout_of, stand_in
 from fundl.shapes import AnySize, Divided, Padded, Product, Resized, S, Shape
 
 # Sizes that a layer's type states, named like the fields that hold them
@@ -215,14 +215,15 @@ class Pad(Layer[None], Generic[Padding]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        if self.mode == "constant" and x.ndim >= len(self.padding):
-            return torch.constant_pad_nd(x, self._last_first(), self.value), None
-        self._require_sides(x)
-        if self.mode == "circular":
-            framed = kernels.pad_circular(self._behind_two(x), self._last_first())
-        else:
-            framed = kernels.pad[self.mode, len(self.padding)](self._behind_two(x), self._last_first())
-        return framed.reshape(*x.shape[: -len(self.padding)], *framed.shape[2:]), None
+        try:
+            if self.mode == "constant":
+                return torch.constant_pad_nd(x, self._last_first(), self.value), None
+            pad = kernels.pad_circular if self.mode == "circular" else kernels.pad[self.mode, len(self.padding)]
+            framed = pad(self._behind_two(x), self._last_first())
+        except RuntimeError as error:
+            self._explain(x, error)
+            raise
+        return framed if x.ndim == framed.ndim else framed.reshape(*x.shape[: -len(self.padding)], *framed.shape[2:]), None
 
     @override
     def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
@@ -230,7 +231,7 @@ class Pad(Layer[None], Generic[Padding]):
             return self, self._without(grad)
         framed = self._behind_two(grad)
         grad_x = self._unwrapped(framed) if self.mode == "circular" else self._unfolded(framed)
-        return self, grad_x.reshape(*grad.shape[: -len(self.padding)], *grad_x.shape[2:])
+        return self, grad_x if framed is grad else grad_x.reshape(*grad.shape[: -len(self.padding)], *grad_x.shape[2:])
 
     @override
     def output_shape(self, shape: S) -> Padded[S, Padding]:
@@ -259,8 +260,9 @@ class Pad(Layer[None], Generic[Padding]):
 
     def _unfolded(self, grad: Tensor) -> Tensor:
         unfold = kernels.pad_backward[self.mode, len(self.padding)]
-        sizes = self._without(grad).shape
-        return unfold(grad, stand_in(attrs.evolve(layout_of(grad), sizes=sizes), grad), self._last_first())
+        inside = zip(grad.shape[2:], self._pairs(), strict=True)
+        sizes = (*grad.shape[:2], *(size - before - behind for size, (before, behind) in inside))
+        return unfold(grad, stand_in(Layout(sizes, layout_of(grad).channels_last), grad), self._last_first())
 
     def _unwrapped(self, grad: Tensor) -> Tensor:
         """The gradient with what was wrapped around each axis added to the other end."""
@@ -275,19 +277,19 @@ class Pad(Layer[None], Generic[Padding]):
             grad = inside
         return grad
 
-    def _require_sides(self, x: Tensor) -> None:
-        """Raise unless the input has the axes, and each of them all the elements that are to be put beside it."""
+    def _explain(self, x: Tensor, error: RuntimeError) -> None:
+        """Say in the layer's words what the kernel refused: that an axis is missing, or lacks elements to put beside it."""
         if x.ndim < len(self.padding):
             raise ValueError(
                 f"{self} needs an input with at least as many axes as it pads, but the input's shape is {tuple(x.shape)}"
-            )
+            ) from error
         for size, pair in zip(x.shape[x.ndim - len(self.padding) :], self._pairs(), strict=True):
-            least = {"reflect": max(pair) + 1, "replicate": 1, "circular": max(1, *pair)}[self.mode]
+            least = 1 if self.mode == "replicate" else max(pair) + 1 if self.mode == "reflect" else max(1, *pair)
             if size < least:
                 raise ValueError(
                     f"{self} takes its elements from the input, of which an axis is too short: it is of size {size}, and must"
                     f" be of at least {least}; the input's shape is {tuple(x.shape)}"
-                )
+                ) from error
 
 
 def _is_pair(pair: object) -> bool:
