@@ -38,6 +38,7 @@ from fundl.initialize import (
 )
 from fundl.jit import (
     Compiled,
+    DonatedError,
     RetraceError,
     Trace,
     TraceError,
@@ -378,6 +379,7 @@ __all__ = [
     "Decoder",
     "DecoderBlock",
     "Dependent",
+    "DonatedError",
     "Dropout",
     "Ema",
     "Embedding",

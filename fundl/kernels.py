@@ -314,5 +314,6 @@ mm: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.mm.default
 addmm: "OpOverload[[Tensor, Tensor, Tensor], Tensor]" = _aten.addmm.default
 # tensors, order, dtype.
 foreach_norm: "OpOverload[[list[Tensor], float, torch.dtype | None], list[Tensor]]" = _aten._foreach_norm.Scalar
+clone: "OpOverload[[Tensor], Tensor]" = _aten.clone.default
 # destination, source: writes to it.
 copy_: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.copy_.default

@@ -102,6 +102,13 @@ class Record:
         def __init__(self, *_args, **_kwargs):
             raise TypeError(f"{type(self).__name__} is not a record: decorate the class with @attrs.frozen(eq=False)")
 
+        def __getattr__(self, name):  # called for what is not there, so that it costs nothing
+            if name in self.children:
+                from fundl.jit.donation import DonatedError, refusal  # noqa: PLC0415  # which imports this module
+
+                raise DonatedError(refusal(type(self).__name__))
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
     def trees_of(self, name: str) -> Sequence[object]:
         """What a child is, for whoever goes through records: one tree, or several if the record has stacked them there."""
         return (getattr(self, name),)

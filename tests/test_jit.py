@@ -15,6 +15,7 @@ from torch import Tensor
 
 import fundl
 from fundl import (
+    DonatedError,
     Dropout,
     Linear,
     Model,
@@ -275,6 +276,123 @@ def test_threads_may_call_at_once() -> None:
     assert len(compiled.traces) == 3
 
 
+# --- Donation -----------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class Run(Record):
+    params: tuple[Pair, ...]
+    moments: tuple[Tensor, Tensor]
+    note: str
+
+
+def advance(run: Run, x: Tensor) -> tuple[Run, tuple[Tensor, Tensor]]:
+    """Each part from others, so that the order of writing matters; the rows change places."""
+    (pair, other), (first, second) = run.params, run.moments
+    assert pair.second is not None
+    next_pair = Pair(pair.second + x, pair.first * 2 - x, pair.size)
+    return Run((next_pair, other), (second, first + second), run.note), (pair.first, second)
+
+
+def new_run() -> Run:
+    return Run((Pair(normal(3), normal(3), 1), Pair(normal(2), None, 2)), (normal(4), normal(4) + 1), "run")
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_donated_run_goes_as_one_that_is_not() -> None:
+    compiled, run = jit(advance, donate="run"), new_run()
+    expected = tree.map(torch.clone, run)
+    objects = set()
+    memory = {leaf.data_ptr() for leaf in tree.leaves(run)}
+    for number in range(6):
+        run, reported = compiled(run, torch.full((3,), float(number)))
+        expected, expected_report = advance(expected, torch.full((3,), float(number)))
+        assert tree.equal((run, reported), (expected, expected_report))
+        assert {leaf.data_ptr() for leaf in tree.leaves(run)} == memory
+        assert not {leaf.data_ptr() for leaf in reported} & memory
+        objects.add(id(run.params))
+    assert len(compiled.traces) == len(objects) == 1  # from the second step on, the parts go from run to run as they are
+    expected_next = advance(expected, torch.ones(3))
+    assert tree.equal(compiled(x=torch.ones(3), run=run), expected_next)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("steps", [0, 1, 2])
+def test_what_was_donated_is_not_to_be_used_again(steps: int) -> None:
+    compiled, x = jit(advance, donate="run"), torch.ones(3)
+    run = new_run()
+    for _ in range(steps):
+        run, _ = compiled(run, x)
+    after, _ = compiled(run, x)
+    for use in (
+        lambda: run.params[0].first + 1,
+        lambda: float(run.moments[0].sum()),
+        lambda: tree.map(torch.neg, run),
+        lambda: compiled(run, x),
+        lambda: jit(advance)(run, x),
+        lambda: torch.stack(run.moments),
+    ):
+        with pytest.raises(DonatedError, match="was donated to a compiled function, which wrote its result over it"):
+            use()
+    again, _ = compiled(after, x)
+    assert all(bool(leaf.isfinite().all()) for leaf in tree.leaves(again))
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_who_held_a_part_of_what_was_donated_is_told() -> None:
+    compiled, x, expected = jit(advance, donate="run"), torch.ones(3), new_run()
+    run = tree.map(torch.clone, expected)
+    holds: tuple[Callable[[Run], object], ...] = (
+        lambda run: run.params,
+        lambda run: run.params[0],
+        lambda run: run.params[0].first,
+        lambda run: run.moments,
+        lambda _run: None,
+        lambda run: [run.moments[1]],
+    )
+    for hold in holds * 2:
+        held = hold(run)
+        run, expected = compiled(run, x)[0], advance(expected, x)[0]
+        assert tree.equal(run, expected)
+        if held is not None:
+            with pytest.raises(DonatedError):
+                tree.map(torch.neg, held)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_tree_that_shares_memory_is_not_written_over() -> None:
+    compiled, x, base = jit(advance, donate="run"), torch.ones(3), normal(8)
+    one = base[:3].clone()
+    for run, y in [
+        (Run((Pair(one, one, 1), Pair(normal(2), None, 2)), (normal(4), normal(4)), "run"), x),
+        (Run((Pair(base[:3], base[1:4], 1), Pair(normal(2), None, 2)), (normal(4), normal(4)), "run"), x),
+        (Run((Pair(normal(1).expand(3), normal(3), 1), Pair(normal(2), None, 2)), (normal(4), normal(4)), "run"), x),
+        (Run((Pair(one, normal(3), 1), Pair(normal(2), None, 2)), (normal(4), normal(4)), "run"), one),
+    ]:
+        expected, before = advance(run, y), tree.map(torch.clone, run)
+        assert tree.equal(compiled(run, y), expected)
+        assert tree.equal(run, before)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_bare_tensors_and_tuples_can_be_donated() -> None:
+    compiled = jit(lambda pair, x: (pair[1] + x, pair[0]), donate="pair")
+    pair = before = (torch.zeros(2), torch.ones(2))
+    for _ in range(3):
+        pair = compiled(pair, torch.ones(2))
+    assert tree.equal(pair, (torch.full((2,), 3.0), torch.full((2,), 1.0)))
+    for tensor in before:
+        assert repr(tensor) == "<a tensor that was donated>"
+        with pytest.raises(DonatedError):
+            tensor + 1
+        with pytest.raises(DonatedError, match=r"^x: this tensor was donated"):
+            compiled(pair, tensor)
+    with pytest.raises(TypeError, match=r"no part of what .* returns is a tree like this argument"):
+        jit(lambda x: x.sum(), donate="x")(torch.ones(2))
+    with pytest.raises(ValueError, match="donate='y' is not a parameter of"):
+        jit(lambda x: x, donate="y")
+
+
 # --- What a graph cannot hold -------------------------------------------------------------------------------------------
 
 
@@ -354,6 +472,7 @@ def test_compiled_code_computes_the_same_and_is_found_again(tmp_path: Path, monk
     model, optimizer = initialize(key(0), compose(linear(2, 3), ReLU(), linear(3, 2))), adam(0.1)
     step = train_step(mse, optimizer)
     compiled, state = jit(step), train_state(key(1), model, optimizer)
+    donating, donated = jit(step, donate="state"), tree.map(torch.clone, state)
     expected, states = state, [state]
     batch = random.normal(key(2), (2, 2)), random.normal(key(3), (2, 2))
     for _ in range(3):
@@ -361,6 +480,8 @@ def test_compiled_code_computes_the_same_and_is_found_again(tmp_path: Path, monk
         expected, expected_report = step(expected, batch)
         states.append(state)
         assert_trees_close((state, report), (expected, expected_report), rtol=1e-5, atol=1e-6)
+        donated, donated_report = donating(donated, batch)
+        assert_trees_close((donated, donated_report), (expected, expected_report), rtol=1e-5, atol=1e-6)
     assert int(states[1].step) == 1
     again = jit(step)
     assert tree.equal(again(states[0], batch)[0], states[1])

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 import threading
 import time
 import warnings
@@ -14,10 +15,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl.jit import cache, torch_private
+from fundl.jit.donation import Donated, DonatedError, Estate, are_exclusive, bury, empty, refusal
 from fundl.jit.tracing import Traced, trace
-from fundl.jit.walk import MISS, Flat, Source, Static, explain, flatten, replace
+from fundl.jit.walk import MISS, Flat, Leaf, Source, Static, children, explain, flatten, replace, with_parts
 from fundl.kernels import no_grad
-from fundl.tree import describe
+from fundl.tree import Record, describe
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,6 +76,42 @@ class _Key:
     paths: tuple[str, ...] = attrs.field(eq=False)
 
 
+@attrs.frozen(eq=False)
+class _Donated:
+    """What becomes of the donated argument.
+
+    Args:
+        place: of the argument, among all.
+        leaves: from which to which of the leaves of all arguments are its own.
+        heir: the part of the result that takes its place: a tree like it, of leaves of the kind "heir".
+        kind: of both, something unique.
+    """
+
+    place: int
+    leaves: tuple[int, int]
+    heir: object
+    kind: object
+
+
+@attrs.frozen(eq=False)
+class _Program:
+    """A compiled form.
+
+    Args:
+        run: what runs it.
+        constants: its last inputs.
+        result: made of its outputs.
+        outputs: how many there are.
+        donated: which inputs it writes to, if it does.
+    """
+
+    run: torch_private.Run
+    constants: list[Tensor]
+    result: object
+    outputs: int
+    donated: _Donated | None
+
+
 @final
 class Compiled(Generic[P, R]):
     """A compiled function; made by `jit`. It is called as the function that it is of.
@@ -83,7 +121,7 @@ class Compiled(Generic[P, R]):
         traces: what was compiled so far, in order.
     """
 
-    def __init__(self, function: Callable[P, R], static: Sequence[str], max_traces: int | None) -> None:
+    def __init__(self, function: Callable[P, R], static: Sequence[str], donate: str | None, max_traces: int | None) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.traces: tuple[Trace, ...] = ()
@@ -92,9 +130,14 @@ class Compiled(Generic[P, R]):
         self._max_traces = max_traces
         self._lock = threading.RLock()
         self._calls: tuple[_Call, ...] = ()  # quick ones, each for trees of one kind
-        self._compiled: dict[_Key, tuple[Traced, torch_private.Run] | None] = {}  # None: must run as it is
-        for name in self._static - set(self._parameters):
-            raise ValueError(f"static={name!r} is not a parameter of {_name(function)}{inspect.signature(function)}")
+        self._compiled: dict[_Key, _Program | None] = {}  # None: must run as it is
+        self._donate = donate
+        self._estate = Estate()
+        self._kinds: dict[object, object] = {}  # of what was donated
+        self._shared = None if donate is None else Compiled(function, static, None, max_traces)
+        for option, names in (("static", self._static), ("donate", {donate} - {None})):
+            for name in names - {*self._parameters}:
+                raise ValueError(f"{option}={name!r} is not a parameter of {_name(function)}{inspect.signature(function)}")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns, computed by its compiled form."""
@@ -114,6 +157,9 @@ class Compiled(Generic[P, R]):
         """Find the compiled form for these arguments, or make it, and call it."""
         arguments = self._with_static(args, kwargs)
         flat = self._flatten(arguments)
+        if any(isinstance(leaf, Donated) for leaf in flat.leaves):
+            path = next(path for path, leaf in zip(flat.paths, flat.leaves, strict=True) if isinstance(leaf, Donated))
+            raise DonatedError(f"{path}: {refusal('tensor')}")
         if torch_private.mode_count() or not all(map(torch_private.is_plain, flat.leaves)):
             return self._run_as_it_is(args, kwargs)  # within another trace, or for shapes alone
         key = _key(flat)
@@ -123,9 +169,10 @@ class Compiled(Generic[P, R]):
             found = self._compiled[key]
             if found is None:
                 return self._run_as_it_is(args, kwargs)
-            call = _quick_call(arguments, flat, key, *found)
+            call = _QuickCall(arguments, flat, key, found).write(self._estate, self._shared)
             self._calls = (call, *self._calls)[:_QUICK]
-        return cast("R", call(args, kwargs))
+        result = call(args, kwargs)
+        return self._run_as_it_is(args, kwargs) if result is MISS else cast("R", result)
 
     def _run_as_it_is(self, args: tuple[object, ...], kwargs: dict[str, object]) -> R:
         return cast("Callable[..., R]", self.function)(*args, **kwargs)  # type: ignore[explicit-any]  # they are P's
@@ -146,7 +193,7 @@ class Compiled(Generic[P, R]):
         leaves = [leaf for part in parts.values() for leaf in part.leaves]
         return Flat(signature, leaves, [path for part in parts.values() for path in part.paths])
 
-    def _compile(self, key: _Key, arguments: _Arguments, flat: Flat) -> tuple[Traced, torch_private.Run] | None:
+    def _compile(self, key: _Key, arguments: _Arguments, flat: Flat) -> _Program | None:
         reason, start = self._reason(key), time.perf_counter()
         if self._max_traces is not None and len(self.traces) >= self._max_traces:
             raise RetraceError(
@@ -159,8 +206,11 @@ class Compiled(Generic[P, R]):
                 return self._run_as_it_is(*cast("_Arguments", replace(arguments, iter(leaves))))
 
         traced = trace(function, flat.leaves)
+        graph, result, outputs, donated = traced.graph, traced.result, traced.outputs, None
+        if self._donate is not None and self._donate in dict(key.signature.arguments):
+            graph, result, outputs, donated = self._write_back(traced, key, flat)
         try:
-            run, cached = cache.compiled(traced.graph, [*flat.leaves, *traced.constants])
+            run, cached = cache.compiled(graph, [*flat.leaves, *traced.constants])
         except torch_private.NoCompilerError as error:
             warnings.warn(
                 f"{_name(self.function)} is not compiled, and runs as it is: {error}. Compiling needs a compiler for C++, g++"
@@ -170,7 +220,43 @@ class Compiled(Generic[P, R]):
             )
             return None
         self.traces = (*self.traces, Trace(reason, time.perf_counter() - start, cached))
-        return traced, run
+        return _Program(run, traced.constants, result, outputs, donated)
+
+    def _write_back(self, traced: Traced, key: _Key, flat: Flat) -> "tuple[torch_private.Graph, object, int, _Donated]":
+        """The graph that writes over the donated argument, and what the result is made of then."""
+        names = [name for name, _ in key.signature.arguments]
+        place = names.index(str(self._donate))
+        signature = key.signature.arguments[place][1]
+        first = next((i for i, path in enumerate(flat.paths) if _argument(path) == self._donate), 0)
+        last = first + sum(_argument(path) == self._donate for path in flat.paths)
+        heirs = _heirs(traced, signature, flat.leaves[first:last])
+        if heirs is None:
+            raise TypeError(
+                f"donate={self._donate!r}: no part of what {_name(self.function)} returns is a tree like this argument, with"
+                " tensors of the same shapes and dtypes, to be written over it"
+            )
+        where, heir, sources = heirs
+        returned: list[Leaf] = []
+
+        def elsewhere(leaf: Leaf) -> Leaf:
+            if leaf.kind == "constant" or (leaf.kind == "input" and not first <= leaf.index < last):
+                return leaf
+            same = (number for number, old in enumerate(returned) if (old.kind, old.index) == (leaf.kind, leaf.index))
+            if (number := next(same, None)) is None:
+                number = len(returned)
+                returned.append(leaf)
+            return Leaf("output", number)
+
+        result: object = Leaf("tree", 0)
+        if where is not None:
+            parts = [part for _, part in children(traced.result, "")]
+            rest = [part if i == where else _map_leaves(elsewhere, part) for i, part in enumerate(parts)]
+            rest[where] = Leaf("tree", 0)
+            result = with_parts(traced.result, rest)
+        writes = [(first + i, source) for i, source in enumerate(sources) if source != ("input", first + i)]
+        graph = traced.graph.write_back(writes, [_source(leaf) for leaf in returned])
+        kind = self._kinds.setdefault((signature, key.leaves[first:last]), object())
+        return graph, result, len(returned), _Donated(place, (first, last), heir, kind)
 
     def _reason(self, key: _Key) -> str:
         """What is new in a key, compared to the one before it that differs the least."""
@@ -194,6 +280,36 @@ def _parameters(function: Callable[..., object]) -> list[str]:  # type: ignore[e
         return []
     positional = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
     return [parameter.name for parameter in parameters if parameter.kind in positional]
+
+
+def _argument(path: str) -> str:
+    """The name of the argument that a path starts with."""
+    return re.split(r"[.\[]", path, maxsplit=1)[0]
+
+
+def _source(leaf: Leaf) -> torch_private.Source:
+    return ("input", leaf.index) if leaf.kind == "input" else ("output", leaf.index)
+
+
+def _map_leaves(function: Callable[[Leaf], Leaf], tree: object) -> object:
+    leaves = flatten(tree, "", constants=True).leaves
+    return replace(tree, iter([function(leaf) for leaf in cast("list[Leaf]", leaves)]))
+
+
+def _heirs(
+    traced: Traced, signature: Hashable, examples: Sequence[Tensor]
+) -> tuple[int | None, object, list[torch_private.Source]] | None:
+    """The part of the result that can take the place of the donated tree: where it is, what it is, where it comes from."""
+    parts: list[tuple[int | None, object]] = [(None, traced.result)]
+    if isinstance(traced.result, tuple):
+        parts += enumerate(part for _, part in children(traced.result, ""))
+    for place, part in parts:
+        flat = flatten(part, "", constants=True)
+        leaves = cast("list[Leaf]", flat.leaves)
+        if flat.signature == signature and all(map(traced.is_like, leaves, examples)):
+            heirs = iter([Leaf("heir", number) for number in range(len(leaves))])
+            return place, replace(part, heirs), [_source(leaf) for leaf in leaves]
+    return None
 
 
 def _key(flat: Flat) -> _Key:
@@ -225,46 +341,105 @@ def _difference(old: _Key, new: _Key) -> str:
     return f"torch had {old.threads} threads, and has {new.threads}"
 
 
-def _quick_call(
-    arguments: _Arguments,
-    flat: Flat,
-    key: _Key,
-    traced: Traced,
-    run: torch_private.Run,
-) -> _Call:
-    """Write the function that a call goes through: it takes trees of one kind apart, runs, and puts the result together."""
-    source, (args, kwargs) = Source(), arguments
-    source.scope |= {
-        "check": torch_private.guard([*{id(leaf): leaf for leaf in flat.leaves}.values()]) if flat.leaves else None,
-        "modes": torch_private.mode_count,
-        "threads": torch.get_num_threads,
-        "run": run,
-    }
-    names = [source.variable() for _ in args]
-    source.add(f"if len(args) != {len(args)} or modes() or threads() != {key.threads}: return MISS")
-    source.add(f"if tuple(kwargs) != {tuple(kwargs)!r}: return MISS" if kwargs else "if kwargs: return MISS")
-    if names:
-        source.add(f"({', '.join(names)},) = args")
-    leaves = [leaf for name, arg in zip(names, args, strict=True) for leaf in source.read(name, arg)]
-    for keyword, arg in kwargs.items():
-        name = source.variable()
-        source.add(f"{name} = kwargs[{keyword!r}]")
-        leaves += source.read(name, arg)
-    unique: dict[int, str] = {}
-    for name, leaf in zip(leaves, flat.leaves, strict=True):
-        first = unique.setdefault(id(leaf), name)
-        if first is not name:  # the guard takes no tensor twice
-            source.add(f"if {name} is not {first}: return MISS")
-    if leaves:
-        source.add(f"if not check({', '.join(unique.values())}): return MISS")
-    inputs = ", ".join([*leaves, *(source.constant(constant) for constant in traced.constants)])
-    outputs = [source.variable() for _ in range(traced.outputs)]
-    source.add(f"({', '.join(outputs)},) = run([{inputs}])" if outputs else "")
-    source.add(f"return {source.build(traced.result, leaves, outputs)}")
-    return cast("_Call", source.compile("def call(args, kwargs)"))
+class _QuickCall:
+    """Writes the function that a call goes through: it takes trees of one kind apart, runs, and puts the result together."""
+
+    def __init__(self, arguments: _Arguments, flat: Flat, key: _Key, program: _Program) -> None:
+        self.args, self.kwargs = arguments
+        self.flat, self.key, self.program = flat, key, program
+        self.source = Source()
+        self.source.scope |= {"modes": torch_private.mode_count, "threads": torch.get_num_threads, "run": program.run}
+        self.names = [self.source.variable() for _ in self.args]
+        self.constants = [self.source.constant(constant) for constant in program.constants]
+        self.outputs = [self.source.variable() for _ in range(program.outputs)]
+
+    def write(self, estate: Estate, shared: Callable[..., object] | None) -> _Call:  # type: ignore[explicit-any]  # of any arguments
+        """The function.
+
+        Args:
+            estate: where what is donated comes from, if it comes from the last call.
+            shared: the function compiled without donation, for donated trees that are not the only ones in their memory.
+        """
+        source, args, kwargs = self.source, self.args, self.kwargs
+        source.add(f"if len(args) != {len(args)} or modes() or threads() != {self.key.threads}: return MISS")
+        source.add(f"if tuple(kwargs) != {tuple(kwargs)!r}: return MISS" if kwargs else "if kwargs: return MISS")
+        if args:
+            source.add(f"({', '.join(self.names)},) = args")
+        if self.program.donated:
+            source.scope |= {"estate": estate, "shared": shared, "exclusive": are_exclusive, "bury": bury, "empty": empty}
+            self._write_shortcut(self.program.donated)
+        leaves = [leaf for name, arg in zip(self.names, args, strict=True) for leaf in source.read(name, arg)]
+        for keyword, arg in kwargs.items():
+            name = source.variable()
+            source.add(f"{name} = kwargs[{keyword!r}]")
+            leaves += source.read(name, arg)
+        self._check(leaves, self.flat.leaves)
+        if self.program.donated:
+            self._write_donating(self.program.donated, leaves)
+        else:
+            self._run(leaves)
+            source.add(f"return {source.build(self.program.result, {'input': leaves, 'output': self.outputs})}")
+        return cast("_Call", source.compile("def call(args, kwargs)"))
+
+    def _check(self, names: Sequence[str], leaves: Sequence[Tensor]) -> None:
+        """Write that leaves are as they were when the function was compiled."""
+        unique: dict[int, tuple[str, Tensor]] = {}
+        for name, leaf in zip(names, leaves, strict=True):
+            first, _ = unique.setdefault(id(leaf), (name, leaf))
+            if first is not name:  # the guard takes no tensor twice
+                self.source.add(f"if {name} is not {first}: return MISS")
+        if unique:
+            check = self.source.constant(torch_private.guard([leaf for _, leaf in unique.values()]))
+            self.source.add(f"if not {check}({', '.join(name for name, _ in unique.values())}): return MISS")
+
+    def _run(self, leaves: Sequence[str]) -> None:
+        call = f"run([{', '.join([*leaves, *self.constants])}])"
+        if self.outputs:
+            self.source.add(f"({', '.join(self.outputs)},) = {call}")
+        elif self.program.donated:
+            self.source.add(call)
+
+    def _write_donating(self, donated: _Donated, leaves: list[str]) -> None:
+        """Write a call that leaves nothing of the donated tree."""
+        first, last = donated.leaves
+        mine, others = ", ".join(leaves[first:last]), ", ".join([*leaves[:first], *leaves[last:], *self.constants])
+        self.source.add(f"if not exclusive([{mine}], [{others}]): return shared(*args, **kwargs)")
+        self._run(leaves)
+        heirs = [self.source.variable() for _ in range(first, last)]
+        self.source.add(f"({', '.join(heirs)},) = bury([{mine}])")
+        tree = self.source.variable()
+        self.source.add(f"{tree} = {self.source.build(donated.heir, {'heir': heirs})}")
+        self.source.add(f"estate.adopt({tree}, {self.source.constant(donated.kind)}, [{', '.join(heirs)}])")
+        self._return(leaves, tree)
+
+    def _return(self, leaves: Sequence[str], tree: str) -> None:
+        names = {"input": leaves, "output": self.outputs, "tree": [tree]}
+        self.source.add(f"return {self.source.build(self.program.result, names)}")
+
+    def _write_shortcut(self, donated: _Donated) -> None:
+        """Write what is done if the donated record is the one that the last call returned, and nobody has a part of it."""
+        root = self.args[donated.place] if donated.place < len(self.args) else None
+        if not isinstance(root, Record) or self.kwargs:
+            return
+        source, name, before = self.source, self.names[donated.place], len(self.source.lines)
+        others = [[] if arg is root else source.read(given, arg) for given, arg in zip(self.names, self.args, strict=True)]
+        first, last = donated.leaves
+        leaves = [
+            leaf for place, given in enumerate(others) for leaf in (["*estate.leaves"] if place == donated.place else given)
+        ]
+        self._check([leaf for given in others for leaf in given], [*self.flat.leaves[:first], *self.flat.leaves[last:]])
+        self._run(leaves)
+        new = source.move(name, root)
+        source.add(f"empty({name})", f"estate.follow({new})")
+        self._return([], new)
+        kind = source.constant(donated.kind)
+        condition = f"if estate.kind is {kind} and {name} is estate.root() and estate.is_untouched():"
+        source.lines[before:] = [condition, *(f"    {line}" for line in source.lines[before:])]
 
 
-def jit(function: Callable[P, R], *, static: str | Sequence[str] = (), max_traces: int | None = None) -> Compiled[P, R]:
+def jit(
+    function: Callable[P, R], *, static: str | Sequence[str] = (), donate: str | None = None, max_traces: int | None = None
+) -> Compiled[P, R]:
     """Compile a pure function of trees.
 
     The function is run once for each kind of arguments, on stand-ins for their tensors, and all that it does with tensors is
@@ -277,6 +452,10 @@ def jit(function: Callable[P, R], *, static: str | Sequence[str] = (), max_trace
         function: of trees of tensors (models, states of optimizers, batches, keys), to such a tree. It must be pure: what
             else it does, it does once per kind of arguments.
         static: the names of arguments that are no trees (functions, numbers, flags): hashable, and a part of the kind.
+        donate: the name of an argument that is used up: the part of the result that is a tree like it is written over its
+            memory, which saves allocating and copying. Whoever uses it again, or a tensor of it that he held on to, gets a
+            `DonatedError`; only views that were taken of its tensors before go unnoticed, and show the new numbers. A tree
+            whose tensors share memory stays as it is, and is not written over.
         max_traces: how often it may be compiled, at most; another kind of arguments is then an error that says what is new.
 
     Raises:
@@ -286,7 +465,7 @@ def jit(function: Callable[P, R], *, static: str | Sequence[str] = (), max_trace
 
     A compiled training step, with the loop around it as it was:
 
-        step = jit(train_step(cross_entropy, adamw(0.001)))
+        step = jit(train_step(cross_entropy, adamw(0.001)), donate="state")
         for batch in batches:
             state, report = step(state, batch)
         print(step.traces)
@@ -294,4 +473,4 @@ def jit(function: Callable[P, R], *, static: str | Sequence[str] = (), max_trace
     Compiling takes seconds, once: what is compiled is kept on disk, in the folder that the environment variable
     FUNDL_CACHE_DIR names (by default ~/.cache/fundl), and found by the next process.
     """
-    return Compiled(function, (static,) if isinstance(static, str) else tuple(static), max_traces)
+    return Compiled(function, (static,) if isinstance(static, str) else tuple(static), donate, max_traces)

@@ -4,13 +4,14 @@ Tracing is make_fx with fake tensors; compiling is inductor, ahead of time: C++ 
 loads. Nothing here is imported with fundl: torch's compiler takes seconds to import.
 """
 
+import copy
 import pkgutil
 import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, cast
 
 import attrs
 import torch
@@ -108,6 +109,12 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
+def owns_its_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is all that is in its memory, each number once."""
+    overlapping = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return not overlapping and tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
 # --- Operations ---------------------------------------------------------------------------------------------------------
 
 
@@ -188,6 +195,10 @@ def mode(watcher: _Watcher) -> "TorchDispatchMode":
 # --- Graphs -------------------------------------------------------------------------------------------------------------
 
 
+Source: TypeAlias = tuple[Literal["input", "output"], int]
+"""A tensor that an input or an output of a graph stands for."""
+
+
 @attrs.frozen(eq=False)
 class Graph:
     """A graph of ATen's operations, from tensors to tensors."""
@@ -199,6 +210,38 @@ class Graph:
         """How many tensors it computes."""
         (outputs,) = self.module.graph.output_node().args
         return len(outputs) if isinstance(outputs, tuple | list) else 0
+
+    def write_back(self, writes: Sequence[tuple[int, "Source"]], returns: Sequence["Source"]) -> "Graph":
+        """The graph that writes into its inputs.
+
+        Args:
+            writes: an input, and what is written into it after all else is computed.
+            returns: what is returned still.
+        """
+        module = copy.deepcopy(self.module)
+        graph, inputs = module.graph, module.graph.find_nodes(op="placeholder")
+        node = graph.output_node()
+        outputs: list[Node] = [*node.args[0]]  # type: ignore[misc]  # they are nodes: see trace
+        with graph.inserting_before(node):
+
+            def value(source: Source) -> "Node":
+                if source[0] == "output":
+                    return outputs[source[1]]
+                return graph.call_function(kernels.clone, (inputs[source[1]],))  # as it was before the writing
+
+            written, returned = [value(source) for _, source in writes], [value(source) for source in returns]
+            for (place, _), new in zip(writes, written, strict=True):
+                graph.call_function(kernels.copy_, (inputs[place], new))
+        node.args = (returned,)
+        module.recompile()
+        return Graph(module)
+
+    def is_like(self, is_output: bool, index: int, example: Tensor) -> bool:
+        """Whether an input or output can be written into a tensor like an example."""
+        graph = self.module.graph
+        nodes: list[Node] = [*graph.output_node().args[0]] if is_output else graph.find_nodes(op="placeholder")  # type: ignore[misc]  # see trace
+        value: Tensor = nodes[index].meta["val"]
+        return (value.shape, value.dtype, value.device) == (example.shape, example.dtype, example.device)
 
     def fingerprint(self) -> str:
         """All that its compiled form depends on, as text."""

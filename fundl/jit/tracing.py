@@ -48,6 +48,10 @@ class Traced:
     result: object
     outputs: int
 
+    def is_like(self, leaf: Leaf, example: Tensor) -> bool:
+        """Whether a leaf of the result can be written into a tensor like an example."""
+        return leaf.kind in {"input", "output"} and self.graph.is_like(leaf.kind == "output", leaf.index, example)
+
 
 def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Tensor]) -> Traced:
     """Run a function on stand-ins for tensors.

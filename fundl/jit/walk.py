@@ -4,8 +4,9 @@ What runs at each call of a compiled function is written out for the very trees 
 attribute, and compiled: to walk a tree step by step would take longer than a small network takes to compute.
 """
 
+import operator
 import types
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Final, Literal, cast
 
 import attrs
@@ -29,9 +30,12 @@ class Static:
 
 @attrs.frozen(eq=False)
 class Leaf:
-    """Stands for a tensor of a result: number `index` of the inputs or outputs of a graph, or a constant."""
+    """Stands for a tensor of a result: number `index` of the inputs or outputs of a graph, or a constant.
 
-    kind: Literal["input", "output", "constant"]
+    Or for a tensor that was written over one that was donated, or for the whole tree that was.
+    """
+
+    kind: Literal["input", "output", "constant", "heir", "tree"]
     index: int
     tensor: Tensor | None = None
 
@@ -67,8 +71,8 @@ def flatten(tree: object, path: str, *, constants: bool = False) -> Flat:
 
 
 def _gather(tree: object, path: str, found: Flat, constants: bool) -> Hashable:
-    if isinstance(tree, Tensor):
-        found.leaves.append(tree)
+    if isinstance(tree, Tensor | Leaf):
+        found.leaves.append(tree)  # type: ignore[arg-type]  # a leaf stands for a tensor
         found.paths.append(path)
         return _TENSOR
     if tree is None:
@@ -111,16 +115,20 @@ def _static_values(tree: Record) -> tuple[object, ...]:
 
 def replace(tree: object, leaves: Iterator[object]) -> object:
     """The tree with its tensors replaced, from left to right; past the constructors of its records."""
-    if isinstance(tree, Tensor):
+    if isinstance(tree, Tensor | Leaf):
         return next(leaves)
     if tree is None or isinstance(tree, _CONSTANTS):
         return tree
     if isinstance(tree, Static):
         return tree.value
-    return _with_parts(tree, [replace(part, leaves) for _, part in children(tree, "")])
+    before = [part for _, part in children(tree, "")]
+    after = [replace(part, leaves) for part in before]
+    if not isinstance(tree, list | dict) and all(map(operator.is_, before, after)):
+        return tree  # quick to recognise when it comes back
+    return with_parts(tree, after)
 
 
-def _with_parts(tree: object, parts: list[object]) -> object:
+def with_parts(tree: object, parts: list[object]) -> object:
     """A node like another one, with other parts."""
     if isinstance(tree, Record):
         record = object.__new__(type(tree))
@@ -192,6 +200,7 @@ class Source:
         self.lines: list[str] = []
         self.scope: dict[str, object] = {"MISS": MISS, "new": object.__new__, "Tensor": Tensor}
         self._names: dict[int, str] = {}
+        self._known: dict[Hashable, object] = {}
         self._count = 0
 
     def constant(self, value: object) -> str:
@@ -221,6 +230,8 @@ class Source:
             return []
         flat = flatten(example, "")
         if not flat.leaves:
+            self._known[flat.signature] = example
+        if not flat.leaves and not (isinstance(example, Record) and not example.children):
             same = self.constant(_same_signature(flat.signature))
             self.add(f"if {name} is not {self.constant(example)} and not {same}({name}): return MISS")
             return []
@@ -241,15 +252,13 @@ class Source:
 
     # --- Putting together ---
 
-    def build(self, example: object, inputs: Sequence[str], outputs: Sequence[str]) -> str:
-        """Write what makes a tree like an example, whose leaves are `Leaf`; an expression for it."""
+    def build(self, example: object, names: Mapping[str, Sequence[str]]) -> str:
+        """Write what makes a tree like an example, whose leaves are `Leaf`, each kind of them with names; an expression."""
         if isinstance(example, Leaf):
-            if example.kind == "constant":
-                return self.constant(example.tensor)
-            return inputs[example.index] if example.kind == "input" else outputs[example.index]
-        if _immutable_without_tensors(example):
-            return self.constant(example)
-        return self._node(example, [self.build(part, inputs, outputs) for _, part in children(example, "")])
+            return self.constant(example.tensor) if example.kind == "constant" else names[example.kind][example.index]
+        if _immutable_without_tensors(example):  # the very one that `read` expects, if it has seen one like it
+            return self.constant(self._known.get(flatten(example, "", constants=True).signature, example))
+        return self._node(example, [self.build(part, names) for _, part in children(example, "")])
 
     def _node(self, example: object, parts: list[str]) -> str:
         """Write what makes a node like an example, of parts for which there are expressions."""
@@ -270,6 +279,14 @@ class Source:
             value = values.get(field.name) or self.constant(getattr(example, field.name))
             self.add(f"{self._store(cls, field.name)}({name}, {value})")
         return name
+
+    def move(self, name: str, example: Record) -> str:
+        """Write what makes a new record of the parts of the one of that name, which is like an example; its name."""
+        new = self.variable()
+        self.add(f"{new} = new({self.constant(type(example))})")
+        for field in attrs.fields(type(example)):
+            self.add(f"{self._store(type(example), field.name)}({new}, {name}.{field.name})")
+        return new
 
     def _store(self, cls: type[Record], field: str) -> str:
         """The name of what writes a field of a new record."""

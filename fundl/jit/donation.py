@@ -1,0 +1,128 @@
+"""Donation: a compiled function writes its result over an argument, which is used up.
+
+That nobody reads what was donated is made sure of, not hoped for. There are two ways. In general, the result's tensors are
+new objects over the old memory, and the old objects become `Donated`, which refuse everything. But a record that a compiled
+function returned, and that comes back unchanged, was handed out as a whole: where the counts of references show that nobody
+holds a part of it, the parts move to a new record as they are, and the old record is emptied. That takes a microsecond.
+"""
+
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import attrs
+from torch import Tensor
+from typing_extensions import override
+
+from fundl.jit import torch_private
+from fundl.jit.walk import children
+from fundl.tree import Record
+
+
+class DonatedError(RuntimeError):
+    """Something was used after it was donated to a compiled function."""
+
+
+class Donated(Tensor):
+    """What is left of a tensor that was donated."""
+
+    @classmethod
+    @override
+    def __torch_function__(cls, *_: object, **__: object) -> object:
+        raise DonatedError(refusal("tensor"))
+
+    @override
+    def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]  # torch's has no types
+        return "<a tensor that was donated>"
+
+
+def refusal(kind: str) -> str:
+    """What is said to who uses something that was donated."""
+    return (
+        f"this {kind} was donated to a compiled function, which wrote its result over it: go on with the result, keep a copy"
+        " (tree.map(torch.clone, ...)) from before the call, or compile without donate"
+    )
+
+
+def bury(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """New tensors over the memory of these, which refuse everything from now on."""
+    heirs = [tensor.detach() for tensor in tensors]
+    for tensor in tensors:
+        tensor.__class__ = Donated
+    return heirs
+
+
+def empty(record: Record) -> None:
+    """Take all fields from a record: who reads one is told that it was donated."""
+    for name in type(record).children:
+        object.__delattr__(record, name)
+
+
+def are_exclusive(donated: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    """Whether each of the donated tensors has memory of its own, all of it."""
+    if not all(map(torch_private.owns_its_memory, donated)):
+        return False
+    addresses = Counter(tensor.untyped_storage().data_ptr() for tensor in (*donated, *others) if tensor.numel())
+    return all(addresses[tensor.untyped_storage().data_ptr()] == 1 for tensor in donated if tensor.numel())
+
+
+@attrs.define(eq=False)
+class Estate:
+    """The record that a compiled function returned last, and what is in it.
+
+    Args:
+        root: gives the record, if it is still there.
+        kind: what its tree is like.
+        leaves: its tensors.
+    """
+
+    root: Callable[[], Record | None] = attrs.field(default=lambda: None)
+    kind: object = None
+    leaves: tuple[Tensor, ...] = ()
+    _parts: tuple[object, ...] = ()
+    _counts: tuple[int, ...] = ()
+
+    def adopt(self, root: object, kind: object, leaves: Sequence[Tensor]) -> None:
+        """Remember a record, of parts that nobody else has."""
+        found: list[object] = []
+        if not isinstance(root, Record) or not _gather(root, found):
+            return
+        references = Counter(map(id, [*found, *leaves]))
+        self.kind = kind
+        self._parts = tuple({id(part): part for part in found}.values())
+        self._counts = tuple(references[id(part)] + _UNREFERENCED for part in self._parts)
+        self.leaves = tuple(leaves)
+        self.follow(root)
+
+    def follow(self, root: Record) -> None:
+        """The parts are now in this record."""
+        self.root = weakref.ref(root, self._forget)
+
+    def is_untouched(self) -> bool:
+        """Whether nobody holds a part of it."""
+        return tuple(map(sys.getrefcount, self._parts)) == self._counts
+
+    def _forget(self, _root: object) -> None:
+        self.leaves, self._parts, self._counts = (), (), ()
+
+
+def _gather(node: object, found: list[object]) -> bool:
+    """Find all parts of a node that hold tensors; whether none of them can be changed."""
+    for _, part in children(node, ""):
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, list | dict):
+            return False
+        elif isinstance(part, Record | tuple):
+            before = len(found)
+            if not _gather(part, found):
+                return False
+            if len(found) > before:
+                found.append(part)
+    return True
+
+
+_UNREFERENCED: Final = next(map(sys.getrefcount, (object(),)))
+"""What `is_untouched` counts for a part beside the references in the tree: its own tuple's, and that of counting."""
