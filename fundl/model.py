@@ -335,10 +335,10 @@ def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Tar
     """
     with no_grad():
         prediction, residuals = _forward(_as_model(params), x)
-        kept = [residuals]
-        del residuals  # see "Running a model"
         value, grad = loss(prediction, target)  # type: ignore[arg-type]  # a model of tensors predicts tensors
-        return value, _like(params, run_backward_params(params, kept.pop(), grad))
+        given = [grad, residuals]
+        del prediction, residuals, grad  # see "Running a model"
+        return value, _like(params, run_backward_params(params, given.pop(), given.pop()))
 
 
 def _like(_params: P, grads: Model) -> P:
@@ -410,9 +410,9 @@ def run_backward_params(params: Model, residuals: object, grad: object) -> Model
     first = _first_trainable(params)
     if first == len(params):
         return params
-    kept = [*_parts(residuals)]
-    del residuals
-    later, grad = _run_backward_down_to(params, kept, grad, first + 1)
+    kept, given = [*_parts(residuals)], [grad]
+    del residuals, grad
+    later, grad = _run_backward_down_to(params, kept, given.pop(), first + 1)
     try:
         own = run_backward_params(params[first], kept.pop(), grad)
     except Exception as error:

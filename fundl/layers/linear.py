@@ -64,7 +64,9 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Linear[InFeatures, OutFeatures]", Tensor]:
-        return self.backward_params(residuals, grad), self.backward_input(residuals, grad)
+        grads = self.backward_params(residuals, grad)
+        del residuals  # whose memory, in a training step, is free for the next product
+        return grads, torch.matmul(grad, self.weight)
 
     @override
     def backward_params(self, residuals: Tensor, grad: Tensor) -> "Linear[InFeatures, OutFeatures]":

@@ -227,7 +227,9 @@ class Residual(Layer[object], Generic[*Ts]):
 
     @override
     def backward(self, residuals: object, grad: Tensor) -> tuple["Residual[*Ts]", Tensor]:
-        grads, grad_x = backward_inside(self.layers, residuals, grad)
+        kept = [residuals]
+        del residuals  # so that those of each layer are freed once its backward has run: see fundl/model.py
+        grads, grad_x = backward_inside(self.layers, kept.pop(), grad)
         return Residual(grads), grad + grad_x
 
     @override
