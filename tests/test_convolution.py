@@ -22,6 +22,7 @@ from fundl import (
     Shape,
     apply,
     assert_trees_close,
+    backward_input,
     backward_params,
     conv1d,
     conv2d,
@@ -68,6 +69,7 @@ def assert_equals_torch(ours: Layer, theirs: torch.nn.Module, x: Tensor) -> None
     grads, grad_x = vjp(ours, x, grad)
     assert_trees_close([output, grad_x, *tree.leaves(grads)], [expected.detach(), *gradients], rtol=1e-9, atol=1e-9)
     assert_trees_close(backward_params(ours, residuals, grad), grads, rtol=1e-12, atol=1e-12)
+    assert_trees_close(backward_input(ours, residuals, grad), grad_x, rtol=1e-12, atol=1e-12)
     assert residuals is x
     if x.ndim == ours.axes + 2:
         assert output_shape(ours, Shape(*x.shape)).sizes == output.shape

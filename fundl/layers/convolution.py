@@ -100,22 +100,26 @@ class Convolution(Layer[Tensor]):
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        grad_x, grads = self._gradients(residuals, grad, of_x=True)
-        return grads, self._without_padding(grad_x, residuals)
+        grad_x, *grads = self._gradients(residuals, grad, (True, True, self.bias is not None))
+        return self._of(grads), self._without_padding(grad_x, residuals)
 
     @override
     def backward_params(self, residuals: Tensor, grad: Tensor) -> Self:
-        return self._gradients(residuals, grad, of_x=False)[1]
+        _, *grads = self._gradients(residuals, grad, (False, True, self.bias is not None))
+        return self._of(grads)
 
-    def _gradients(self, x: Tensor, grad: Tensor, *, of_x: bool) -> tuple[Tensor, Self]:
-        """The gradients with respect to the input as it was padded, if it is wanted, and to the parameters."""
-        bias, mask = self.bias, (of_x, True, self.bias is not None)
-        grad_x, grad_weight, grad_bias = kernels.convolution_backward(
-            self._batch(grad), self._padded(x), self.weight, None if bias is None else bias.shape, *self._settings(), mask
-        )
-        # Into the place of weight and bias, past the constructor: the settings were checked as the layer was made.
-        grads = (grad_weight,) if grad_bias is None else (grad_weight, grad_bias)
-        return grad_x, tree.with_trainable_leaves(self, grads)
+    @override
+    def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:
+        return self._without_padding(self._gradients(residuals, grad, (True, False, False))[0], residuals)
+
+    def _gradients(self, x: Tensor, grad: Tensor, mask: tuple[bool, bool, bool]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The gradients with respect to the input as it was padded, the weight and the bias, those of them that are wanted."""
+        sizes = None if self.bias is None else self.bias.shape
+        return kernels.convolution_backward(self._batch(grad), self._padded(x), self.weight, sizes, *self._settings(), mask)
+
+    def _of(self, grads: Sequence[Tensor | None]) -> Self:
+        """The gradients in the place of weight and bias, past the constructor, whose checks were done as the layer was made."""
+        return tree.with_trainable_leaves(self, [grad for grad in grads if grad is not None])
 
     # What the kernels are given
 
@@ -264,7 +268,7 @@ def weight_and_bias(
     return weight, torch.empty(channels[1], dtype=dtype, device="meta") if bias else None
 
 
-# --- Over a signal ---------------------------------------------------------------------------------------------------
+# --- Over a signal -----------------------------------------------------------------------------------------------------
 
 
 @final
@@ -374,7 +378,7 @@ def conv1d(
     )
 
 
-# --- Over an image ---------------------------------------------------------------------------------------------------
+# --- Over an image -----------------------------------------------------------------------------------------------------
 
 
 @final
@@ -485,7 +489,7 @@ def conv2d(
     )
 
 
-# --- Over a volume ---------------------------------------------------------------------------------------------------
+# --- Over a volume -----------------------------------------------------------------------------------------------------
 
 
 @final
