@@ -118,7 +118,8 @@ def train_step(loss: Loss[Tensor, Target], optimizer: Transform[S]) -> Step[P, S
         state, report = step(state, (x, target))
 
     If layers of the model draw random numbers, they get keys that are folded from the state's key and step: the same state
-    and batch give the same next state. The model in the state never has keys.
+    and batch give the same next state. The model in the state never has keys. If the optimizer scales the loss (see
+    `dynamic_loss_scale`), its gradient is scaled here.
 
     Args:
         loss: from a prediction and its target to the loss and its gradient.
@@ -140,6 +141,8 @@ def train_step(loss: Loss[Tensor, Target], optimizer: Transform[S]) -> Step[P, S
         del residuals  # so that backward can free them one by one
         with no_grad():
             value, grad = loss(prediction, target)
+            if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
+                grad = grad * scale
             grads = backward_params(model, kept.pop(), grad)
             trained, optimizer_state = optimizer.step(grads, state.optimizer, state.model)
             return TrainState(trained, optimizer_state, state.key, state.step + 1), Report(value, prediction)

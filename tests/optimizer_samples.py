@@ -12,6 +12,7 @@ from fundl.optim import (
     clip_by_global_norm,
     clip_by_value,
     cosine_schedule,
+    dynamic_loss_scale,
     is_matrix,
     linear_schedule,
     lion,
@@ -31,6 +32,8 @@ from fundl.optim.chain import AnyTransform
 # By name: what comes before a colon is the public function that makes it.
 OPTIMIZERS: Final[dict[str, AnyTransform]] = {
     "scale": scale(-0.1),
+    "dynamic_loss_scale": dynamic_loss_scale(sgd(0.1), initial=2.0, every=2),
+    "dynamic_loss_scale: of adam": dynamic_loss_scale(adam(0.1), initial=8.0),
     "scale_by_learning_rate": scale_by_learning_rate(0.1),
     "scale_by_learning_rate: scheduled": scale_by_learning_rate(linear_schedule(0.1, 0.0, steps=3)),
     "clip_by_global_norm": clip_by_global_norm(1.0),

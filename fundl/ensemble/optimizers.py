@@ -3,6 +3,7 @@
 from typing import Final, TypeVar, final
 
 import attrs
+from torch import Tensor
 from typing_extensions import override
 
 from fundl import optim, tree
@@ -76,6 +77,10 @@ class _EachRun(Transform[S]):
     @override
     def move(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
         return self._of_each(self.transform.move, grads, state, params)
+
+    @override
+    def loss_scale(self, state: S) -> Tensor | None:
+        return self.transform.loss_scale(state)
 
     def _of_each(self, rule: Rule[S], grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
         states = of_each(state) if tree.leaves(state) else [state] * params[0].shape[0]

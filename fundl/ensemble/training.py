@@ -89,6 +89,8 @@ def train_step(loss: Loss[Tensor, Target], optimizer: Transform[S]) -> Step[Ense
         del residuals  # so that backward can free them one by one
         with no_grad():
             values, grad = losses(prediction, target)
+            if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
+                grad = grad * scale.reshape(-1, *[1] * (grad.ndim - 1))  # each run has its own
             grads = backward_params(model, kept.pop(), grad)
             trained, optimizer_state = optimizer.step(grads, state.optimizer, state.model)
             return TrainState(trained, optimizer_state, state.key, state.step + 1), Report(values, prediction)

@@ -10,6 +10,7 @@ from fundl.optim.ema import Average, Ema, ema
 from fundl.optim.flat import Tensors
 from fundl.optim.hyperparameters import Rate
 from fundl.optim.lion import LionChainState, LionState, lion, scale_by_lion
+from fundl.optim.loss_scale import DynamicLossScale, LossScaleState, dynamic_loss_scale, scale_loss
 from fundl.optim.rms import RMSPropState, RMSState, rmsprop, scale_by_rms
 from fundl.optim.scaling import RateState, scale, scale_by_learning_rate
 from fundl.optim.schedules import (
@@ -37,9 +38,11 @@ __all__ = [
     "AnyTransform",
     "Average",
     "DecayState",
+    "DynamicLossScale",
     "Ema",
     "LionChainState",
     "LionState",
+    "LossScaleState",
     "Predicate",
     "RMSPropState",
     "RMSState",
@@ -62,6 +65,7 @@ __all__ = [
     "clip_by_value",
     "constant_schedule",
     "cosine_schedule",
+    "dynamic_loss_scale",
     "ema",
     "exponential_schedule",
     "inverse_time_schedule",
@@ -78,6 +82,7 @@ __all__ = [
     "scale_by_learning_rate",
     "scale_by_lion",
     "scale_by_rms",
+    "scale_loss",
     "sgd",
     "step_schedule",
     "trace",

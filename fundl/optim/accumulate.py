@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl import tree
-from fundl.optim.flat import Tensors, new_count, require_fit, times, zeros_like
+from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
 from fundl.optim.hyperparameters import count_of_steps
 from fundl.optim.transform import Rule, State, Transform
 from fundl.tree import Record
@@ -76,6 +75,10 @@ class Accumulate(Transform[AccumulateState[S]]):
         """As `Transform.step`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
         return self._run(partial(self.move, weight=_positive(weight)), grads, state, params)
 
+    @override
+    def loss_scale(self, state: AccumulateState[S]) -> Tensor | None:
+        return self.transform.loss_scale(state.inner)
+
     def _gather(
         self,
         rule: Rule[S],
@@ -99,21 +102,12 @@ class Accumulate(Transform[AccumulateState[S]]):
         weights, count = state.weight + weight, state.count + 1
         full = count == self.steps
         results, inner = rule(times(total, weights.reciprocal()), state.inner, params)
-        return _select(full, results, until_full), AccumulateState(
+        return select(full, results, until_full), AccumulateState(
             count=torch.where(full, 0, count),
             weight=torch.where(full, 0.0, weights),
             total=tuple(torch.where(full, 0.0, part) for part in total),
-            inner=_select(full, inner, state.inner),
+            inner=select(full, inner, state.inner),
         )
-
-
-def _select(condition: Tensor, yes: S, no: S) -> S:
-    """One of two trees of the same structure."""
-    yes_leaves, structure = tree.flatten(yes)
-    pairs = zip(yes_leaves, tree.flatten(no)[0], strict=True)
-    return tree.unflatten(
-        structure, [None if one is None or other is None else torch.where(condition, one, other) for one, other in pairs]
-    )
 
 
 def _positive(weight: float | Tensor) -> float | Tensor:

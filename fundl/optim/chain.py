@@ -6,6 +6,7 @@ import attrs
 from typing_extensions import override
 
 from fundl.optim.flat import Tensors
+from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.transform import Transform
 
 S1 = TypeVar("S1")
@@ -77,7 +78,7 @@ def chain(*transforms: AnyTransform) -> AnyTransform:
         transforms: at least one. The last of an optimizer is `scale_by_learning_rate`, or an optimizer.
 
     Raises:
-        ValueError: there is no transform.
+        ValueError: there is no transform, or one of them is a `dynamic_loss_scale`.
         TypeError: a part is not a transform (a function that makes one, say).
 
     >>> import torch
@@ -94,4 +95,6 @@ def chain(*transforms: AnyTransform) -> AnyTransform:
         if not isinstance(part, Transform):
             hint = ": call it to make one" if callable(part) else ""
             raise TypeError(f"part {place} of the chain is {part!r}, not a transform{hint}")
+        if isinstance(part, DynamicLossScale):
+            raise ValueError("dynamic_loss_scale is the outermost of all transforms: write dynamic_loss_scale(chain(...))")
     return _Chain(transforms)

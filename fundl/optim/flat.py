@@ -1,9 +1,13 @@
 """Arithmetic on flat tuples of tensors, the trainable leaves of a tree: what several transforms share."""
 
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+
+from fundl import tree
+
+S = TypeVar("S")
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 """The trainable leaves of a tree, from left to right."""
@@ -38,6 +42,15 @@ def copies(tensors: Tensors) -> Tensors:
     none that copies.
     """
     return torch._foreach_maximum(tensors, tensors)
+
+
+def select(condition: Tensor, yes: S, no: S) -> S:
+    """One of two trees of the same structure, by a condition without axes, of which nobody asks the value."""
+    yes_leaves, structure = tree.flatten(yes)
+    pairs = zip(yes_leaves, tree.flatten(no)[0], strict=True)
+    return tree.unflatten(
+        structure, [None if one is None or other is None else torch.where(condition, one, other) for one, other in pairs]
+    )
 
 
 def require_fit(state: Tensors, grads: Tensors) -> None:

@@ -10,6 +10,7 @@ from typing import Generic, TypeAlias, TypeVar, final
 
 import attrs
 import torch
+from torch import Tensor
 
 from fundl import tree
 from fundl.kernels import no_grad
@@ -77,6 +78,10 @@ class Transform(ABC, Generic[S]):
         """The next params, and the next state: `change` and an addition, for whoever has no kernel that does both."""
         updates, state = self.change(grads, state, params)
         return torch._foreach_add(params, updates), state
+
+    def loss_scale(self, state: S) -> Tensor | None:  # noqa: ARG002  # most have none
+        """What the loss' gradient is to be multiplied by for the next step; None for nothing. See `dynamic_loss_scale`."""
+        return None
 
     # --- What its user calls ---
 

@@ -21,6 +21,7 @@ from fundl import (
     frozen,
     key,
     linear,
+    mixed_precision,
     parallel,
     repeat,
     residual,
@@ -80,6 +81,20 @@ SAMPLES: Final = (
         repeat(1, (linear(3, 3),)),
         normal(5, 3),
         lambda p, x: affine(tree.unstack(p.stacked[0][0], 1)[0], x),
+    ),
+    sample(
+        "mixed_precision",
+        mixed_precision(linear(3, 4), Tanh(), linear(4, 2), compute=torch.float64),
+        normal(5, 3),
+        lambda p, x: affine(p.layers[2], torch.tanh(affine(p.layers[0], x))),
+        kept=5 * 4 * 8,
+    ),
+    sample(
+        "mixed_precision, inside another",
+        mixed_precision(linear(3, 4), Tanh(), mixed_precision(linear(4, 2), compute=torch.float64), compute=torch.float64),
+        normal(5, 3),
+        lambda p, x: affine(p.layers[2].layers[0], torch.tanh(affine(p.layers[0], x))),
+        kept=5 * 4 * 8,
     ),
     sample(
         "frozen",

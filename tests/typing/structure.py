@@ -4,7 +4,22 @@ from typing import reveal_type
 
 import torch
 
-from fundl import Tanh, apply, backward_input, compose, forward, frozen, linear, repeat, residual, thaw, vjp
+from fundl import (
+    Tanh,
+    adam,
+    apply,
+    backward_input,
+    compose,
+    dynamic_loss_scale,
+    forward,
+    frozen,
+    linear,
+    mixed_precision,
+    repeat,
+    residual,
+    thaw,
+    vjp,
+)
 
 x = torch.ones(5, 3)
 
@@ -28,3 +43,11 @@ reveal_type(vjp(deep, x, x)[0].stacked[0].layers[0])  # R: fundl.layers.linear.L
 repeat(3, linear(4, 5))  # E: Repeat expects 4 features but layer 1 (Linear) gives 5 features
 compose(linear(3, 4), deep, linear(5, 2))  # E: layer 3 (Linear) expects 5 features but layer 2 (Repeat) gives 4 features
 compose(linear(3, 5), deep)  # E: layer 2.1.1 (Linear) expects 4 features but layer 1 (Linear) gives 5 features
+
+# --- Mixed precision ---------------------------------------------------------------------------------------------------
+
+mixed = mixed_precision(linear(3, 4), Tanh(), compute=torch.float16)
+reveal_type(vjp(mixed, x, x)[0].layers[0])  # R: fundl.layers.linear.Linear[Literal[3], Literal[4]]
+compose(mixed, linear(5, 2))  # E: layer 2 (Linear) expects 5 features but layer 1 (MixedPrecision) gives 4 features
+optimizer = dynamic_loss_scale(adam(1e-3))
+reveal_type(optimizer.init(mixed).inner.scale)  # R: torch._tensor.Tensor

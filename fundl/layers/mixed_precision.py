@@ -1,0 +1,163 @@
+"""Layers that compute in another dtype than the one in which their parameters are kept."""
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVarTuple, Unpack, override
+
+from fundl import tree
+from fundl.layer import Layer
+from fundl.layers.inside import (
+    backward_input_inside,
+    backward_inside,
+    backward_params_inside,
+    fitting,
+    forward_inside,
+)
+from fundl.model import models
+from fundl.shapes import AnySize, S, Through
+from fundl.tree import Record
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
+
+
+@final
+@attrs.frozen(eq=False)
+class Casts(Record):
+    """The dtypes that `MixedPrecision` cast between: that of its input, and that of the output of its layers."""
+
+    x: torch.dtype
+    inside: torch.dtype
+
+
+@final
+@attrs.frozen(eq=False)
+class MixedPrecision(Layer[tuple[object, Casts]], Generic[*Ts]):
+    """Layers that compute in a dtype of few bits, and whose parameters are kept in one of many: y = f(x).
+
+    The parameters stay as they are, in float32, say: so an optimizer can add to them what would be lost in half precision.
+    For each run, they and the input are cast to the dtype of the computation, buffers too; the gradient is cast back, and has
+    the dtypes of the model. The kernels of softmax and of normalisation compute their sums in float32 by themselves. Layers
+    that are to compute in float32 as a whole are put in a `mixed_precision` of their own, inside: their parameters are not
+    cast by the one around them.
+
+    Its vjp: that of f, with grad cast to the dtype of f's output, and what comes of it to those of the parameters and of x.
+
+    Args:
+        layers: f, the layers one after the other; best given to `mixed_precision`, which checks them.
+        compute: the dtype in which f runs; bfloat16 by default.
+        output: that of y; None, the default, for that of the input, or, if that is of integers, of the parameters.
+
+    Shape:
+        that of f
+
+    Residuals:
+        Those of the layers, in the dtype of the computation; the input in that dtype.
+
+    Raises:
+        TypeError: a dtype is not a floating-point one.
+
+    Source:
+        Micikevicius, Narang, Alben, Diamos, Elsen, Garcia, Ginsburg, Houston, Kuchaiev, Venkatesh and Wu, Mixed precision
+        training, 2017.
+    """
+
+    takes_integers = True  # if the first layer does
+
+    layers: tuple[*Ts]
+    compute: torch.dtype = attrs.field(default=torch.bfloat16, kw_only=True)
+    output: torch.dtype | None = attrs.field(default=None, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        for name, dtype in (("compute", self.compute), ("output", self.output)):
+            if dtype is not None and not dtype.is_floating_point:
+                raise TypeError(f"mixed_precision's {name} must be a floating-point dtype, such as torch.bfloat16, not {dtype}")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, Casts]]:
+        is_float = x.is_floating_point()
+        y, residuals = forward_inside(self._computing(), x.to(self.compute) if is_float else x)
+        output = self.output or (x.dtype if is_float else self._dtype)
+        return y.to(output), (residuals, Casts(x.dtype, y.dtype))
+
+    @override
+    def backward(self, residuals: tuple[object, Casts], grad: Tensor) -> tuple["MixedPrecision[*Ts]", Tensor]:
+        kept, casts = residuals
+        grads, grad_x = backward_inside(self._computing(), kept, grad.to(casts.inside))
+        return self._of(grads), grad_x.to(casts.x)
+
+    @override
+    def backward_params(self, residuals: tuple[object, Casts], grad: Tensor) -> "MixedPrecision[*Ts]":
+        kept, casts = residuals
+        return self._of(backward_params_inside(self._computing(), kept, grad.to(casts.inside)))
+
+    @override
+    def backward_input(self, residuals: tuple[object, Casts], grad: Tensor) -> Tensor:
+        kept, casts = residuals
+        return backward_input_inside(self._computing(), kept, grad.to(casts.inside)).to(casts.x)
+
+    @override
+    def output_shape(self, shape: S) -> Through[S, *Ts]:
+        return Through(shape, self.layers)
+
+    def _computing(self) -> tuple[*Ts]:
+        """The layers as they are run."""
+        leaves, structure = tree.flatten(self.layers)
+        own = {id(leaf) for leaf in _decided_inside(self.layers)}
+        return tree.unflatten(
+            structure,
+            [
+                leaf.to(self.compute) if leaf is not None and leaf.is_floating_point() and id(leaf) not in own else leaf
+                for leaf in leaves
+            ],
+        )
+
+    def _of(self, grads: tuple[*Ts]) -> "MixedPrecision[*Ts]":
+        """The gradients in the dtypes of the parameters; buffers stay as they are."""
+        pairs = zip(tree.trainable_leaves(grads), tree.trainable_leaves(self.layers), strict=True)
+        cast = tree.with_trainable_leaves(self.layers, [grad.to(leaf.dtype) for grad, leaf in pairs])
+        return MixedPrecision(cast, compute=self.compute, output=self.output)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """That of the parameters."""
+        return next((leaf.dtype for leaf in tree.leaves(self.layers) if leaf.is_floating_point()), self.compute)
+
+
+def _decided_inside(layers: object) -> Iterator[Tensor]:
+    """The tensors of layers that are in a `MixedPrecision` of their own."""
+    for record in tree.outer_records(layers):
+        if isinstance(record, MixedPrecision):
+            yield from tree.leaves(record)
+        else:
+            for name in record.children:
+                yield from _decided_inside(getattr(record, name))
+
+
+def mixed_precision(
+    *layers: *Ts, compute: torch.dtype = torch.bfloat16, output: torch.dtype | None = None
+) -> MixedPrecision[*Ts]:
+    """A `MixedPrecision`: layers that compute in a dtype of few bits, and keep their parameters in one of many.
+
+    With float16, gradients are easily too small for the dtype: see `dynamic_loss_scale`. bfloat16 has the range of float32.
+
+    Args:
+        layers: layers, or models (tuples of layers).
+        compute: the dtype in which they run; bfloat16 by default.
+        output: that of the output; None, the default, for that of the input, or, if that is of integers, of the parameters.
+
+    Raises:
+        ValueError: there is no layer, or they do not fit together.
+        TypeError: a part is not a layer, or a dtype is not a floating-point one.
+
+    >>> from fundl import ReLU, forward, initialize, key, linear, mixed_precision
+    >>> model = initialize(key(0), mixed_precision(linear(2, 25), ReLU(), linear(25, 1)))
+    >>> y, (residuals, _) = forward(model, torch.ones(10, 2))
+    >>> y.dtype, residuals[0].dtype, model.layers[0]
+    (torch.float32, torch.bfloat16, Linear(weight=float32[25, 2], bias=float32[25]))
+    """
+    return fitting(MixedPrecision(models(*layers), compute=compute, output=output))

@@ -1,0 +1,170 @@
+"""Scaling the loss, so that small gradients are not lost in float16: by a constant, or by as much as is possible."""
+
+import math
+from typing import Final, Generic, TypeVar, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl.model import Loss
+from fundl.optim.flat import Tensors, new_count, select, times, zeros_like
+from fundl.optim.hyperparameters import count_of_steps, positive
+from fundl.optim.transform import Rule, Transform
+from fundl.tree import Record
+
+S = TypeVar("S")
+Target = TypeVar("Target")
+
+LEAST: Final = 1.0
+MOST: Final = 2.0**24
+"""Between these the scale stays: gradients that are all 0 would let it grow for ever."""
+
+
+def scale_loss(loss: Loss[Tensor, Target], scale: float | Tensor) -> Loss[Tensor, Target]:
+    """The loss whose gradient is multiplied by a scale: (value, scale grad). Its value stays what it is.
+
+    What comes of it is to be divided by the scale before anything looks at its size: ``chain(fundl.scale(1 / 1024), adam())``
+    for ``scale_loss(loss, 1024.0)``. `dynamic_loss_scale` does all of this, and finds the scale.
+
+    Args:
+        loss: from a prediction and its target to the loss and its gradient.
+        scale: a number, or a tensor without axes; powers of two lose nothing.
+
+    >>> import torch
+    >>> from fundl import mse, scale_loss
+    >>> mse(torch.tensor([1.0]), torch.tensor([0.0]))
+    (tensor(1.), tensor([2.]))
+    >>> scale_loss(mse, 1024.0)(torch.tensor([1.0]), torch.tensor([0.0]))
+    (tensor(1.), tensor([2048.]))
+    """
+
+    def scaled(prediction: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+        value, grad = loss(prediction, target)
+        return value, grad * scale
+
+    return scaled
+
+
+@final
+@attrs.frozen(eq=False)
+class LossScaleState(Record, Generic[S]):
+    """The state of `dynamic_loss_scale`.
+
+    Args:
+        scale: what the next gradient is to be multiplied by, float32 without axes.
+        good_steps: the steps since the scale was changed, int64 without axes.
+        inner: the state of the transform that sees the gradient as it would be without a scale.
+    """
+
+    scale: Tensor
+    good_steps: Tensor
+    inner: S
+
+
+@final
+@attrs.frozen
+class DynamicLossScale(Transform[LossScaleState[S]]):
+    """See `dynamic_loss_scale`."""
+
+    transform: Transform[S]
+    initial: float = attrs.field(default=2.0**16, validator=positive, kw_only=True)
+    growth: float = attrs.field(default=2.0, validator=positive, kw_only=True)
+    backoff: float = attrs.field(default=0.5, validator=positive, kw_only=True)
+    every: int = attrs.field(default=2000, validator=count_of_steps, kw_only=True)
+
+    def __attrs_post_init__(self) -> None:
+        if not self.backoff < 1 <= self.growth:
+            raise ValueError(
+                f"the scale grows by a factor of 1 or more and backs off by one less than 1, not growth={self.growth} and"
+                f" backoff={self.backoff}"
+            )
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> LossScaleState[S]:
+        scale = torch.full((), self.initial, dtype=torch.float32, device=leaves[0].device)
+        return LossScaleState(scale, new_count(leaves), self.transform.start(leaves, paths))
+
+    @override
+    def change(self, grads: Tensors, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
+        return self._guarded(self.transform.change, grads, state, params, if_skipped=zeros_like(params))
+
+    @override
+    def move(self, grads: Tensors, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
+        return self._guarded(self.transform.move, grads, state, params, if_skipped=params)
+
+    @override
+    def loss_scale(self, state: LossScaleState[S]) -> Tensor:
+        return state.scale
+
+    def _guarded(
+        self, rule: Rule[S], grads: Tensors, state: LossScaleState[S], params: Tensors, *, if_skipped: Tensors
+    ) -> tuple[Tensors, LossScaleState[S]]:
+        """Apply a rule to the gradient without its scale, and select what comes out if the gradient is finite."""
+        unscaled = times(grads, state.scale.reciprocal())
+        finite = _all_finite(unscaled)
+        results, inner = rule(unscaled, state.inner, params)
+        good_steps = state.good_steps + 1
+        due = good_steps == self.every
+        scale = state.scale * torch.where(finite, torch.where(due, self.growth, 1.0), self.backoff)
+        return select(finite, results, if_skipped), LossScaleState(
+            scale=scale.clamp(LEAST, MOST).to(torch.float32),
+            good_steps=torch.where(finite & ~due, good_steps, 0),
+            inner=select(finite, inner, state.inner),
+        )
+
+
+def _all_finite(tensors: Tensors) -> Tensor:
+    """Whether all numbers are finite: the largest of each tensor tells."""
+    filled = tuple(tensor for tensor in tensors if tensor.numel())
+    if not filled:
+        return torch.ones((), dtype=torch.bool, device=tensors[0].device)
+    wide = any(tensor.dtype == torch.float64 for tensor in filled)
+    largest = torch._foreach_norm(filled, math.inf, dtype=torch.float64 if wide else torch.float32)
+    return torch.stack(largest).isfinite().all()
+
+
+def dynamic_loss_scale(
+    transform: Transform[S],
+    *,
+    initial: float = 2.0**16,
+    growth: float = 2.0,
+    backoff: float = 0.5,
+    every: int = 2000,
+) -> DynamicLossScale[S]:
+    """Let a transform see gradients that were computed of a scaled loss, at the largest scale at which they are finite.
+
+    float16 knows no numbers below 6e-8, and many gradients are smaller. They are found if the loss' gradient is multiplied by
+    a scale, and what comes of it divided by the scale, in float32. Too large a scale makes infinite gradients: then the step
+    is skipped, that is params and the state of the transform stay as they are, and the scale backs off. After many steps
+    without such, it grows. All this is computed without asking for the values of tensors: so that a step can be traced.
+
+    `train_step` multiplies the loss' gradient by the scale of the optimizer's state. Whoever writes a step does the same:
+
+        scale = optimizer.loss_scale(state.inner)
+        value, grads = value_and_grad(scale_loss(loss, scale), model, x, target)
+        params, state = optimizer.step(grads, state, params)
+
+    Args:
+        transform: what sees the gradient: an optimizer. This one is the outermost: no part of a `chain`.
+        initial: the scale to begin with, above 0.
+        growth: what the scale is multiplied by, of 1 or more; it stays between 1 and 2^24.
+        backoff: what it is multiplied by if a gradient is not finite, above 0 and below 1.
+        every: after how many steps without such it grows, of 1 or more.
+
+    Source:
+        Micikevicius, Narang, Alben, Diamos, Elsen, Garcia, Ginsburg, Houston, Kuchaiev, Venkatesh and Wu, Mixed precision
+        training, 2017.
+
+    >>> import torch
+    >>> from fundl.optim import dynamic_loss_scale, sgd
+    >>> optimizer, params = dynamic_loss_scale(sgd(0.5), initial=8.0), torch.ones(2)
+    >>> params, state = optimizer.step(torch.tensor([8.0, 16.0]), optimizer.init(params), params)
+    >>> params
+    tensor([0.5000, 0.0000])
+    >>> params, state = optimizer.step(torch.tensor([8.0, torch.inf]), state, params)
+    >>> params, optimizer.loss_scale(state.inner)
+    (tensor([0.5000, 0.0000]), tensor(4.))
+    """
+    return DynamicLossScale(transform, initial=initial, growth=growth, backoff=backoff, every=every)
