@@ -40,9 +40,11 @@ from fundl.jit import (
     Compiled,
     DonatedError,
     RetraceError,
+    Scanned,
     Trace,
     TraceError,
     jit,
+    scan,
 )
 from fundl.layer import (
     Layer,
@@ -452,6 +454,7 @@ __all__ = [
     "Rotary",
     "Rotation",
     "SGDState",
+    "Scanned",
     "Schedule",
     "SelfAttention",
     "Shape",
@@ -584,6 +587,7 @@ __all__ = [
     "scale_by_lion",
     "scale_by_rms",
     "scale_loss",
+    "scan",
     "self_attention",
     "sgd",
     "shapes",

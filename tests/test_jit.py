@@ -31,6 +31,7 @@ from fundl import (
     linear,
     mse,
     random,
+    scan,
     train_state,
     train_step,
     tree,
@@ -393,6 +394,55 @@ def test_bare_tensors_and_tuples_can_be_donated() -> None:
         jit(lambda x: x, donate="y")
 
 
+# --- Scan ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interpreted_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_the_graph(
+        graph: torch_private.Graph, _examples: Sequence[Tensor], sliced: Sequence[bool]
+    ) -> tuple[torch_private.Loop, bool]:
+        def run(inputs: list[Tensor]) -> list[Tensor]:
+            with torch.no_grad():
+                graph.module(*inputs)
+            return []
+
+        return torch_private.python_loop(run, sliced), False
+
+    monkeypatch.setattr(cache, "compiled_loop", run_the_graph)
+
+
+@pytest.mark.usefixtures("interpreted_loop")
+def test_a_scan_is_a_loop() -> None:
+    scanned, run = scan(advance), new_run()
+    before = tree.map(torch.clone, run)
+    for steps in (1, 5):
+        xs, expected, reports = normal(steps, 3), run, []
+        for x in xs:
+            expected, report = advance(expected, x)
+            reports.append(report)
+        after, stacked = scanned(run, xs)
+        assert tree.equal(after, expected)
+        assert tree.equal(stacked, tuple(torch.stack(column) for column in zip(*reports, strict=True)))
+        assert tree.equal(run, before)
+    assert scanned.traces == 1
+    meta = tree.move_to(run, "meta")
+    assert scanned(meta, torch.empty(4, 3, device="meta"))[1][0].shape == (4, 3)
+    steps_and_messages: list[tuple[Callable[[Tensor, Tensor], object], str]] = [
+        (
+            lambda x, y: ((x, y), x),
+            "a step must return a state like the one that it is given: state was a tensor, and is a tuple",
+        ),
+        (lambda x, y: (x.sum() + y.sum(), x), r"a step must return a state like .*: state is float32\[2\] before it"),
+        (lambda x, y: x + y, r"a step returns a pair, the next state and a report, not float32\[2\]"),
+    ]
+    for step, message in steps_and_messages:
+        with pytest.raises(TypeError, match=message):
+            scan(step)(torch.ones(2), torch.ones(3, 2))
+    with pytest.raises(ValueError, match="must have the same number of rows"):
+        scan(lambda x, y: (x + y[0] + y[1], x))(torch.ones(2), (torch.ones(3, 2), torch.ones(4, 2)))
+
+
 # --- What a graph cannot hold -------------------------------------------------------------------------------------------
 
 
@@ -471,21 +521,25 @@ def test_compiled_code_computes_the_same_and_is_found_again(tmp_path: Path, monk
     monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
     model, optimizer = initialize(key(0), compose(linear(2, 3), ReLU(), linear(3, 2))), adam(0.1)
     step = train_step(mse, optimizer)
-    compiled, state = jit(step), train_state(key(1), model, optimizer)
-    donating, donated = jit(step, donate="state"), tree.map(torch.clone, state)
-    expected, states = state, [state]
-    batch = random.normal(key(2), (2, 2)), random.normal(key(3), (2, 2))
-    for _ in range(3):
+    compiled, first = jit(step, donate="state"), train_state(key(1), model, optimizer)
+    state, expected = tree.map(torch.clone, first), first
+    batches = random.normal(key(2), (3, 2, 2)), random.normal(key(3), (3, 2, 2))
+    reports = []
+    for batch in zip(*batches, strict=True):
         state, report = compiled(state, batch)
         expected, expected_report = step(expected, batch)
-        states.append(state)
-        assert_trees_close((state, report), (expected, expected_report), rtol=1e-5, atol=1e-6)
-        donated, donated_report = donating(donated, batch)
-        assert_trees_close((donated, donated_report), (expected, expected_report), rtol=1e-5, atol=1e-6)
-    assert int(states[1].step) == 1
-    again = jit(step)
-    assert tree.equal(again(states[0], batch)[0], states[1])
+        reports.append((report, expected_report))
+        assert_trees_close(state, expected, rtol=1e-5, atol=1e-6)
+    for report, expected_report in reports:  # they have memory of their own
+        assert_trees_close(report, expected_report, rtol=1e-5, atol=1e-6)
+    again = jit(step, donate="state")
+    again(tree.map(torch.clone, first), (batches[0][0], batches[1][0]))
     assert [compiled.traces[0].cached, again.traces[0].cached] == [False, True]
+
+    scanned, stacked = scan(step)(first, batches)
+    assert_trees_close(scanned, expected, rtol=1e-5, atol=1e-6)
+    assert_trees_close(stacked.loss, torch.stack([report.loss for report, _ in reports]), rtol=1e-5, atol=1e-6)
+    assert len([*tmp_path.glob("jit/loop-*.so")]) == 1  # the loop in C
 
 
 def test_without_a_compiler_functions_run_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

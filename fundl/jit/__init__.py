@@ -2,6 +2,7 @@
 
 from fundl.jit.donation import DonatedError
 from fundl.jit.function import Compiled, RetraceError, Trace, jit
+from fundl.jit.scan import Scanned, scan
 from fundl.jit.tracing import TraceError
 
-__all__ = ["Compiled", "DonatedError", "RetraceError", "Trace", "TraceError", "jit"]
+__all__ = ["Compiled", "DonatedError", "RetraceError", "Scanned", "Trace", "TraceError", "jit", "scan"]

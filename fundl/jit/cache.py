@@ -30,7 +30,34 @@ def compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[to
     Raises:
         NoCompilerError: it was not, and there is no compiler.
     """
-    device = next((tensor.device for tensor in examples if not tensor.is_cpu), torch.device("cpu"))
+    place, found = _compiled(graph, examples)
+    return torch_private.load(place, _device(examples)), found
+
+
+def compiled_loop(
+    graph: torch_private.Graph, examples: Sequence[Tensor], sliced: Sequence[bool]
+) -> tuple[torch_private.Loop, bool]:
+    """A loop over a graph that writes to its inputs, and whether its compiled form was on disk.
+
+    Args:
+        graph: without outputs.
+        examples: of its inputs.
+        sliced: which inputs are cut along their first axis.
+
+    Raises:
+        NoCompilerError: it was not, and there is no compiler.
+    """
+    (place, found), device = _compiled(graph, examples), _device(examples)
+    loop = torch_private.load_loop(place, _loop_library(), sliced) if device.type == "cpu" else None
+    return loop or torch_private.python_loop(torch_private.load(place, device), sliced), found
+
+
+def _device(examples: Sequence[Tensor]) -> torch.device:
+    return next((tensor.device for tensor in examples if not tensor.is_cpu), torch.device("cpu"))
+
+
+def _compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[Path, bool]:
+    """The folder of a compiled graph, and whether it was there."""
     place = folder() / "jit" / hashlib.sha256(graph.fingerprint().encode()).hexdigest()
     found = place.exists()
     if not found:
@@ -44,4 +71,14 @@ def compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[to
                     raise
             else:
                 Path(made).mkdir()  # for the TemporaryDirectory to remove
-    return torch_private.load(place, device), found
+    return place, found
+
+
+def _loop_library() -> Path:
+    """The library with the loop in C, built if it is not there."""
+    place = folder() / "jit" / f"loop-{torch_private.LOOP_VERSION}.so"
+    if not place.exists():
+        with tempfile.TemporaryDirectory(dir=place.parent) as made:
+            torch_private.build_loop(Path(made) / "loop.so")
+            os.replace(Path(made) / "loop.so", place)
+    return place

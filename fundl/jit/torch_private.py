@@ -5,8 +5,12 @@ loads. Nothing here is imported with fundl: torch's compiler takes seconds to im
 """
 
 import copy
+import ctypes
 import pkgutil
 import platform
+import subprocess
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -37,6 +41,7 @@ _NAMES: Final = (
     "torch._C._disabled_torch_dispatch_impl",
     "torch._C._functorch.is_functorch_wrapped_tensor",
     "torch._C._aoti.AOTIModelContainerRunnerCpu.run",
+    "torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors",
     "torch._is_functional_tensor",
     "torch._guards.TracingContext",
     "torch._guards.tracing",
@@ -236,6 +241,20 @@ class Graph:
         module.recompile()
         return Graph(module)
 
+    def with_slots(self, outputs: Sequence[int]) -> "tuple[Graph, list[Tensor]]":
+        """The graph with a further input for each of some outputs, to be written to; and stand-ins for those inputs."""
+        module = copy.deepcopy(self.module)
+        graph = module.graph
+        inputs, nodes = graph.find_nodes(op="placeholder"), [*graph.output_node().args[0]]  # type: ignore[misc]  # see trace
+        examples: list[Tensor] = []
+        for number, output in enumerate(outputs):
+            value: Tensor = nodes[output].meta["val"]
+            with graph.inserting_after(inputs[-1]):
+                inputs.append(graph.placeholder(f"slot_{number}"))
+            inputs[-1].meta = {"val": value}
+            examples.append(torch.empty(value.shape, dtype=value.dtype, device=value.device))
+        return Graph(module), examples
+
     def is_like(self, is_output: bool, index: int, example: Tensor) -> bool:
         """Whether an input or output can be written into a tensor like an example."""
         graph = self.module.graph
@@ -344,7 +363,10 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
     except InvalidCxxCompiler as error:
         raise NoCompilerError(str(error)) from error
     with ExitStack() as stack:
-        stack.enter_context(config.patch({**_SETTINGS, "cpp_wrapper": True, "aot_inductor.output_path": str(folder)}))
+        settings: dict[str, object] = {"cpp_wrapper": True, "aot_inductor.output_path": str(folder)}
+        # Memory on the stack is for what is not returned: outputs that are there would be overwritten by the next call.
+        settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
+        stack.enter_context(config.patch({**_SETTINGS, **settings}))
         module = _make_fx(graph.module, examples, {**select_decomp_table(), **_tiny_products(), kernels.foreach_norm: _norms})
         outputs = module.graph.output_node()
         outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has
@@ -393,3 +415,129 @@ def load(folder: Path, device: torch.device) -> Run:
     if device.type == "cpu":
         return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1)).run
     return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder))).run
+
+
+# --- Loops --------------------------------------------------------------------------------------------------------------
+
+# A loop over a compiled graph that writes to its inputs, in C: it calls torch's stable interface for C alone, whose functions
+# it is given, so that it needs neither headers nor libraries, and compiles in a moment.
+
+_LOOP: Final = """
+#include <stddef.h>
+#include <stdint.h>
+typedef void* tensor_t;
+typedef int32_t (*run_t)(void*, tensor_t*, size_t, tensor_t*, size_t, void*, void*);
+typedef int32_t (*share_t)(tensor_t, tensor_t*);
+typedef int32_t (*view_t)(tensor_t, int64_t, const int64_t*, const int64_t*, int64_t, tensor_t*);
+typedef struct { tensor_t tensor; int64_t axes; const int64_t *sizes, *strides; int64_t offset, step; } input_t;
+
+extern "C" int32_t fundl_loop(int64_t steps, void* model, run_t run, share_t share, view_t view,
+                              size_t count, const input_t* inputs, tensor_t* handles) {
+  for (int64_t i = 0; i < steps; i++) {
+    for (size_t j = 0; j < count; j++) {
+      const input_t* in = inputs + j;
+      int32_t error = in->axes < 0
+          ? share(in->tensor, handles + j)
+          : view(in->tensor, in->axes, in->sizes, in->strides, in->offset + i * in->step, handles + j);
+      if (error) return error;
+    }
+    int32_t error = run(model, handles, count, NULL, 0, NULL, NULL);
+    if (error) return error;
+  }
+  return 0;
+}
+"""
+
+LOOP_VERSION: Final = f"1-{platform.machine()}"
+
+Loop: TypeAlias = Callable[[Sequence[Tensor], int], None]
+"""Runs a graph so many times; of some inputs, each time the next along their first axis."""
+
+
+def python_loop(run: Run, sliced: Sequence[bool]) -> Loop:
+    """The loop in Python."""
+
+    def loop(inputs: Sequence[Tensor], steps: int) -> None:
+        for number in range(steps):
+            run([tensor[number] if cut else tensor for tensor, cut in zip(inputs, sliced, strict=True)])
+
+    return loop
+
+
+def build_loop(library: Path) -> None:
+    """Compile the loop in C."""
+    from torch._inductor import cpp_builder
+
+    source = library.with_suffix(".cpp")
+    source.write_text(_LOOP)
+    command = [cpp_builder.get_cpp_compiler(), "-O2", "-shared", "-fPIC", "-o", str(library), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def load_loop(folder: Path, library: Path, sliced: Sequence[bool]) -> Loop | None:
+    """The loop in C over a graph that was compiled for the CPU; None if the graph needs more than torch's C interface."""
+    if any("metadata" not in file.name for file in folder.glob("*.json")):  # kernels that only the runner can call
+        return None
+    model, torch_cpu = ctypes.CDLL(str(next(folder.glob("*.so")))), ctypes.CDLL(_torch_library())
+    container = ctypes.c_void_p()
+    if model.AOTInductorModelContainerCreateWithDevice(ctypes.byref(container), ctypes.c_size_t(1), b"cpu", None):
+        return None
+    functions = [
+        ctypes.cast(function, ctypes.c_void_p)
+        for function in (
+            model.AOTInductorModelContainerRunSingleThreaded,
+            torch_cpu.aoti_torch_new_tensor_handle,
+            torch_cpu.aoti_torch__reinterpret_tensor,
+        )
+    ]
+    run, delete, lock = ctypes.CDLL(str(library)).fundl_loop, torch_cpu.aoti_torch_delete_tensor_object, threading.Lock()
+
+    def loop(inputs: Sequence[Tensor], steps: int) -> None:
+        table = (_Input * len(inputs))(*map(_Input.of, inputs, sliced))
+        handles = (ctypes.c_void_p * len(inputs))()
+        try:
+            with lock:
+                error = run(ctypes.c_int64(steps), container, *functions, ctypes.c_size_t(len(inputs)), table, handles)
+        finally:
+            for entry in table:
+                delete(ctypes.c_void_p(entry.tensor))
+        if error:
+            raise RuntimeError("the compiled step failed; torch has written the reason to standard error")
+
+    return loop
+
+
+class _Input(ctypes.Structure):
+    """`input_t` of the loop."""
+
+    _fields_ = (  # type: ignore[mutable-override]  # it is not changed
+        ("tensor", ctypes.c_void_p),
+        ("axes", ctypes.c_int64),
+        ("sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("offset", ctypes.c_int64),
+        ("step", ctypes.c_int64),
+    )
+    tensor: int
+
+    @classmethod
+    def of(cls, tensor: Tensor, cut: bool) -> "_Input":
+        """A tensor, whole or cut along its first axis."""
+        capsule = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors([tensor])[0]
+        if not cut:
+            return cls(_address(capsule), -1)
+        axes = tensor.ndim - 1
+        sizes, strides = (ctypes.c_int64 * axes)(*tensor.shape[1:]), (ctypes.c_int64 * axes)(*tensor.stride()[1:])
+        return cls(_address(capsule), axes, sizes, strides, tensor.storage_offset(), tensor.stride(0))
+
+
+def _address(capsule: object) -> int:
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    address: int = get(capsule, None)
+    return address
+
+
+def _torch_library() -> str:
+    name = {"darwin": "libtorch_cpu.dylib", "win32": "torch_cpu.dll"}.get(sys.platform, "libtorch_cpu.so")
+    return str(Path(torch.__file__).parent / "lib" / name)
