@@ -17,12 +17,16 @@ from fundl import (
     Checkpoint,
     Dropout,
     Flatten,
+    GroupNorm,
+    InstanceNorm,
     Layer,
+    LayerNorm,
     Linear,
     Model,
     Parallel,
     ReLU,
     Residual,
+    RMSNorm,
     Shape,
     adam,
     apply,
@@ -34,8 +38,11 @@ from fundl import (
     fit,
     forward,
     frozen,
+    group_norm,
     initialize,
+    instance_norm,
     key,
+    layer_norm,
     linear,
     minibatches,
     mse,
@@ -43,6 +50,7 @@ from fundl import (
     parallel,
     rekey,
     residual,
+    rms_norm,
     sgd,
     track,
     train_state,
@@ -166,6 +174,36 @@ def test_dtypes_must_agree() -> None:
         apply(with_values(batch_norm(3)), torch.ones(5, 3))
     with pytest.raises(TypeError, match=re.escape("BatchNorm's parameters are torch.float32, but the input is torch.float64")):
         apply(known(torch.zeros(3), torch.ones(3)), normal(5, 3))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layer_norm(4),
+        rms_norm(4),
+        group_norm(1, 3),
+        instance_norm(3),
+        batch_norm(3),
+        BatchNorm(mean=normal(3), var=normal(3).square()),
+    ],
+    ids=repr,
+)
+def test_many_runs_can_be_one(layer: LayerNorm | RMSNorm | GroupNorm | InstanceNorm | BatchNorm) -> None:
+    """Under vmap, without a warning of a kernel that is not made for it."""
+    leaves, structure = tree.flatten(with_values(layer))
+    batched = [None if leaf is None else torch.stack([leaf, leaf + 1]) for leaf in leaves]
+    x = normal(2, 5, 3, 4)
+
+    def run(one: Tensor, *parameters: Tensor | None) -> tuple[Tensor, ...]:
+        model = tree.unflatten(structure, parameters)
+        y = apply(model, one)
+        grads, grad_x = vjp(model, one, y.cos())
+        return y, grad_x, *tree.trainable_leaves(grads)
+
+    axes = (0, *(None if leaf is None else 0 for leaf in leaves))
+    together = torch.vmap(run, in_dims=axes)(x, *batched)
+    apart = [run(x[index], *(None if leaf is None else leaf[index] for leaf in batched)) for index in range(2)]
+    torch.testing.assert_close(together, tuple(torch.stack(parts) for parts in zip(*apart, strict=True)))
 
 
 # --- Tracking ----------------------------------------------------------------------------------------------------------
