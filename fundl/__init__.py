@@ -115,6 +115,7 @@ from fundl.layers.low_rank import (
 )
 from fundl.layers.masked import (
     FromMasked,
+    LastPosition,
     Masked,
     MeanOfPositions,
     OnMasked,
@@ -169,6 +170,11 @@ from fundl.layers.recurrent.layers import (
     gru,
     lstm,
     rnn,
+)
+from fundl.layers.recurrent.stateful import (
+    LSTMState,
+    Stateful,
+    stateful,
 )
 from fundl.layers.recurrent.sweeps import (
     Recurrence,
@@ -409,6 +415,8 @@ __all__ = [
     "InstanceNorm",
     "Interrupted",
     "Key",
+    "LSTMState",
+    "LastPosition",
     "Layer",
     "LayerNorm",
     "LeakyReLU",
@@ -464,6 +472,7 @@ __all__ = [
     "Softmax",
     "Softplus",
     "State",
+    "Stateful",
     "Step",
     "Summary",
     "Tanh",
@@ -593,6 +602,7 @@ __all__ = [
     "shapes",
     "split",
     "standardize",
+    "stateful",
     "step_schedule",
     "summary",
     "thaw",

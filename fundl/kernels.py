@@ -278,6 +278,80 @@ pad_backward: Mapping[tuple[str, int], Callable[[Tensor, Tensor, Sequence[int]],
 # x, elements; over any number of axes, behind two.
 pad_circular: Callable[[Tensor, Sequence[int]], Tensor] = _aten._pad_circular.default._op
 
+# --- Recurrent ---------------------------------------------------------------------------------------------------------
+
+# x (T, B, in), weight_ih, weight_hh, their biases, h and c before the first step (B, H), whether it runs from the last step to
+# the first, no sizes, 2 for an LSTM, H, 1 layer, whether there are biases, False, False, True: the hidden state after each step
+# (T, B, H), h and c after the last, and with the grad mode on a workspace for backward.
+_mkldnn_rnn_layer: (
+    "OpOverload[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, tuple[()], int, int, int, bool, bool, bool,"
+    " bool], tuple[Tensor, Tensor, Tensor, Tensor]]"
+) = _aten.mkldnn_rnn_layer.default
+# The same up to c, what forward gave but for the workspace, the gradients with respect to these, the other settings in another
+# order, the workspace: the gradients with respect to x, the weights, the biases, h and c.
+_mkldnn_rnn_layer_backward: (
+    "OpOverload[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None,"
+    " Tensor | None, bool, int, int, int, bool, bool, bool, tuple[()], bool, Tensor],"
+    " tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]"
+) = _aten.mkldnn_rnn_layer_backward.default
+
+# x, weight_ih, weight_hh, bias_ih, bias_hh, h, c; where there are no biases, anything.
+LSTMTensors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+def lstm_runs(*tensors: Tensor) -> bool:
+    """Whether oneDNN's LSTM runs on the tensors: float32 on the CPU, and nobody traces or maps what is computed.
+
+    A graph would not remember that its forward keeps a workspace only while the grad mode is on.
+    """
+    return (
+        torch._C._has_mkldnn
+        and torch._C._get_mkldnn_enabled()
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch.compiler.is_compiling()
+        and all(
+            x.dtype == torch.float32
+            and x.device.type == "cpu"
+            and type(x) is Tensor
+            and x.numel() > 0
+            and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+            for x in tensors
+        )
+    )
+
+
+def lstm(tensors: LSTMTensors, *, biased: bool, reverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The hidden state after each step (T, B, H), h and c after the last step, and a workspace, 15 numbers for each of H or so.
+
+    The kernel reads memory as if it were contiguous and of the right shapes: of the shapes, the caller is sure.
+    """
+    x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.detach().contiguous() for tensor in tensors)
+    size = h.shape[1]
+    before = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(True)  # for the workspace; no tape is recorded, since nothing requires a gradient
+    try:
+        return _mkldnn_rnn_layer(
+            x, weight_ih, weight_hh, bias_ih, bias_hh, h, c, reverse, (), 2, size, 1, biased, False, False, True
+        )
+    finally:
+        torch._C._set_grad_enabled(before)
+
+
+def lstm_backward(
+    tensors: LSTMTensors,
+    given: tuple[Tensor, Tensor, Tensor, Tensor],
+    grads: tuple[Tensor, Tensor | None, Tensor | None],
+    *,
+    biased: bool,
+    reverse: bool,
+) -> LSTMTensors:
+    """The gradients with respect to the tensors, from what `lstm` gave, and those with respect to the first three of that."""
+    x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.contiguous() for tensor in tensors)
+    hidden, last_h, last_c, workspace = (tensor.contiguous() for tensor in given)
+    before, after, size = (x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), (hidden, last_h, last_c), h.shape[1]
+    return _mkldnn_rnn_layer_backward(*before, *after, *grads, reverse, 2, size, 1, biased, True, False, (), False, workspace)
+
+
 # --- Losses ------------------------------------------------------------------------------------------------------------
 
 # In all of these, a reduction is 1 for the mean and 2 for the sum, and `one` the gradient with respect to the value.

@@ -394,9 +394,7 @@ class MeanOfPositions(Layer[Sizes]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
-        if x.ndim != 3 or (self.mask is not None and self.mask.shape != x.shape[:2]):
-            wanted = "(B, T, F)" if self.mask is None else f"({', '.join(map(str, self.mask.shape))}, F) by its mask"
-            raise ValueError(f"MeanOfPositions expects an input of shape {wanted}, but it is of shape {tuple(x.shape)}")
+        _require_positions(self, x, self.mask)
         if self.mask is None:
             return x.sum(1) / max(1, x.shape[1]), Sizes(x.shape)
         return (x * _shares(self.mask, x.dtype)).sum(1), Sizes(x.shape)
@@ -416,3 +414,65 @@ class MeanOfPositions(Layer[Sizes]):
 def _shares(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """What each position counts in the mean of its sequence, (B, T, 1)."""
     return (mask.to(dtype) / mask.sum(1, keepdim=True).clamp(min=1)).unsqueeze(-1)
+
+
+@final
+@attrs.frozen(eq=False)
+class LastPosition(Layer[Sizes]):
+    """The last position of a sequence, or the last that is real: y = x_t with the largest t at which m_t is 1.
+
+    m_t is 1 at a real position and 0 at padding; without a mask, 1. A sequence without a real position gives 0. Behind a
+    recurrent layer in both directions, the second has seen no more than one step there: `stateful` gives the last states.
+
+    Its vjp: grad_x_t = grad at that position, and 0 at the others.
+
+    Args:
+        mask: of shape (B, T) and dtype bool; None, the default, if all positions are real. `from_masked` fills it.
+
+    Shape:
+        (B, T, F) to (B, F), with F features
+
+    Residuals:
+        The sizes of the input: no bytes.
+
+    Raises:
+        ValueError: the input is not of shape (B, T, F), or not of the mask's B and T.
+
+    >>> from fundl import apply
+    >>> apply(LastPosition(torch.tensor([[True, True, False]])), torch.tensor([[[1.0], [3.0], [9.0]]]))
+    tensor([[3.]])
+    """
+
+    mask: Tensor | None = attrs.field(default=None, metadata=BUFFER)
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
+        _require_positions(self, x, self.mask)
+        if self.mask is None:
+            return x[:, -1:].sum(1), Sizes(x.shape)
+        return torch.where(_last(self.mask), x, 0).sum(1), Sizes(x.shape)
+
+    @override
+    def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
+        if self.mask is None:
+            batch, steps, features = residuals.sizes
+            earlier = grad.new_zeros(batch, max(0, steps - 1), features)
+            return self, torch.cat((earlier, grad.unsqueeze(1)), 1)[:, :steps]
+        return self, torch.where(_last(self.mask), grad.unsqueeze(1), 0)
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Steps, Features]) -> Shape[Batch, Features]:
+        batch, _, features = shape.exactly(3)
+        return Shape(batch, features)
+
+
+def _last(mask: Tensor) -> Tensor:
+    """Where the last real position of each sequence is, (B, T, 1)."""
+    real_from_here = mask.flip(1).cumsum(1).flip(1)
+    return (mask & (real_from_here == 1)).unsqueeze(-1)
+
+
+def _require_positions(layer: Layer[Sizes], x: Tensor, mask: Tensor | None) -> None:
+    if x.ndim != 3 or (mask is not None and mask.shape != x.shape[:2]):
+        wanted = "(B, T, F)" if mask is None else f"({', '.join(map(str, mask.shape))}, F) by its mask"
+        raise ValueError(f"{type(layer).__name__} expects an input of shape {wanted}, but it is of shape {tuple(x.shape)}")

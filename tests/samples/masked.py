@@ -5,7 +5,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from fundl import Masked, MeanOfPositions, Tanh, from_masked, linear, on_masked, residual
+from fundl import LastPosition, Masked, MeanOfPositions, Tanh, from_masked, linear, on_masked, residual
 from tests.samples.linear import affine
 from tests.samples.table import normal, sample
 
@@ -22,6 +22,14 @@ def mean_of_real(x: Tensor, mask: Tensor) -> Tensor:
 SAMPLES: Final = (
     sample("MeanOfPositions", MeanOfPositions(), normal(5, 4, 3), lambda _, x: x.mean(1)),
     sample("MeanOfPositions, mask", MeanOfPositions(MASK), normal(5, 4, 3), lambda _, x: mean_of_real(x, MASK), batched=False),
+    sample("LastPosition", LastPosition(), normal(5, 4, 3), lambda _, x: x[:, -1]),
+    sample(
+        "LastPosition, mask",
+        LastPosition(MASK),
+        normal(5, 4, 3),
+        lambda _, x: torch.stack((x[0, 3], x[1, 1], x[2, 3], x[3, 2], 0 * x[4, 0])),
+        batched=False,
+    ),
     sample(
         "on_masked",
         on_masked(residual(linear(3, 3), Tanh())),

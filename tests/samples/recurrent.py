@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
-from fundl import GRU, LSTM, RNN, Masked, Recurrence, from_masked, gru, lstm, rnn, with_mask
+from fundl import GRU, LSTM, RNN, LSTMState, Masked, Recurrence, from_masked, gru, lstm, rnn, stateful, with_mask
 from tests.samples.masked import MASK
 from tests.samples.table import normal, sample
 
@@ -65,6 +65,17 @@ def from_zeros(cell: Cell, p: RNN | GRU | LSTM, x: Tensor, mask: Tensor | None =
     zeros = torch.zeros(len(x), p.layers[0][0].weight_hh.shape[1], dtype=x.dtype)
     count = 2 if cell is lstm_cell else 1
     return unrolled(cell, p.layers, x, [(zeros,) * count] * 4, mask)[0]
+
+
+def from_state(cell: Cell, p: RNN | GRU, x: Tensor, state: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    output, last = unrolled(cell, p.layers, x, [(part,) for part in state.unbind(1)], mask)
+    return output, torch.stack([part for (part,) in last], 1)
+
+
+def from_lstm_state(p: LSTM, x: Tensor, state: LSTMState, mask: Tensor | None = None) -> tuple[Tensor, LSTMState]:
+    states: list[States] = list(zip(state.hidden.unbind(1), state.cell.unbind(1), strict=True))
+    output, last = unrolled(lstm_cell, p.layers, x, states, mask)
+    return output, LSTMState(*(torch.stack(parts, 1) for parts in zip(*last, strict=True)))
 
 
 X: Final = normal(5, 4, 3) / 2
@@ -129,5 +140,41 @@ SAMPLES: Final = (
         Masked(X, MASK),
         lambda p, x: from_zeros(lstm_cell, p.layers[0], x.values, x.mask),
         kept=6 * OF_HIDDEN,
+    ),
+    sample(
+        "stateful RNN",
+        stateful(rnn(3, 2)),
+        (X, normal(5, 1, 2)),
+        lambda p, given: from_state(tanh_cell, p.layer, *given),
+    ),
+    sample(
+        "stateful GRU, deep, both directions",
+        stateful(gru(3, 2, depth=2, bidirectional=True)),
+        (X, normal(5, 4, 2)),
+        lambda p, given: from_state(gru_cell, p.layer, *given),
+        kept=(4 * 4 + 2) * OF_HIDDEN,
+    ),
+    sample(
+        "stateful GRU, mask",
+        with_mask(stateful(gru(3, 2, bidirectional=True)), MASK),
+        (X, normal(5, 2, 2)),
+        lambda p, given: from_state(gru_cell, p.layer, *given, mask=MASK),
+        batched=False,
+        kept=2 * 5 * OF_HIDDEN,
+    ),
+    sample(
+        "stateful LSTM, deep, both directions, mask",
+        with_mask(stateful(lstm(3, 2, depth=2, bidirectional=True)), MASK),
+        (X, LSTMState(normal(5, 4, 2), normal(5, 4, 2) + 1)),
+        lambda p, given: from_lstm_state(p.layer, *given, mask=MASK),
+        batched=False,
+        kept=(4 * 6 + 2) * OF_HIDDEN,
+    ),
+    sample(
+        "stateful LSTM",
+        stateful(lstm(3, 2)),
+        (X, LSTMState(normal(5, 1, 2), normal(5, 1, 2) + 1)),
+        lambda p, given: from_lstm_state(p.layer, *given),
+        kept=5 * OF_HIDDEN,
     ),
 )

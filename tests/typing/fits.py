@@ -18,12 +18,14 @@ from fundl import (
     AveragePool2d,
     BatchNorm,
     Checkpoint,
+    Dropout,
     Embedding,
     Flatten,
     GlobalMaxPool,
     GroupNorm,
     Identity,
     InstanceNorm,
+    LastPosition,
     Layer,
     LayerNorm,
     Linear,
@@ -53,6 +55,7 @@ from fundl import (
     forward,
     gated_feed_forward,
     group_norm,
+    gru,
     initialize,
     instance_norm,
     key,
@@ -60,11 +63,13 @@ from fundl import (
     learned_positions,
     linear,
     low_rank,
+    lstm,
     mse,
     output_shape,
     parallel,
     residual,
     rms_norm,
+    rnn,
     sgd,
     summary,
     train_state,
@@ -885,3 +890,16 @@ def settings_that_are_not_known() -> None:
 def convolutions_without_sizes() -> None:
     layer: fundl.Conv2d = fundl.conv2d(3, 8, 3)
     compose(layer, fundl.conv2d(8, 3, 1), fundl.Conv2d(torch.ones(4, 3, 2, 2), None, stride=2), fundl.conv2d(4, 1, 1))
+
+
+# --- Recurrent layers --------------------------------------------------------------------------------------------------
+
+
+def recurrent_layers() -> None:
+    compose(rnn(3, 8), Dropout(0.1), gru(8, 16, depth=2), lstm(16, 32, bidirectional=True), linear(64, 10))
+    compose(linear(3, 8), residual(lstm(8, 8)), LastPosition(), linear(8, 10))
+
+
+def either_direction() -> None:
+    for both in (False, True):
+        compose(lstm(16, 32, bidirectional=both), linear(64 if both else 32, 10))

@@ -22,6 +22,7 @@ from fundl import (
     GlobalMaxPool,
     Hardtanh,
     Identity,
+    LastPosition,
     LeakyReLU,
     Linear,
     LogSoftmax,
@@ -54,6 +55,7 @@ from fundl import (
     forward,
     gated_feed_forward,
     group_norm,
+    gru,
     initialize,
     instance_norm,
     key,
@@ -61,10 +63,12 @@ from fundl import (
     learned_positions,
     linear,
     low_rank,
+    lstm,
     mse,
     parallel,
     residual,
     rms_norm,
+    rnn,
     summary,
     value_and_grad,
     vjp,
@@ -1037,3 +1041,36 @@ def nothing_left_of_an_image() -> None:
 def residual_around_a_convolution() -> None:
     # E: layer 2 (Residual) expects size 28 along axis 3 but layer 2.1 (Conv2d) gives size 26 along axis 3
     compose(Images(8, 28, 28), residual(fundl.conv2d(8, 8, 3)))
+
+
+# --- Recurrent layers --------------------------------------------------------------------------------------------------
+
+
+def features_of_a_recurrent_layer() -> None:
+    # E: layer 2 (LSTM) expects 16 features but layer 1 (Linear) gives 15 features
+    compose(linear(3, 15), lstm(16, 32))
+
+
+def behind_a_recurrent_layer() -> None:
+    # E: layer 2 (Linear) expects 64 features but layer 1 (GRU) gives 32 features
+    compose(gru(16, 32, depth=2), linear(64, 10))
+
+
+def behind_both_directions() -> None:
+    # E: layer 2 (Linear) expects 32 features but layer 1 (RNN) gives 64 features
+    compose(rnn(16, 32, bidirectional=True, activation="relu"), linear(32, 10))
+
+
+def behind_the_last_position() -> None:
+    # E: layer 4 (Linear) expects 32 features but layer 3 (LastPosition) gives 64 features
+    compose(lstm(16, 32, bidirectional=True), Dropout(0.1), LastPosition(), linear(32, 10))
+
+
+def a_recurrent_layer_of_no_sequences() -> None:
+    # E: layer 3 (GRU) expects 3 axes but layer 2 (LastPosition) gives 2 axes
+    compose(lstm(16, 32), LastPosition(), gru(32, 32))
+
+
+def a_residual_of_both_directions() -> None:
+    # E: Residual expects 16 features but layer 1 (GRU) gives 32 features
+    residual(gru(16, 16, bidirectional=True))

@@ -5,6 +5,7 @@ from typing import reveal_type
 import torch
 
 from fundl import (
+    LastPosition,
     Masked,
     MeanOfPositions,
     Tanh,
@@ -16,13 +17,17 @@ from fundl import (
     encoder,
     from_masked,
     gated_feed_forward,
+    gru,
     layer_norm,
     linear,
+    lstm,
     on_masked,
     on_masked_pair,
     residual,
     rms_norm,
+    rnn,
     self_attention,
+    stateful,
     transformer_block,
     vjp,
     with_mask,
@@ -78,3 +83,20 @@ gradients_of_pair, (grad_of_x, grad_of_memory) = vjp(pair, (x, x), x)
 reveal_type(gradients_of_pair.layers[0][5].layers[2])  # R: fundl.layers.attention.CrossAttention[Literal[16]]
 reveal_type(grad_of_memory)  # R: torch._tensor.Tensor
 reveal_type(apply(on_masked_pair(pair), (masked, masked)))  # R: fundl.layers.masked.Masked
+
+# --- Recurrent layers --------------------------------------------------------------------------------------------------
+
+reveal_type(lstm(3, 4))  # R: fundl.layers.recurrent.layers.LSTM[Literal[3], Literal[4], Literal[1]]
+reveal_type(gru(3, 4, bidirectional=True))  # R: fundl.layers.recurrent.layers.GRU[Literal[3], Literal[4], Literal[2]]
+reveal_type(vjp(rnn(3, 4), x, x)[0].layers[0][0].weight_ih)  # R: torch._tensor.Tensor
+from_masked(lstm(3, 4, depth=2), LastPosition(), linear(5, 2))  # E: layer 3 (Linear) expects 5 features but layer 2 (LastPosition) gives 4 features
+
+unit = stateful(gru(3, 4))
+reveal_type(unit)  # R: fundl.layers.recurrent.stateful.Stateful[fundl.layers.recurrent.layers.GRU[Literal[3], Literal[4], Literal[1]], torch._tensor.Tensor]
+reveal_type(apply(unit, (x, x)))  # R: tuple[torch._tensor.Tensor, torch._tensor.Tensor]
+memory = stateful(lstm(3, 4))
+reveal_type(apply(memory, (x, memory.zeros(5))))  # R: tuple[torch._tensor.Tensor, fundl.layers.recurrent.stateful.LSTMState]
+apply(memory, (x, x))  # E: Cannot infer value of type parameter "X" of "apply"
+gradients_of_memory, (_, grad_state) = vjp(memory, (x, memory.zeros(5)), (x, memory.zeros(5)))
+reveal_type(gradients_of_memory.layer)  # R: fundl.layers.recurrent.layers.LSTM[Literal[3], Literal[4], Literal[1]]
+reveal_type(grad_state)  # R: fundl.layers.recurrent.stateful.LSTMState
