@@ -76,6 +76,10 @@ from fundl.layers.batch_norm import (
     track,
     without_statistics,
 )
+from fundl.layers.bilinear import (
+    Bilinear,
+    bilinear,
+)
 from fundl.layers.convolution import (
     Conv1d,
     Conv2d,
@@ -138,6 +142,20 @@ from fundl.layers.normalization import (
     instance_norm,
     layer_norm,
     rms_norm,
+)
+from fundl.layers.over_time import (
+    OverTime,
+    over_time,
+)
+from fundl.layers.pairs import (
+    Add,
+    Both,
+    Concatenate,
+    Duplicate,
+    Multiply,
+    Pipe,
+    both,
+    pipe,
 )
 from fundl.layers.pooling import (
     AdaptiveAveragePool1d,
@@ -203,6 +221,10 @@ from fundl.layers.structure import (
     checkpoint,
     parallel,
     residual,
+)
+from fundl.layers.tied import (
+    Tied,
+    tied,
 )
 from fundl.layers.transformer import (
     Decoder,
@@ -375,6 +397,7 @@ __all__ = [
     "AdaptiveMaxPool1d",
     "AdaptiveMaxPool2d",
     "AdaptiveMaxPool3d",
+    "Add",
     "AnyTransform",
     "Average",
     "AveragePool1d",
@@ -382,8 +405,11 @@ __all__ = [
     "AveragePool3d",
     "BatchNorm",
     "Batches",
+    "Bilinear",
+    "Both",
     "Checkpoint",
     "Compiled",
+    "Concatenate",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -397,6 +423,7 @@ __all__ = [
     "Dependent",
     "DonatedError",
     "Dropout",
+    "Duplicate",
     "DynamicLossScale",
     "Ema",
     "Embedding",
@@ -438,10 +465,13 @@ __all__ = [
     "Mish",
     "MixedPrecision",
     "Model",
+    "Multiply",
     "OnMasked",
     "OnMaskedPair",
+    "OverTime",
     "Pad",
     "Parallel",
+    "Pipe",
     "PixelShuffle",
     "PixelUnshuffle",
     "Predicate",
@@ -477,6 +507,7 @@ __all__ = [
     "Summary",
     "Tanh",
     "Tensors",
+    "Tied",
     "Trace",
     "TraceError",
     "TraceState",
@@ -498,8 +529,10 @@ __all__ = [
     "backward_input",
     "backward_params",
     "batch_norm",
+    "bilinear",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "both",
     "calibrate",
     "chain",
     "check_vjp",
@@ -578,7 +611,9 @@ __all__ = [
     "ones",
     "orthogonal",
     "output_shape",
+    "over_time",
     "parallel",
+    "pipe",
     "random",
     "read_idx",
     "rekey",
@@ -606,6 +641,7 @@ __all__ = [
     "step_schedule",
     "summary",
     "thaw",
+    "tied",
     "trace",
     "track",
     "train_state",

@@ -315,7 +315,13 @@ def vjp(params: object, x: object, grad: object) -> tuple[object, object]:
         return run_backward(model, kept.pop(), grad)
 
 
-def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Target) -> tuple[Tensor, P]:
+@overload
+def value_and_grad(
+    loss: Loss[Y, Target], params: Differentiable[Grads, X, Y, R], x: X, target: Target
+) -> tuple[Tensor, Grads]: ...
+@overload
+def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Target) -> tuple[Tensor, P]: ...
+def value_and_grad(loss: Loss[Prediction, Target], params: object, x: object, target: Target) -> tuple[Tensor, object]:
     """The loss of a model on a batch, and its gradient with respect to the parameters.
 
     Args:
@@ -334,11 +340,12 @@ def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Tar
     (tensor(9.), tensor([[6., 6.]]))
     """
     with no_grad():
-        prediction, residuals = _forward(_as_model(params), x)
-        value, grad = loss(prediction, target)  # type: ignore[arg-type]  # a model of tensors predicts tensors
+        model = _as_model(params)
+        prediction, residuals = _forward(model, x)
+        value, grad = loss(cast("Prediction", prediction), target)  # the overloads say that the loss is for such
         given = [grad, residuals]
         del prediction, residuals, grad  # see "Running a model"
-        return value, _like(params, run_backward_params(params, given.pop(), given.pop()))
+        return value, run_backward_params(model, given.pop(), given.pop())
 
 
 def _like(_params: P, grads: Model) -> P:

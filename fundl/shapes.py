@@ -28,6 +28,7 @@ AnySize: TypeAlias = Any  # type: ignore[explicit-any]  # a size fits all others
 Axes = TypeVarTuple("Axes", default=Unpack[tuple[AnySize, ...]])
 Layers = TypeVarTuple("Layers")
 S = TypeVar("S", bound="Shape")
+Last = TypeVar("Last")
 
 
 # --- Sizes -------------------------------------------------------------------------------------------------------------
@@ -585,6 +586,34 @@ class Kept(AnyShape, Generic[S, *Layers]):
             misfit.giver = giver
             raise
         super().__init__(*shape.sizes)
+
+
+class Folded(AnyShape, Generic[S, *Layers]):
+    """What layers make of the shape S, whose first two axes are one to them: (B, T, ...) is (B T, ...), and back."""
+
+    __slots__ = ()
+
+    def __init__(self, shape: S, layers: tuple[*Layers]) -> None:
+        if shape.front is not None:  # one axis more or less makes no difference to any number of axes
+            first: Sequence[Size] = (Unknown(many=True),)
+            inside = Shape(*shape.sizes)
+        else:
+            batch, steps, *rest = shape.leading(2)
+            first, inside = (batch, steps), Shape(Product.of(batch, steps), *rest)
+        output = _through(inside, layers)[0]
+        if output.front is not None:
+            super().__init__(*output.sizes)
+        else:
+            super().__init__(*first, *output.leading(1)[1:])
+
+
+class Ending(AnyShape, Generic[S, Last]):
+    """The shape S with another size of its last axis."""
+
+    __slots__ = ()
+
+    def __init__(self, shape: S, last: Size) -> None:
+        super().__init__(*shape.trailing(1)[:-1], last)
 
 
 class Joined(AnyShape, Generic[S, *Layers]):

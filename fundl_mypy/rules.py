@@ -197,9 +197,11 @@ class _Match:
         match name.removeprefix("fundl.shapes."):
             case "Shape":
                 return shapes.Shape(*self.sizes_of(arguments))
-            case "Through" | "Kept" as kind:
-                result = shapes.Through if kind == "Through" else shapes.Kept
+            case "Through" | "Kept" | "Folded" as kind:
+                result = {"Through": shapes.Through, "Kept": shapes.Kept, "Folded": shapes.Folded}[kind]
                 return result(self.shape(arguments[0]), self.layers(arguments[1:]))
+            case "Ending":
+                return shapes.Ending(self.shape(arguments[0]), self.size(arguments[1]))
             case "Joined" | "Reshaped" as kind:
                 return (self.joined if kind == "Joined" else self.reshaped)(*arguments)
             case "Windows" | "Spreads" as kind:

@@ -86,19 +86,22 @@ class MixedPrecision(Layer[tuple[object, Casts]], Generic[*Ts]):
 
     @override
     def backward(self, residuals: tuple[object, Casts], grad: Tensor) -> tuple["MixedPrecision[*Ts]", Tensor]:
-        kept, casts = residuals
-        grads, grad_x = backward_inside(self._computing(), kept, grad.to(casts.inside))
+        kept, casts = [residuals[0]], residuals[1]
+        del residuals  # so that those of each layer are freed once its backward has run: see fundl/model.py
+        grads, grad_x = backward_inside(self._computing(), kept.pop(), grad.to(casts.inside))
         return self._of(grads), grad_x.to(casts.x)
 
     @override
     def backward_params(self, residuals: tuple[object, Casts], grad: Tensor) -> "MixedPrecision[*Ts]":
-        kept, casts = residuals
-        return self._of(backward_params_inside(self._computing(), kept, grad.to(casts.inside)))
+        kept, casts = [residuals[0]], residuals[1]
+        del residuals
+        return self._of(backward_params_inside(self._computing(), kept.pop(), grad.to(casts.inside)))
 
     @override
     def backward_input(self, residuals: tuple[object, Casts], grad: Tensor) -> Tensor:
-        kept, casts = residuals
-        return backward_input_inside(self._computing(), kept, grad.to(casts.inside)).to(casts.x)
+        kept, casts = [residuals[0]], residuals[1]
+        del residuals
+        return backward_input_inside(self._computing(), kept.pop(), grad.to(casts.inside)).to(casts.x)
 
     @override
     def output_shape(self, shape: S) -> Through[S, *Ts]:

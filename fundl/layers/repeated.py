@@ -1,7 +1,7 @@
 """Many blocks of one kind, one after the other, with their parameters in one tensor each."""
 
 from collections.abc import Sequence
-from typing import Generic, final
+from typing import Generic, TypeVar, final
 
 import attrs
 import torch
@@ -20,6 +20,7 @@ from fundl.layers.inside import (
 from fundl.model import models
 from fundl.shapes import AnySize, Kept, S
 
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
 
@@ -87,36 +88,30 @@ class Repeat(Layer[tuple[object, ...]], Generic[*Ts]):
 
     @override
     def backward(self, residuals: tuple[object, ...], grad: Tensor) -> tuple["Repeat[*Ts]", Tensor]:
-        (first, *later), (kept, *kept_later) = self.blocks, residuals
-        grads, grad = self._backward(later, kept_later, grad)
-        grads_first, grad_x = backward_inside(first, kept, grad)
+        (first, *later), kept = self.blocks, [*residuals]
+        del residuals  # so that those of each block are freed once its backward has run: see fundl/model.py
+        grads, grad = _backward(later, kept, grad)
+        grads_first, grad_x = backward_inside(first, kept.pop(), grad)
         return self._of([grads_first, *grads]), grad_x
 
     @override
     def backward_params(self, residuals: tuple[object, ...], grad: Tensor) -> "Repeat[*Ts]":
-        (first, *later), (kept, *kept_later) = self.blocks, residuals
-        grads, grad = self._backward(later, kept_later, grad)
-        return self._of([backward_params_inside(first, kept, grad), *grads])
+        (first, *later), kept = self.blocks, [*residuals]
+        del residuals
+        grads, grad = _backward(later, kept, grad)
+        return self._of([backward_params_inside(first, kept.pop(), grad), *grads])
 
     @override
     def backward_input(self, residuals: tuple[object, ...], grad: Tensor) -> Tensor:
-        for block, kept in zip(reversed(self.blocks), reversed(residuals), strict=True):
-            grad = backward_input_inside(block, kept, grad)
+        kept = [*residuals]
+        del residuals
+        for block in reversed(self.blocks):
+            grad = backward_input_inside(block, kept.pop(), grad)
         return grad
 
     @override
     def output_shape(self, shape: S) -> Kept[S, *Ts]:
         return Kept(shape, self.blocks[0])
-
-    def _backward(
-        self, blocks: Sequence[tuple[*Ts]], residuals: Sequence[object], grad: Tensor
-    ) -> tuple[list[tuple[*Ts]], Tensor]:
-        """The gradients of blocks, in their order, and of the input of the first."""
-        grads: list[tuple[*Ts]] = []
-        for block, kept in zip(reversed(blocks), reversed(residuals), strict=True):
-            grads_block, grad = backward_inside(block, kept, grad)
-            grads.append(grads_block)
-        return grads[::-1], grad
 
     def _of(self, grads: Sequence[tuple[*Ts]]) -> "Repeat[*Ts]":
         """The gradients of the blocks as one; buffers stay as they are."""
@@ -138,6 +133,15 @@ class Repeat(Layer[tuple[object, ...]], Generic[*Ts]):
         columns = zip(tree.flatten(self.stacked)[0], zip(*old, strict=True), zip(*new, strict=True), strict=True)
         leaves = [leaf if _same(one, other) else _together(other) for leaf, one, other in columns]
         return tree.unflatten(tree.flatten(after[0])[1], leaves)
+
+
+def _backward(blocks: Sequence[T], kept: list[object], grad: Tensor) -> tuple[list[T], Tensor]:
+    """The gradients of blocks, in their order, and of the input of the first; what they kept is taken from the list."""
+    grads: list[T] = []
+    for block in reversed(blocks):
+        grads_block, grad = backward_inside(block, kept.pop(), grad)
+        grads.append(grads_block)
+    return grads[::-1], grad
 
 
 def _same(first: tuple[Tensor | None, ...], second: tuple[Tensor | None, ...]) -> bool:

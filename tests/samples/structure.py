@@ -1,6 +1,6 @@
 """Sample layers: those that rearrange, and those made of layers."""
 
-from typing import Final
+from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +13,27 @@ from fundl import (
     Linear,
     ReLU,
     Reshape,
+    Residual,
     SiLU,
     Softmax,
     Tanh,
+    Tied,
     checkpoint,
     compose,
+    embedding,
     frozen,
     key,
     linear,
     mixed_precision,
+    over_time,
     parallel,
     repeat,
     residual,
+    tied,
     tree,
 )
 from tests.samples.activation import dropped
+from tests.samples.embedding import TOKENS
 from tests.samples.linear import affine
 from tests.samples.table import normal, sample
 
@@ -97,6 +103,26 @@ SAMPLES: Final = (
         kept=5 * 4 * 8,
     ),
     sample(
+        "over_time",
+        over_time(linear(3, 4), Tanh(), linear(4, 2)),
+        normal(5, 4, 3),
+        lambda p, x: affine(p.layers[2], torch.tanh(affine(p.layers[0], x))),
+        kept=5 * 4 * 4 * 8,
+    ),
+    sample(
+        "over_time, of images",
+        over_time(Flatten(), linear(12, 2)),
+        normal(5, 4, 3, 2, 2),
+        lambda p, x: affine(p.layers[1], x.flatten(2)),
+    ),
+    sample(
+        "tied",
+        tied(embedding(10, 4), residual(linear(4, 4), Tanh())),
+        TOKENS,
+        lambda p, x: tied_formula(p, x),  # noqa: PLW0108  # it is defined below
+        kept=(2 * 12 + 12) * 4 * 8,
+    ),
+    sample(
         "frozen",
         frozen(linear(3, 4), Tanh(), linear(4, 2)),
         normal(5, 3),
@@ -125,6 +151,11 @@ SAMPLES: Final = (
         kept=2 * 5 * 3 * 8,
     ),
 )
+
+
+def tied_formula(p: "Tied[Literal[4], Residual[Linear[Literal[4], Literal[4]], Tanh]]", x: Tensor) -> Tensor:
+    embedded = F.embedding(x, p.embedding.weight)
+    return (embedded + torch.tanh(affine(p.layers[0].layers[0], embedded))) @ p.embedding.weight.t()
 
 
 def repeated(layer: Linear, x: Tensor, before: Linear | None = None) -> Tensor:

@@ -1,0 +1,155 @@
+"""The bilinear map: of two inputs, linear in each."""
+
+from typing import Generic, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar, override
+
+from fundl.initialize import Initializer, uniform_fan_in
+from fundl.layer import Layer
+from fundl.layers.pairs import Pair, require_pair
+from fundl.shapes import AnyShape, AnySize, Shape
+
+OutFeatures = TypeVar("OutFeatures", bound=int, covariant=True, default=AnySize)
+Out = TypeVar("Out", bound=int)
+AnyAxes = tuple[AnySize, ...]
+
+
+@final
+@attrs.frozen(eq=False)
+class Bilinear(Layer[Pair, Pair, Tensor], Generic[OutFeatures]):
+    """A bilinear map of the last axes of two inputs: y_k = sum over i, j of x1_i W_kij x2_j + b_k.
+
+    Its vjp, with all axes but the last seen as one, of N rows, and sums over the indices that stand twice on the right:
+
+        grad_W_kij = grad_nk x1_ni x2_nj,    grad_b = sum over the rows of grad
+        grad_x1_ni = grad_nk W_kij x2_nj,    grad_x2_nj = grad_nk W_kij x1_ni
+
+    Args:
+        weight: W, of shape (out, in1, in2).
+        bias: b, of shape (out,), or None.
+        weight_init: how `initialize` draws the weight; its fan_in is in1 in2.
+        bias_init: how `initialize` draws the bias.
+
+    Shape:
+        (..., in1) and (..., in2) to (..., out)
+
+    Residuals:
+        The inputs, shared, not copied. W x1, of in2 numbers for each of the output, is found anew.
+
+    Raises:
+        TypeError: the input is not a pair of tensors, or of another dtype than the weight.
+        ValueError: the inputs' last axes are not of the sizes in1 and in2, or the other axes are not the same.
+
+    >>> from fundl import Bilinear, apply
+    >>> layer = Bilinear(weight=torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), bias=None)
+    >>> apply(layer, (torch.tensor([[3.0, 5.0]]), torch.tensor([[7.0, 11.0]])))
+    tensor([[131.]])
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    weight_init: Initializer = attrs.field(default=uniform_fan_in(), kw_only=True)
+    bias_init: Initializer = attrs.field(default=uniform_fan_in(), kw_only=True)
+
+    @override
+    def forward(self, x: Pair) -> tuple[Tensor, Pair]:
+        self._require_fit(x)
+        x1, x2 = map(_rows, x)
+        y = torch.bmm(self._of_first(x1), x2.unsqueeze(2)).squeeze(2)  # (N, out, in2) (N, in2, 1)
+        y = y if self.bias is None else y + self.bias
+        return y.reshape(*x[0].shape[:-1], y.shape[1]), x
+
+    @override
+    def backward(self, residuals: Pair, grad: Tensor) -> tuple["Bilinear[OutFeatures]", Pair]:
+        return self.backward_params(residuals, grad), self.backward_input(residuals, grad)
+
+    @override
+    def backward_params(self, residuals: Pair, grad: Tensor) -> "Bilinear[OutFeatures]":
+        (x1, x2), rows = map(_rows, residuals), _rows(grad)
+        outer = (rows.unsqueeze(2) * x1.unsqueeze(1)).flatten(1)  # (N, out in1)
+        grad_weight = torch.mm(outer.t(), x2).reshape(self.weight.shape)  # (out in1, N) (N, in2)
+        grad_bias = None if self.bias is None else rows.sum(0)
+        return Bilinear(grad_weight, grad_bias, weight_init=self.weight_init, bias_init=self.bias_init)
+
+    @override
+    def backward_input(self, residuals: Pair, grad: Tensor) -> Pair:
+        (x1, x2), rows = map(_rows, residuals), _rows(grad).unsqueeze(1)  # (N, 1, out)
+        grad_x1 = torch.bmm(rows, self._of_second(x2)).squeeze(1)  # (N, 1, out) (N, out, in1)
+        grad_x2 = torch.bmm(rows, self._of_first(x1)).squeeze(1)  # (N, 1, out) (N, out, in2)
+        return grad_x1.reshape(residuals[0].shape), grad_x2.reshape(residuals[1].shape)
+
+    @override
+    def output_shape(self, shape: AnyShape) -> Shape[*AnyAxes, OutFeatures]:
+        return Shape(..., self.weight.shape[-3])
+
+    def _of_first(self, x1: Tensor) -> Tensor:
+        """W x1 for each row: (N, out, in2)."""
+        out, in1, in2 = self.weight.shape
+        matrix = self.weight.transpose(0, 1).reshape(in1, out * in2)
+        return torch.mm(x1, matrix).reshape(-1, out, in2)
+
+    def _of_second(self, x2: Tensor) -> Tensor:
+        """W x2 for each row: (N, out, in1)."""
+        out, in1, in2 = self.weight.shape
+        return torch.mm(x2, self.weight.reshape(out * in1, in2).t()).reshape(-1, out, in1)
+
+    def _require_fit(self, x: Pair) -> None:
+        x1, x2 = require_pair("Bilinear", x)
+        first, second = self.weight.shape[1:]
+        shapes = f"the shapes of the inputs are {tuple(x1.shape)} and {tuple(x2.shape)}"
+        if x1.shape[-1:] != (first,) or x2.shape[-1:] != (second,):
+            raise ValueError(f"Bilinear expects {first} and {second} features, but {shapes}")
+        if x1.shape[:-1] != x2.shape[:-1]:
+            raise ValueError(f"Bilinear expects inputs that differ in the last axis alone, but {shapes}")
+        if x1.dtype != self.weight.dtype or x2.dtype != self.weight.dtype:
+            raise TypeError(
+                f"Bilinear's weight is {self.weight.dtype}, but the inputs are {x1.dtype} and {x2.dtype}: convert them, or the"
+                f" model with tree.cast_to(model, {x1.dtype})"
+            )
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The rows of all leading axes, one below the other."""
+    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+
+
+def bilinear(
+    in1_features: int,
+    in2_features: int,
+    out_features: Out,
+    *,
+    bias: bool = True,
+    weight_init: Initializer = uniform_fan_in(),
+    bias_init: Initializer = uniform_fan_in(),
+    dtype: torch.dtype = torch.float32,
+) -> Bilinear[Out]:
+    """A `Bilinear` of the given sizes, without values: give it some with `initialize`.
+
+    Args:
+        in1_features: size of the first input's last axis, at least 1.
+        in2_features: size of the second's.
+        out_features: size of the output's.
+        bias: whether to add a bias.
+        weight_init: how to draw the weight; by default from U(-b, b), b = 1/sqrt(in1 in2).
+        bias_init: how to draw the bias; by default likewise.
+        dtype: the parameters' dtype.
+
+    Raises:
+        ValueError: a size is less than 1.
+
+    >>> from fundl import bilinear
+    >>> bilinear(2, 3, 4)
+    Bilinear(weight=float32[4, 2, 3], bias=float32[4])
+    """
+    for name, size in (("in1_features", in1_features), ("in2_features", in2_features), ("out_features", out_features)):
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+    return Bilinear(
+        weight=torch.empty(out_features, in1_features, in2_features, dtype=dtype, device="meta"),
+        bias=torch.empty(out_features, dtype=dtype, device="meta") if bias else None,
+        weight_init=weight_init,
+        bias_init=bias_init,
+    )

@@ -1,0 +1,397 @@
+"""Layers with two inputs or two outputs: pairs of tensors, taken apart and put together.
+
+Their types say so: a layer from a pair to a tensor is a ``Layer[..., tuple[Tensor, Tensor], Tensor]``, and `apply` and `vjp`
+know what it takes and gives. A tuple of layers cannot say it, since a tuple's type is that of its parts: for a checker, models
+made by `compose` take and give tensors. `pipe` makes a layer of layers that take and give anything, and a checker holds the
+output of each against the input of the next.
+"""
+
+from typing import Generic, Self, cast, final, overload
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
+
+from fundl.layer import AnyLayer, Layer, Model
+from fundl.layers.inside import Sizes, backward_input_inside, backward_inside, backward_params_inside, forward_inside
+from fundl.model import (
+    Differentiable,
+    models,
+    note_place,
+    output_shape,
+    require_model,
+    run_backward,
+    run_backward_input,
+    run_backward_params,
+    run_forward,
+)
+from fundl.shapes import AnySize
+from fundl.tree import describe
+
+Pair = tuple[Tensor, Tensor]
+
+F = TypeVar("F", bound=Model)
+G = TypeVar("G", bound=Model)
+X = TypeVar("X")
+Y = TypeVar("Y")
+Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
+
+
+def require_pair(layer: str, x: object) -> Pair:
+    """The input, once it is found to be a pair of tensors."""
+    match x:
+        case (Tensor() as first, Tensor() as second):
+            return first, second
+        case _:
+            raise TypeError(f"{layer} takes a pair of tensors, (x1, x2), not {describe(x)}")
+
+
+def _require_alike(layer: str, x: Pair) -> Pair:
+    first, second = require_pair(layer, x)
+    if first.shape != second.shape:
+        raise ValueError(f"{layer} takes two tensors of one shape, not of {tuple(first.shape)} and {tuple(second.shape)}")
+    return first, second
+
+
+# --- Making a pair -----------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class Duplicate(Layer[None, Tensor, Pair]):
+    """The input twice: y = (x, x).
+
+    Its vjp: grad_x = grad_1 + grad_2.
+
+    Shape:
+        any to a pair of the same
+
+    Residuals:
+        None.
+
+    >>> from fundl import Duplicate, apply
+    >>> apply(Duplicate(), torch.ones(1))
+    (tensor([1.]), tensor([1.]))
+    """
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Pair, None]:
+        return (x, x), None
+
+    @override
+    def backward(self, residuals: None, grad: Pair) -> tuple[Self, Tensor]:
+        return self, grad[0] + grad[1]
+
+
+@final
+@attrs.frozen(eq=False)
+class Both(Layer[tuple[object, object], Pair, Pair], Generic[F, G]):
+    """A model for each of two inputs: y = (f(x1), g(x2)).
+
+    Its vjp: grad_f, grad_x1 = vjp(f, x1, grad_1) and grad_g, grad_x2 = vjp(g, x2, grad_2).
+
+    Args:
+        first: f, a layer or a tuple of layers; best given to `both`, which checks it.
+        second: g, likewise.
+
+    Shape:
+        a pair, the first as f has it, the second as g has it
+
+    Residuals:
+        Those of f and of g.
+
+    Raises:
+        TypeError: the input is not a pair of tensors.
+    """
+
+    first: F
+    second: G
+
+    @override
+    def forward(self, x: Pair) -> tuple[Pair, tuple[object, object]]:
+        x1, x2 = require_pair("both", x)
+        place = ".first"
+        try:
+            y1, kept1 = forward_inside(self.first, x1)
+            place = ".second"
+            y2, kept2 = forward_inside(self.second, x2)
+        except Exception as error:
+            note_place(error, place)
+            raise
+        return (y1, y2), (kept1, kept2)
+
+    @override
+    def backward(self, residuals: tuple[object, object], grad: Pair) -> tuple["Both[F, G]", Pair]:
+        kept = [*residuals]
+        del residuals  # so that those of each layer are freed once its backward has run: see fundl/model.py
+        grads2, grad_x2 = backward_inside(self.second, kept.pop(), grad[1])
+        grads1, grad_x1 = backward_inside(self.first, kept.pop(), grad[0])
+        return Both(grads1, grads2), (grad_x1, grad_x2)
+
+    @override
+    def backward_params(self, residuals: tuple[object, object], grad: Pair) -> "Both[F, G]":
+        kept = [*residuals]
+        del residuals
+        grads2 = backward_params_inside(self.second, kept.pop(), grad[1])
+        return Both(backward_params_inside(self.first, kept.pop(), grad[0]), grads2)
+
+    @override
+    def backward_input(self, residuals: tuple[object, object], grad: Pair) -> Pair:
+        kept1, kept2 = residuals
+        return backward_input_inside(self.first, kept1, grad[0]), backward_input_inside(self.second, kept2, grad[1])
+
+
+def both(first: F, second: G) -> Both[F, G]:
+    """A `Both`: a model for each of two inputs, y = (f(x1), g(x2)).
+
+    Args:
+        first: f, a layer or a tuple of layers. `Identity` leaves x1 as it is.
+        second: g, likewise.
+
+    Raises:
+        ValueError: a part is an empty tuple, or the layers of one do not fit together.
+        TypeError: a part is not a model.
+
+    >>> from fundl import Identity, Tanh, apply, both
+    >>> apply(both(Identity(), Tanh()), (torch.tensor([3.0]), torch.tensor([0.0])))
+    (tensor([3.]), tensor([0.]))
+    """
+    for part in (first, second):
+        require_model(part)
+        output_shape(part)
+    return Both(first, second)
+
+
+# --- One of two --------------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class Add(Layer[None, Pair, Tensor]):
+    """The sum of two inputs: y = x1 + x2.
+
+    Its vjp: grad_x1 = grad_x2 = grad.
+
+    Shape:
+        a pair of any shape to that shape
+
+    Residuals:
+        None.
+
+    Raises:
+        TypeError: the input is not a pair of tensors.
+        ValueError: they are of different shapes.
+
+    >>> from fundl import Add, apply
+    >>> apply(Add(), (torch.tensor([3.0]), torch.tensor([1.0])))
+    tensor([4.])
+    """
+
+    @override
+    def forward(self, x: Pair) -> tuple[Tensor, None]:
+        x1, x2 = _require_alike("Add", x)
+        return x1 + x2, None
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Pair]:
+        return self, (grad, grad)
+
+
+@final
+@attrs.frozen(eq=False)
+class Multiply(Layer[Pair, Pair, Tensor]):
+    """The product of two inputs, number by number: y = x1 x2.
+
+    Its vjp: grad_x1 = grad x2, grad_x2 = grad x1.
+
+    Shape:
+        a pair of any shape to that shape
+
+    Residuals:
+        The inputs, shared, not copied.
+
+    Raises:
+        TypeError: the input is not a pair of tensors.
+        ValueError: they are of different shapes.
+
+    >>> from fundl import Multiply, apply
+    >>> apply(Multiply(), (torch.tensor([3.0]), torch.tensor([2.0])))
+    tensor([6.])
+    """
+
+    @override
+    def forward(self, x: Pair) -> tuple[Tensor, Pair]:
+        x1, x2 = _require_alike("Multiply", x)
+        return x1 * x2, x
+
+    @override
+    def backward(self, residuals: Pair, grad: Tensor) -> tuple[Self, Pair]:
+        x1, x2 = residuals
+        return self, (grad * x2, grad * x1)
+
+
+@final
+@attrs.frozen(eq=False)
+class Concatenate(Layer[Sizes, Pair, Tensor]):
+    """Two inputs, one behind the other along an axis: y = [x1, x2].
+
+    Its vjp: grad_x1 and grad_x2 are the parts of grad.
+
+    Args:
+        axis: the last by default.
+
+    Shape:
+        (..., n) and (..., m) to (..., n + m) for the last axis
+
+    Residuals:
+        The sizes of the inputs: no bytes.
+
+    Raises:
+        TypeError: the input is not a pair of tensors.
+        ValueError: they differ in another axis, or have no such axis.
+
+    >>> from fundl import Concatenate, apply
+    >>> apply(Concatenate(), (torch.tensor([[3.0]]), torch.tensor([[1.0, 2.0]])))
+    tensor([[3., 1., 2.]])
+    """
+
+    axis: int = -1
+
+    @override
+    def forward(self, x: Pair) -> tuple[Tensor, Sizes]:
+        x1, x2 = require_pair("Concatenate", x)
+        try:
+            y = torch.cat((x1, x2), self.axis)
+        except (IndexError, RuntimeError) as error:
+            raise ValueError(
+                f"Concatenate(axis={self.axis}) takes two tensors that have this axis, and differ in no other, not of the"
+                f" shapes {tuple(x1.shape)} and {tuple(x2.shape)}"
+            ) from error
+        return y, Sizes((x1.shape[self.axis], x2.shape[self.axis]))
+
+    @override
+    def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Pair]:
+        grad1, grad2 = torch.split_with_sizes(grad, residuals.sizes, self.axis)
+        return self, (grad1, grad2)
+
+
+# --- A pipe ------------------------------------------------------------------------------------------------------------
+
+
+@final
+@attrs.frozen(eq=False)
+class Pipe(Layer[object, X, Y], Generic[X, Y, *Ts]):
+    """Layers one after the other, as one layer of which a checker knows what it takes and gives: y = f_n(... f_2(f_1(x))).
+
+    Its vjp: that of the layers, from the last to the first.
+
+    Args:
+        layers: f_1, f_2, ...; best given to `pipe`, which checks them.
+
+    Shape:
+        that of the layers
+
+    Residuals:
+        Those of the layers.
+    """
+
+    takes_integers = True  # if the first layer does
+
+    layers: tuple[*Ts]
+
+    @override
+    def forward(self, x: X) -> tuple[Y, object]:
+        y, residuals = run_forward(self._model, x)
+        return cast("Y", y), residuals  # `pipe` saw that the last layer gives it
+
+    @override
+    def backward(self, residuals: object, grad: Y) -> tuple["Pipe[X, Y, *Ts]", X]:
+        kept = [residuals]
+        del residuals  # so that those of each layer are freed once its backward has run: see fundl/model.py
+        grads, grad_x = run_backward(self._model, kept.pop(), grad)
+        return self._of(grads), cast("X", grad_x)
+
+    @override
+    def backward_params(self, residuals: object, grad: Y) -> "Pipe[X, Y, *Ts]":
+        kept = [residuals]
+        del residuals
+        return self._of(run_backward_params(self._model, kept.pop(), grad))
+
+    @override
+    def backward_input(self, residuals: object, grad: Y) -> X:
+        kept = [residuals]
+        del residuals
+        return cast("X", run_backward_input(self._model, kept.pop(), grad))
+
+    @property
+    def _model(self) -> Model:
+        return cast("Model", self.layers)  # Python cannot say that the types of a TypeVarTuple are layers
+
+    def _of(self, grads: Model) -> "Pipe[X, Y, *Ts]":
+        return Pipe(cast("tuple[*Ts]", grads))  # each of the type of its layer
+
+
+L1 = TypeVar("L1")
+L2 = TypeVar("L2")
+L3 = TypeVar("L3")
+L4 = TypeVar("L4")
+L5 = TypeVar("L5")
+A = TypeVar("A")
+B = TypeVar("B")
+C = TypeVar("C")
+D = TypeVar("D")
+R1 = TypeVar("R1")
+R2 = TypeVar("R2")
+R3 = TypeVar("R3")
+R4 = TypeVar("R4")
+R5 = TypeVar("R5")
+
+
+@overload
+def pipe(first: Differentiable[L1, X, Y, R1], /) -> Pipe[X, Y, L1]: ...
+@overload
+def pipe(first: Differentiable[L1, X, A, R1], second: Differentiable[L2, A, Y, R2], /) -> Pipe[X, Y, L1, L2]: ...
+@overload
+def pipe(
+    first: Differentiable[L1, X, A, R1], second: Differentiable[L2, A, B, R2], third: Differentiable[L3, B, Y, R3], /
+) -> Pipe[X, Y, L1, L2, L3]: ...
+@overload
+def pipe(
+    first: Differentiable[L1, X, A, R1],
+    second: Differentiable[L2, A, B, R2],
+    third: Differentiable[L3, B, C, R3],
+    fourth: Differentiable[L4, C, Y, R4],
+    /,
+) -> Pipe[X, Y, L1, L2, L3, L4]: ...
+@overload
+def pipe(
+    first: Differentiable[L1, X, A, R1],
+    second: Differentiable[L2, A, B, R2],
+    third: Differentiable[L3, B, C, R3],
+    fourth: Differentiable[L4, C, D, R4],
+    fifth: Differentiable[L5, D, Y, R5],
+    /,
+) -> Pipe[X, Y, L1, L2, L3, L4, L5]: ...
+def pipe(*layers: object) -> AnyLayer:
+    """A `Pipe`: up to five layers one after the other, as one layer of which a checker knows what it takes and gives.
+
+    Where all is of tensors, `compose` does as much and more. A pipe may hold pipes.
+
+    Args:
+        layers: layers, each of which takes what the one before it gives: a pair of tensors, say.
+
+    Raises:
+        ValueError: there is no layer, or they do not fit together.
+        TypeError: a part is not a layer.
+
+    A model of two inputs:
+
+    >>> from fundl import Concatenate, apply, both, initialize, key, linear, pipe
+    >>> model = initialize(key(0), pipe(both(linear(2, 8), linear(3, 8)), Concatenate(), linear(16, 1)))
+    >>> apply(model, (torch.ones(10, 2), torch.ones(10, 3))).shape
+    torch.Size([10, 1])
+    """
+    parts = models(*layers)
+    output_shape(cast("Model", parts))  # `models` found each of them to be one
+    return Pipe(parts)

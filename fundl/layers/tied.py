@@ -1,0 +1,116 @@
+"""An embedding that is also the last layer: one matrix that reads tokens, and tells them."""
+
+from typing import Generic, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
+
+from fundl import kernels, tree
+from fundl.layer import Layer, zero_gradient
+from fundl.layers.embedding import Embedding
+from fundl.layers.inside import backward_inside, fitting, forward_inside
+from fundl.model import models
+from fundl.shapes import AnySize, Ending, Kept, Shape
+
+Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
+Size = TypeVar("Size", bound=int)
+Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
+Lead = TypeVarTuple("Lead")
+
+
+@final
+@attrs.frozen(eq=False)
+class Tied(Layer[tuple[Tensor, object, Tensor]], Generic[Features, *Ts]):
+    """A model of tokens whose embedding is its last layer, too: y = f(W[x]) W^T, with W the weight of the embedding.
+
+    y[..., v] is the logit of token v. There is one matrix where there would be two: fewer parameters, by as much as half in a
+    small model of language, and a vector for each token that learns from all predictions.
+
+    Its vjp, with e = W[x], h = f(e), both uses of W counted, and all axes but the last seen as one:
+
+        grad_h = grad W,    grad_f, grad_e = vjp(f, e, grad_h)
+        grad_W = grad^T h + grad_W of the embedding for grad_e,    grad_x = 0
+
+    The row of the embedding's padding has a gradient, that of the logit: only what is looked up there has none.
+
+    Args:
+        embedding: of the tokens.
+        layers: f, the layers one after the other; best given to `tied`, which checks them.
+
+    Shape:
+        (...) to (..., vocabulary), where f keeps the shape (..., features) that it is given
+
+    Residuals:
+        The tokens, shared; those of the layers; h.
+
+    Raises:
+        ValueError: the layers do not keep the number of features.
+
+    Source:
+        Press and Wolf, Using the output embedding to improve language models, 2017.
+    """
+
+    takes_integers = True
+
+    embedding: Embedding[Features]
+    layers: tuple[*Ts]
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, object, Tensor]]:
+        embedded, tokens = self.embedding.forward(x)
+        h, residuals = forward_inside(self.layers, embedded)
+        features = self.embedding.weight.shape[1]
+        if h.shape[-1:] != (features,):
+            raise ValueError(
+                f"the layers of tied must give as many features as the embedding, {features}, but their output's shape is"
+                f" {tuple(h.shape)}"
+            )
+        return kernels.linear(h, self.embedding.weight, None), (tokens, residuals, h)
+
+    @override
+    def backward(self, residuals: tuple[Tensor, object, Tensor], grad: Tensor) -> tuple["Tied[Features, *Ts]", Tensor]:
+        (tokens, kept_layers, h), kept = residuals, list[object]()
+        kept.append(kept_layers)
+        del residuals, kept_layers  # so that those of each layer are freed once its backward has run: see fundl/model.py
+        weight = self.embedding.weight
+        rows = grad.reshape(-1, grad.shape[-1])  # (N, vocabulary)
+        grad_weight = torch.mm(rows.t(), h.reshape(-1, h.shape[-1]))  # (vocabulary, N) (N, features)
+        del h
+        grads, grad_embedded = backward_inside(self.layers, kept.pop(), torch.matmul(grad, weight))
+        grads_embedding = self.embedding.backward_params(tokens, grad_embedded)
+        both = tree.with_trainable_leaves(grads_embedding, [grads_embedding.weight + grad_weight])
+        return Tied(both, grads), zero_gradient(tokens)
+
+    @override
+    def backward_input(self, residuals: tuple[Tensor, object, Tensor], grad: Tensor) -> Tensor:
+        return zero_gradient(residuals[0])
+
+    @override
+    def output_shape(self, shape: Shape[*Lead]) -> Ending[Kept[Shape[*Lead, Features], *Ts], AnySize]:
+        vocabulary, features = self.embedding.weight.shape[-2:]
+        return Ending(Kept(Shape(*shape.sizes, features), self.layers), vocabulary)
+
+
+def tied(embedding: Embedding[Size], *layers: *Ts) -> Tied[Size, *Ts]:
+    """A `Tied`: an embedding, layers, and the embedding's weight as the last layer, which gives a logit for each token.
+
+    Args:
+        embedding: of the tokens, as `embedding` makes it. With features f of it, initial weights of a standard deviation of
+            f^-0.5 make logits of the order of 1.
+        layers: layers, or models (tuples of layers), which keep the shape (..., features) of their input.
+
+    Raises:
+        ValueError: there is no layer, or they do not keep the shape that the embedding gives.
+        TypeError: a part is not a layer, or the first is not an `Embedding`.
+
+    >>> import torch
+    >>> from fundl import apply, embedding, initialize, key, layer_norm, tied, tree
+    >>> model = initialize(key(0), tied(embedding(100, 16), layer_norm(16)))
+    >>> apply(model, torch.zeros(2, 5, dtype=torch.int64)).shape, tree.count(model)
+    (torch.Size([2, 5, 100]), 1632)
+    """
+    if not isinstance(embedding, Embedding):
+        raise TypeError(f"tied begins with an Embedding, such as embedding(1000, 16), not {embedding!r}")
+    return fitting(Tied(embedding, models(*layers)))
