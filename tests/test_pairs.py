@@ -109,7 +109,7 @@ def test_both_says_where_an_error_is() -> None:
     with pytest.raises(TypeError, match="the model is the class Tanh"):
         both(Tanh, Tanh())  # type: ignore[type-var]  # the point
     with pytest.raises(ValueError, match="Linear"):
-        both(Tanh(), (linear(2, 3), linear(4, 5)))
+        both(Tanh(), (linear(2, 3), linear(4, 5)))  # type: ignore[layer-misfit]  # the point
 
 
 # --- Pipes -------------------------------------------------------------------------------------------------------------
