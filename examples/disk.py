@@ -69,6 +69,7 @@ def learn(
     epochs: int,
     dtype: torch.dtype,
     device: str,
+    can_compile: bool,
     progress: bool,
 ) -> Run:
     """One run, which the seed determines to the last bit."""
@@ -90,6 +91,7 @@ def learn(
         epochs=epochs,
         metric=fundl.accuracy,
         evaluate=lambda model: fundl.evaluate(loss, model, [test], metric=fundl.accuracy),
+        compile="auto" if can_compile else False,
         progress=progress,
     )
     return Run(
@@ -125,6 +127,7 @@ def main(
     dtype: Annotated[Literal["float32", "float64"], Option(help="Of points and parameters.")] = "float32",
     device: Annotated[str, Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
     plot: Annotated[Path | None, Option(help="Draw the first run into this file: .png, .pdf or .svg.")] = None,
+    no_jit: Annotated[bool, Option("--no-jit", help="Never compile: very long runs are compiled otherwise.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Learn from random points which part of the unit square is a disk, and test on others."""
@@ -151,6 +154,7 @@ def main(
                 epochs=epochs,
                 dtype=DTYPES[dtype],
                 device=device,
+                can_compile=not no_jit,
                 progress=not quiet,
             )
         except FloatingPointError as error:

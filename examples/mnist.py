@@ -143,6 +143,7 @@ def learn(
     batch_size: int,
     epochs: int,
     device: str,
+    can_compile: bool,
     progress: bool,
 ) -> Run:
     """One run, which the seed determines to the last bit."""
@@ -169,6 +170,7 @@ def learn(
         epochs=epochs,
         metric=fundl.accuracy,
         evaluate=lambda model: measure(finished(model), test),
+        compile="auto" if can_compile else False,
         progress=progress,
     )
     model = finished(state.model)
@@ -200,6 +202,7 @@ def main(
     seed: Annotated[int, Option(min=0, max=2**32, help="Decides all that is random: the same seed, the same bits.")] = 0,
     device: Annotated[str, Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
     plot: Annotated[Path | None, Option(help="Draw the run into this file: .png, .pdf or .svg.")] = None,
+    no_jit: Annotated[bool, Option("--no-jit", help="Never compile: very long runs are compiled otherwise.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Learn to read handwritten digits, and test on others."""
@@ -220,6 +223,7 @@ def main(
             batch_size=batch_size,
             epochs=epochs or (40 if data is None else 10),
             device=device,
+            can_compile=not no_jit,
             progress=not quiet,
         )
     except FloatingPointError as error:

@@ -144,6 +144,7 @@ def learn(
     learning_rate: float,
     epochs: int,
     steps: int,
+    can_compile: bool,
     progress: bool,
 ) -> Run:
     """One run, which the seed determines to the last bit."""
@@ -166,6 +167,7 @@ def learn(
         lambda key: random_pieces(key, train, length, batch_size=batch_size, steps=steps),
         epochs=epochs,
         evaluate=validate,
+        compile="auto" if can_compile else False,
         progress=progress,
     )
     return Run(state.model, history, write_key)
@@ -190,6 +192,7 @@ def main(
     seed: Annotated[int, Option(min=0, max=2**32, help="Decides all that is random: the same seed, the same bits.")] = 0,
     device: Annotated[str, Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
     plot: Annotated[Path | None, Option(help="Draw the learning curve into this file: .png, .pdf or .svg.")] = None,
+    no_jit: Annotated[bool, Option("--no-jit", help="Never compile: very long runs are compiled otherwise.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
     """Learn to predict the next character of a text, and write some."""
@@ -214,6 +217,7 @@ def main(
             learning_rate=learning_rate,
             epochs=epochs,
             steps=steps,
+            can_compile=not no_jit,
             progress=not quiet,
         )
     except FloatingPointError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Self, final
 from typing_extensions import override
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
 
 _REFRESH: Final = 0.1  # seconds between two looks of the bar
 _LINES: Final = 20  # about so many lines tell of a whole computation
@@ -30,6 +30,9 @@ class Progress:
 
     def move(self, done: float) -> None:
         """Say how many parts are done, as often as one likes: it takes less than a microsecond as a rule."""
+
+    def say(self, what: str) -> None:
+        """Say what is being done, or was done, besides."""
 
     def finish(self, part: int, summary: str, speed: str) -> None:
         """Say that a part is done, counted from 1, what came out, and how fast."""
@@ -59,6 +62,10 @@ class Lines(Progress):
         self._console, self._what, self._total = console, what, total
         self._every = max(1, total // _LINES)
         self._printed = time.monotonic()
+
+    @override
+    def say(self, what: str) -> None:
+        self._console.print(what, markup=False, highlight=False, soft_wrap=True)
 
     @override
     def finish(self, part: int, summary: str, speed: str) -> None:
@@ -114,6 +121,11 @@ class Bar(Progress):
             self._draw(done)
 
     @override
+    def say(self, what: str) -> None:
+        self._summary.plain = what
+        self._live.update(self._shown(), refresh=True)
+
+    @override
     def finish(self, part: int, summary: str, speed: str) -> None:
         self._bar.update(self._task, description=self._description(part), speed=speed)
         self._summary.plain = summary
@@ -123,7 +135,10 @@ class Bar(Progress):
             self.move(part)
 
     def _draw(self, done: float) -> None:
+        self._bar.update(self._task, completed=done)
+        self._live.update(self._shown(), refresh=True)
+
+    def _shown(self) -> "Group":
         from rich.console import Group  # noqa: PLC0415
 
-        self._bar.update(self._task, completed=done)
-        self._live.update(Group(self._bar, self._summary), refresh=True)
+        return Group(self._bar, self._summary)

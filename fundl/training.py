@@ -28,6 +28,7 @@ from fundl.layer import Model
 from fundl.layers.dropout import rekey
 from fundl.model import Loss, apply, backward_params, forward, require_model
 from fundl.optim.transform import State, Transform
+from fundl.pace import Compile, CompiledPace, Pace, pays
 from fundl.progress import show
 from fundl.random import Key
 from fundl.tree import BUFFER, Record
@@ -261,13 +262,23 @@ class _Means(Generic[Target]):
         self._measured: list[tuple[Tensor, int]] = []
 
     def add(self, x: Tensor, target: Target, report: Report) -> None:
-        rows = x.shape[0]
         self.losses.append(report.loss)
-        self.rows.append(rows)
+        self.rows.append(x.shape[0])
+        self._wait(report.prediction, target, x.shape[0])
+
+    def add_many(self, x: Tensor, target: Target, reports: Report) -> None:
+        """Add batches, and their reports, that are along a first axis."""
+        steps, rows = x.shape[:2]
+        self.losses += reports.loss.unbind()
+        self.rows += [rows] * steps
         if self._metric is not None:
-            self._waiting.append((report.prediction, target))
+            self._wait(reports.prediction.flatten(0, 1), tree.map(lambda leaf: leaf.flatten(0, 1), target), steps * rows)
+
+    def _wait(self, prediction: Tensor, target: Target, rows: int) -> None:
+        if self._metric is not None:
+            self._waiting.append((prediction, target))
             self._waiting_rows += rows
-            self._waiting_numbers += report.prediction.numel()
+            self._waiting_numbers += prediction.numel()
             if self._waiting_numbers > _BUFFER_NUMBERS:
                 self._measure(self._metric)
 
@@ -361,12 +372,14 @@ def fit(
     metric: Metric[Target] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
     evaluate_every: int = 1,
+    compile: Compile = "auto",  # noqa: A002  # what it does; nobody compiles Python here
     progress: "bool | Console" = True,
 ) -> tuple[TrainState[P, S], tuple[Epoch, ...]]:
     """A training run: the fold of a step over the batches of some epochs.
 
     The same step, state and batches give the same bits, and fit(a epochs) followed by fit(b epochs) those of
-    fit(a + b epochs): an epoch's key is folded from the state's key and step.
+    fit(a + b epochs): an epoch's key is folded from the state's key and step. (What is compiled rounds differently: to add up
+    to the bit, all of the three are compiled, or none.)
 
     Args:
         step: makes the next state, as that of `train_step` does.
@@ -377,6 +390,9 @@ def fit(
         metric: to be measured on the training batches as well, with no forward pass of its own.
         evaluate: measures the model, on other data: ``lambda model: evaluate(mse, model, [test], metric=accuracy)``.
         evaluate_every: after how many epochs to do so. After the last it is done in any case.
+        compile: whether to compile the step, and run many as one call: see `scan`. Batches unlike the first, such as a smaller
+            last one, are run as they are. "auto" does so where it saves more time than compiling may take: in runs of many
+            steps, as far as the length of the batches tells; and if it can be done.
         progress: whether to show a bar (on a terminal) or some lines (elsewhere) on standard error; or where to show them.
 
     Returns:
@@ -406,13 +422,17 @@ def fit(
         # Inference mode makes small kernels cheaper by a tenth; tensors that outlive it are copied below.
         with torch.inference_mode(), show(progress, "epoch", epochs) as shown:
             steps = 0
+            pace: Pace[TrainState[P, S], tuple[Tensor, Target], Report] | None = None
             for number in range(1, epochs + 1):
                 start, first_step, means = time.perf_counter(), int(state.step), _Means(metric)
                 of_epoch = batches(random.fold_in(state.key, _EPOCHS + first_step)) if callable(batches) else batches
                 steps = operator.length_hint(of_epoch) or steps
-                for batch in of_epoch:
-                    state, report = step(state, batch)
-                    means.add(*batch, report)
+                if pace is None:
+                    is_due = pays(steps * epochs, state.model) if compile == "auto" else compile
+                    pace = CompiledPace(step, shown, insist=compile is True) if is_due else Pace(step)
+                for after, (x, target), report, count in pace.take(state, of_epoch):
+                    state = after
+                    means.add(x, target, report) if not count else means.add_many(x, target, report)
                     shown.move(number - 1 + len(means.losses) / max(steps, len(means.losses)))
                 steps = len(means.losses)
                 train = _result(means, number, first_step)

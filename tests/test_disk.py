@@ -47,7 +47,7 @@ def test_help_explains_each_option() -> None:
         assert "[default: " in explained.pop(f"--{option}")
     for option in ("test-count", "seed", "runs", "dtype", "device"):
         assert "[default: " in explained.pop(f"--{option}")
-    assert explained.keys() == {"--plot", "--quiet", "--help"}
+    assert explained.keys() == {"--plot", "--no-jit", "--quiet", "--help"}
     assert "Draw the first run into this file: .png, .pdf or .svg." in explained["--plot"]
 
 
