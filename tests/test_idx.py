@@ -72,9 +72,21 @@ GOOD = content(0x08, "B", (2, 3), range(6))
         (GOOD[:9], "is cut off: it is to state the sizes of 2 axes, but is only 9 bytes long"),
         (GOOD[:-1], "is cut off: torch.uint8 of shape (2, 3) are 6 bytes, but 5 follow its header"),
         (GOOD + b"\0", "goes on after its end: torch.uint8 of shape (2, 3) are 6 bytes, but 7 follow its header"),
-        (gzip.compress(GOOD)[:-9], "is gzipped, but cannot be unpacked, it may be cut off: "),
-        (gzip.compress(GOOD)[:12] + b"\xff" * 20, "is gzipped, but cannot be unpacked, it may be cut off: "),
+        (gzip.compress(GOOD, mtime=0)[:-9], "is gzipped, but cannot be unpacked, it may be cut off: "),
+        (gzip.compress(GOOD, mtime=0)[:12] + b"\xff" * 20, "is gzipped, but cannot be unpacked, it may be cut off: "),
         (b"\x1f\x8b\x00", "is gzipped, but cannot be unpacked, it may be cut off: "),
+    ],
+    ids=[
+        "empty",
+        "short",
+        "other",
+        "unknown dtype",
+        "no sizes",
+        "cut off",
+        "too long",
+        "half a gzip",
+        "no gzip",
+        "only its magic",
     ],
 )
 def test_a_malformed_file_gets_an_error(tmp_path: Path, written: bytes, message: str) -> None:
