@@ -22,6 +22,8 @@ import optree
 import torch
 from torch import Tensor
 
+from fundl.donated import DonatedError, refusal
+
 T = TypeVar("T")
 V = TypeVar("V")
 Leaf = TypeVar("Leaf")
@@ -104,8 +106,6 @@ class Record:
 
         def __getattr__(self, name):  # called for what is not there, so that it costs nothing
             if name in self.children:
-                from fundl.jit.donation import DonatedError, refusal  # noqa: PLC0415  # which imports this module
-
                 raise DonatedError(refusal(type(self).__name__))
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 

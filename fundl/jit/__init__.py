@@ -1,6 +1,6 @@
 """Compiling pure functions of trees as one graph each."""
 
-from fundl.jit.donation import DonatedError
+from fundl.donated import DonatedError
 from fundl.jit.function import Compiled, RetraceError, Trace, jit
 from fundl.jit.scan import Scanned, scan
 from fundl.jit.tracing import TraceError

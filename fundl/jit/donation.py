@@ -16,13 +16,10 @@ import attrs
 from torch import Tensor
 from typing_extensions import override
 
+from fundl.donated import DonatedError, refusal
 from fundl.jit import torch_private
 from fundl.jit.walk import children
 from fundl.tree import Record
-
-
-class DonatedError(RuntimeError):
-    """Something was used after it was donated to a compiled function."""
 
 
 class Donated(Tensor):
@@ -36,14 +33,6 @@ class Donated(Tensor):
     @override
     def __repr__(self, *, tensor_contents: object = None) -> str:  # type: ignore[override]  # torch's has no types
         return "<a tensor that was donated>"
-
-
-def refusal(kind: str) -> str:
-    """What is said to who uses something that was donated."""
-    return (
-        f"this {kind} was donated to a compiled function, which wrote its result over it: go on with the result, keep a copy"
-        " (tree.map(torch.clone, ...)) from before the call, or compile without donate"
-    )
 
 
 def bury(tensors: Sequence[Tensor]) -> list[Tensor]:

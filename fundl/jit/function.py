@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl.donated import DonatedError, refusal
 from fundl.jit import cache, torch_private
-from fundl.jit.donation import Donated, DonatedError, Estate, are_exclusive, bury, empty, refusal
+from fundl.jit.donation import Donated, Estate, are_exclusive, bury, empty
 from fundl.jit.tracing import Traced, trace
 from fundl.jit.walk import MISS, Flat, Leaf, Source, Static, children, explain, flatten, replace, with_parts
 from fundl.kernels import no_grad

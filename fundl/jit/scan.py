@@ -11,8 +11,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl.data import count_rows
+from fundl.donated import DonatedError, refusal
 from fundl.jit import cache, torch_private
-from fundl.jit.donation import Donated, DonatedError, refusal
+from fundl.jit.donation import Donated
 from fundl.jit.tracing import trace
 from fundl.jit.walk import Flat, Leaf, explain, flatten, replace
 from fundl.kernels import no_grad
