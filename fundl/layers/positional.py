@@ -276,7 +276,7 @@ def rotation(
         neighbours, features 2 i and 2 i + 1; halves, as most later models have them, are the same up to the order of features.
 
     >>> from fundl import rotation
-    >>> rotation(2, 4).forward(torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    >>> rotation(2, 4).forward(torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]))
     tensor([[1.0000, 1.0000, 0.0000, 0.0000],
             [0.5403, 0.9999, 0.8415, 0.0100]])
     """
