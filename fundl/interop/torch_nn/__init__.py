@@ -1,0 +1,36 @@
+"""Between models and modules of torch.nn: `from_torch` and `to_torch`, with parameters and buffers.
+
+    from fundl.interop import torch_nn
+
+    model = torch_nn.from_torch(module)
+    module = torch_nn.to_torch(model)
+
+| torch.nn | fundl |
+| --- | --- |
+| Sequential, nested | a tuple, nested |
+| Identity, Flatten, Unflatten | Identity, Flatten, Reshape |
+| Linear, Bilinear, Embedding, Dropout | Linear, Bilinear, Embedding, Dropout |
+| ReLU, LeakyReLU, Hardtanh, ELU, SELU, GELU, SiLU, Mish, Softplus, Sigmoid, Tanh, GLU | the same |
+| ReLU6 | Hardtanh(0, 6) |
+| Softmax, Softmax2d, LogSoftmax | Softmax, LogSoftmax |
+| Conv1d/2d/3d, ConvTranspose1d/2d/3d | Conv1d/2d/3d, ConvTranspose1d/2d/3d |
+| MaxPool, AvgPool, AdaptiveMaxPool, AdaptiveAvgPool, 1d/2d/3d | MaxPool, AveragePool, AdaptiveMaxPool, AdaptiveAveragePool |
+| AdaptiveAvgPool(1) and Flatten, AdaptiveMaxPool(1) and Flatten | from GlobalAveragePool, GlobalMaxPool |
+| LayerNorm, RMSNorm, GroupNorm | LayerNorm, RMSNorm, GroupNorm |
+| BatchNorm1d/2d/3d, InstanceNorm1d/2d/3d | BatchNorm, InstanceNorm |
+| Upsample, UpsamplingNearest2d, UpsamplingBilinear2d | Upsample |
+| ConstantPad, ZeroPad, ReflectionPad, ReplicationPad, CircularPad, 1d/2d/3d | Pad |
+| PixelShuffle, PixelUnshuffle | PixelShuffle, PixelUnshuffle |
+| RNN, GRU, LSTM | RNN, GRU, LSTM |
+| MultiheadAttention; with kdim and vdim | SelfAttention; CrossAttention |
+| TransformerEncoderLayer, and TransformerEncoder | a transformer_block (or, with norm_first=False, a tuple), and a tuple |
+| TransformerDecoderLayer, and TransformerDecoder, with norm_first=True | DecoderBlock, and Decoder |
+| modules whose parameters have requires_grad=False | Frozen |
+
+Tensors are copied, never shared: a module changes its own in place. A stack of blocks, a Repeat and an encoder become nested
+nn.Sequential. All else raises a `ConversionError`, which names the part by its path, and says what to do.
+"""
+
+from fundl.interop.torch_nn.conversion import ConversionError, from_torch, to_torch
+
+__all__ = ["ConversionError", "from_torch", "to_torch"]

@@ -1,0 +1,244 @@
+"""Going through the parts of a module, or of a model, and finding the counterpart of each."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
+
+from fundl.interop.torch_nn import (
+    activation,
+    convolution,
+    linear,
+    normalization,
+    pooling,
+    recurrent,
+    resampling,
+    structure,
+    transformer,
+)
+from fundl.interop.torch_nn.pairs import FromModule, Refused, Row, ToModule
+from fundl.layer import AnyLayer, Model
+from fundl.layers.frozen import Frozen
+from fundl.layers.structure import Identity
+from fundl.model import output_shape, require_model
+from fundl.shapes import AnyShape, Shape
+
+
+class ConversionError(ValueError):
+    """A module or a layer that has no counterpart, or an option of one: the message names the part by its path."""
+
+
+ROWS: Final[tuple[Row, ...]] = (
+    *activation.ROWS,
+    *convolution.ROWS,
+    *linear.ROWS,
+    *normalization.ROWS,
+    *pooling.ROWS,
+    *recurrent.ROWS,
+    *resampling.ROWS,
+    *structure.ROWS,
+    *transformer.ROWS,
+)
+
+FROM: Final[Mapping[type[nn.Module], FromModule]] = {row.module: row for row in ROWS if isinstance(row, FromModule)}
+TO: Final[Mapping[type[AnyLayer], ToModule]] = {row.layer: row for row in ROWS if isinstance(row, ToModule)}
+
+
+# --- From modules ------------------------------------------------------------------------------------------------------
+
+
+def from_torch(module: nn.Module) -> Model:
+    """The model that computes what a module of torch.nn computes in evaluation, with copies of its parameters and buffers.
+
+    An `nn.Sequential` becomes a tuple, and a module the layer that is its counterpart; see the package for all of them. A
+    recurrent module's first output is the layer's, and so it is of attention, which becomes that of a sequence to itself.
+
+    A model has no modes. Dropout is there, and drops nothing until `rekey` gives it a key. A batch normalisation has the
+    module's running statistics, and uses them; `without_statistics(model)` is the module in training. What says how a module is
+    trained is no part of the model: the momentum of running statistics, which `track` is told, and the count of batches. So it
+    is with `inplace`, which changes no output, and the names of an nn.Sequential's parts.
+
+    A module whose parameters all have requires_grad=False becomes `frozen`.
+
+    Args:
+        module: of torch.nn itself, not of a derived class, which may compute something else.
+
+    Returns:
+        A layer or a tuple. Initialisers are those that the layers have by default.
+
+    Raises:
+        ConversionError: a part has no counterpart, or an option of it, or it has hooks; or two parts share a parameter, which
+            in a model would be two.
+
+    >>> from fundl.interop import torch_nn
+    >>> from torch import nn
+    >>> torch_nn.from_torch(nn.Sequential(nn.Linear(2, 25), nn.ReLU(), nn.Linear(25, 2)))
+    (Linear(weight=float32[25, 2], bias=float32[25]), ReLU(), Linear(weight=float32[2, 25], bias=float32[2]))
+    """
+    _require_own_parameters(module)
+    return _from(module, "", in_frozen=False)
+
+
+def _from(module: nn.Module, path: str, *, in_frozen: bool) -> Model:
+    """The model of a module at a path; in_frozen: whether a module around it is frozen already."""
+    place = f"{path or 'the module'} ({_class_name(module)})"
+    if isinstance(module, LazyModuleMixin):
+        raise ConversionError(f"{place} has no parameters yet: call it on an input first")
+    _require_plain(module, place)
+    is_frozen = not in_frozen and _is_frozen(module)
+    model = _unfrozen(module, path, place, in_frozen=in_frozen or is_frozen)
+    if not is_frozen:
+        return model
+    return Frozen(model if isinstance(model, tuple) else (model,))
+
+
+def _unfrozen(module: nn.Module, path: str, place: str, *, in_frozen: bool) -> Model:
+    def part(name: str) -> Model:
+        return _from(module.get_submodule(name), f"{path}.{name}" if path else name, in_frozen=in_frozen)
+
+    if type(module) is nn.Sequential:
+        for name, child in module.named_children():
+            row = FROM.get(type(child))
+            if row is not None and row.alone is not None:
+                raise ConversionError(f"{path}{'.' * bool(path)}{name} ({_class_name(child)}): {row.alone}")
+        return tuple(part(name) for name in module._modules) or Identity()
+    row = FROM.get(type(module))
+    if row is None:
+        raise ConversionError(f"{place} has no counterpart{_hint(module)}")
+    if not row.has_parts and len({parameter.requires_grad for parameter in module.parameters()}) == 2:
+        raise ConversionError(
+            f"{place}: some of its parameters have requires_grad=False, and some have not, but a layer is frozen as a whole:"
+            " set all to the same"
+        )
+    try:
+        return row.convert(module, part)
+    except ConversionError:
+        raise
+    except (Refused, ValueError, TypeError) as error:
+        raise ConversionError(f"{place}: {error}") from error
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    flags = [parameter.requires_grad for parameter in module.parameters()]
+    return bool(flags) and not any(flags)
+
+
+def _class_name(module: nn.Module) -> str:
+    kind = type(module)
+    return f"nn.{kind.__name__}" if kind is getattr(nn, kind.__name__, None) else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _hint(module: nn.Module) -> str:
+    """What to do about a module that is not in the table."""
+    if parametrize.is_parametrized(module):
+        return (
+            " with a parametrization: put the weight itself in its place, with"
+            " torch.nn.utils.parametrize.remove_parametrizations(module, name)"
+        )
+    for kind in type(module).__mro__[1:]:
+        if kind in FROM or kind is nn.Sequential:
+            return (
+                f": it is derived from nn.{kind.__name__}, and may compute something else; write a layer for it, see"
+                " fundl.Layer, and convert the modules before it and behind it"
+            )
+    return ": write a layer for it, see fundl.Layer, and convert the modules before it and behind it"
+
+
+def _require_plain(module: nn.Module, place: str) -> None:
+    """Raise if a module computes something else than its class says."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    if any(hooks) or "forward" in vars(module):
+        raise ConversionError(
+            f"{place} has hooks, or a forward of its own, which may change what it computes: remove them (an old weight_norm or"
+            " spectral_norm with torch.nn.utils.remove_weight_norm, remove_spectral_norm)"
+        )
+
+
+def _require_own_parameters(module: nn.Module) -> None:
+    """Raise if a parameter or a buffer is in two places: in a model there would be two, which would part in training."""
+    seen: dict[int, str] = {}
+    named = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+    for name, tensor in named:
+        first = seen.setdefault(id(tensor), name)
+        if first != name:
+            raise ConversionError(
+                f"{first} and {name} are one and the same tensor, but a model has a value in each place, and they would be"
+                " trained apart: give each part its own, a module by copy.deepcopy, or convert the parts and put them together"
+                " by fundl.tied"
+            )
+
+
+# --- To modules --------------------------------------------------------------------------------------------------------
+
+
+def to_torch(model: Model, shape: AnyShape | None = None) -> nn.Module:
+    """The module of torch.nn that computes what a model computes, in evaluation, with copies of its parameters and buffers.
+
+    A tuple becomes an `nn.Sequential`, a `transformer_block` an `nn.TransformerEncoderLayer`, and a layer the module that is
+    its counterpart; see the package for all of them. A gradient is a model, so its module's parameters are the gradients of
+    the parameters.
+
+    A recurrent layer's module gives its states as well, and attention's takes queries, keys and values, and gives the weights
+    as well: their first output is the layer's. A BatchNorm without statistics becomes a module that normalises with those of
+    the batch in evaluation too. The parameters of what is `frozen` have requires_grad=False.
+
+    Args:
+        model: a layer or a nested tuple of layers.
+        shape: of the model's input, as far as it is known; for layers of which torch.nn has one for each number of axes, such
+            as `BatchNorm`, where the layers before them do not tell it.
+
+    Returns:
+        A module in evaluation mode. The global generator of random numbers is left as it is.
+
+    Raises:
+        ConversionError: a layer has no counterpart, or an option of it, or it has a key or a mask; or the module depends on the
+            input's shape, which is not known.
+        Misfit: the layers, or the shape, do not fit together.
+
+    >>> from fundl import ReLU, compose, initialize, key, linear
+    >>> from fundl.interop import torch_nn
+    >>> torch_nn.to_torch(initialize(key(0), compose(linear(2, 25), ReLU())))
+    Sequential(
+      (0): Linear(in_features=2, out_features=25, bias=True)
+      (1): ReLU()
+    )
+    """
+    require_model(model)
+    return _to(model, "model", Shape(...) if shape is None else shape).eval()
+
+
+def _to(model: Model, path: str, shape: AnyShape) -> nn.Module:
+    if isinstance(model, tuple):
+        return _to_sequential(model, path, shape)
+    place = f"{path} ({type(model).__name__})"
+    row = TO.get(type(model))
+    if row is None:
+        raise ConversionError(
+            f"{place} has no counterpart in torch.nn: write a module for it, and convert the layers before it and behind it"
+        )
+    try:
+        return row.convert(model, shape, lambda part, step: _to(part, f"{path}{step}", shape))
+    except ConversionError:
+        raise
+    except (Refused, ValueError, TypeError) as error:
+        raise ConversionError(f"{place}: {error}") from error
+
+
+def _to_sequential(layers: tuple[Model, ...], path: str, shape: AnyShape) -> nn.Module:
+    try:
+        block = transformer.to_encoder_layer(layers, lambda part, step: _to(part, f"{path}[1]{step}", shape))
+    except Refused as error:
+        raise ConversionError(f"{path}, a transformer block: {error}") from error
+    if block is not None:
+        return block
+    modules: list[nn.Module] = []
+    for index, layer in enumerate(layers):
+        place = f"{path}[{index}]"
+        row = None if isinstance(layer, tuple) else TO.get(type(layer))
+        if row is not None and row.alone is not None:
+            raise ConversionError(f"{place} ({type(layer).__name__}): {row.alone}")
+        modules.append(_to(layer, place, shape))
+        shape = output_shape(layer, shape)
+    return nn.Sequential(*modules)
