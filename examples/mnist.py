@@ -251,7 +251,7 @@ def draw(run: Run, file: Path) -> None:
     draw_confusions(table.subplots(), run)
     is_wrong = run.guesses != run.labels
     misread.suptitle(f"{int(is_wrong.sum())} of {len(is_wrong)} test images misread")
-    wrong = is_wrong.nonzero()[:SHOWN, 0].tolist()
+    wrong = [int(place) for place in is_wrong.nonzero()[:SHOWN, 0]]
     for axes, place in zip(misread.subplots(6, 4).flat, [*wrong, *[None] * SHOWN], strict=False):
         axes.axis("off")
         if place is not None:

@@ -45,7 +45,7 @@ class Alphabet:
 
     def text(self, numbers: Tensor) -> str:
         """The text of some numbers."""
-        return "".join(self.characters[place] for place in numbers.tolist())
+        return "".join(self.characters[int(place)] for place in numbers)
 
 
 @attrs.frozen(eq=False)

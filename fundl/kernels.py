@@ -111,30 +111,41 @@ layer_norm: Callable[[Tensor, Sequence[int], Tensor | None, Tensor | None, float
     torch.native_layer_norm
 )
 # grad, x, sizes of the last axes, mean, rstd, weight, bias, mask.
-layer_norm_backward: (
-    "OpOverload[[Tensor, Tensor, Sequence[int], Tensor, Tensor, Tensor | None, Tensor | None, tuple[bool, bool, bool]],"
-    " tuple[Tensor, Tensor | None, Tensor | None]]"
-) = _aten.native_layer_norm_backward.default
+layer_norm_backward: Callable[
+    [Tensor, Tensor, Sequence[int], Tensor, Tensor, Tensor | None, Tensor | None, tuple[bool, bool, bool]],
+    tuple[Tensor, Tensor | None, Tensor | None],
+] = _aten.native_layer_norm_backward.default
 
 # x, weight, bias, its sizes (batch, channels, product of the others), groups, eps: y, mean and rstd of each group.
 group_norm: Callable[[Tensor, Tensor | None, Tensor | None, int, int, int, int, float], tuple[Tensor, Tensor, Tensor]] = (
     torch.native_group_norm
 )
 # grad, x, mean, rstd, weight, the sizes, groups, mask.
-group_norm_backward: (
-    "OpOverload[[Tensor, Tensor, Tensor, Tensor, Tensor | None, int, int, int, int, tuple[bool, bool, bool]],"
-    " tuple[Tensor, Tensor | None, Tensor | None]]"
-) = _aten.native_group_norm_backward.default
+group_norm_backward: Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor | None, int, int, int, int, tuple[bool, bool, bool]],
+    tuple[Tensor, Tensor | None, Tensor | None],
+] = _aten.native_group_norm_backward.default
 
 # x, weight, bias, mean, var, whether to take those of x, momentum, eps: y, and mean and rstd of x. Sizes are not checked.
 batch_norm: Callable[
     [Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float, float], tuple[Tensor, Tensor, Tensor]
 ] = torch.native_batch_norm
 # grad, x, weight, mean, var, mean and rstd of x, whether it was those, eps, mask.
-batch_norm_backward: (
-    "OpOverload[[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float,"
-    " tuple[bool, bool, bool]], tuple[Tensor, Tensor | None, Tensor | None]]"
-) = _aten.native_batch_norm_backward.default
+batch_norm_backward: Callable[
+    [
+        Tensor,
+        Tensor,
+        Tensor | None,
+        Tensor | None,
+        Tensor | None,
+        Tensor | None,
+        Tensor | None,
+        bool,
+        float,
+        tuple[bool, bool, bool],
+    ],
+    tuple[Tensor, Tensor | None, Tensor | None],
+] = _aten.native_batch_norm_backward.default
 
 # v, gain, axis, which is the first or the last: gain v / norm, and norm. Both must be dense, which is not checked.
 weight_norm: "OpOverload[[Tensor, Tensor, int], tuple[Tensor, Tensor]]" = _aten._weight_norm_interface.default
@@ -221,10 +232,22 @@ attention_backward: _AttentionBackward = _aten._scaled_dot_product_flash_attenti
 ConvolutionSettings: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, tuple[int, ...], int]
 
 # grad, x, weight, the sizes of the bias, the settings one by one, mask (see normalisation).
-convolution_backward: (
-    "Callable[[Tensor, Tensor, Tensor, Sequence[int] | None, tuple[int, ...], tuple[int, ...], tuple[int, ...], bool,"
-    " tuple[int, ...], int, tuple[bool, bool, bool]], tuple[Tensor, Tensor, Tensor | None]]"
-) = _aten.convolution_backward.default._op
+convolution_backward: Callable[
+    [
+        Tensor,
+        Tensor,
+        Tensor,
+        Sequence[int] | None,
+        tuple[int, ...],
+        tuple[int, ...],
+        tuple[int, ...],
+        bool,
+        tuple[int, ...],
+        int,
+        tuple[bool, bool, bool],
+    ],
+    tuple[Tensor, Tensor, Tensor | None],
+] = _aten.convolution_backward.default._op
 
 # --- Resampling --------------------------------------------------------------------------------------------------------
 
@@ -283,17 +306,40 @@ pad_circular: Callable[[Tensor, Sequence[int]], Tensor] = _aten._pad_circular.de
 # x (T, B, in), weight_ih, weight_hh, their biases, h and c before the first step (B, H), whether it runs from the last step to
 # the first, no sizes, 2 for an LSTM, H, 1 layer, whether there are biases, False, False, True: the hidden state after each step
 # (T, B, H), h and c after the last, and with the grad mode on a workspace for backward.
-_mkldnn_rnn_layer: (
-    "OpOverload[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, tuple[()], int, int, int, bool, bool, bool,"
-    " bool], tuple[Tensor, Tensor, Tensor, Tensor]]"
-) = _aten.mkldnn_rnn_layer.default
+_mkldnn_rnn_layer: Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, tuple[()], int, int, int, bool, bool, bool, bool],
+    tuple[Tensor, Tensor, Tensor, Tensor],
+] = _aten.mkldnn_rnn_layer.default
 # The same up to c, what forward gave but for the workspace, the gradients with respect to these, the other settings in another
 # order, the workspace: the gradients with respect to x, the weights, the biases, h and c.
-_mkldnn_rnn_layer_backward: (
-    "OpOverload[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None,"
-    " Tensor | None, bool, int, int, int, bool, bool, bool, tuple[()], bool, Tensor],"
-    " tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]]"
-) = _aten.mkldnn_rnn_layer_backward.default
+_mkldnn_rnn_layer_backward: Callable[
+    [
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor | None,
+        Tensor | None,
+        bool,
+        int,
+        int,
+        int,
+        bool,
+        bool,
+        bool,
+        tuple[()],
+        bool,
+        Tensor,
+    ],
+    tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+] = _aten.mkldnn_rnn_layer_backward.default
 
 # x, weight_ih, weight_hh, bias_ih, bias_hh, h, c; where there are no biases, anything.
 LSTMTensors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]

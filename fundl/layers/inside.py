@@ -36,9 +36,11 @@ class _BackwardParams(Protocol):
 
 
 _any_forward = cast("Callable[[object, Tensor], tuple[object, object]]", run_forward)
-backward_inside = cast("_Backward", run_backward)
-backward_params_inside = cast("_BackwardParams", run_backward_params)
-backward_input_inside = cast("Callable[[object, object, Tensor], Tensor]", run_backward_input)
+backward_inside: _Backward = cast("_Backward", run_backward)
+backward_params_inside: _BackwardParams = cast("_BackwardParams", run_backward_params)
+backward_input_inside: Callable[[object, object, Tensor], Tensor] = cast(
+    "Callable[[object, object, Tensor], Tensor]", run_backward_input
+)
 
 
 def forward_inside(layers: object, x: Tensor) -> tuple[Tensor, object]:
