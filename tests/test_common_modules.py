@@ -1,0 +1,547 @@
+"""PyTorch's own samples of its modules and losses, as oracles: what has a counterpart agrees, or is listed with the reason.
+
+The samples are those that PyTorch tests its modules with, of `torch.testing._internal.common_modules`. Each module that has a
+counterpart is converted, in evaluation and where it matters in training, and output and gradients are compared. What is not run
+is in the tables below, with how often in the PyTorch that constraints.txt names: a sample that is listed and would agree
+fails a test, as does one that is not listed.
+
+Layers take the axis of the batch first. A sample of sequences without that axis, or with it in second place, is given to the
+layer with its axes moved.
+"""
+
+import copy
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Protocol, cast
+
+import attrs
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from fundl import (
+    GRU,
+    LSTM,
+    RNN,
+    LSTMState,
+    Model,
+    Reduction,
+    Shape,
+    assert_trees_close,
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    huber,
+    key,
+    kl_divergence,
+    mae,
+    mse,
+    nll,
+    random,
+    stateful,
+    tree,
+    with_mask,
+    without_statistics,
+)
+from fundl.interop import torch_nn
+from tests.test_layers import backward_any, forward_any
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of much that its samples do
+
+
+# --- The samples -------------------------------------------------------------------------------------------------------
+
+
+class Call(Protocol):
+    """What a constructor, or a module, is called with."""
+
+    args: tuple[object, ...]
+    kwargs: Mapping[str, object]
+
+
+class ModuleSample(Protocol):
+    """One sample of a module."""
+
+    constructor_input: Call
+    forward_input: Call
+    desc: str
+
+
+class MakeSamples(Protocol):
+    def __call__(
+        self, info: "Info", *, device: str, dtype: torch.dtype, requires_grad: bool, training: bool
+    ) -> Iterable[ModuleSample]: ...
+
+
+class Info(Protocol):
+    """A module and its samples."""
+
+    name: str
+    module_cls: type[nn.Module]
+    module_inputs_func: MakeSamples
+    train_and_eval_differ: bool
+
+
+@functools.cache
+def database() -> Sequence[Info]:
+    from torch.testing._internal.common_modules import module_db  # it takes seconds to import
+
+    return cast("Sequence[Info]", module_db)  # torch's tests have no types
+
+
+def samples_of(info: Info, *, training: bool = False) -> Iterator[tuple[nn.Module, Call]]:
+    """The modules of the samples, in float64, and what they are called with."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        samples = info.module_inputs_func(info, device="cpu", dtype=torch.float64, requires_grad=False, training=training)
+        for sample in samples:
+            made = sample.constructor_input
+            yield info.module_cls(*made.args, **made.kwargs).double().train(training), sample.forward_input
+
+
+@attrs.frozen
+class Listed:
+    """Samples that are not run, or do not agree."""
+
+    message: str
+    """What is raised for them, as a regular expression."""
+    counts: Mapping[str, int]
+    """How many samples of each module, those in training counted by themselves."""
+    reason: str
+
+
+class NotRunError(Exception):
+    """A sample asks for something that a layer has no counterpart of."""
+
+
+def outcome(run: Callable[[], None]) -> str | None:
+    """What is raised, if anything is."""
+    try:
+        run()
+    except (ValueError, AssertionError, NotRunError) as error:
+        return str(error)
+    return None
+
+
+def compare_with_list(refused: Sequence[tuple[str, str]], listed: Sequence[Listed]) -> None:
+    """Raise unless what is raised for the samples of modules, by name, is what is listed, as often as is listed."""
+    found: list[Counter[str]] = [Counter() for _ in listed]
+    unlisted = []
+    for name, message in refused:
+        rows = [row for row, entry in enumerate(listed) if re.search(entry.message, message)]
+        if len(rows) == 1:
+            found[rows[0]][name] += 1
+        else:
+            unlisted.append(f"{name} in {len(rows)} rows: {message}")
+    assert not unlisted, "\n".join(unlisted)
+    assert [dict(counts) for counts in found] == [dict(entry.counts) for entry in listed]
+
+
+def test_the_list_is_exact() -> None:
+    listed = [Listed("no layer", {"nn.A": 2}, "there is none")]
+    compare_with_list([("nn.A", "no layer"), ("nn.A", "no layer")], listed)
+    with pytest.raises(AssertionError):  # one of them would agree
+        compare_with_list([("nn.A", "no layer")], listed)
+    with pytest.raises(AssertionError, match=r"nn\.B in 0 rows: not close"):  # which nobody listed
+        compare_with_list([("nn.A", "no layer"), ("nn.A", "no layer"), ("nn.B", "not close")], listed)
+
+
+# --- Modules -----------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class Axes:
+    """How the axes of a sample's tensors are moved: to those that layers take, and back."""
+
+    there: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+
+
+SAME: Final = Axes(lambda x: x, lambda x: x)
+BATCH_OF_ONE: Final = Axes(lambda x: x.unsqueeze(0), lambda x: x.squeeze(0))
+BATCH_SECOND: Final = Axes(lambda x: x.transpose(0, 1), lambda x: x.transpose(0, 1))
+
+SEQUENTIAL: Final = (
+    nn.RNNBase | nn.MultiheadAttention | nn.TransformerEncoder | (nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)
+)
+INSTANCE_NORMS: Final[Mapping[type[nn.Module], int]] = {nn.InstanceNorm1d: 2, nn.InstanceNorm2d: 3, nn.InstanceNorm3d: 4}
+
+
+def axes_of(module: nn.Module, x: Tensor) -> Axes:
+    if isinstance(module, SEQUENTIAL):
+        if x.ndim == 2:
+            return BATCH_OF_ONE
+        return SAME if next(filter(None, map(_batch_first, module.modules())), False) else BATCH_SECOND
+    return BATCH_OF_ONE if INSTANCE_NORMS.get(type(module)) == x.ndim else SAME
+
+
+def _batch_first(module: nn.Module) -> bool:
+    return bool(vars(module).get("batch_first", False))
+
+
+def with_batch_first(module: nn.Module) -> nn.Module:
+    """A copy of the module that says it takes the axes that layers take."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        if "batch_first" in vars(part):
+            vars(part)["batch_first"] = True
+    return module
+
+
+def compare(module: nn.Module, call: Call) -> None:
+    """Raise unless output and gradients of a module are those of its model."""
+    model = torch_nn.from_torch(with_batch_first(module))
+    model = without_statistics(model) if module.training else model
+    given, options = _inputs(module, call)
+    axes = axes_of(module, given[0])
+    variables = [x.clone().requires_grad_() if x.is_floating_point() else x for x in given]
+    output = _call(module, variables, options)
+    cotangent = random.normal(key(4), tuple(output.shape), dtype=output.dtype)
+    leaves = [*module.parameters(), *(x for x in variables if x.requires_grad)]
+    theirs = torch.autograd.grad(output, leaves, cotangent, materialize_grads=True) if leaves else ()
+    mask = options.get("key_padding_mask", options.get("src_key_padding_mask"))
+    if mask is not None:
+        model = with_mask(model, ~(mask.unsqueeze(0) if mask.ndim == 1 else mask))
+    inputs = tuple(axes.there(x) for x in given)
+    y, grads, grads_x = _run_model(model, inputs, axes.there(cotangent))
+    parameters = _parameters(with_mask(grads, None), Shape(*inputs[0].shape)) if leaves else []
+    ours = [*parameters, *(axes.back(grad) for grad in grads_x if grad.is_floating_point())]
+    assert_trees_close((axes.back(y), ours), (output.detach(), list(theirs)), rtol=1e-8, atol=1e-8)
+
+
+def _inputs(module: nn.Module, call: Call) -> tuple[list[Tensor], Mapping[str, Tensor]]:
+    """The tensors that a model is given: those of states one by one; and what else the module is told."""
+    options = {name: value for name, value in call.kwargs.items() if isinstance(value, Tensor)}
+    args = [*call.args, *([options.pop("input")] if "input" in options else [])]
+    if any(name not in {"key_padding_mask", "src_key_padding_mask"} for name in options):
+        raise NotRunError(f"a mask of pairs of positions, or of a memory: {', '.join(options)}")
+    if isinstance(module, nn.MultiheadAttention):
+        args = args[:1]  # of a sequence to itself
+    return tree.leaves(args), options
+
+
+def _call(module: nn.Module, inputs: Sequence[Tensor], options: Mapping[str, Tensor]) -> Tensor:
+    """The first output of a module."""
+    args: Sequence[object] = inputs
+    if isinstance(module, nn.MultiheadAttention):
+        args = [inputs[0]] * 3
+    elif isinstance(module, nn.LSTM) and len(inputs) > 1:
+        args = [inputs[0], tuple(inputs[1:])]
+    output: object = module(*args, **options)
+    first = output[0] if isinstance(output, tuple) else output
+    assert isinstance(first, Tensor)
+    return first
+
+
+def _run_model(model: Model, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, Model, list[Tensor]]:
+    """The output of a model, and the gradients of its product with another tensor."""
+    if isinstance(model, RNN | GRU | LSTM) and len(inputs) > 1:
+        return _run_stateful(model, inputs, grad)
+    y, residuals = forward_any(model, inputs[0] if len(inputs) == 1 else inputs)
+    assert isinstance(y, Tensor)
+    grads, grad_x = backward_any(model, residuals, grad)
+    return y, grads, tree.leaves(grad_x)
+
+
+def _run_stateful(layer: RNN | GRU | LSTM, inputs: tuple[Tensor, ...], grad: Tensor) -> tuple[Tensor, Model, list[Tensor]]:
+    """The same from a state, whose last one has no gradient."""
+    x, *states = inputs
+    if isinstance(layer, LSTM):
+        begin = LSTMState(states[0], states[1])
+        (y, last), kept = stateful(layer).forward((x, begin))
+        grads, grad_x = stateful(layer).backward(kept, (grad, tree.map(torch.zeros_like, last)))
+        return y, grads.layer, tree.leaves(grad_x)
+    (y, state), kept = stateful(layer).forward((x, states[0]))
+    of_layer, of_x = stateful(layer).backward(kept, (grad, torch.zeros_like(state)))
+    return y, of_layer.layer, tree.leaves(of_x)
+
+
+def _parameters(grads: Model, shape: Shape) -> list[Tensor]:
+    """Gradients in the order of the module's parameters; of what no module is made of, in that of the layers."""
+    try:
+        return [parameter.detach() for parameter in torch_nn.to_torch(grads, shape).parameters()]
+    except torch_nn.ConversionError:
+        return _of_block_with_norms_behind(grads)
+
+
+def _of_block_with_norms_behind(grads: Model) -> list[Tensor]:
+    """The gradients of an encoder layer with norm_first=False, or of several, as the module orders its parameters."""
+    assert isinstance(grads, tuple)
+    if len(grads) != 4:
+        return [leaf for block in grads for leaf in _of_block_with_norms_behind(block)]
+    attention, norm1, network, norm2 = map(tree.trainable_leaves, grads)
+    return [*attention, *network, *norm1, *norm2]
+
+
+LISTED: Final = [
+    Listed(
+        r"has no counterpart: write a layer",
+        {
+            "nn.CELU": 3,
+            "nn.FractionalMaxPool2d": 5,
+            "nn.FractionalMaxPool3d": 6,
+            "nn.LPPool1d": 3,
+            "nn.LPPool2d": 3,
+            "nn.LPPool3d": 3,
+            "nn.Hardshrink": 3,
+            "nn.Hardswish": 2,
+            "nn.LocalResponseNorm": 3,
+            "nn.Transformer": 64,
+            "nn.PReLU": 8,
+            "nn.RNNCell": 3,
+            "nn.GRUCell": 2,
+            "nn.LSTMCell": 2,
+            "nn.LogSigmoid": 3,
+            "nn.Softmin": 4,
+            "nn.Softshrink": 4,
+            "nn.Softsign": 3,
+            "nn.Tanhshrink": 3,
+            "nn.Threshold": 4,
+        },
+        "torch.nn has modules for which fundl has no layer",
+    ),
+    Listed(
+        r"keeps the size of an axis",
+        {"nn.AdaptiveAvgPool2d": 1, "nn.AdaptiveAvgPool3d": 1, "nn.AdaptiveMaxPool2d": 1, "nn.AdaptiveMaxPool3d": 1},
+        "output_size=None: an adaptive pool makes a number of parts of each axis that is part of the layer",
+    ),
+    Listed(
+        r"return_indices=True",
+        {"nn.MaxPool1d": 1, "nn.MaxPool2d": 1, "nn.MaxPool3d": 1},
+        "a layer gives one tensor, and not where the maxima are from as well",
+    ),
+    Listed(
+        r"track_running_stats=True, but InstanceNorm",
+        {
+            "nn.InstanceNorm1d": 2,
+            "nn.InstanceNorm1d in training": 2,
+            "nn.InstanceNorm2d": 2,
+            "nn.InstanceNorm2d in training": 2,
+            "nn.InstanceNorm3d": 2,
+            "nn.InstanceNorm3d in training": 2,
+        },
+        "InstanceNorm has no running statistics",
+    ),
+    Listed(
+        r"a mask of pairs of positions",
+        {
+            "nn.TransformerEncoder": 16,
+            "nn.TransformerEncoder in training": 16,
+            "nn.TransformerEncoderLayer": 16,
+            "nn.TransformerEncoderLayer in training": 16,
+            "nn.TransformerDecoderLayer": 24,
+            "nn.MultiheadAttention": 8,
+            "nn.MultiheadAttention in training": 8,
+        },
+        "layers heed masks of padding, and causal ones; a decoder is given its masks by on_masked_pair",
+    ),
+    Listed(
+        r"norm_first=False normalises behind",
+        {"nn.TransformerDecoderLayer": 35},
+        "a DecoderBlock normalises at the entries of its parts",
+    ),
+    Listed(
+        r"add_bias_kv or add_zero_attn",
+        {"nn.MultiheadAttention": 48, "nn.MultiheadAttention in training": 48},
+        "no layer adds keys that are in no sequence",
+    ),
+    Listed(
+        r"Softplus' threshold must be above 0",
+        {"nn.Softplus": 2},
+        "a threshold below 0 would put a jump into the middle of the curve",
+    ),
+    Listed(r"proj_size=2", {"nn.LSTM": 16, "nn.LSTM in training": 16}, "LSTM has no projection"),
+]
+
+
+def test_modules() -> None:
+    refused: list[tuple[str, str]] = []
+    agreed = Counter[str]()
+    for info in database():
+        if info.name.endswith("Loss"):
+            continue
+        for training in (False, True) if info.train_and_eval_differ else (False,):
+            name = info.name + (" in training" if training else "")
+            for module, call in samples_of(info, training=training):
+                if isinstance(module, LazyModuleMixin):
+                    module(*call.args)
+                message = outcome(functools.partial(compare, module, call))
+                if message is None:
+                    agreed[info.name] += 1
+                else:
+                    refused.append((name, message))
+    print(f"\n{len(agreed)} modules: {sum(agreed.values())} samples agree, {len(refused)} are listed with their reasons")
+    compare_with_list(refused, LISTED)
+    names = {info.name for info in database() if not info.name.endswith("Loss")}
+    assert names == {*agreed, *(name.removesuffix(" in training") for name, _ in refused)}
+
+
+# --- Losses ------------------------------------------------------------------------------------------------------------
+
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def reduction_of(module: nn.Module) -> Reduction:
+    reduction: object = vars(module)["reduction"]
+    match reduction:
+        case "mean" | "sum":
+            return reduction
+        case "batchmean":
+            return "batch_mean"
+        case _:
+            raise NotRunError(f"reduction={reduction!r}")
+
+
+def no_weight(module: nn.Module) -> None:
+    if vars(module).get("weight") is not None or dict(module.named_buffers()).get("weight") is not None:
+        raise NotRunError("a weight of each element")
+
+
+def of_huber(module: nn.HuberLoss) -> Loss:
+    return functools.partial(huber, delta=module.delta, reduction=reduction_of(module))
+
+
+def of_smooth_l1(module: nn.SmoothL1Loss) -> Loss:
+    """Huber's loss, divided by where its parabola ends."""
+    reduction = reduction_of(module)
+
+    def loss(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        value, grad = huber(x, t, delta=module.beta, reduction=reduction)
+        return value / module.beta, grad / module.beta
+
+    return loss if module.beta else functools.partial(mae, reduction=reduction)
+
+
+def of_kl_divergence(module: nn.KLDivLoss) -> Loss:
+    return functools.partial(kl_divergence, log_target=module.log_target, reduction=reduction_of(module))
+
+
+def of_nll(module: nn.NLLLoss) -> Loss:
+    return functools.partial(nll, weight=module.weight, ignore_index=module.ignore_index, reduction=reduction_of(module))
+
+
+def of_cross_entropy(module: nn.CrossEntropyLoss) -> Loss:
+    return functools.partial(
+        cross_entropy,
+        weight=module.weight,
+        label_smoothing=module.label_smoothing,
+        ignore_index=module.ignore_index,
+        reduction=reduction_of(module),
+    )
+
+
+def of_binary(module: nn.BCELoss) -> Loss:
+    no_weight(module)
+    return functools.partial(binary_cross_entropy, reduction=reduction_of(module))
+
+
+def of_binary_with_logits(module: nn.BCEWithLogitsLoss) -> Loss:
+    no_weight(module)
+    return functools.partial(binary_cross_entropy_with_logits, pos_weight=module.pos_weight, reduction=reduction_of(module))
+
+
+def loss_of(module: nn.Module) -> Loss:  # noqa: PLR0911  # a table, whose rows know their types
+    """The counterpart of a loss."""
+    match module:
+        case nn.MSELoss():
+            return functools.partial(mse, reduction=reduction_of(module))
+        case nn.L1Loss():
+            return functools.partial(mae, reduction=reduction_of(module))
+        case nn.HuberLoss():
+            return of_huber(module)
+        case nn.SmoothL1Loss():
+            return of_smooth_l1(module)
+        case nn.KLDivLoss():
+            return of_kl_divergence(module)
+        case nn.CrossEntropyLoss():
+            return of_cross_entropy(module)
+        case nn.NLLLoss():
+            return of_nll(module)
+        case nn.BCELoss():
+            return of_binary(module)
+        case nn.BCEWithLogitsLoss():
+            return of_binary_with_logits(module)
+        case _:
+            raise NotRunError("has no counterpart")
+
+
+def compare_loss(module: nn.Module, call: Call) -> None:
+    """Raise unless value and gradient of a loss are those of its counterpart."""
+    loss = loss_of(module)
+    x, t = call.args
+    assert isinstance(x, Tensor)
+    assert isinstance(t, Tensor)
+    variable = x.detach().clone().requires_grad_()
+    expected: object = module(variable, t)
+    assert isinstance(expected, Tensor)
+    (expected_grad,) = torch.autograd.grad(expected, [variable])
+    if isinstance(module, nn.NLLLoss | nn.CrossEntropyLoss) and x.ndim == 1:  # a sample without the axis of the batch
+        value, grad = loss(x.unsqueeze(0), t.unsqueeze(0))
+        grad = grad.squeeze(0)
+    else:
+        value, grad = loss(x, t)
+    assert_trees_close((value, grad), (expected.detach(), expected_grad), rtol=1e-8, atol=1e-8)
+
+
+LISTED_LOSSES: Final = [
+    Listed(
+        r"has no counterpart",
+        {
+            "nn.CosineEmbeddingLoss": 5,
+            "nn.MarginRankingLoss": 5,
+            "nn.MultiLabelMarginLoss": 8,
+            "nn.MultiMarginLoss": 7,
+            "nn.SoftMarginLoss": 4,
+            "nn.MultiLabelSoftMarginLoss": 5,
+            "nn.GaussianNLLLoss": 5,
+            "nn.PoissonNLLLoss": 7,
+            "nn.HingeEmbeddingLoss": 10,
+            "nn.LinearCrossEntropyLoss": 857,
+            "nn.CTCLoss": 40,
+        },
+        "torch.nn has losses that fundl has not",
+    ),
+    Listed(
+        r"reduction='none'",
+        {
+            "nn.L1Loss": 1,
+            "nn.SmoothL1Loss": 2,
+            "nn.KLDivLoss": 2,
+            "nn.MSELoss": 2,
+            "nn.NLLLoss": 4,
+            "nn.HuberLoss": 1,
+            "nn.BCELoss": 1,
+            "nn.BCEWithLogitsLoss": 1,
+            "nn.CrossEntropyLoss": 35,
+        },
+        "a loss' value is a number: there is no reduction to none",
+    ),
+    Listed(
+        r"a weight of each element",
+        {"nn.BCELoss": 2, "nn.BCEWithLogitsLoss": 2},
+        "binary losses weigh yes against no, and no elements",
+    ),
+    Listed(
+        r"divides by the size of the first axis", {"nn.KLDivLoss": 1}, "a number is no batch, over which batch_mean would be"
+    ),
+]
+
+
+def test_losses() -> None:
+    refused: list[tuple[str, str]] = []
+    agreed = Counter[str]()
+    for info in database():
+        if not info.name.endswith("Loss"):
+            continue
+        for module, call in samples_of(info):
+            message = outcome(functools.partial(compare_loss, module, call))
+            if message is None:
+                agreed[info.name] += 1
+            else:
+                refused.append((info.name, message))
+    print(f"\n{len(agreed)} losses: {sum(agreed.values())} samples agree, {len(refused)} are listed with their reasons")
+    compare_with_list(refused, LISTED_LOSSES)
+    assert {info.name for info in database() if info.name.endswith("Loss")} == {*agreed, *(name for name, _ in refused)}
