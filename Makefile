@@ -30,9 +30,8 @@ lint: .venv/test
 types: .venv/test
 	$(BIN)/mypy
 
-bench: .venv/bench ## one training step against torch.nn's, and the time that the import takes
-	$(BIN)/python -m benchmarks.step
-	$(BIN)/python -m benchmarks.imports
+bench: .venv/bench ## fundl and its peers side by side: tables and a picture in reports/benchmarks
+	$(BIN)/python -m benchmarks --out reports/benchmarks
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis

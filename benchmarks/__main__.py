@@ -1,0 +1,79 @@
+"""fundl and its peers side by side: every case, with every peer that it is natural for.
+
+    python -m benchmarks
+    python -m benchmarks --case disk --case epoch-adam-10 --peer fundl-jit --peer jax --quick
+    python -m benchmarks --check
+
+It writes benchmarks.md, benchmarks.csv and benchmarks.png. Two things that have no peers are commands of their own:
+``python -m benchmarks.ensemble`` and ``python -m benchmarks.plugin``.
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from benchmarks.cases import CASES
+from benchmarks.peers import PEERS
+from benchmarks.report import disagreements, write
+from benchmarks.session import Failed, Losses, Outcome, compiling, importing, training
+
+_PROCESSES: Final = ("compile", "import")  # what is measured of new processes
+
+
+def main(
+    *,
+    case: Annotated[list[str] | None, typer.Option(help="What to measure: a name, or how names begin. All by default.")] = None,
+    peer: Annotated[list[str] | None, typer.Option(help=f"Who takes part, of {', '.join(PEERS)}. All by default.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each peer has its turn.")] = 15,
+    quick: Annotated[bool, typer.Option("--quick", help="Three short rounds: to see that all runs, not for figures.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only compare the first losses of all peers.")] = False,
+    out: Annotated[Path, typer.Option(help="Where tables and picture go.")] = Path("reports/benchmarks"),
+) -> None:
+    """Measure, and write tables and a picture."""
+    cases = _chosen("case", case, [*CASES, *_PROCESSES])
+    peers = _chosen("peer", peer, [*PEERS])
+    rounds, seconds = (3, 0.02) if quick else (rounds, 0.1)
+    outcomes: list[Outcome] = []
+    losses: dict[str, list[Losses]] = {}
+    for name in cases:
+        start = time.perf_counter()
+        if name in CASES:
+            found, losses[name] = training(CASES[name], peers, rounds=0 if check else rounds, seconds=seconds)
+            outcomes += found
+        elif not check:
+            outcomes += _of_processes(name, peers, 1 if quick else rounds)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+    for line in disagreements(losses):
+        print(line)
+    if check:
+        for each in outcomes:
+            if isinstance(each, Failed):
+                print(f"{each.name}, {PEERS[each.peer].name}: {each.reason}")
+        raise typer.Exit(bool(disagreements(losses)))
+    write(out, outcomes, losses)
+    print((out / "benchmarks.md").read_text())
+
+
+def _of_processes(name: str, peers: Sequence[str], rounds: int) -> list[Outcome]:
+    if name == "import":
+        return importing(peers, rounds=min(rounds, 7))
+    return compiling(CASES["disk-adam-10"], peers, rounds=min(rounds, 3))
+
+
+def _chosen(option: str, wanted: Sequence[str] | None, names: Sequence[str]) -> list[str]:
+    """The names that are wanted, or begin with what is wanted and a hyphen."""
+    for word in wanted or ():
+        if not any(_meant(name, word) for name in names):
+            raise typer.BadParameter(f"there is no {option} {word}, but {', '.join(names)}")
+    return [name for name in names if not wanted or any(_meant(name, word) for word in wanted)]
+
+
+def _meant(name: str, word: str) -> bool:
+    return name == word or name.startswith(f"{word}-")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,64 @@
+"""The peers: what each can do, and where it is. A peer's own module, which imports its framework, is imported by `runs`."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Final, Protocol, TypeAlias, cast
+
+import attrs
+
+from benchmarks.cases import Case, NetworkName
+
+Run: TypeAlias = Callable[[int], float]
+"""Makes so many calls, from where the last one left off; waits for all that they compute; returns the last loss."""
+
+
+class PeerModule(Protocol):
+    """What the module of a peer holds."""
+
+    def prepare(self, case: Case) -> Mapping[str, Run]:
+        """Runs of a case with the same first parameters, one for each setting of the peer."""
+
+
+@attrs.frozen
+class Peer:
+    """A way to train.
+
+    Args:
+        name: in tables.
+        module: in this package.
+        imports: what a program that trains with it imports.
+        packages: whose versions matter.
+        networks: that it can be asked to train.
+        compiles: whether the first step compiles.
+    """
+
+    name: str
+    module: str
+    imports: str
+    packages: tuple[str, ...]
+    networks: frozenset[NetworkName]
+    compiles: bool = False
+
+    def takes(self, case: Case) -> bool:
+        """Whether a case is natural for it."""
+        return case.network in self.networks and (self.module != "thinc_numpy" or case.optimizer in {"sgd", "adam"})
+
+    def prepare(self, case: Case) -> Mapping[str, Run]:
+        """See `PeerModule`."""
+        module = cast("PeerModule", import_module(f"benchmarks.peers.{self.module}"))  # a module is typed by nothing
+        return module.prepare(case)
+
+
+_DENSE: Final[frozenset[NetworkName]] = frozenset({"disk", "mlp"})
+_ALL: Final[frozenset[NetworkName]] = _DENSE | {"convolutional", "lstm", "transformer", "parameters"}
+
+PEERS: Final[dict[str, Peer]] = {
+    "fundl-jit": Peer("fundl, jit and scan", "fundl_jit", "torch, fundl", ("fundl",), _ALL, compiles=True),
+    "fundl-eager": Peer("fundl, eager", "fundl_eager", "torch, fundl", ("fundl",), _ALL),
+    "torch-eager": Peer("torch.nn, eager", "torch_eager", "torch", ("torch",), _ALL),
+    "torch-compile": Peer("torch.nn, torch.compile", "torch_compile", "torch", ("torch",), _ALL, compiles=True),
+    "jax": Peer("JAX, equinox, optax", "jax_equinox", "jax, equinox, optax", ("jax", "equinox", "optax"), _ALL, compiles=True),
+    "torchopt": Peer("TorchOpt, torch.func", "torchopt_func", "torch, torchopt", ("torchopt",), _ALL),
+    "thinc": Peer("thinc", "thinc_numpy", "thinc.api", ("thinc",), _DENSE),
+    "tinygrad": Peer("tinygrad, TinyJit", "tinygrad_jit", "tinygrad", ("tinygrad",), _DENSE, compiles=True),
+}

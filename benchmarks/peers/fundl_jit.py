@@ -1,0 +1,78 @@
+"""fundl compiled: a step whose state is donated, or an epoch as one call."""
+
+from collections.abc import Mapping
+from typing import TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from benchmarks.cases import Case
+from benchmarks.peers import Run
+from benchmarks.peers.fundl_networks import batches, loss_of, model_of, tensors, with_optimizer
+from fundl import Transform, jit, key, scan, train_state, train_step
+from fundl.optim import State
+
+S = TypeVar("S")
+Leaves: TypeAlias = tuple[Tensor, ...]
+
+
+def prepare(case: Case) -> Mapping[str, Run]:
+    """One setting."""
+    if case.network == "parameters":
+        return {"": with_optimizer(case, _update)}
+    return {"": with_optimizer(case, _epoch if case.epoch else _training)}
+
+
+def _training(case: Case, optimizer: Transform[S]) -> Run:
+    step = jit(train_step(loss_of(case), optimizer), donate="state")
+    state = train_state(key(0), model_of(case), optimizer)
+    xs, targets = batches(case)
+    batch = xs[0], targets[0]
+
+    def run(calls: int) -> float:
+        nonlocal state
+        loss = torch.zeros(())
+        with torch.inference_mode():
+            for _ in range(calls):
+                state, report = step(state, batch)
+                loss = report.loss
+        return loss.item()
+
+    return run
+
+
+def _epoch(case: Case, optimizer: Transform[S]) -> Run:
+    epoch = scan(train_step(loss_of(case), optimizer))
+    state = train_state(key(0), model_of(case), optimizer)
+    data = batches(case)
+
+    def run(calls: int) -> float:
+        nonlocal state
+        losses = torch.zeros(1)
+        with torch.inference_mode():
+            for _ in range(calls):
+                state, reports = epoch(state, data)
+                losses = reports.loss
+        return losses[-1].item()
+
+    return run
+
+
+def _update(case: Case, optimizer: Transform[S]) -> Run:
+    params, grads = tuple(tensors(case.parameters())), tuple(tensors(case.gradients()))
+
+    def update(state: tuple[Leaves, State[Leaves, S]], grads: Leaves) -> tuple[Leaves, State[Leaves, S]]:
+        params, inner = state
+        return optimizer.step(grads, inner, params)
+
+    compiled, state = jit(update, donate="state"), (params, optimizer.init(params))
+    del params
+
+    def run(calls: int) -> float:
+        nonlocal state
+        with torch.inference_mode():
+            for _ in range(calls):
+                state = compiled(state, grads)
+        return state[0][0][0, 0].item()
+
+    return run

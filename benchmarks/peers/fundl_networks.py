@@ -1,0 +1,89 @@
+"""The networks of the cases as fundl has them."""
+
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+import fundl
+from benchmarks.cases import BLOCKS, CLASSES, FEATURES, HEADS, MOMENTUM, TOKENS, WEIGHT_DECAY, Case, Floats
+from benchmarks.peers import Run
+from fundl import Loss, Model, Transform, tree
+
+S = TypeVar("S")
+
+
+def model_of(case: Case) -> Model:
+    """The network with the first parameters."""
+    return tree.with_trainable_leaves(_network(case), tensors(case.parameters()))
+
+
+def tensors(leaves: Iterable[Floats]) -> Iterator[Tensor]:
+    """Copies of arrays."""
+    return map(torch.tensor, leaves)
+
+
+def batches(case: Case) -> tuple[Tensor, Tensor]:
+    """The inputs and the targets of the steps of a call, along a first axis."""
+    x, target = case.batches()
+    return torch.tensor(x), torch.tensor(target)
+
+
+def loss_of(case: Case) -> Loss[Tensor, Tensor]:
+    """The loss."""
+    if case.network == "transformer":
+        return _each_position
+    return fundl.mse if case.mean_squared else fundl.cross_entropy
+
+
+class Maker(Protocol):
+    """Makes a run with an optimizer, whatever its state is."""
+
+    def __call__(self, case: Case, optimizer: Transform[S], /) -> Run:
+        """The run."""
+
+
+def with_optimizer(case: Case, make: Maker) -> Run:
+    """The run with the optimizer of a case."""
+    match case.optimizer:
+        case "sgd":
+            return make(case, fundl.sgd(case.rate))
+        case "momentum":
+            return make(case, fundl.momentum(case.rate, momentum=MOMENTUM))
+        case "adam":
+            return make(case, fundl.adam(case.rate))
+        case "adamw":
+            return make(case, fundl.adamw(case.rate, weight_decay=WEIGHT_DECAY))
+
+
+def _each_position(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    value, grad = fundl.cross_entropy(prediction.flatten(0, 1), target.flatten())
+    return value, grad.reshape(prediction.shape)
+
+
+def _network(case: Case) -> Model:
+    match case.network:
+        case "convolutional":
+            return fundl.compose(
+                fundl.conv2d(1, 32, 3, padding=1),
+                fundl.ReLU(),
+                fundl.MaxPool2d(2),
+                fundl.conv2d(32, 64, 3, padding=1),
+                fundl.ReLU(),
+                fundl.MaxPool2d(2),
+                fundl.Flatten(),
+                fundl.linear(64 * 7 * 7, 128),
+                fundl.ReLU(),
+                fundl.linear(128, CLASSES),
+            )
+        case "lstm":
+            return fundl.compose(fundl.lstm(64, 128), fundl.MeanOfPositions(), fundl.linear(128, CLASSES))
+        case "transformer":
+            block = fundl.transformer_block(FEATURES, HEADS, causal=True)
+            blocks = fundl.encoder(BLOCKS, block, fundl.layer_norm(FEATURES))
+            return fundl.compose(fundl.embedding(TOKENS, FEATURES), *blocks, fundl.linear(FEATURES, TOKENS))
+        case _:
+            layers: list[Model] = [part for sizes in pairwise(case.sizes) for part in (fundl.linear(*sizes), fundl.ReLU())]
+            return tuple(layers[:-1])

@@ -1,0 +1,195 @@
+"""What was measured, as ratios to fundl: tables in Markdown, rows in CSV, and a picture.
+
+A ratio is of two times of one round. Of the ratios of all rounds, the median and the quartiles are told.
+"""
+
+import csv
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import attrs
+import matplotlib.pyplot as plt
+import numpy as np
+
+from benchmarks.peers import PEERS
+from benchmarks.session import Failed, Losses, Measured, Outcome
+
+BASES: Final = ("fundl-jit", "fundl-eager")
+_TOLERANCE: Final = 1e-3  # of losses, relative: of sums in different orders, through some steps of Adam
+
+_PEERS_BY_BASE: Final[Mapping[str, Sequence[str]]] = {
+    "fundl-jit": [peer for peer in PEERS if peer != "fundl-jit"],
+    "fundl-eager": [name for name, peer in PEERS.items() if name != "fundl-eager" and not peer.compiles],
+}
+
+
+@attrs.frozen
+class Ratio:
+    """How many times as much as fundl a peer takes.
+
+    Args:
+        name: of the thing.
+        peer: its key in `PEERS`.
+        setting: of the peer, the one that took the least.
+        base: which fundl.
+        median: over the rounds.
+        lower: the quartile.
+        upper: the quartile.
+        rounds: how many there were.
+        processors: that the peer kept busy on average.
+    """
+
+    name: str
+    peer: str
+    setting: str
+    base: str
+    median: float
+    lower: float
+    upper: float
+    rounds: int
+    processors: float
+
+
+def ratios(outcomes: Iterable[Outcome]) -> list[Ratio]:
+    """All ratios that there are."""
+    measured = {(each.name, each.peer): each for each in outcomes if isinstance(each, Measured)}
+    return [
+        _ratio(each, measured[name, base])
+        for base in BASES
+        for (name, peer), each in measured.items()
+        if (name, base) in measured and peer in _PEERS_BY_BASE[base]
+    ]
+
+
+def _ratio(peer: Measured, base: Measured) -> Ratio:
+    values = np.array(peer.values) / np.maximum(np.array(base.values), 1e-9)
+    lower, median, upper = (float(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
+    return Ratio(peer.name, peer.peer, peer.setting, base.peer, median, lower, upper, len(values), round(peer.processors, 2))
+
+
+def disagreements(losses: Mapping[str, Sequence[Losses]]) -> list[str]:
+    """Peers whose first losses are not those of most others, with both."""
+    found = []
+    for name, columns in losses.items():
+        usual = tuple(float(value) for value in np.median([each.values for each in columns], 0)) if columns else ()
+        for each in columns:
+            if not np.allclose(each.values, usual, rtol=_TOLERANCE):
+                peer = f"{PEERS[each.peer].name} {each.setting}".strip()
+                found.append(f"{name}: the losses of {peer} are {each.values}, those of most {usual}")
+    return found
+
+
+# --- Files ---------------------------------------------------------------------------------------------------------------
+
+
+def write(folder: Path, outcomes: Sequence[Outcome], losses: Mapping[str, Sequence[Losses]]) -> None:
+    """Write benchmarks.md, benchmarks.csv and benchmarks.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = ratios(outcomes)
+    failed = [each for each in outcomes if isinstance(each, Failed)]
+    (folder / "benchmarks.md").write_text("\n".join(_markdown(rows, failed, losses)) + "\n")
+    with (folder / "benchmarks.csv").open("w", newline="") as file:
+        file.write("".join(f"# {line}\n" for line in header()))
+        writer = csv.writer(file)
+        writer.writerow(field.name for field in attrs.fields(Ratio))
+        writer.writerows(attrs.astuple(row) for row in rows)
+    _draw(rows, folder / "benchmarks.png")
+
+
+def header() -> list[str]:
+    """Of when, where and what."""
+    names = dict.fromkeys(("torch", *(package for peer in PEERS.values() for package in peer.packages)))
+    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    return [
+        f"{date.today().isoformat()}; {_processor()}, {os.cpu_count()} cores, load {load}; {platform.platform()}",
+        f"Python {platform.python_version()}, {versions}",
+        shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+    ]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _markdown(rows: Sequence[Ratio], failed: Sequence[Failed], losses: Mapping[str, Sequence[Losses]]) -> list[str]:
+    lines = ["# fundl and its peers", "", *(f"- {line}" for line in header()), ""]
+    lines += [*_NOTES.splitlines(), ""]
+    for base in BASES:
+        lines += [f"## Times as multiples of those of {PEERS[base].name}", "", *_table(rows, base), ""]
+    if failed:
+        lines += ["## What could not be measured", ""]
+        lines += [f"- {each.name}, {PEERS[each.peer].name}: {each.reason}" for each in failed] + [""]
+    wrong = disagreements(losses)
+    agree = f"The first losses of all peers agree, to {_TOLERANCE:g} of their size; cases: {len(losses)}."
+    return [*lines, "## Losses", "", *(f"- {line}" for line in wrong), *([] if wrong else [agree])]
+
+
+_NOTES: Final = """\
+Above 1, the peer takes longer. Each cell: the median over the rounds of the ratio of two times of one round, and its quartiles.
+
+- `disk` and `epoch`: 2-25-25-25-2, ReLU, MSE, with the optimizer and the batch size; a step a call, and an epoch of 1,000
+  points a call. Peers without a loop of their own go through batches that are cut already.
+- `optimizer`: an update of 50 MB of parameters, alone.
+- `memory`: what a step takes at most beyond what the process holds between steps, as Linux counts its pages.
+- `compile`: the first step of `disk-adam-10` in a new process, with empty caches and with full ones.
+- `import`: of all that a program needs, in a new process.
+- "-": not asked for, not natural for this peer, or not available (see below).
+
+All peers begin with the same parameters, and their first losses are compared. Each is a process of its own, and they take
+turns. Of a peer with several settings the fastest counts. One thread for `disk` and `epoch`, two for all else, set for every
+peer by OMP_NUM_THREADS, MKL_NUM_THREADS, OPENBLAS_NUM_THREADS and BLIS_NUM_THREADS, and for XLA by NPROC and
+--xla_cpu_multi_thread_eigen; no process is bound to processors. The column `processors` of the CSV says how many each kept
+busy."""
+
+
+def _table(rows: Sequence[Ratio], base: str) -> list[str]:
+    cells = {(row.name, row.peer): f"{row.median:.2f} ({row.lower:.2f} to {row.upper:.2f})" for row in rows if row.base == base}
+    peers = [peer for peer in _PEERS_BY_BASE[base] if any(row.peer == peer and row.base == base for row in rows)]
+    names = dict.fromkeys(name for name, _ in cells)
+    lines = [f"| case | {' | '.join(PEERS[peer].name for peer in peers)} |", f"|---|{'---:|' * len(peers)}"]
+    return [*lines, *(f"| {name} | {' | '.join(cells.get((name, peer), '-') for peer in peers)} |" for name in names)]
+
+
+def _draw(rows: Sequence[Ratio], path: Path) -> None:
+    """A row for each thing, a mark for each peer: its ratio to compiled fundl, with its quartiles."""
+    rows = [row for row in rows if row.base == "fundl-jit"]
+    if not rows:
+        return
+    names = [*dict.fromkeys(row.name for row in rows)]
+    figure, axes = plt.subplots(figsize=(9, 1.5 + 0.3 * len(names)), layout="constrained")
+    for marker, peer in zip("os^vDP*X", PEERS, strict=True):
+        chosen = [row for row in rows if row.peer == peer]
+        if chosen:
+            errors = [[row.median - row.lower for row in chosen], [row.upper - row.median for row in chosen]]
+            places = [names.index(row.name) for row in chosen]
+            medians = [row.median for row in chosen]
+            axes.errorbar(medians, places, xerr=errors, fmt=marker, capsize=2, label=PEERS[peer].name, alpha=0.8)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(axis="both", alpha=0.3)
+    axes.set_xlabel(f"times as much as {PEERS['fundl-jit'].name}, medians and quartiles")
+    axes.set_title(f"fundl and its peers, {date.today().isoformat()}, {_processor()}", fontsize="medium")
+    axes.legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.04))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,248 @@
+"""Workers, one process a peer, and turns among them.
+
+A change of the machine's speed meets all peers alike, because they take turns; what is compared is their times of one round.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Final, TypeAlias
+
+import attrs
+
+from benchmarks.cases import Case
+from benchmarks.peers import PEERS
+
+Answer: TypeAlias = Mapping[str, Sequence[float]]
+"""What a worker answers: numbers for each setting of its peer."""
+THREADS: Final = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "NPROC"]  # NPROC is XLA's
+
+
+class WorkerError(RuntimeError):
+    """A worker ended without an answer; the message is the last that it said."""
+
+
+@attrs.frozen(eq=False)
+class Worker:
+    """A process that measures.
+
+    Args:
+        peer: its key in `PEERS`.
+        process: that answers.
+        said: its standard error.
+    """
+
+    peer: str
+    process: subprocess.Popen[str]
+    said: IO[str]
+
+    def ask(self, *request: object) -> None:
+        """Send a request; the answer is `answer`'s."""
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(" ".join(map(str, request)) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            raise self._error() from None
+
+    def answer(self) -> Answer:
+        """The answer to the last request, once it comes."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise self._error()
+        answer: Answer = json.loads(line)
+        return answer
+
+    def _error(self) -> WorkerError:
+        self.process.wait()
+        self.said.seek(0)
+        lines = [line.strip() for line in self.said if line.strip(" │╰╯─\n")]
+        return WorkerError(lines[-1] if lines else f"it ended with {self.process.returncode}, and said nothing")
+
+
+@contextmanager
+def worker(peer: str, case: Case, **environment: str) -> Iterator[Worker]:
+    """A worker, which ends with the context."""
+    threads = str(case.threads)
+    variables = {
+        **os.environ,
+        **dict.fromkeys(THREADS, threads),
+        "XLA_FLAGS": f"--xla_cpu_multi_thread_eigen={'true' if case.threads > 1 else 'false'}",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "DEV": "CPU",  # of tinygrad
+        "TYPER_STANDARD_TRACEBACK": "1",
+        **environment,
+    }
+    with tempfile.TemporaryFile("w+") as said:
+        command = [sys.executable, "-m", "benchmarks.worker", peer, case.name]
+        with subprocess.Popen(
+            command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
+        ) as process:
+            try:
+                yield Worker(peer, process, said)
+            finally:
+                process.kill()
+
+
+# --- What is measured ----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class Measured:
+    """What a peer was found to take for one thing, round by round.
+
+    Args:
+        name: of the thing, in tables.
+        peer: its key in `PEERS`.
+        setting: of the peer, the one that took the least.
+        values: seconds or bytes, one a round.
+        processors: how many processors were busy on average; NaN where that was not measured.
+    """
+
+    name: str
+    peer: str
+    setting: str
+    values: tuple[float, ...]
+    processors: float = float("nan")
+
+
+@attrs.frozen(eq=False)
+class Failed:
+    """A peer that could not do what it was asked to.
+
+    Args:
+        name: of the thing, in tables.
+        peer: its key in `PEERS`.
+        reason: what its worker said last.
+    """
+
+    name: str
+    peer: str
+    reason: str
+
+
+Outcome: TypeAlias = Measured | Failed
+
+
+@attrs.frozen(eq=False)
+class Losses:
+    """The losses of the first calls of one peer's setting."""
+
+    peer: str
+    setting: str
+    values: tuple[float, ...]
+
+
+def training(case: Case, peers: Sequence[str], *, rounds: int, seconds: float) -> tuple[list[Outcome], list[Losses]]:
+    """Time of a call, and memory where the case asks for it; with the first losses, for a comparison.
+
+    Args:
+        case: what is trained.
+        peers: who trains it; who does not take the case is left out.
+        rounds: how often each peer has its turn; 0 for the losses alone.
+        seconds: that a turn takes, about.
+    """
+    outcomes: list[Outcome] = []
+    losses: list[Losses] = []
+    with ExitStack() as stack:
+        workers = [stack.enter_context(worker(peer, case)) for peer in peers if PEERS[peer].takes(case)]
+        for each in workers:
+            each.ask("losses", 3)
+        alive: list[Worker] = []
+        for each in workers:
+            try:
+                losses += [Losses(each.peer, setting, tuple(values)) for setting, values in each.answer().items()]
+                alive.append(each)
+            except WorkerError as error:
+                outcomes.append(Failed(case.name, each.peer, str(error)))
+        if rounds:
+            times = _turns(alive, rounds, "time", seconds)
+            outcomes += [_least(case.name, each.peer, times[each.peer]) for each in alive]
+            if case.memory:
+                peaks = _turns(alive, min(rounds, 3), "memory")
+                outcomes += [_least(f"memory-{case.name}", each.peer, peaks[each.peer]) for each in alive]
+    return outcomes, losses
+
+
+def _turns(workers: Sequence[Worker], rounds: int, *request: object) -> dict[str, list[Answer]]:
+    """The answers of some rounds; a first one warms up. Every other round is in reverse order."""
+    answers: dict[str, list[Answer]] = {each.peer: [] for each in workers}
+    for number in range(rounds + 1):
+        for each in workers if number % 2 else workers[::-1]:
+            each.ask(*request)
+            answer = each.answer()
+            if number:
+                answers[each.peer].append(answer)
+    return answers
+
+
+def _least(name: str, peer: str, answers: Sequence[Answer]) -> Measured:
+    """The setting whose median is the least."""
+    measured = [
+        Measured(name, peer, setting, tuple(answer[setting][0] for answer in answers), _processors(setting, answers))
+        for setting in answers[0]
+    ]
+    return min(measured, key=lambda each: sorted(each.values)[len(each.values) // 2])
+
+
+def _processors(setting: str, answers: Sequence[Answer]) -> float:
+    columns = list(zip(*(answer[setting] for answer in answers), strict=True))
+    return sum(columns[1]) / sum(columns[0]) if len(columns) > 1 else float("nan")
+
+
+def compiling(case: Case, peers: Sequence[str], *, rounds: int) -> list[Outcome]:
+    """Seconds of the first call in a new process, without what earlier processes compiled ("cold") and with it ("warm")."""
+    times: dict[tuple[str, str], list[Answer]] = {}
+    failed: dict[str, Outcome] = {}
+    for _ in range(rounds):
+        for peer in peers:
+            if not PEERS[peer].compiles or not PEERS[peer].takes(case) or peer in failed:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                for state in ("cold", "warm"):
+                    try:
+                        with worker(peer, case, **_caches(Path(folder))) as each:
+                            each.ask("first")
+                            times.setdefault((state, peer), []).append(each.answer())
+                    except WorkerError as error:
+                        failed[peer] = Failed("compile-cold", peer, str(error))
+                        break
+    return [*(_least(f"compile-{state}", peer, answers) for (state, peer), answers in times.items()), *failed.values()]
+
+
+def _caches(folder: Path) -> dict[str, str]:
+    """Variables that make each peer keep what it compiles in a folder."""
+    return {
+        "XDG_CACHE_HOME": str(folder),
+        "FUNDL_CACHE_DIR": str(folder / "fundl"),
+        "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+
+_IMPORT: Final = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+
+
+def importing(peers: Sequence[str], *, rounds: int) -> list[Outcome]:
+    """Seconds that a new process takes to import what a peer needs, without the start of Python."""
+    statements = {PEERS[peer].imports: peer for peer in reversed(peers)}  # of the peers with one import, the first
+    times: dict[str, list[float]] = {}
+    outcomes: list[Outcome] = []
+    for number in range(rounds + 1):
+        for modules, peer in [*statements.items()][:: -1 if number % 2 else 1]:
+            command = [sys.executable, "-c", _IMPORT.format(modules)]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            if done.returncode:
+                del statements[modules]
+                outcomes.append(Failed("import", peer, done.stderr.strip().splitlines()[-1]))
+            elif number:  # the first reads from disk
+                times.setdefault(peer, []).append(float(done.stdout))
+    return [*(Measured("import", peer, "", tuple(values)) for peer, values in times.items()), *outcomes]

@@ -1,0 +1,5 @@
+# What the benchmarks use of equinox, whose package only they need.
+
+from equinox import nn as nn
+
+class Module: ...

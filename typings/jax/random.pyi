@@ -1,0 +1,5 @@
+# What the benchmarks use of jax.random.
+
+from jax import Array
+
+def key(seed: int) -> Array: ...

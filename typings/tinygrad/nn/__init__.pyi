@@ -1,0 +1,1 @@
+# The part of tinygrad with the optimizers; see optim.pyi.

@@ -1,0 +1,10 @@
+# What the benchmarks use of tinygrad.nn.optim.
+
+from tinygrad import Tensor
+
+class Optimizer:
+    def zero_grad(self) -> None: ...
+    def step(self) -> None: ...
+
+def SGD(params: list[Tensor], lr: float) -> Optimizer: ...  # noqa: N802
+def Adam(params: list[Tensor], lr: float) -> Optimizer: ...  # noqa: N802
