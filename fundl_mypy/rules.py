@@ -194,23 +194,25 @@ class _Match:
 
     def computed(self, name: str, arguments: Sequence[Type]) -> shapes.AnyShape:
         """What a class of `shapes` computes from its type arguments."""
+        shape: shapes.AnyShape = shapes.Shape(...)
         match name.removeprefix("fundl.shapes."):
             case "Shape":
-                return shapes.Shape(*self.sizes_of(arguments))
+                shape = shapes.Shape(*self.sizes_of(arguments))
             case "Through" | "Kept" | "Folded" as kind:
-                result = {"Through": shapes.Through, "Kept": shapes.Kept, "Folded": shapes.Folded}[kind]
-                return result(self.shape(arguments[0]), self.layers(arguments[1:]))
+                through = {"Through": shapes.Through, "Kept": shapes.Kept, "Folded": shapes.Folded}[kind]
+                shape = through(self.shape(arguments[0]), self.layers(arguments[1:]))
             case "Ending":
-                return shapes.Ending(self.shape(arguments[0]), self.size(arguments[1]))
+                shape = shapes.Ending(self.shape(arguments[0]), self.size(arguments[1]))
             case "Joined" | "Reshaped" as kind:
-                return (self.joined if kind == "Joined" else self.reshaped)(*arguments)
+                shape = (self.joined if kind == "Joined" else self.reshaped)(*arguments)
             case "Windows" | "Spreads" as kind:
-                return self.slid(kind, *arguments)
+                shape = self.slid(kind, *arguments)
             case "Resized" | "Padded" as kind:
                 change = shapes.Resized if kind == "Resized" else shapes.Padded
-                return change(self.shape(arguments[0]), *map(self.value, arguments[1:]))
+                shape = change(self.shape(arguments[0]), *map(self.value, arguments[1:]))
             case _:
-                return shapes.Shape(...)
+                pass
+        return shape
 
     def joined(self, shape: Type, *branches: Type) -> shapes.AnyShape:
         join, axis = self.remembered("join"), self.remembered("axis")

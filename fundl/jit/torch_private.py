@@ -368,7 +368,8 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         settings: dict[str, object] = {"cpp_wrapper": True, "aot_inductor.output_path": str(folder)}
         # Memory on the stack is for what is not returned: outputs that are there would be overwritten by the next call.
         settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
-        stack.enter_context(config.patch({**_SETTINGS, **settings}))
+        known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks one
+        stack.enter_context(config.patch({**known, **settings}))
         module = _make_fx(graph.module, examples, {**select_decomp_table(), **_tiny_products(), kernels.foreach_norm: _norms})
         outputs = module.graph.output_node()
         outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has
