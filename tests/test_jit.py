@@ -3,8 +3,10 @@
 Compiling takes seconds. What is not about compiling itself runs traced graphs as they are: the fixture `interpreted`.
 """
 
+import contextlib
+import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -12,6 +14,8 @@ import attrs
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 import fundl
 from fundl import (
@@ -63,6 +67,11 @@ class Pair(Record):
     first: Tensor
     second: Tensor | None
     size: int
+
+
+@attrs.frozen(eq=False)
+class Only(Record):
+    value: Tensor
 
 
 # --- Results ------------------------------------------------------------------------------------------------------------
@@ -219,16 +228,85 @@ def test_what_is_no_tree_is_refused() -> None:
         jit(lambda x: x, static="loss")
 
 
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    yield
+    torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.mark.usefixtures("interpreted")
-def test_the_number_of_threads_is_a_reason() -> None:
-    compiled, before = jit(torch.neg), torch.get_num_threads()
-    try:
-        for count in (1, 2, 1):
-            torch.set_num_threads(count)
-            compiled(torch.ones(2))
-    finally:
-        torch.set_num_threads(before)
-    assert [trace.reason for trace in compiled.traces][1:] == ["torch had 1 threads, and has 2"]
+@pytest.mark.parametrize(
+    ("set_to", "reason"),
+    [
+        (lambda: threads(3), r"torch\.get_num_threads\(\) was \d, and is 3"),
+        (lambda: default_dtype(torch.float64), r"torch\.get_default_dtype\(\) was torch\.float32, and is torch\.float64"),
+        (lambda: torch.device("meta"), r"torch\.get_default_device\(\) was cpu, and is meta"),
+        (lambda: torch.autocast("cpu", torch.bfloat16), r"torch\.autocast was off, and is {'cpu': torch\.bfloat16}"),
+        (deterministic, r"torch\.are_deterministic_algorithms_enabled\(\) was False, and is True"),
+    ],
+)
+def test_what_torch_is_set_to_is_a_reason(set_to: Callable[[], contextlib.AbstractContextManager[None]], reason: str) -> None:
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x @ x, torch.ones(2)
+
+    compiled, x = jit(function), torch.full((2, 2), 0.3)
+    for _ in range(2):
+        for setting in (contextlib.nullcontext, set_to):
+            with setting():
+                results, expected = compiled(x), function(x)
+                assert [(part.dtype, part.device) for part in results] == [(part.dtype, part.device) for part in expected]
+                assert torch.equal(results[0], expected[0])
+    assert len(compiled.traces) == 2
+    assert re.fullmatch(reason, compiled.traces[1].reason)
+    # All that an argument holds is donated: there is no tensor that a guard could look at.
+    state, step = Only(torch.ones(2, 2)), jit(lambda state: Only(state.value @ state.value), donate="state")
+    for _ in range(2):
+        state = step(state)
+    if "autocast" in reason:
+        with set_to(), pytest.raises(TypeError, match="no part of what"):
+            step(state)
+    else:
+        with set_to():
+            state = step(state)
+        assert len(step.traces) == 2
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_mode_that_watches_sees_each_function() -> None:
+    seen: list[object] = []
+
+    class Watch(TorchFunctionMode):
+        @override
+        def __torch_function__(
+            self, func: Callable[..., object], _types: object, args: tuple[object, ...] = (), kwargs: object = None
+        ) -> object:
+            seen.append(func)
+            return func(*args)
+
+    compiled = jit(torch.neg)
+    compiled(torch.ones(2))
+    x = torch.ones(2)
+    with Watch():
+        assert torch.equal(compiled(x), -x)
+    assert torch.neg in seen
+    assert len(compiled.traces) == 1
 
 
 # --- Around other things ------------------------------------------------------------------------------------------------
@@ -394,6 +472,39 @@ def test_bare_tensors_and_tuples_can_be_donated() -> None:
         jit(lambda x: x, donate="y")
 
 
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("records", [True, False])
+def test_several_arguments_can_be_donated(records: bool) -> None:
+    def make(value: float) -> Only | tuple[Tensor, Tensor]:
+        return Only(torch.full((2,), value)) if records else (torch.full((2,), value), torch.full((3,), value))
+
+    def function(a: object, x: Tensor, b: object, empty: object) -> tuple[Tensor, object, object, object]:
+        total = tree.leaves(a)[0] + x
+        return total, tree.map(lambda p, q: p - q, b, a), tree.map(lambda p, q: p + 2 * q, a, b), empty
+
+    compiled = jit(function, donate=("b", "a", "empty"))
+    a, b = make(1), make(2)
+    expected_a, expected_b = make(1), make(2)
+    memory = {leaf.data_ptr() for leaf in tree.leaves((a, b))}
+    for _ in range(4):
+        before = a
+        total, a, b, nothing = compiled(a, torch.ones(2), b, ())
+        expected, expected_a, expected_b, _ = function(expected_a, torch.ones(2), expected_b, ())
+        assert tree.equal((total, a, b, nothing), (expected, expected_a, expected_b, ()))
+        assert {leaf.data_ptr() for leaf in tree.leaves((a, b))} == memory
+        with pytest.raises(DonatedError):
+            tree.map(torch.neg, before)
+    assert len(compiled.traces) == 1
+    held = tree.leaves(b)[0]
+    compiled(a, torch.ones(2), b, ())
+    with pytest.raises(DonatedError):
+        held + 1
+    with pytest.raises(TypeError, match=r"^donate='b': no part of what"):
+        jit(lambda a, b: (a + b, 1), donate=("a", "b"))(torch.ones(2), torch.ones(2))
+    with pytest.raises(ValueError, match="'x' is in static and in donate"):
+        jit(lambda x: x, static="x", donate="x")
+
+
 # --- Scan ---------------------------------------------------------------------------------------------------------------
 
 
@@ -425,7 +536,7 @@ def test_a_scan_is_a_loop() -> None:
         assert tree.equal(after, expected)
         assert tree.equal(stacked, tuple(torch.stack(column) for column in zip(*reports, strict=True)))
         assert tree.equal(run, before)
-    assert scanned.traces == 1
+    assert [trace.reason for trace in scanned.traces] == ["it is the first call"]
     meta = tree.move_to(run, "meta")
     assert scanned(meta, torch.empty(4, 3, device="meta"))[1][0].shape == (4, 3)
     steps_and_messages: list[tuple[Callable[[Tensor, Tensor], object], str]] = [
@@ -439,8 +550,24 @@ def test_a_scan_is_a_loop() -> None:
     for step, message in steps_and_messages:
         with pytest.raises(TypeError, match=message):
             scan(step)(torch.ones(2), torch.ones(3, 2))
+    with pytest.raises(ValueError, match="the data is empty"):
+        scanned(run, torch.ones(0, 3))
     with pytest.raises(ValueError, match="must have the same number of rows"):
         scan(lambda x, y: (x + y[0] + y[1], x))(torch.ones(2), (torch.ones(3, 2), torch.ones(4, 2)))
+
+
+@pytest.mark.usefixtures("interpreted_loop")
+def test_a_scan_tells_why_it_was_traced_again() -> None:
+    scanned = scan(lambda x, y: (x + y, x), max_traces=2)
+    scanned(torch.ones(2), torch.ones(3, 2))
+    scanned(torch.ones(2, 1).expand(2, 2)[0], torch.ones(5, 2))
+    scanned(torch.ones(2), torch.ones(2, 3).t())
+    reasons = [trace.reason for trace in scanned.traces]
+    assert reasons == ["it is the first call", "a batch of batches was float32[2], and is float32[2] with strides [3]"]
+    with pytest.raises(
+        RetraceError, match=r"a scan of .* was traced 2 times, .* but state was float32\[2\], and is float64\[2\]"
+    ):
+        scanned(torch.ones(2).double(), torch.ones(3, 2))
 
 
 # --- What a graph cannot hold -------------------------------------------------------------------------------------------
@@ -552,6 +679,28 @@ def test_without_a_compiler_functions_run_as_they_are(tmp_path: Path, monkeypatc
         with pytest.warns(RuntimeWarning, match=r"is not compiled, and runs as it is: .* Compiling needs a compiler for C\+\+"):
             assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 3.0))
         assert torch.equal(compiled(torch.ones(2)), torch.full((2,), 3.0))
+
+
+def test_a_graph_that_cannot_be_compiled_runs_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("deep inside\nand more")
+
+    monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch_private, "_compile_graph", refuse)
+    compiled, scanned = jit(torch.neg), scan(lambda x, y: (x + y, x))
+    with pytest.warns(RuntimeWarning, match=r"neg is not compiled, and runs as it is: .* \(AssertionError: deep inside\)$"):
+        assert torch.equal(compiled(torch.ones(2)), -torch.ones(2))
+    with pytest.warns(RuntimeWarning, match=r"^a scan of .* is not compiled, and runs as it is: "):
+        scanned(torch.ones(2), torch.ones(3, 2))
+    assert torch.equal(compiled(torch.ones(2)), -torch.ones(2))
+    assert torch.equal(scanned(torch.ones(2), torch.ones(3, 2))[0], torch.full((2,), 4.0))
+    assert [trace.compiled for trace in (*compiled.traces, *scanned.traces)] == [False, False]
+
+
+def test_a_torch_that_lacks_what_compiling_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_private, "_NAMES", ("torch.neg", "torch.no_such_thing"))
+    with pytest.raises(ImportError, match=r"torch .* lacks torch\.no_such_thing: use one of those versions"):
+        jit(torch.neg)(torch.ones(2))
 
 
 # --- Sweeps -------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fundl.jit import torch_private
+from fundl.jit.ambient import ambient
 
 
 def folder() -> Path:
@@ -28,7 +29,7 @@ def compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[to
         examples: of its inputs.
 
     Raises:
-        NoCompilerError: it was not, and there is no compiler.
+        CompilerError: it was not, and cannot be compiled.
     """
     place, found = _compiled(graph, examples)
     return torch_private.load(place, _device(examples)), found
@@ -45,7 +46,7 @@ def compiled_loop(
         sliced: which inputs are cut along their first axis.
 
     Raises:
-        NoCompilerError: it was not, and there is no compiler.
+        CompilerError: it was not, and cannot be compiled.
     """
     (place, found), device = _compiled(graph, examples), _device(examples)
     loop = torch_private.load_loop(place, _loop_library(), sliced) if device.type == "cpu" else None
@@ -58,7 +59,7 @@ def _device(examples: Sequence[Tensor]) -> torch.device:
 
 def _compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[Path, bool]:
     """The folder of a compiled graph, and whether it was there."""
-    place = folder() / "jit" / hashlib.sha256(graph.fingerprint().encode()).hexdigest()
+    place = folder() / "jit" / hashlib.sha256(f"{graph.fingerprint()}\n{ambient()}".encode()).hexdigest()
     found = place.exists()
     if not found:
         place.parent.mkdir(parents=True, exist_ok=True)

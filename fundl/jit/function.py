@@ -3,9 +3,6 @@
 import functools
 import inspect
 import re
-import threading
-import time
-import warnings
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final, Generic, ParamSpec, TypeAlias, TypeVar, cast, final
 
@@ -16,11 +13,13 @@ from typing_extensions import override
 
 from fundl.donated import DonatedError, refusal
 from fundl.jit import cache, torch_private
+from fundl.jit.ambient import ambient
 from fundl.jit.donation import Donated, Estate, are_exclusive, bury, empty
+from fundl.jit.kinds import Forms, Kind, Signature, Trace, leaf_kind
 from fundl.jit.tracing import Traced, trace
-from fundl.jit.walk import MISS, Flat, Leaf, Source, Static, children, explain, flatten, replace, with_parts
+from fundl.jit.walk import MISS, Flat, Leaf, Source, Static, children, flatten, replace, with_parts
 from fundl.kernels import no_grad
-from fundl.tree import Record, describe
+from fundl.tree import Record
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -29,68 +28,26 @@ _Arguments: TypeAlias = tuple[tuple[object, ...], dict[str, object]]
 _Call: TypeAlias = Callable[[tuple[object, ...], dict[str, object]], object]
 
 
-class RetraceError(RuntimeError):
-    """A function was called with arguments that it is not compiled for, more often than it may be; the message says which."""
-
-
-@final
-@attrs.frozen
-class Trace:
-    """One compilation of a function.
-
-    Args:
-        reason: why it was necessary: what of the arguments was new.
-        seconds: that tracing and compiling took.
-        cached: whether the compiled code was on disk.
-    """
-
-    reason: str
-    seconds: float
-    cached: bool
-
-
-@attrs.frozen
-class _Signature:
-    """The structures of arguments, by place and by name."""
-
-    arguments: tuple[tuple[str, Hashable], ...]
-    positional: int  # so many of them are given by place
-
-    def explain(self, old: "_Signature") -> str:
-        """Where it differs from another one."""
-        names, old_names = [name for name, _ in self.arguments], [name for name, _ in old.arguments]
-        if names != old_names or self.positional != old.positional:
-            return (
-                f"the arguments were ({', '.join(old_names)}), and are ({', '.join(names)}), {self.positional} of them by place"
-            )
-        columns = zip(old.arguments, self.arguments, strict=True)
-        return next(explain(before, after, name) for (name, before), (_, after) in columns if before != after)
-
-
-@attrs.frozen
-class _Key:
-    """What a compiled form is for."""
-
-    signature: _Signature
-    leaves: tuple[str, ...]
-    threads: int
-    paths: tuple[str, ...] = attrs.field(eq=False)
-
-
 @attrs.frozen(eq=False)
 class _Donated:
-    """What becomes of the donated argument.
+    """What becomes of a donated argument.
 
     Args:
-        place: of the argument, among all.
+        name: of the argument.
+        place: of it, among all.
         leaves: from which to which of the leaves of all arguments are its own.
-        heir: the part of the result that takes its place: a tree like it, of leaves of the kind "heir".
+        part: of the result, that takes its place; None for all of the result.
+        heir: that part: a tree like the argument, of leaves of the kind "heir".
+        sources: what the heir's tensors are.
         kind: of both, something unique.
     """
 
+    name: str
     place: int
-    leaves: tuple[int, int]
+    leaves: range
+    part: int | None
     heir: object
+    sources: tuple[torch_private.Source, ...]
     kind: object
 
 
@@ -103,14 +60,14 @@ class _Program:
         constants: its last inputs.
         result: made of its outputs.
         outputs: how many there are.
-        donated: which inputs it writes to, if it does.
+        donated: the arguments that it writes to.
     """
 
     run: torch_private.Run
     constants: list[Tensor]
     result: object
     outputs: int
-    donated: _Donated | None
+    donated: tuple[_Donated, ...]
 
 
 @final
@@ -119,26 +76,28 @@ class Compiled(Generic[P, R]):
 
     Args:
         function: the function.
-        traces: what was compiled so far, in order.
     """
 
-    def __init__(self, function: Callable[P, R], static: Sequence[str], donate: str | None, max_traces: int | None) -> None:
+    def __init__(self, function: Callable[P, R], static: Sequence[str], donate: Sequence[str], max_traces: int | None) -> None:
         functools.update_wrapper(self, function)
         self.function = function
-        self.traces: tuple[Trace, ...] = ()
         self._parameters = _parameters(function)
-        self._static = frozenset(static)
-        self._max_traces = max_traces
-        self._lock = threading.RLock()
-        self._calls: tuple[_Call, ...] = ()  # quick ones, each for trees of one kind
-        self._compiled: dict[_Key, _Program | None] = {}  # None: must run as it is
-        self._donate = donate
-        self._estate = Estate()
-        self._kinds: dict[object, object] = {}  # of what was donated
-        self._shared = None if donate is None else Compiled(function, static, None, max_traces)
-        for option, names in (("static", self._static), ("donate", {donate} - {None})):
-            for name in names - {*self._parameters}:
+        self._static, self._donate = frozenset(static), tuple(donate)
+        for option, names in (("static", static), ("donate", donate)):
+            for name in {*names} - {*self._parameters}:
                 raise ValueError(f"{option}={name!r} is not a parameter of {_name(function)}{inspect.signature(function)}")
+        if both := self._static & {*donate}:
+            raise ValueError(f"{min(both)!r} is in static and in donate: what is no tree has no memory to be written over")
+        self._forms = Forms[_Program](_name(function), max_traces)
+        self._calls: tuple[_Call, ...] = ()  # quick ones, each for trees of one kind
+        self._estates = {name: Estate() for name in donate}
+        self._kinds: dict[object, object] = {}  # of what was donated
+        self._shared = Compiled(function, static, (), max_traces) if donate else None
+
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        """What was compiled so far, in order."""
+        return self._forms.traces
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns, computed by its compiled form."""
@@ -161,17 +120,14 @@ class Compiled(Generic[P, R]):
         if any(isinstance(leaf, Donated) for leaf in flat.leaves):
             path = next(path for path, leaf in zip(flat.paths, flat.leaves, strict=True) if isinstance(leaf, Donated))
             raise DonatedError(f"{path}: {refusal('tensor')}")
-        if torch_private.mode_count() or not all(map(torch_private.is_plain, flat.leaves)):
+        if torch_private.is_watched() or not all(map(torch_private.is_plain, flat.leaves)):
             return self._run_as_it_is(args, kwargs)  # within another trace, or for shapes alone
-        key = _key(flat)
-        with self._lock:
-            if key not in self._compiled:
-                self._compiled[key] = self._compile(key, arguments, flat)
-            found = self._compiled[key]
-            if found is None:
-                return self._run_as_it_is(args, kwargs)
-            call = _QuickCall(arguments, flat, key, found).write(self._estate, self._shared)
-            self._calls = (call, *self._calls)[:_QUICK]
+        kind = _kind(flat)
+        found = self._forms.find(kind, lambda: self._compile(kind, arguments, flat))
+        if found is None:
+            return self._run_as_it_is(args, kwargs)
+        call = _QuickCall(arguments, flat, kind, found).write(self._estates, self._shared)
+        self._calls = (call, *self._calls)[:_QUICK]
         result = call(args, kwargs)
         return self._run_as_it_is(args, kwargs) if result is MISS else cast("R", result)
 
@@ -190,81 +146,43 @@ class Compiled(Generic[P, R]):
         args, kwargs = arguments
         names = [*self._parameters, *(f"argument {place}" for place in range(len(self._parameters), len(args)))]
         parts = {name: flatten(arg, name) for name, arg in [*zip(names, args, strict=False), *kwargs.items()]}
-        signature = _Signature(tuple((name, part.signature) for name, part in parts.items()), len(args))
+        signature = Signature(tuple((name, part.signature) for name, part in parts.items()), len(args))
         leaves = [leaf for part in parts.values() for leaf in part.leaves]
         return Flat(signature, leaves, [path for part in parts.values() for path in part.paths])
 
-    def _compile(self, key: _Key, arguments: _Arguments, flat: Flat) -> _Program | None:
-        reason, start = self._reason(key), time.perf_counter()
-        if self._max_traces is not None and len(self.traces) >= self._max_traces:
-            raise RetraceError(
-                f"{_name(self.function)} was traced {len(self.traces)} times, and may not be traced again (max_traces="
-                f"{self._max_traces}), but {reason}"
-            )
-
+    def _compile(self, kind: Kind, arguments: _Arguments, flat: Flat) -> tuple[_Program, bool]:
         def function(leaves: Sequence[Tensor]) -> object:
             with no_grad():
                 return self._run_as_it_is(*cast("_Arguments", replace(arguments, iter(leaves))))
 
         traced = trace(function, flat.leaves)
-        graph, result, outputs, donated = traced.graph, traced.result, traced.outputs, None
-        if self._donate is not None and self._donate in dict(key.signature.arguments):
-            graph, result, outputs, donated = self._write_back(traced, key, flat)
-        try:
-            run, cached = cache.compiled(graph, [*flat.leaves, *traced.constants])
-        except torch_private.NoCompilerError as error:
-            warnings.warn(
-                f"{_name(self.function)} is not compiled, and runs as it is: {error}. Compiling needs a compiler for C++, g++"
-                " or clang++; the environment variable CXX says where it is",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-            return None
-        self.traces = (*self.traces, Trace(reason, time.perf_counter() - start, cached))
-        return _Program(run, traced.constants, result, outputs, donated)
+        graph, result, outputs = traced.graph, traced.result, traced.outputs
+        donated = self._donated(traced, kind, flat)
+        if donated:
+            graph, result, outputs = _write_back(traced, donated)
+        run, cached = cache.compiled(graph, [*flat.leaves, *traced.constants])
+        return _Program(run, traced.constants, result, outputs, donated), cached
 
-    def _write_back(self, traced: Traced, key: _Key, flat: Flat) -> "tuple[torch_private.Graph, object, int, _Donated]":
-        """The graph that writes over the donated argument, and what the result is made of then."""
-        names = [name for name, _ in key.signature.arguments]
-        place = names.index(str(self._donate))
-        signature = key.signature.arguments[place][1]
-        first = next((i for i, path in enumerate(flat.paths) if _argument(path) == self._donate), 0)
-        last = first + sum(_argument(path) == self._donate for path in flat.paths)
-        heirs = _heirs(traced, signature, flat.leaves[first:last])
-        if heirs is None:
-            raise TypeError(
-                f"donate={self._donate!r}: no part of what {_name(self.function)} returns is a tree like this argument, with"
-                " tensors of the same shapes and dtypes, to be written over it"
-            )
-        where, heir, sources = heirs
-        returned: list[Leaf] = []
-
-        def elsewhere(leaf: Leaf) -> Leaf:
-            if leaf.kind == "constant" or (leaf.kind == "input" and not first <= leaf.index < last):
-                return leaf
-            same = (number for number, old in enumerate(returned) if (old.kind, old.index) == (leaf.kind, leaf.index))
-            if (number := next(same, None)) is None:
-                number = len(returned)
-                returned.append(leaf)
-            return Leaf("output", number)
-
-        result: object = Leaf("tree", 0)
-        if where is not None:
-            parts = [part for _, part in children(traced.result, "")]
-            rest = [part if i == where else _map_leaves(elsewhere, part) for i, part in enumerate(parts)]
-            rest[where] = Leaf("tree", 0)
-            result = with_parts(traced.result, rest)
-        writes = [(first + i, source) for i, source in enumerate(sources) if source != ("input", first + i)]
-        graph = traced.graph.write_back(writes, [_source(leaf) for leaf in returned])
-        kind = self._kinds.setdefault((signature, key.leaves[first:last]), object())
-        return graph, result, len(returned), _Donated(place, (first, last), heir, kind)
-
-    def _reason(self, key: _Key) -> str:
-        """What is new in a key, compared to the one before it that differs the least."""
-        if not self._compiled:
-            return "it is the first call"
-        reasons = [_difference(old, key) for old in reversed(self._compiled)]
-        return min(reasons, key=len)
+    def _donated(self, traced: Traced, kind: Kind, flat: Flat) -> tuple[_Donated, ...]:
+        """What becomes of the arguments that are donated, as far as they are given and have tensors."""
+        found: list[_Donated] = []
+        names = [name for name, _ in kind.signature.arguments]
+        for name in self._donate:
+            mine = [number for number, path in enumerate(flat.paths) if _argument(path) == name]
+            if not mine:
+                continue
+            place, leaves = names.index(name), range(mine[0], mine[-1] + 1)
+            signature = kind.signature.arguments[place][1]
+            taken = [other.part for other in found]
+            heir = _heir(traced, signature, [flat.leaves[number] for number in leaves], taken, whole=len(self._donate) == 1)
+            if heir is None:
+                raise TypeError(
+                    f"donate={name!r}: no part of what {_name(self.function)} returns is a tree like this argument, with"
+                    " tensors of the same shapes and dtypes, to be written over it"
+                )
+            unique = self._kinds.setdefault((name, signature, kind.leaves[leaves.start : leaves.stop]), object())
+            found.append(_Donated(name, place, leaves, *heir, unique))
+        return tuple(found)
 
 
 _QUICK: Final = 16
@@ -297,77 +215,89 @@ def _map_leaves(function: Callable[[Leaf], Leaf], tree: object) -> object:
     return replace(tree, iter([function(leaf) for leaf in cast("list[Leaf]", leaves)]))
 
 
-def _heirs(
-    traced: Traced, signature: Hashable, examples: Sequence[Tensor]
-) -> tuple[int | None, object, list[torch_private.Source]] | None:
-    """The part of the result that can take the place of the donated tree: where it is, what it is, where it comes from."""
-    parts: list[tuple[int | None, object]] = [(None, traced.result)]
+def _heir(
+    traced: Traced, signature: Hashable, examples: Sequence[Tensor], taken: Sequence[int | None], *, whole: bool
+) -> tuple[int | None, object, tuple[torch_private.Source, ...]] | None:
+    """The part of the result that can take the place of a donated tree: where it is, what it is, where it comes from.
+
+    Args:
+        traced: gives the result.
+        signature: of the donated tree.
+        examples: its tensors.
+        taken: the parts that are the heirs of others.
+        whole: whether all of the result may be the heir.
+    """
+    parts: list[tuple[int | None, object]] = [(None, traced.result)] if whole else []
     if isinstance(traced.result, tuple):
         parts += enumerate(part for _, part in children(traced.result, ""))
     for place, part in parts:
         flat = flatten(part, "", constants=True)
         leaves = cast("list[Leaf]", flat.leaves)
-        if flat.signature == signature and all(map(traced.is_like, leaves, examples)):
+        if place not in taken and flat.signature == signature and all(map(traced.is_like, leaves, examples)):
             heirs = iter([Leaf("heir", number) for number in range(len(leaves))])
-            return place, replace(part, heirs), [_source(leaf) for leaf in leaves]
+            return place, replace(part, heirs), tuple(map(_source, leaves))
     return None
 
 
-def _key(flat: Flat) -> _Key:
-    assert isinstance(flat.signature, _Signature)
-    return _Key(flat.signature, tuple(map(_described, flat.leaves)), torch.get_num_threads(), tuple(flat.paths))
+def _write_back(traced: Traced, donated: Sequence[_Donated]) -> tuple[torch_private.Graph, object, int]:
+    """The graph that writes over donated arguments, what the result is made of then, and how many tensors are returned."""
+    mine = {number for one in donated for number in one.leaves}
+    returned: list[Leaf] = []
+
+    def elsewhere(leaf: Leaf) -> Leaf:
+        if leaf.kind == "constant" or (leaf.kind == "input" and leaf.index not in mine):
+            return leaf
+        same = (number for number, old in enumerate(returned) if (old.kind, old.index) == (leaf.kind, leaf.index))
+        if (number := next(same, None)) is None:
+            number = len(returned)
+            returned.append(leaf)
+        return Leaf("output", number)
+
+    places = {one.part: Leaf("tree", number) for number, one in enumerate(donated)}
+    if None in places:
+        result: object = places[None]
+    else:
+        parts = enumerate(part for _, part in children(traced.result, ""))
+        result = with_parts(traced.result, [places.get(i) or _map_leaves(elsewhere, part) for i, part in parts])
+    changes = [change for one in donated for change in zip(one.leaves, one.sources, strict=True)]
+    writes = [(number, source) for number, source in changes if source != ("input", number)]
+    return traced.graph.write_back(writes, [_source(leaf) for leaf in returned]), result, len(returned)
 
 
-def _described(leaf: Tensor) -> str:
-    """A leaf, as far as compiled code depends on it; the strides of axes of one element do not matter."""
-    contiguous = leaf.is_contiguous()
-    strides = (
-        "" if contiguous else f" with strides {[s if n > 1 else 1 for s, n in zip(leaf.stride(), leaf.shape, strict=True)]}"
-    )
-    device = "" if leaf.is_cpu else f" on {leaf.device}"
-    return f"{describe(leaf.detach())}{strides}{device}"
-
-
-def _difference(old: _Key, new: _Key) -> str:
-    if old.signature != new.signature:
-        return new.signature.explain(old.signature)
-    changed = [
-        f"{path} was {before}, and is {after}"
-        for path, before, after in zip(new.paths, old.leaves, new.leaves, strict=True)
-        if before != after
-    ]
-    if changed:
-        more = f" (and {len(changed) - 1} more tensors differ)" if len(changed) > 1 else ""
-        return changed[0] + more
-    return f"torch had {old.threads} threads, and has {new.threads}"
+def _kind(flat: Flat) -> Kind:
+    assert isinstance(flat.signature, Signature)
+    return Kind(flat.signature, tuple(map(leaf_kind, flat.leaves)), ambient(), tuple(flat.paths))
 
 
 class _QuickCall:
     """Writes the function that a call goes through: it takes trees of one kind apart, runs, and puts the result together."""
 
-    def __init__(self, arguments: _Arguments, flat: Flat, key: _Key, program: _Program) -> None:
+    def __init__(self, arguments: _Arguments, flat: Flat, kind: Kind, program: _Program) -> None:
         self.args, self.kwargs = arguments
-        self.flat, self.key, self.program = flat, key, program
+        self.flat, self.kind, self.program = flat, kind, program
         self.source = Source()
-        self.source.scope |= {"modes": torch_private.mode_count, "threads": torch.get_num_threads, "run": program.run}
+        self.source.scope |= {"run": program.run}
         self.names = [self.source.variable() for _ in self.args]
         self.constants = [self.source.constant(constant) for constant in program.constants]
         self.outputs = [self.source.variable() for _ in range(program.outputs)]
 
-    def write(self, estate: Estate, shared: Callable[..., object] | None) -> _Call:  # type: ignore[explicit-any]  # of any arguments
+    def write(self, estates: dict[str, Estate], shared: Callable[..., object] | None) -> _Call:  # type: ignore[explicit-any]  # of any arguments
         """The function.
 
         Args:
-            estate: where what is donated comes from, if it comes from the last call.
+            estates: where what is donated comes from, if it comes from the last call, by name.
             shared: the function compiled without donation, for donated trees that are not the only ones in their memory.
         """
         source, args, kwargs = self.source, self.args, self.kwargs
-        source.add(f"if len(args) != {len(args)} or modes() or threads() != {self.key.threads}: return MISS")
+        self._check_ambient()
+        source.add(f"if len(args) != {len(args)}: return MISS")
         source.add(f"if tuple(kwargs) != {tuple(kwargs)!r}: return MISS" if kwargs else "if kwargs: return MISS")
         if args:
             source.add(f"({', '.join(self.names)},) = args")
         if self.program.donated:
-            source.scope |= {"estate": estate, "shared": shared, "exclusive": are_exclusive, "bury": bury, "empty": empty}
+            source.scope |= {"shared": shared, "exclusive": are_exclusive, "bury": bury, "empty": empty}
+            for one in self.program.donated:
+                source.scope[f"estate_{one.place}"] = estates[one.name]
             self._write_shortcut(self.program.donated)
         leaves = [leaf for name, arg in zip(self.names, args, strict=True) for leaf in source.read(name, arg)]
         for keyword, arg in kwargs.items():
@@ -381,6 +311,28 @@ class _QuickCall:
             self._run(leaves)
             source.add(f"return {source.build(self.program.result, {'input': leaves, 'output': self.outputs})}")
         return cast("_Call", source.compile("def call(args, kwargs)"))
+
+    def _check_ambient(self) -> None:
+        """Write that torch is set to what it was set to."""
+        now = self.kind.ambient
+        if now.is_usual:
+            self.source.scope |= {
+                "modes": torch_private.mode_count,
+                "function_modes": torch_private.function_mode_count,
+                "threads": torch.get_num_threads,
+                "default_dtype": torch.get_default_dtype,
+                "deterministic": torch.are_deterministic_algorithms_enabled,
+                "autocast": torch_private.is_any_autocast,
+            }
+            conditions = ["modes()", "function_modes()", f"threads() != {now.threads}"]
+            conditions += [f"default_dtype() is not {self.source.constant(now.default_dtype)}"]
+            conditions += [f"deterministic() is not {now.deterministic}"]
+            if len(self.flat.leaves) == sum(len(one.leaves) for one in self.program.donated):
+                conditions.append("autocast()")  # else the guard of the leaves sees it
+        else:
+            self.source.scope |= {"watched": torch_private.is_watched, "ambient": ambient}
+            conditions = ["watched()", f"ambient() != {self.source.constant(now)}"]
+        self.source.add(f"if {' or '.join(conditions)}: return MISS")
 
     def _check(self, names: Sequence[str], leaves: Sequence[Tensor]) -> None:
         """Write that leaves are as they were when the function was compiled."""
@@ -400,63 +352,81 @@ class _QuickCall:
         elif self.program.donated:
             self.source.add(call)
 
-    def _write_donating(self, donated: _Donated, leaves: list[str]) -> None:
-        """Write a call that leaves nothing of the donated tree."""
-        first, last = donated.leaves
-        mine, others = ", ".join(leaves[first:last]), ", ".join([*leaves[:first], *leaves[last:], *self.constants])
+    def _write_donating(self, donated: Sequence[_Donated], leaves: list[str]) -> None:
+        """Write a call that leaves nothing of the donated trees."""
+        numbers = [number for one in donated for number in one.leaves]
+        mine = ", ".join(leaves[number] for number in numbers)
+        others = ", ".join([*(leaf for number, leaf in enumerate(leaves) if number not in numbers), *self.constants])
         self.source.add(f"if not exclusive([{mine}], [{others}]): return shared(*args, **kwargs)")
         self._run(leaves)
-        heirs = [self.source.variable() for _ in range(first, last)]
+        heirs = [self.source.variable() for _ in numbers]
         self.source.add(f"({', '.join(heirs)},) = bury([{mine}])")
-        tree = self.source.variable()
-        self.source.add(f"{tree} = {self.source.build(donated.heir, {'heir': heirs})}")
-        self.source.add(f"estate.adopt({tree}, {self.source.constant(donated.kind)}, [{', '.join(heirs)}])")
-        self._return(leaves, tree)
+        trees = []
+        for one in donated:
+            own, heirs = heirs[: len(one.leaves)], heirs[len(one.leaves) :]
+            trees.append(self.source.build(one.heir, {"heir": own}))
+            kind = self.source.constant(one.kind)
+            self.source.add(f"estate_{one.place}.adopt({trees[-1]}, {kind}, [{', '.join(own)}])")
+        self._return(leaves, trees)
 
-    def _return(self, leaves: Sequence[str], tree: str) -> None:
-        names = {"input": leaves, "output": self.outputs, "tree": [tree]}
+    def _return(self, leaves: Sequence[str], trees: Sequence[str]) -> None:
+        names = {"input": leaves, "output": self.outputs, "tree": trees}
         self.source.add(f"return {self.source.build(self.program.result, names)}")
 
-    def _write_shortcut(self, donated: _Donated) -> None:
-        """Write what is done if the donated record is the one that the last call returned, and nobody has a part of it."""
-        root = self.args[donated.place] if donated.place < len(self.args) else None
-        if not isinstance(root, Record) or self.kwargs:
+    def _write_shortcut(self, donated: Sequence[_Donated]) -> None:
+        """Write what is done if the donated records are those that the last call returned, and nobody has a part of them."""
+        roots = {
+            one.place: root
+            for one in donated
+            if one.place < len(self.args) and isinstance(root := self.args[one.place], Record)
+        }
+        if len(roots) < len(donated) or self.kwargs:
             return
-        source, name, before = self.source, self.names[donated.place], len(self.source.lines)
-        others = [[] if arg is root else source.read(given, arg) for given, arg in zip(self.names, self.args, strict=True)]
-        first, last = donated.leaves
-        leaves = [
-            leaf for place, given in enumerate(others) for leaf in (["*estate.leaves"] if place == donated.place else given)
-        ]
-        self._check([leaf for given in others for leaf in given], [*self.flat.leaves[:first], *self.flat.leaves[last:]])
+        source, before = self.source, len(self.source.lines)
+        leaves: list[str] = []
+        others: list[str] = []
+        for place, (name, arg) in enumerate(zip(self.names, self.args, strict=True)):
+            read = [] if place in roots else source.read(name, arg)
+            leaves += [f"*estate_{place}.leaves"] if place in roots else read
+            others += read
+        mine = {number for one in donated for number in one.leaves}
+        self._check(others, [leaf for number, leaf in enumerate(self.flat.leaves) if number not in mine])
         self._run(leaves)
-        new = source.move(name, root)
-        source.add(f"empty({name})", f"estate.follow({new})")
-        self._return([], new)
-        kind = source.constant(donated.kind)
-        condition = f"if estate.kind is {kind} and {name} is estate.root() and estate.is_untouched():"
-        source.lines[before:] = [condition, *(f"    {line}" for line in source.lines[before:])]
+        trees = [source.move(self.names[place], root) for place, root in roots.items()]
+        for place, tree in zip(roots, trees, strict=True):
+            source.add(f"empty({self.names[place]})", f"estate_{place}.follow({tree})")
+        self._return([], trees)
+        conditions = [
+            f"estate_{one.place}.kind is {source.constant(one.kind)} and {self.names[one.place]} is estate_{one.place}.root()"
+            f" and estate_{one.place}.is_untouched()"
+            for one in donated
+        ]
+        source.lines[before:] = [f"if {' and '.join(conditions)}:", *(f"    {line}" for line in source.lines[before:])]
 
 
 def jit(
-    function: Callable[P, R], *, static: str | Sequence[str] = (), donate: str | None = None, max_traces: int | None = None
+    function: Callable[P, R],
+    *,
+    static: str | Sequence[str] = (),
+    donate: str | Sequence[str] = (),
+    max_traces: int | None = None,
 ) -> Compiled[P, R]:
     """Compile a pure function of trees.
 
     The function is run once for each kind of arguments, on stand-ins for their tensors, and all that it does with tensors is
     compiled as one graph. The compiled function gives the same results, up to rounding, and costs next to nothing beside
     the arithmetic. Kinds of arguments differ in the trees' structure (with all static fields), and in the tensors' shapes,
-    strides, dtypes and devices; torch's number of threads is a part of it too. A last batch that is smaller than the others
-    is compiled for once more, not each time it comes.
+    strides, dtypes and devices, and in what torch is set to (the number of threads, the default dtype and device, autocast,
+    deterministic algorithms). A last batch that is smaller than the others is compiled for once more, not each time it comes.
 
     Args:
         function: of trees of tensors (models, states of optimizers, batches, keys), to such a tree. It must be pure: what
             else it does, it does once per kind of arguments.
         static: the names of arguments that are no trees (functions, numbers, flags): hashable, and a part of the kind.
-        donate: the name of an argument that is used up: the part of the result that is a tree like it is written over its
-            memory, which saves allocating and copying. Whoever uses it again, or a tensor of it that he held on to, gets a
-            `DonatedError`; only views that were taken of its tensors before go unnoticed, and show the new numbers. A tree
-            whose tensors share memory stays as it is, and is not written over.
+        donate: the names of arguments that are used up: the part of the result that is a tree like it is written over the
+            memory of each, which saves allocating and copying. Whoever uses it again, or a tensor of it that he held on to,
+            gets a `DonatedError`; only views that were taken of its tensors before go unnoticed, and show the new numbers. A
+            tree whose tensors share memory stays as it is, and is not written over.
         max_traces: how often it may be compiled, at most; another kind of arguments is then an error that says what is new.
 
     Raises:
@@ -474,4 +444,8 @@ def jit(
     Compiling takes seconds, once: what is compiled is kept on disk, in the folder that the environment variable
     FUNDL_CACHE_DIR names (by default ~/.cache/fundl), and found by the next process.
     """
-    return Compiled(function, (static,) if isinstance(static, str) else tuple(static), donate, max_traces)
+    return Compiled(function, _names(static), _names(donate), max_traces)
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

@@ -1,8 +1,6 @@
 """Many steps as one compiled call: an epoch without Python between its steps."""
 
-import threading
-import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, ParamSpec, TypeVar, cast, final
 
 import attrs
@@ -13,7 +11,9 @@ from typing_extensions import override
 from fundl.data import count_rows
 from fundl.donated import DonatedError, refusal
 from fundl.jit import cache, torch_private
+from fundl.jit.ambient import ambient
 from fundl.jit.donation import Donated
+from fundl.jit.kinds import Forms, Kind, Signature, Trace, leaf_kind
 from fundl.jit.tracing import trace
 from fundl.jit.walk import Flat, Leaf, explain, flatten, replace
 from fundl.kernels import no_grad
@@ -47,18 +47,21 @@ class Scanned(Generic[P, R]):
 
     Args:
         step: the step.
-        traces: how often it was traced.
     """
 
-    def __init__(self, step: Callable[P, R]) -> None:
+    def __init__(self, step: Callable[P, R], max_traces: int | None) -> None:
         self.step = step
-        self.traces = 0
-        self._lock = threading.RLock()
-        self._loops: dict[Hashable, _Loop | None] = {}  # None: must run as it is
+        self._name = f"a scan of {getattr(step, '__qualname__', repr(step))}"
+        self._forms = Forms[_Loop](self._name, max_traces)
+
+    @property
+    def traces(self) -> tuple[Trace, ...]:
+        """What was compiled so far, in order."""
+        return self._forms.traces
 
     @override
     def __repr__(self) -> str:
-        return f"<scan of {getattr(self.step, '__qualname__', self.step)!s}, traced {self.traces} times>"
+        return f"<{self._name}, traced {len(self.traces)} times>"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The state after all steps, and the reports of all steps, stacked along a new first axis.
@@ -79,13 +82,9 @@ class Scanned(Generic[P, R]):
         for path, leaf in zip(before.paths, before.leaves, strict=True):
             if isinstance(leaf, Donated):
                 raise DonatedError(f"{path}: {refusal('tensor')}")
-        if torch_private.mode_count() or not all(map(torch_private.is_plain, (*before.leaves, *data.leaves))):
+        if torch_private.is_watched() or not all(map(torch_private.is_plain, (*before.leaves, *data.leaves))):
             return self._one_by_one(state, batches, steps)
-        key = (before.signature, data.signature, torch.get_num_threads(), _kinds(before.leaves, 0), _kinds(data.leaves, 1))
-        with self._lock:
-            if key not in self._loops:
-                self._loops[key] = self._compile(state, batches, before, data)
-            loop = self._loops[key]
+        loop = self._forms.find(_kind(before, data), lambda: self._compile(state, batches, before, data))
         if loop is None:
             return self._one_by_one(state, batches, steps)
         after = [leaf.clone(memory_format=torch.contiguous_format) for leaf in map(torch.Tensor.detach, before.leaves)]
@@ -93,9 +92,8 @@ class Scanned(Generic[P, R]):
         loop.run([*after, *data.leaves, *loop.constants, *reports], steps)
         return replace(state, iter(after)), replace(loop.report, iter(reports))
 
-    def _compile(self, state: object, batches: object, before: Flat, data: Flat) -> _Loop | None:
-        """Trace a step, and compile the loop over it."""
-        self.traces += 1
+    def _compile(self, state: object, batches: object, before: Flat, data: Flat) -> tuple[_Loop, bool]:
+        """Trace a step, and compile the loop over it; and whether that was on disk."""
         leaves = [*(leaf.detach().contiguous() for leaf in before.leaves), *(leaf.detach()[0] for leaf in data.leaves)]
 
         def step(stand_ins: Sequence[Tensor]) -> object:
@@ -124,12 +122,8 @@ class Scanned(Generic[P, R]):
         writes += [(first + number, ("output", output)) for number, output in enumerate(outputs)]
         numbers = (len(before.leaves), len(data.leaves), len(traced.constants), len(slots))
         cuts = [cut for cut, number in zip((False, True, False, True), numbers, strict=True) for _ in range(number)]
-        try:
-            run, _ = cache.compiled_loop(graph.write_back(writes, []), [*leaves, *traced.constants, *slots], cuts)
-        except torch_private.NoCompilerError as error:
-            warnings.warn(f"{self!r} runs step by step: {error}; see fundl.jit", RuntimeWarning, stacklevel=3)
-            return None
-        return _Loop(run, traced.constants, report, slots)
+        run, cached = cache.compiled_loop(graph.write_back(writes, []), [*leaves, *traced.constants, *slots], cuts)
+        return _Loop(run, traced.constants, report, slots), cached
 
     def _one_by_one(self, state: object, batches: object, steps: int) -> tuple[object, object]:
         data, columns = flatten(batches, "batches"), list[list[Tensor]]()
@@ -164,12 +158,15 @@ def _source(leaf: Leaf) -> torch_private.Source:
     return ("input", leaf.index) if leaf.kind == "input" else ("output", leaf.index)
 
 
-def _kinds(leaves: Sequence[Tensor], axes: int) -> tuple[Hashable, ...]:
-    """The shapes, dtypes and devices of leaves, and their strides, but for some first axes."""
-    return tuple((leaf.dtype, leaf.device, leaf.shape[axes:], leaf.stride()[axes:] if axes else None) for leaf in leaves)
+def _kind(state: Flat, batches: Flat) -> Kind:
+    """What a loop is compiled for: any number of batches; the state is made contiguous."""
+    signature = Signature((("state", state.signature), ("batches", batches.signature)), 2)
+    before = [(leaf.dtype, tuple(leaf.shape), None, leaf.device) for leaf in state.leaves]
+    paths = [*state.paths, *(f"a batch of {path}" for path in batches.paths)]
+    return Kind(signature, (*before, *(leaf_kind(leaf.detach()[0]) for leaf in batches.leaves)), ambient(), tuple(paths))
 
 
-def scan(step: Callable[P, R]) -> Scanned[P, R]:
+def scan(step: Callable[P, R], *, max_traces: int | None = None) -> Scanned[P, R]:
     """Many steps as one compiled call, without Python between them.
 
         state, reports = scan(step)(state, batches)
@@ -188,6 +185,12 @@ def scan(step: Callable[P, R]) -> Scanned[P, R]:
     Args:
         step: from a state and a batch to the next state, a tree like it, and a report, any tree of tensors; such as
             `train_step` makes.
+        max_traces: how often it may be compiled, at most; another kind of arguments is then an error that says what is new.
+
+    Raises:
+        TypeError: the step does not return a state like the one that it is given, and a report.
+        ValueError: the batches' tensors have different numbers of rows, or none.
+        TraceError, RetraceError: as of `jit`.
 
     An epoch of 50 batches of 8 examples:
 
@@ -195,4 +198,4 @@ def scan(step: Callable[P, R]) -> Scanned[P, R]:
         state, reports = scan(train_step(cross_entropy, adamw(0.001)))(state, data)
         print(reports.loss.mean())
     """
-    return Scanned(step)
+    return Scanned(step, max_traces)

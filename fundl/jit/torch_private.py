@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, cast
 import attrs
 import torch
 from torch import Tensor
+from torch.utils._device import DeviceContext
 from typing_extensions import override
 
 from fundl import kernels
@@ -39,7 +40,9 @@ _TINY: Final = 2**14
 
 _NAMES: Final = (
     "torch._C._len_torch_dispatch_stack",
+    "torch._C._len_torch_function_stack",
     "torch._C._dynamo.guards.TensorGuards",
+    "torch._C._is_any_autocast_enabled",
     "torch._C._disabled_torch_dispatch_impl",
     "torch._C._functorch.is_functorch_wrapped_tensor",
     "torch._C._aoti.AOTIModelContainerRunnerCpu.run",
@@ -57,6 +60,8 @@ _NAMES: Final = (
     "torch._inductor.virtualized.V.set_aot_compilation",
     "torch._inductor.virtualized.V.set_fake_mode",
     "torch.fx.experimental.proxy_tensor.make_fx",
+    "torch.overrides._get_current_function_mode_stack",
+    "torch.utils._device.DeviceContext",
     "torch.utils._python_dispatch.TorchDispatchMode",
 )
 
@@ -85,6 +90,22 @@ def _is_there(name: str) -> bool:
 
 mode_count: Callable[[], int] = torch._C._len_torch_dispatch_stack
 """How many modes (tracing, fake tensors, counting of operations) see the operations of this thread."""
+
+function_mode_count: Callable[[], int] = torch._C._len_torch_function_stack
+"""How many modes see the functions of torch that this thread calls; a default device is one of them."""
+
+
+is_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
+"""Whether operations cast what they are given, on a device of any type."""
+
+
+def is_watched() -> bool:
+    """Whether a mode sees what this thread does, other than a default device: then it must be done one by one."""
+    return bool(mode_count()) or (bool(function_mode_count()) and not all(isinstance(m, DeviceContext) for m in _modes()))
+
+
+def _modes() -> list[object]:
+    return torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call,no-any-return]  # it has no types
 
 
 class _Check(Protocol):
@@ -332,8 +353,8 @@ def _make_fx(function: _OfTensors, examples: Sequence[Tensor], decompositions: _
 # --- Compiling ----------------------------------------------------------------------------------------------------------
 
 
-class NoCompilerError(RuntimeError):
-    """There is no compiler for C++ on this machine."""
+class CompilerError(RuntimeError):
+    """A graph cannot be compiled; the message says why."""
 
 
 def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
@@ -345,11 +366,17 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
         folder: where the library goes, and what belongs to it; it exists, and is empty.
 
     Raises:
-        NoCompilerError: see there.
+        CompilerError: there is no compiler for C++ on this machine, or it or torch's own cannot compile the graph.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
-        _compile_graph(graph, examples, folder)
+        try:
+            _compile_graph(graph, examples, folder)
+        except CompilerError:
+            raise
+        except Exception as error:  # of any kind: all that torch's compiler stands on may raise
+            cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+            raise CompilerError(f"torch's compiler cannot compile its graph of operations ({cause})") from error
 
 
 def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
@@ -363,7 +390,9 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
     try:
         cpp_builder.get_cpp_compiler()
     except InvalidCxxCompiler as error:
-        raise NoCompilerError(str(error)) from error
+        raise CompilerError(
+            f"{error}. Compiling needs a compiler for C++, g++ or clang++; the environment variable CXX says where it is"
+        ) from error
     with ExitStack() as stack:
         settings: dict[str, object] = {"cpp_wrapper": True, "aot_inductor.output_path": str(folder)}
         # Memory on the stack is for what is not returned: outputs that are there would be overwritten by the next call.
