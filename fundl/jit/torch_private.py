@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
     from torch.utils._python_dispatch import TorchDispatchMode
 
-_FORMAT: Final = 1  # of what is compiled: goes up when the same graph is compiled to something else
+_FORMAT: Final = 2  # of what is compiled: goes up when the same graph is compiled to something else
 _SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
 # So many multiplications make a product of matrices worth a call into the BLAS; measured: with 6,000 the sums of `_mm` take
 # half the time, with 16,000 the same, with 60,000 twice as long.
@@ -57,6 +57,7 @@ _NAMES: Final = (
     "torch._inductor.cpp_builder.get_cpp_compiler",
     "torch._inductor.decomposition.select_decomp_table",
     "torch._inductor.exc.InvalidCxxCompiler",
+    "torch._inductor.inductor_prims.force_stride_order",
     "torch._inductor.virtualized.V.set_aot_compilation",
     "torch._inductor.virtualized.V.set_fake_mode",
     "torch.fx.experimental.proxy_tensor.make_fx",
@@ -121,7 +122,7 @@ def guard(tensors: Sequence[Tensor]) -> _Check:
     guards = torch._C._dynamo.guards.TensorGuards(
         *tensors,
         dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],  # type: ignore[misc]  # the stub says one size for each
-        dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],  # type: ignore[misc]  # likewise
+        dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],  # type: ignore[misc]  # they are nodes: see trace
     )
     return cast("_Guards", guards).check  # the stub has no signature
 
@@ -400,6 +401,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks one
         stack.enter_context(config.patch({**known, **settings}))
         module = _make_fx(graph.module, examples, {**select_decomp_table(), **_tiny_products(), kernels.foreach_norm: _norms})
+        _finish_before_writing(module)
         outputs = module.graph.output_node()
         outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has
         inputs: list[Tensor] = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
@@ -408,6 +410,34 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
             stack.enter_context(V.set_fake_mode(fake_mode))
             stack.enter_context(tracing(TracingContext(fake_mode)))
         compile_fx_inner(module, inputs, cpp_wrapper=True)
+
+
+def _finish_before_writing(module: "GraphModule") -> None:
+    """Have inductor compute all that a graph returns or writes before it writes anything.
+
+    It puts computing off, so as to fuse it, and is to notice when what it would read is written to. That went wrong: torch
+    2.11 computed gradients from weights that were new already. What is finished needs nobody's attention.
+    """
+    from torch._inductor.inductor_prims import force_stride_order
+
+    graph = module.graph
+    writes = graph.find_nodes(op="call_function", target=kernels.copy_)
+    if not writes:
+        return
+    output = graph.output_node()
+    written: list[Node] = [write.args[1] for write in writes]
+    returned: list[Node] = [*output.args[0]]  # type: ignore[misc]  # they are nodes: see trace
+    finished = {node: node for node in [*written, *returned]}
+    with graph.inserting_before(writes[0]):
+        for node in (*written, *returned):
+            if node.op != "placeholder" and finished[node] is node:
+                value: Tensor = node.meta["val"]
+                finished[node] = graph.call_function(force_stride_order, (node, value.stride()))
+                finished[node].meta["val"] = value
+    for write, node in zip(writes, written, strict=True):
+        write.args = (write.args[0], finished[node])
+    output.args = ([finished[node] for node in returned],)
+    module.recompile()
 
 
 def _tiny_products() -> _Decompositions:
