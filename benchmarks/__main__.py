@@ -28,6 +28,7 @@ def main(
     case: Annotated[list[str] | None, typer.Option(help="What to measure: a name, or how names begin. All by default.")] = None,
     peer: Annotated[list[str] | None, typer.Option(help=f"Who takes part, of {', '.join(PEERS)}. All by default.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each peer has its turn.")] = 15,
+    patience: Annotated[float, typer.Option(help="After so many seconds a peer that still compiles a case is left out.")] = 240,
     quick: Annotated[bool, typer.Option("--quick", help="Three short rounds: to see that all runs, not for figures.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only compare the first losses of all peers.")] = False,
     out: Annotated[Path, typer.Option(help="Where tables and picture go.")] = Path("reports/benchmarks"),
@@ -41,10 +42,13 @@ def main(
     for name in cases:
         start = time.perf_counter()
         if name in CASES:
-            found, losses[name] = training(CASES[name], peers, rounds=0 if check else rounds, seconds=seconds)
+            turns = 0 if check else rounds
+            found, losses[name] = training(CASES[name], peers, rounds=turns, seconds=seconds, patience=patience)
             outcomes += found
         elif not check:
             outcomes += _of_processes(name, peers, 1 if quick else rounds)
+        if not check:
+            write(out, outcomes, losses)  # after each case: who stops the rest keeps these
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     for line in disagreements(losses):
         print(line)
@@ -53,7 +57,6 @@ def main(
             if isinstance(each, Failed):
                 print(f"{each.name}, {PEERS[each.peer].name}: {each.reason}")
         raise typer.Exit(bool(disagreements(losses)))
-    write(out, outcomes, losses)
     print((out / "benchmarks.md").read_text())
 
 

@@ -5,9 +5,11 @@ A change of the machine's speed meets all peers alike, because they take turns; 
 
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -50,9 +52,17 @@ class Worker:
         except BrokenPipeError:
             raise self._error() from None
 
-    def answer(self) -> Answer:
-        """The answer to the last request, once it comes."""
+    def answer(self, deadline: float | None = None) -> Answer:
+        """The answer to the last request, once it comes.
+
+        Args:
+            deadline: when to give up, as `time.monotonic` counts.
+        """
         assert self.process.stdout is not None
+        if deadline is not None:
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([self.process.stdout], [], [], left)[0]:
+                raise WorkerError("it was not ready in time")
         line = self.process.stdout.readline()
         if not line:
             raise self._error()
@@ -93,7 +103,7 @@ def worker(peer: str, case: Case, **environment: str) -> Iterator[Worker]:
 # --- What is measured ----------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class Measured:
     """What a peer was found to take for one thing, round by round.
 
@@ -112,7 +122,7 @@ class Measured:
     processors: float = float("nan")
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class Failed:
     """A peer that could not do what it was asked to.
 
@@ -130,7 +140,7 @@ class Failed:
 Outcome: TypeAlias = Measured | Failed
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen
 class Losses:
     """The losses of the first calls of one peer's setting."""
 
@@ -139,7 +149,9 @@ class Losses:
     values: tuple[float, ...]
 
 
-def training(case: Case, peers: Sequence[str], *, rounds: int, seconds: float) -> tuple[list[Outcome], list[Losses]]:
+def training(
+    case: Case, peers: Sequence[str], *, rounds: int, seconds: float, patience: float
+) -> tuple[list[Outcome], list[Losses]]:
     """Time of a call, and memory where the case asks for it; with the first losses, for a comparison.
 
     Args:
@@ -147,6 +159,7 @@ def training(case: Case, peers: Sequence[str], *, rounds: int, seconds: float) -
         peers: who trains it; who does not take the case is left out.
         rounds: how often each peer has its turn; 0 for the losses alone.
         seconds: that a turn takes, about.
+        patience: how many seconds all have together to compile, and to make the first calls.
     """
     outcomes: list[Outcome] = []
     losses: list[Losses] = []
@@ -154,12 +167,14 @@ def training(case: Case, peers: Sequence[str], *, rounds: int, seconds: float) -
         workers = [stack.enter_context(worker(peer, case)) for peer in peers if PEERS[peer].takes(case)]
         for each in workers:
             each.ask("losses", 3)
+        deadline = time.monotonic() + patience
         alive: list[Worker] = []
         for each in workers:
             try:
-                losses += [Losses(each.peer, setting, tuple(values)) for setting, values in each.answer().items()]
+                losses += [Losses(each.peer, setting, tuple(values)) for setting, values in each.answer(deadline).items()]
                 alive.append(each)
             except WorkerError as error:
+                each.process.kill()  # it must not disturb the others
                 outcomes.append(Failed(case.name, each.peer, str(error)))
         if rounds:
             times = _turns(alive, rounds, "time", seconds)

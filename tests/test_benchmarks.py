@@ -11,7 +11,7 @@ from benchmarks.__main__ import _chosen
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS, fundl_eager, torch_eager
 from benchmarks.report import disagreements, ratios, write
-from benchmarks.session import Failed, Losses, Measured, Outcome
+from benchmarks.session import Failed, Losses, Measured, Outcome, training
 from benchmarks.worker import Worker
 
 NAMES = ("disk-sgd-1", "disk-adam-10", "epoch-sgd-100", "mlp", "convolutional", "lstm", "transformer")
@@ -110,3 +110,9 @@ def test_a_peer_that_is_not_there_is_told() -> None:
     command = [sys.executable, "-m", "benchmarks", *options]
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=without)
     assert "disk-sgd-10, torch.nn, torch.compile: " in done.stdout
+
+
+def test_a_peer_that_is_not_ready_in_time_is_left_out() -> None:
+    outcomes, losses = training(CASES["disk-sgd-1"], ["torch-eager"], rounds=1, seconds=0.01, patience=0.01)
+    assert losses == []
+    assert outcomes == [Failed("disk-sgd-1", "torch-eager", "it was not ready in time")]

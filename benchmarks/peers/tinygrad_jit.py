@@ -24,8 +24,7 @@ def prepare(case: Case) -> Mapping[str, Run]:
         loss = (prediction - target).square().mean() if case.mean_squared else prediction.cross_entropy(target)
         optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
-        return loss.realize()
+        return loss.realize(*optimizer.schedule_step())  # all at once: the loss is of the parameters before the step
 
     jitted = TinyJit(step)
 
