@@ -25,6 +25,9 @@ Answer: TypeAlias = Mapping[str, Sequence[float]]
 THREADS: Final = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "NPROC"]  # NPROC is XLA's
 
 
+_MODULE: Final = "benchmarks.worker"
+
+
 class WorkerError(RuntimeError):
     """A worker ended without an answer; the message is the last that it said."""
 
@@ -90,7 +93,7 @@ def worker(peer: str, case: Case, **environment: str) -> Iterator[Worker]:
         **environment,
     }
     with tempfile.TemporaryFile("w+") as said:
-        command = [sys.executable, "-m", "benchmarks.worker", peer, case.name]
+        command = [sys.executable, "-m", _MODULE, peer, case.name]
         with subprocess.Popen(
             command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
         ) as process:
@@ -224,7 +227,8 @@ def compiling(case: Case, peers: Sequence[str], *, rounds: int) -> list[Outcome]
                     try:
                         with worker(peer, case, **_caches(Path(folder))) as each:
                             each.ask("first")
-                            times.setdefault((state, peer), []).append(each.answer())
+                            answer = each.answer()
+                        times.setdefault((state, peer), []).append(answer)
                     except WorkerError as error:
                         failed[peer] = Failed("compile-cold", peer, str(error))
                         break

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import session
 from benchmarks.__main__ import _chosen
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS, fundl_eager, torch_eager
 from benchmarks.report import disagreements, ratios, write
-from benchmarks.session import Failed, Losses, Measured, Outcome, training
+from benchmarks.session import Failed, Losses, Measured, Outcome, compiling, training
 from benchmarks.worker import Worker
 
 NAMES = ("disk-sgd-1", "disk-adam-10", "epoch-sgd-100", "mlp", "convolutional", "lstm", "transformer")
@@ -116,3 +117,10 @@ def test_a_peer_that_is_not_ready_in_time_is_left_out() -> None:
     outcomes, losses = training(CASES["disk-sgd-1"], ["torch-eager"], rounds=1, seconds=0.01, patience=0.01)
     assert losses == []
     assert outcomes == [Failed("disk-sgd-1", "torch-eager", "it was not ready in time")]
+
+
+def test_what_does_not_compile_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_MODULE", "benchmarks.missing")
+    (told,) = compiling(CASES["disk-sgd-1"], ["tinygrad", "thinc"], rounds=2)
+    assert isinstance(told, Failed)
+    assert "No module named" in told.reason
