@@ -1,9 +1,48 @@
 """Settings of the whole test run."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("FUNDL_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "fundl"))  # not the user's
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and threads would only wait for one another
 
 collect_ignore = ["typing"]  # programs for mypy: some of them must not run
+
+
+import pytest  # noqa: E402  # torch looks at the environment when it is imported
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from fundl.jit import cache, torch_private  # noqa: E402
+
+# --- Compiled functions -------------------------------------------------------------------------------------------------
+
+# Compiling takes seconds: what is not about compiling itself runs traced graphs as they are.
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_the_graph(graph: torch_private.Graph, _examples: Sequence[Tensor]) -> tuple[torch_private.Run, bool]:
+        @torch.no_grad()
+        def run(inputs: list[Tensor]) -> list[Tensor]:
+            return list(graph.module(*inputs))
+
+        return run, False
+
+    monkeypatch.setattr(cache, "compiled", run_the_graph)
+
+
+@pytest.fixture
+def interpreted_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_the_graph(
+        graph: torch_private.Graph, _examples: Sequence[Tensor], sliced: Sequence[bool]
+    ) -> tuple[torch_private.Loop, bool]:
+        def run(inputs: list[Tensor]) -> list[Tensor]:
+            with torch.no_grad():
+                graph.module(*inputs)
+            return []
+
+        return torch_private.python_loop(run, sliced), False
+
+    monkeypatch.setattr(cache, "compiled_loop", run_the_graph)

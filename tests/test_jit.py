@@ -6,9 +6,8 @@ Compiling takes seconds. What is not about compiling itself runs traced graphs a
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import attrs
 import pytest
@@ -22,7 +21,6 @@ from fundl import (
     DonatedError,
     Dropout,
     Linear,
-    Model,
     ReLU,
     RetraceError,
     TraceError,
@@ -42,24 +40,9 @@ from fundl import (
     value_and_grad,
     vjp,
 )
-from fundl.jit import cache, torch_private
-from fundl.model import run_backward, run_forward
-from fundl.optim.transform import State
+from fundl.jit import torch_private
 from fundl.tree import Record
-from tests.optimizer_samples import OPTIMIZERS
-from tests.samples import SAMPLES, normal
-
-
-@pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_the_graph(graph: torch_private.Graph, _examples: Sequence[Tensor]) -> tuple[torch_private.Run, bool]:
-        @torch.no_grad()
-        def run(inputs: list[Tensor]) -> list[Tensor]:
-            return list(graph.module(*inputs))
-
-        return run, False
-
-    monkeypatch.setattr(cache, "compiled", run_the_graph)
+from tests.samples import normal
 
 
 @attrs.frozen(eq=False)
@@ -508,21 +491,6 @@ def test_several_arguments_can_be_donated(records: bool) -> None:
 # --- Scan ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def interpreted_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_the_graph(
-        graph: torch_private.Graph, _examples: Sequence[Tensor], sliced: Sequence[bool]
-    ) -> tuple[torch_private.Loop, bool]:
-        def run(inputs: list[Tensor]) -> list[Tensor]:
-            with torch.no_grad():
-                graph.module(*inputs)
-            return []
-
-        return torch_private.python_loop(run, sliced), False
-
-    monkeypatch.setattr(cache, "compiled_loop", run_the_graph)
-
-
 @pytest.mark.usefixtures("interpreted_loop")
 def test_a_scan_is_a_loop() -> None:
     scanned, run = scan(advance), new_run()
@@ -701,53 +669,3 @@ def test_a_torch_that_lacks_what_compiling_needs_is_named(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch_private, "_NAMES", ("torch.neg", "torch.no_such_thing"))
     with pytest.raises(ImportError, match=r"torch .* lacks torch\.no_such_thing: use one of those versions"):
         jit(torch.neg)(torch.ones(2))
-
-
-# --- Sweeps -------------------------------------------------------------------------------------------------------------
-
-# Compiled code equals eager code for every layer and every optimizer. Many are compiled as one graph: it is quicker.
-
-
-def outputs_and_gradients(models: dict[str, Model], xs: dict[str, object], seed: Tensor) -> dict[str, object]:
-    return {name: output_and_gradients(model, xs[name], seed) for name, model in models.items()}
-
-
-def output_and_gradients(model: Model, x: object, seed: Tensor) -> object:
-    output, residuals = run_forward(model, x)
-    grad = tree.map(lambda leaf: random.normal(seed, tuple(leaf.shape), dtype=torch.float64).to(leaf.dtype), output)
-    return output, run_backward(model, residuals, grad)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("rows", [None, 1, 2])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_every_layer_compiled_equals_itself(dtype: torch.dtype, rows: int | None) -> None:
-    samples = [sample for sample in SAMPLES if sample.batched or rows is None]
-    models, inputs = {}, {}
-    for sample in samples:
-        models[sample.name], x = tree.cast_to((sample.model, sample.x), dtype)
-        inputs[sample.name] = tree.map(lambda leaf: leaf[:rows], x) if rows else x
-    tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}[dtype]
-    actual = jit(outputs_and_gradients)(models, inputs, key(3))
-    assert_trees_close(actual, outputs_and_gradients(models, inputs, key(3)), rtol=tolerance, atol=tolerance)
-
-
-Params: TypeAlias = tuple[Tensor, dict[str, Tensor]]
-Runs: TypeAlias = dict[str, tuple[Params, State[Params, object]]]
-
-
-@pytest.mark.slow
-def test_every_optimizer_compiled_equals_itself() -> None:
-    def step(runs: Runs, grads: Params) -> Runs:
-        results = {name: OPTIMIZERS[name].step(grads, state, params) for name, (params, state) in runs.items()}
-        return dict(results)
-
-    params: Params = (random.normal(key(0), (3, 5)), {"a": random.normal(key(1), (5,)), "b": random.normal(key(2), ())})
-    compiled = jit(step, max_traces=1)
-    actual: Runs = {name: (params, optimizer.init(params)) for name, optimizer in OPTIMIZERS.items()}
-    expected = actual
-    for number in range(5):
-        seeds = iter(random.split(random.fold_in(key(3), number), 3))
-        grads = tree.map(lambda leaf: random.normal(next(seeds), tuple(leaf.shape)), params)  # noqa: B023  # called at once
-        actual, expected = compiled(actual, grads), step(expected, grads)
-        assert_trees_close(actual, expected, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,203 @@
+"""All layers, losses and optimizers of the tables: compiled they compute what they do uncompiled, parameter by parameter.
+
+The fast tests run the traced graphs as they are, which must give the very same bits. The slow ones compile them: some samples
+as one graph, since each compilation takes seconds, whatever its size.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Final, TypeAlias
+
+import pytest
+import torch
+from torch import Tensor
+
+from fundl import Model, jit, key, random, tree
+from fundl.model import run_backward, run_forward
+from fundl.optim.transform import State
+from tests.optimizer_samples import OPTIMIZERS
+from tests.samples import (
+    SAMPLES,
+    Sample,
+    activation,
+    attention,
+    convolution,
+    embedding,
+    feed_forward,
+    linear,
+    low_rank,
+    masked,
+    normalization,
+    pairs,
+    pooling,
+    positional,
+    recurrent,
+    resampling,
+    structure,
+    transformer,
+)
+from tests.test_losses import REDUCTIONS
+from tests.test_losses import SAMPLES as LOSSES
+
+# How far numbers may be from eager's, relative to the largest of their tensor.
+TOLERANCES: Final = {torch.float64: 1e-13, torch.float32: 4e-6}
+
+FAMILIES: Final[Mapping[ModuleType, int]] = {
+    activation: 8,
+    attention: 4,
+    convolution: 8,
+    embedding: 8,
+    feed_forward: 8,
+    linear: 8,
+    low_rank: 8,
+    masked: 8,
+    normalization: 8,
+    pairs: 8,
+    pooling: 8,
+    positional: 8,
+    recurrent: 3,
+    resampling: 8,
+    structure: 8,
+    transformer: 4,
+}
+"""How many samples of a family are compiled as one graph: as many as compile in less than a minute."""
+
+
+def groups() -> dict[str, Sequence[Sample]]:
+    found: dict[str, Sequence[Sample]] = {}
+    for family, size in FAMILIES.items():
+        samples: tuple[Sample, ...] = family.SAMPLES
+        name = family.__name__.rpartition(".")[2]
+        found |= {f"{name} {start}": samples[start : start + size] for start in range(0, len(samples), size)}
+    return found
+
+
+GROUPS: Final = groups()
+
+# A graph has each step of a recurrence; those of several layers, directions or masks are long to trace, and left to the slow
+# test.
+QUICK: Final = [
+    sample for sample in SAMPLES if not (sample in recurrent.SAMPLES and ("deep" in sample.name or "mask" in sample.name))
+]
+
+
+def output_and_gradients(model: Model, x: object, grad: object) -> object:
+    output, residuals = run_forward(model, x)
+    return output, run_backward(model, residuals, grad)
+
+
+def gradient_for(model: Model, x: object) -> object:
+    """A random gradient with respect to the output."""
+    output, _ = run_forward(model, x)
+    return tree.map(lambda leaf: random.normal(key(3), tuple(leaf.shape), dtype=torch.float64).to(leaf.dtype), output)
+
+
+def assert_near(actual: object, expected: object) -> None:
+    """Two trees are alike, and their tensors equal up to rounding."""
+    assert tree.paths(actual) == tree.paths(expected)
+    for path, one, other in zip(tree.paths(actual), tree.flatten(actual)[0], tree.flatten(expected)[0], strict=True):
+        if one is None or other is None:
+            assert one is other, path
+            continue
+        assert (one.shape, one.dtype) == (other.shape, other.dtype), path
+        scale = float(other.abs().max()) if other.numel() else 0.0
+        tolerance = TOLERANCES.get(other.dtype, 0) * scale
+
+        def said(what: str, path: str = path) -> str:
+            return f"{path}: {what}"
+
+        torch.testing.assert_close(one, other, rtol=0, atol=tolerance, equal_nan=True, msg=said)
+
+
+def test_every_family_is_here() -> None:
+    assert sorted(sample.name for group in GROUPS.values() for sample in group) == sorted(sample.name for sample in SAMPLES)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("sample", QUICK, ids=lambda sample: sample.name)
+def test_every_layer_traced_is_itself(sample: Sample) -> None:
+    grad = gradient_for(sample.model, sample.x)
+    compiled = jit(output_and_gradients)
+    for _ in range(2):
+        actual = compiled(sample.model, sample.x, grad)
+        assert tree.equal(actual, output_and_gradients(sample.model, sample.x, grad))
+    assert len(compiled.traces) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [None, 1, 2])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("samples", GROUPS.values(), ids=GROUPS.keys())
+def test_every_layer_compiled_equals_itself(samples: Sequence[Sample], dtype: torch.dtype, rows: int | None) -> None:
+    models, xs, grads = dict[str, Model](), dict[str, object](), dict[str, object]()
+    for sample in samples:
+        if dtype in sample.tolerances and (sample.batched or rows is None):
+            model, x = tree.cast_to((sample.model, sample.x), dtype)
+            models[sample.name], xs[sample.name] = model, tree.map(lambda leaf: leaf[:rows], x) if rows else x
+            grads[sample.name] = gradient_for(model, xs[sample.name])
+
+    def all_of_them(models: dict[str, Model], xs: dict[str, object], grads: dict[str, object]) -> dict[str, object]:
+        return {name: output_and_gradients(model, xs[name], grads[name]) for name, model in models.items()}
+
+    compiled = jit(all_of_them)
+    assert_near(compiled(models, xs, grads), all_of_them(models, xs, grads))
+    assert all(trace.compiled for trace in compiled.traces)
+
+
+# --- Losses -------------------------------------------------------------------------------------------------------------
+
+
+def losses(dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
+    return {name: sample.inputs(dtype) for name, sample in LOSSES.items()}
+
+
+def values_and_grads(inputs: dict[str, tuple[Tensor, Tensor]]) -> dict[str, object]:
+    return {
+        f"{name}, {reduction}": LOSSES[name].loss(prediction, target, reduction=reduction)
+        for name, (prediction, target) in inputs.items()
+        for reduction in REDUCTIONS
+    }
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_every_loss_traced_is_itself() -> None:
+    inputs = losses(torch.float64)
+    assert tree.equal(jit(values_and_grads)(inputs), values_and_grads(inputs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_every_loss_compiled_equals_itself(dtype: torch.dtype) -> None:
+    inputs = losses(dtype)
+    assert_near(jit(values_and_grads)(inputs), values_and_grads(inputs))
+
+
+# --- Optimizers ---------------------------------------------------------------------------------------------------------
+
+Params: TypeAlias = tuple[Tensor, dict[str, Tensor]]
+Runs: TypeAlias = dict[str, tuple[Params, State[Params, object]]]
+
+
+def optimizer_steps(runs: Runs, grads: Params) -> Runs:
+    return {name: OPTIMIZERS[name].step(grads, state, params) for name, (params, state) in runs.items()}
+
+
+def assert_five_steps_are_near() -> None:
+    params: Params = (random.normal(key(0), (3, 5)), {"a": random.normal(key(1), (5,)), "b": random.normal(key(2), ())})
+    compiled = jit(optimizer_steps, max_traces=1)
+    run: Runs = {name: (params, optimizer.init(params)) for name, optimizer in OPTIMIZERS.items()}
+    for number in range(5):
+        seeds = iter(random.split(random.fold_in(key(3), number), 3))
+        grads = tree.map(lambda leaf: random.normal(next(seeds), tuple(leaf.shape)), params)  # noqa: B023  # called at once
+        after, run = compiled(run, grads), optimizer_steps(run, grads)
+        assert_near(after, run)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_every_optimizer_traced_equals_itself() -> None:
+    assert_five_steps_are_near()  # not the same bits: eager has fused kernels
+
+
+@pytest.mark.slow
+def test_every_optimizer_compiled_equals_itself() -> None:
+    assert_five_steps_are_near()
