@@ -603,6 +603,32 @@ def test_hidden_random_numbers_name_the_line() -> None:
     assert "fundl.random" in message
 
 
+def test_what_compiled_code_refuses_is_told_as_the_function_tells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(inputs: list[Tensor]) -> list[Tensor]:
+        raise RuntimeError(f"index out of bounds: 0 <= tmp3 < 5L, and a trace of C++, given {len(inputs)} tensors")
+
+    def step(table: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        return table + 1, table[row]
+
+    monkeypatch.setattr(cache, "compiled", lambda _graph, _examples: (refuse, False))
+    loop = torch_private.python_loop(refuse, [False, True])
+    monkeypatch.setattr(cache, "compiled_loop", lambda _graph, _examples, _sliced: (loop, False))
+    compiled, donating, scanned = jit(step), jit(step, donate="table"), scan(step)
+    table, good, bad = torch.ones(5, 2), torch.tensor([[1, 2]]), torch.tensor([[1, 9]])
+    for _ in range(2):
+        with pytest.raises(IndexError, match="index 9 is out of bounds for dimension 0 with size 5"):
+            compiled(table, bad[0])
+        with pytest.raises(IndexError, match="index 9 is out of bounds") as caught:
+            donating(table, bad[0])
+        assert caught.value.__notes__ == ["table may be written over in part: go on from a copy"]
+        with pytest.raises(IndexError, match="index 9 is out of bounds"):
+            scanned(table, bad)
+        with pytest.raises(RuntimeError, match="tmp3"):  # of which the function itself knows nothing
+            compiled(table, good[0])
+        with pytest.raises(RuntimeError, match="tmp3"):
+            scanned(table, good)
+
+
 @pytest.mark.usefixtures("interpreted")
 def test_an_error_of_the_function_is_its_own() -> None:
     with pytest.raises(ValueError, match="features"):

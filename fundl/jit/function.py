@@ -4,7 +4,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable, Hashable, Sequence
-from typing import Final, Generic, ParamSpec, TypeAlias, TypeVar, cast, final
+from typing import Final, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, cast, final
 
 import attrs
 import torch
@@ -101,10 +101,13 @@ class Compiled(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns, computed by its compiled form."""
-        for call in self._calls:
-            result = call(args, kwargs)
-            if result is not MISS:
-                return cast("R", result)  # a compiled form returns what the function does
+        try:
+            for call in self._calls:
+                result = call(args, kwargs)
+                if result is not MISS:
+                    return cast("R", result)  # a compiled form returns what the function does
+        except RuntimeError as error:
+            self._explain(error, args, kwargs)
         return self._first_call(args, kwargs)
 
     @override
@@ -128,8 +131,22 @@ class Compiled(Generic[P, R]):
             return self._run_as_it_is(args, kwargs)
         call = _QuickCall(arguments, flat, kind, found).write(self._estates, self._shared)
         self._calls = (call, *self._calls)[:_QUICK]
-        result = call(args, kwargs)
+        try:
+            result = call(args, kwargs)
+        except RuntimeError as error:
+            self._explain(error, args, kwargs)
         return self._run_as_it_is(args, kwargs) if result is MISS else cast("R", result)
+
+    def _explain(self, error: RuntimeError, args: tuple[object, ...], kwargs: dict[str, object]) -> NoReturn:
+        """Raise what the function itself raises for arguments that its compiled form refused: it knows better what is wrong."""
+        if not isinstance(error, DonatedError):
+            try:
+                self._run_as_it_is(args, kwargs)
+            except Exception as better:
+                if self._donate:
+                    better.add_note(f"{', '.join(self._donate)} may be written over in part: go on from a copy")
+                raise better from None
+        raise error
 
     def _run_as_it_is(self, args: tuple[object, ...], kwargs: dict[str, object]) -> R:
         return cast("Callable[..., R]", self.function)(*args, **kwargs)  # type: ignore[explicit-any]  # they are P's

@@ -89,7 +89,11 @@ class Scanned(Generic[P, R]):
             return self._one_by_one(state, batches, steps)
         after = [leaf.clone(memory_format=torch.contiguous_format) for leaf in map(torch.Tensor.detach, before.leaves)]
         reports = [slot.new_empty((steps, *slot.shape)) for slot in loop.slots]
-        loop.run([*after, *data.leaves, *loop.constants, *reports], steps)
+        try:
+            loop.run([*after, *data.leaves, *loop.constants, *reports], steps)
+        except RuntimeError:
+            self._one_by_one(state, batches, steps)  # raises what says better what is wrong
+            raise
         return replace(state, iter(after)), replace(loop.report, iter(reports))
 
     def _compile(self, state: object, batches: object, before: Flat, data: Flat) -> tuple[_Loop, bool]:
