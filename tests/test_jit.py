@@ -40,7 +40,7 @@ from fundl import (
     value_and_grad,
     vjp,
 )
-from fundl.jit import torch_private
+from fundl.jit import cache, torch_private
 from fundl.tree import Record
 from tests.samples import normal
 
@@ -611,7 +611,7 @@ def test_what_compiled_code_refuses_is_told_as_the_function_tells_it(monkeypatch
         return table + 1, table[row]
 
     monkeypatch.setattr(cache, "compiled", lambda _graph, _examples: (refuse, False))
-    loop = torch_private.python_loop(refuse, [False, True])
+    loop = torch_private.python_loop(refuse, [False, True, True])
     monkeypatch.setattr(cache, "compiled_loop", lambda _graph, _examples, _sliced: (loop, False))
     compiled, donating, scanned = jit(step), jit(step, donate="table"), scan(step)
     table, good, bad = torch.ones(5, 2), torch.tensor([[1, 2]]), torch.tensor([[1, 9]])

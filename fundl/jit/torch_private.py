@@ -6,6 +6,7 @@ loads. Nothing here is imported with fundl: torch's compiler takes seconds to im
 
 import copy
 import ctypes
+import logging
 import pkgutil
 import platform
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, cast
 
@@ -369,7 +370,7 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
     Raises:
         CompilerError: there is no compiler for C++ on this machine, or it or torch's own cannot compile the graph.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _without_remarks():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
         try:
             _compile_graph(graph, examples, folder)
@@ -378,6 +379,18 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
         except Exception as error:  # of any kind: all that torch's compiler stands on may raise
             cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
             raise CompilerError(f"torch's compiler cannot compile its graph of operations ({cause})") from error
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep torch's compiler from writing to standard error which operations it calls in another way than others."""
+    log = logging.getLogger("torch._inductor.ir")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
