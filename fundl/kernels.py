@@ -435,5 +435,28 @@ addmm: "OpOverload[[Tensor, Tensor, Tensor], Tensor]" = _aten.addmm.default
 # tensors, order, dtype.
 foreach_norm: "OpOverload[[list[Tensor], float, torch.dtype | None], list[Tensor]]" = _aten._foreach_norm.Scalar
 clone: "OpOverload[[Tensor], Tensor]" = _aten.clone.default
+# x, sizes, strides: the memory of x seen so.
+as_strided: "OpOverload[[Tensor, Sequence[int], Sequence[int]], Tensor]" = _aten.as_strided.default
+# x, dtype.
+convert_element_type: "OpOverload[[Tensor, torch.dtype], Tensor]" = torch.ops.prims.convert_element_type.default
+# What computes, number by number, something new from any input.
+ARITHMETIC: Final[frozenset[object]] = frozenset(
+    {
+        _aten.add.Tensor,
+        _aten.sub.Tensor,
+        _aten.rsub.Scalar,
+        _aten.mul.Tensor,
+        _aten.div.Tensor,
+        _aten.neg.default,
+        _aten.reciprocal.default,
+        _aten.sqrt.default,
+        _aten.rsqrt.default,
+        _aten.pow.Scalar,
+        _aten.exp.default,
+        _aten.log.default,
+        _aten.sin.default,
+        _aten.cos.default,
+    }
+)
 # destination, source: writes to it.
 copy_: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.copy_.default

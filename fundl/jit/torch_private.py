@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
     from torch.utils._python_dispatch import TorchDispatchMode
 
-_FORMAT: Final = 2  # of what is compiled: goes up when the same graph is compiled to something else
+_FORMAT: Final = 3  # of what is compiled: goes up when the same graph is compiled to something else
 _SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
 # So many multiplications make a product of matrices worth a call into the BLAS; measured: with 6,000 the sums of `_mm` take
 # half the time, with 16,000 the same, with 60,000 twice as long.
@@ -414,6 +414,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks one
         stack.enter_context(config.patch({**known, **settings}))
         module = _make_fx(graph.module, examples, {**select_decomp_table(), **_tiny_products(), kernels.foreach_norm: _norms})
+        _keep_numbers(module)
         _finish_before_writing(module)
         outputs = module.graph.output_node()
         outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has
@@ -451,6 +452,34 @@ def _finish_before_writing(module: "GraphModule") -> None:
         write.args = (write.args[0], finished[node])
     output.args = ([finished[node] for node in returned],)
     module.recompile()
+
+
+def _keep_numbers(module: "GraphModule") -> None:
+    """Have numbers computed once: inductor would compute them again in each loop that uses them, powers and roots too."""
+    graph = module.graph
+    for node in [node for node in graph.nodes if _makes_a_number(node)]:
+        users = [user for user in node.users if _ndim(user) != 0 and user.op != "output"]
+        if users:
+            with graph.inserting_after(node):
+                kept = graph.call_function(kernels.as_strided, (node, (), ()))  # which wants its input in memory
+            kept.meta = {"val": node.meta["val"]}
+            for user in users:
+                user.replace_input_with(node, kept)
+    module.recompile()
+
+
+def _makes_a_number(node: "Node") -> bool:
+    """Whether a node computes a tensor without axes; not if that might be a view, whose place as_strided would forget."""
+    if node.op != "call_function" or _ndim(node) != 0:
+        return False
+    if node.target is kernels.convert_element_type:  # to another dtype, or it is none
+        return any(source.meta["val"].dtype != node.meta["val"].dtype for source in node.all_input_nodes)
+    return node.target in kernels.ARITHMETIC
+
+
+def _ndim(node: "Node") -> int | None:
+    value: object = node.meta.get("val")
+    return value.ndim if isinstance(value, Tensor) else None
 
 
 def _tiny_products() -> _Decompositions:
