@@ -259,6 +259,7 @@ from fundl.losses import (
     mse,
     nll,
 )
+from fundl.memory import keep_freed_memory
 from fundl.metrics import (
     accuracy,
     confusion_matrix,
@@ -583,6 +584,7 @@ __all__ = [
     "join_schedules",
     "kaiming_normal",
     "kaiming_uniform",
+    "keep_freed_memory",
     "key",
     "kl_divergence",
     "layer_norm",

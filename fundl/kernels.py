@@ -34,10 +34,21 @@ class no_grad:  # noqa: N801  # torch's own is called so, and does the same in t
             torch._C._set_grad_enabled(True)
 
 
+def registered(namespace: str, name: str) -> "Callable[..., Tensor]":  # type: ignore[explicit-any]  # of any arguments
+    """An operation that was registered with torch."""
+    operation: Callable[..., Tensor] = getattr(getattr(torch.ops, namespace), name).default  # type: ignore[explicit-any]  # likewise
+    return operation
+
+
 # --- Linear ------------------------------------------------------------------------------------------------------------
 
 # x, weight, bias: x W^T + b over any leading axes.
 linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = torch._C._nn.linear  # 0.7 us quicker than the overload
+
+# The same by oneDNN, for float32 and bfloat16 on the CPU: x, weight (of any strides), bias, and what else it could do.
+linear_onednn: "Callable[[Tensor, Tensor, Tensor | None, str, Sequence[float], str], Tensor] | None" = (
+    torch.ops.mkldnn._linear_pointwise.default._op if torch._C._has_mkldnn else None
+)
 
 # --- Embedding ---------------------------------------------------------------------------------------------------------
 

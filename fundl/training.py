@@ -26,6 +26,7 @@ from fundl import random, tree
 from fundl.kernels import no_grad
 from fundl.layer import Model
 from fundl.layers.dropout import rekey
+from fundl.memory import keep_freed_memory
 from fundl.model import Loss, apply, backward_params, forward, require_model
 from fundl.optim.transform import State, Transform
 from fundl.pace import Compile, CompiledPace, Pace, pays
@@ -417,6 +418,7 @@ def fit(
         raise ValueError(f"the number of epochs must be 0 or more, not {epochs}")
     if evaluate_every < 1:
         raise ValueError(f"evaluate_every must be 1 epoch or more, not {evaluate_every}")
+    keep_freed_memory()
     history: list[Epoch] = []
     try:
         # Inference mode makes small kernels cheaper by a tenth; tensors that outlive it are copied below.

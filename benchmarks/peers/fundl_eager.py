@@ -1,4 +1,4 @@
-"""fundl as it is, in inference mode, as `fundl.fit` has it."""
+"""fundl as it is, in inference mode and with the memory that it frees, as `fundl.fit` has it."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -8,13 +8,14 @@ import torch
 from benchmarks.cases import Case
 from benchmarks.peers import Run
 from benchmarks.peers.fundl_networks import batches, loss_of, model_of, tensors, with_optimizer
-from fundl import Transform, key, train_state, train_step
+from fundl import Transform, keep_freed_memory, key, train_state, train_step
 
 S = TypeVar("S")
 
 
 def prepare(case: Case) -> Mapping[str, Run]:
     """One setting."""
+    keep_freed_memory()
     return {"": with_optimizer(case, _update if case.network == "parameters" else _training)}
 
 

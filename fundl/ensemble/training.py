@@ -15,6 +15,7 @@ from fundl import random, training
 from fundl.kernels import no_grad
 from fundl.layer import Model
 from fundl.layers.dropout import rekey
+from fundl.memory import keep_freed_memory
 from fundl.model import Loss, backward_params, forward
 from fundl.optim.transform import Transform
 from fundl.progress import show
@@ -159,6 +160,7 @@ def fit(
         raise ValueError(f"the number of epochs must be 0 or more, not {epochs}")
     if evaluate_every < 1:
         raise ValueError(f"evaluate_every must be 1 epoch or more, not {evaluate_every}")
+    keep_freed_memory()
     history: list[tuple[Epoch, ...]] = []
     means: list[Epoch] = []
     try:

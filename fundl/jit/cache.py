@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fundl.jit import torch_private
 from fundl.jit.ambient import ambient
+from fundl.memory import keep_freed_memory
 
 
 def folder() -> Path:
@@ -59,6 +60,7 @@ def _device(examples: Sequence[Tensor]) -> torch.device:
 
 def _compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[Path, bool]:
     """The folder of a compiled graph, and whether it was there."""
+    keep_freed_memory()
     place = folder() / "jit" / hashlib.sha256(f"{graph.fingerprint()}\n{ambient()}".encode()).hexdigest()
     found = place.exists()
     if not found:

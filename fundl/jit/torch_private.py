@@ -6,6 +6,7 @@ loads. Nothing here is imported with fundl: torch's compiler takes seconds to im
 
 import copy
 import ctypes
+import functools
 import logging
 import pkgutil
 import platform
@@ -24,13 +25,13 @@ from torch import Tensor
 from torch.utils._device import DeviceContext
 from typing_extensions import override
 
-from fundl import kernels
+from fundl import kernels, products
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
     from torch.utils._python_dispatch import TorchDispatchMode
 
-_FORMAT: Final = 3  # of what is compiled: goes up when the same graph is compiled to something else
+_FORMAT: Final = 4  # of what is compiled: goes up when the same graph is compiled to something else
 _SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
 # So many multiplications make a product of matrices worth a call into the BLAS; measured: with 6,000 the sums of `_mm` take
 # half the time, with 16,000 the same, with 60,000 twice as long.
@@ -59,6 +60,12 @@ _NAMES: Final = (
     "torch._inductor.decomposition.select_decomp_table",
     "torch._inductor.exc.InvalidCxxCompiler",
     "torch._inductor.inductor_prims.force_stride_order",
+    "torch._inductor.ir.ExternKernel.require_contiguous",
+    "torch._inductor.ir.FixedLayout",
+    "torch._inductor.ir.TensorBox.create",
+    "torch._inductor.lowering.lowerings",
+    "torch._inductor.mkldnn_ir.LinearUnary",
+    "torch._inductor.mkldnn_ir._create_output_node",
     "torch._inductor.virtualized.V.set_aot_compilation",
     "torch._inductor.virtualized.V.set_fake_mode",
     "torch.fx.experimental.proxy_tensor.make_fx",
@@ -290,7 +297,7 @@ class Graph:
     def fingerprint(self) -> str:
         """All that its compiled form depends on, as text."""
         settings = (_FORMAT, torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability())
-        lines = [repr((*settings, torch.get_num_threads(), _TINY, sorted(_SETTINGS.items())))]
+        lines = [repr((*settings, torch.get_num_threads(), _TINY, products.is_onednn_quicker(), sorted(_SETTINGS.items())))]
         lines += [
             f"{node.op} {node.name} {node.target} {node.args} {node.kwargs} {_described(node)}"
             for node in self.module.graph.nodes
@@ -413,7 +420,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
         known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks one
         stack.enter_context(config.patch({**known, **settings}))
-        module = _make_fx(graph.module, examples, {**select_decomp_table(), **_tiny_products(), kernels.foreach_norm: _norms})
+        module = _make_fx(graph.module, examples, {**select_decomp_table(), **_products(), kernels.foreach_norm: _norms})
         _keep_numbers(module)
         _finish_before_writing(module)
         outputs = module.graph.output_node()
@@ -482,23 +489,51 @@ def _ndim(node: "Node") -> int | None:
     return value.ndim if isinstance(value, Tensor) else None
 
 
-def _tiny_products() -> _Decompositions:
-    """Products of matrices so small that a call into the BLAS costs more than the arithmetic, as sums, which fuse."""
+def _products() -> _Decompositions:
+    """Products of matrices where torch's own kernel is not the quickest."""
     return {kernels.mm: _mm, kernels.addmm: _addmm}
 
 
-def _is_tiny(a: Tensor, b: Tensor) -> bool:
-    return a.shape[0] * a.shape[1] * b.shape[1] <= _TINY and a.is_cpu and a.is_floating_point()
-
-
 def _mm(a: Tensor, b: Tensor) -> object:
-    return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1) if _is_tiny(a, b) else NotImplemented
+    if not a.is_cpu or not a.is_floating_point():
+        return NotImplemented
+    (rows, inner), columns = a.shape, b.shape[1]
+    if rows * inner * columns <= _TINY:  # a call into the BLAS costs more than the arithmetic: sums, which fuse
+        return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+    if a.is_contiguous() and products.suits_onednn(rows, inner, columns, a.dtype):
+        return _onednn_product()(a, b.t())
+    return NotImplemented
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> object:
-    if not _is_tiny(a, b) or (beta, alpha) != (1, 1):
-        return NotImplemented
-    return bias + (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+    product = _mm(a, b) if (beta, alpha) == (1, 1) else NotImplemented
+    return NotImplemented if product is NotImplemented else bias + cast("Tensor", product)
+
+
+@functools.cache
+def _onednn_product() -> "Callable[[Tensor, Tensor], Tensor]":
+    """An operation for graphs, x W^T, and how inductor calls oneDNN for it; its own way copies a W that is transposed."""
+    from torch._inductor import ir, mkldnn_ir
+    from torch._inductor.lowering import lowerings
+
+    def product(x: Tensor, weight: Tensor) -> Tensor:
+        return x.new_empty(x.shape[0], weight.shape[0])
+
+    def lower(x: ir.TensorBox, weight: ir.TensorBox) -> ir.IRNode:
+        rows, weights = (
+            ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(x)),
+            ir.ExternKernel.realize_input(weight),
+        )
+        sizes = [x.get_size()[0], weight.get_size()[0]]
+        layout = ir.FixedLayout(torch.device("cpu"), x.get_dtype(), sizes)
+        node = mkldnn_ir.LinearUnary(layout, inputs=[rows, weights], constant_args=(None, "none", [-1], ""))
+        return ir.TensorBox.create(mkldnn_ir._create_output_node(node))  # type: ignore[no-untyped-call]  # torch's own
+
+    torch.library.define("fundl::product", "(Tensor x, Tensor weight) -> Tensor")
+    torch.library.register_fake("fundl::product", product)
+    operation = kernels.registered("fundl", "product")
+    lowerings[operation] = lower
+    return operation
 
 
 def _norms(tensors: list[Tensor], order: float = 2, dtype: torch.dtype | None = None) -> list[Tensor]:

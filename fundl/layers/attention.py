@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl import kernels
+from fundl import kernels, products
 from fundl.initialize import Initializer, Stacked, xavier_uniform, zeros
 from fundl.layer import Layer
 from fundl.layers.normalization import require_dtype
@@ -149,7 +149,7 @@ def _for_each_key_head(grad: Tensor, k: Tensor) -> Tensor:
 
 def _heads(x: Tensor, weight: Tensor, bias: Tensor | None, heads: int) -> Tensor:
     """An affine map of (B, T, F), seen as heads (B, heads, T, d), in memory (B, T, heads, d)."""
-    features = kernels.linear(x, weight, bias)
+    features = products.linear(x, weight, bias)
     return features.view(*x.shape[:2], heads, weight.shape[0] // heads).transpose(1, 2)
 
 
@@ -166,7 +166,7 @@ def _rows(x: Tensor) -> Tensor:
 def _of_output(weight: Tensor, bias: Tensor | None, heads: Tensor, grad: Tensor) -> tuple[tuple[Tensor, Tensor | None], Tensor]:
     """The gradients of the output's weight and bias, and with respect to the heads."""
     grads = _of_affine(_rows(_merged(heads)), _rows(grad), bias)
-    return grads, torch.matmul(grad, weight).view(*grad.shape[:2], heads.shape[1], heads.shape[3]).transpose(1, 2)
+    return grads, products.matmul(grad, weight).view(*grad.shape[:2], heads.shape[1], heads.shape[3]).transpose(1, 2)
 
 
 def _of_affine(x: Tensor, grad: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -273,13 +273,13 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
             turned.copy_(turning.forward(turned))
         q, k, v = heads.split_with_sizes(groups, 1)
         attended = self._attention().forward(q, k, v, self.mask, self.key)
-        y = kernels.linear(_merged(attended.output), self.output_weight, self.output_bias)
+        y = products.linear(_merged(attended.output), self.output_weight, self.output_bias)
         return y, (x, attended, turning)
 
     @override
     def backward(self, residuals: _Kept, grad: Tensor) -> tuple["SelfAttention[Features]", Tensor]:
         grads, grad_heads = self._backward(residuals, grad)
-        return grads, torch.matmul(grad_heads, self.weight)
+        return grads, products.matmul(grad_heads, self.weight)
 
     @override
     def backward_params(self, residuals: _Kept, grad: Tensor) -> "SelfAttention[Features]":
@@ -477,13 +477,13 @@ class CrossAttention(Layer[_KeptOfBoth, tuple[Tensor, Tensor], Tensor], Generic[
         heads = self._heads("the memory", memory, self.weight, self.bias, 2 * few)  # (B, 2 K, S, d)
         k, v = heads.split_with_sizes((few, few), 1)
         attended = Attention(causal=False, dropout=self.dropout).forward(q, k, v, self.memory_mask, self.key)
-        y = kernels.linear(_merged(attended.output), self.output_weight, self.output_bias)
+        y = products.linear(_merged(attended.output), self.output_weight, self.output_bias)
         return y, (queries, memory, attended)
 
     @override
     def backward(self, residuals: _KeptOfBoth, grad: Tensor) -> tuple["CrossAttention[Features]", tuple[Tensor, Tensor]]:
         grads, grad_q, grad_heads = self._backward(residuals, grad)
-        return grads, (torch.matmul(grad_q, self.query_weight), torch.matmul(grad_heads, self.weight))
+        return grads, (products.matmul(grad_q, self.query_weight), products.matmul(grad_heads, self.weight))
 
     @override
     def backward_params(self, residuals: _KeptOfBoth, grad: Tensor) -> "CrossAttention[Features]":

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import kernels
+from fundl import products
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.layer import Layer
 from fundl.shapes import AnySize, Shape, expect
@@ -57,7 +57,7 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         try:
-            return kernels.linear(x, self.weight, self.bias), x
+            return products.linear(x, self.weight, self.bias), x
         except RuntimeError as error:
             explain_misfit("Linear", x, self.weight, error)
             raise
@@ -66,7 +66,7 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Linear[InFeatures, OutFeatures]", Tensor]:
         grads = self.backward_params(residuals, grad)
         del residuals  # whose memory, in a training step, is free for the next product
-        return grads, torch.matmul(grad, self.weight)
+        return grads, products.matmul(grad, self.weight)
 
     @override
     def backward_params(self, residuals: Tensor, grad: Tensor) -> "Linear[InFeatures, OutFeatures]":
@@ -78,7 +78,7 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
 
     @override
     def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:
-        return torch.matmul(grad, self.weight)
+        return products.matmul(grad, self.weight)
 
     @override
     def output_shape(self, shape: Shape[*Lead, InFeatures]) -> Shape[*Lead, OutFeatures]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import kernels
+from fundl import products
 from fundl.initialize import Initializer, uniform_fan_in, zeros
 from fundl.layer import Layer
 from fundl.layers.linear import Linear, explain_misfit
@@ -77,11 +77,11 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         try:
-            y = kernels.linear(x, self.weight, self.bias)
+            y = products.linear(x, self.weight, self.bias)
         except RuntimeError as error:
             explain_misfit("LowRank", x, self.weight, error)
             raise
-        h = kernels.linear(x, self.down, None)
+        h = products.linear(x, self.down, None)
         changed = torch.addmm(_rows(y), _rows(h), self.up.t(), alpha=self._factor)  # (N, out) + (N, rank) (rank, out)
         return changed.reshape(y.shape), (x, h)
 
@@ -109,10 +109,10 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
         return Linear(torch.addmm(self.weight, self.up, self.down, alpha=self._factor), self.bias)
 
     def _grad_h(self, grad: Tensor) -> Tensor:
-        return torch.mm(_rows(grad), self.up) * self._factor  # (N, out) (out, rank)
+        return products.matmul(_rows(grad), self.up) * self._factor  # (N, out) (out, rank)
 
     def _grad_x(self, residuals: tuple[Tensor, Tensor], grad: Tensor, grad_h: Tensor) -> Tensor:
-        grad_x = torch.addmm(torch.mm(_rows(grad), self.weight), grad_h, self.down)  # (N, in) + (N, rank) (rank, in)
+        grad_x = torch.addmm(products.matmul(_rows(grad), self.weight), grad_h, self.down)  # (N, in) + (N, rank) (rank, in)
         return grad_x.reshape(residuals[0].shape)
 
     def _grads(self, residuals: tuple[Tensor, Tensor], grad: Tensor, grad_h: Tensor) -> "LowRank[InFeatures, OutFeatures]":

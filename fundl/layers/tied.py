@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
-from fundl import kernels, tree
+from fundl import products, tree
 from fundl.layer import Layer, zero_gradient
 from fundl.layers.embedding import Embedding
 from fundl.layers.inside import backward_inside, fitting, forward_inside
@@ -67,7 +67,7 @@ class Tied(Layer[tuple[Tensor, object, Tensor]], Generic[Features, *Ts]):
                 f"the layers of tied must give as many features as the embedding, {features}, but their output's shape is"
                 f" {tuple(h.shape)}"
             )
-        return kernels.linear(h, self.embedding.weight, None), (tokens, residuals, h)
+        return products.linear(h, self.embedding.weight, None), (tokens, residuals, h)
 
     @override
     def backward(self, residuals: tuple[Tensor, object, Tensor], grad: Tensor) -> tuple["Tied[Features, *Ts]", Tensor]:
@@ -78,7 +78,7 @@ class Tied(Layer[tuple[Tensor, object, Tensor]], Generic[Features, *Ts]):
         rows = grad.reshape(-1, grad.shape[-1])  # (N, vocabulary)
         grad_weight = torch.mm(rows.t(), h.reshape(-1, h.shape[-1]))  # (vocabulary, N) (N, features)
         del h
-        grads, grad_embedded = backward_inside(self.layers, kept.pop(), torch.matmul(grad, weight))
+        grads, grad_embedded = backward_inside(self.layers, kept.pop(), products.matmul(grad, weight))
         grads_embedding = self.embedding.backward_params(tokens, grad_embedded)
         both = tree.with_trainable_leaves(grads_embedding, [grads_embedding.weight + grad_weight])
         return Tied(both, grads), zero_gradient(tokens)

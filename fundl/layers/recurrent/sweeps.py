@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl import kernels
+from fundl import kernels, products
 from fundl.initialize import Initializer
 from fundl.tree import Record, describe
 
@@ -124,13 +124,9 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(0, 1)
 
 
-def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.mm(x, weight.t()) if bias is None else torch.addmm(bias, x, weight.t())
-
-
 def _from_input(sweep: Sweep, bias: Tensor | None) -> Tensor:
     """What the inputs give to the gates of all steps: x W^T + bias, (T, B, G H), fresh."""
-    gates = _affine(_rows(sweep.x), sweep.weights.weight_ih, bias)
+    gates = products.linear(_rows(sweep.x), sweep.weights.weight_ih, bias)
     return gates.view(*sweep.x.shape[:2], gates.shape[1])
 
 
@@ -198,7 +194,7 @@ def _swept_back(sweep: Sweep, kept: Kept, d: Tensor, d_hidden: Tensor, state: St
         )
 
     def grad_x() -> Tensor:
-        return torch.mm(rows, weights.weight_ih).view(*d.shape[:2], weights.weight_ih.shape[1])
+        return products.matmul(rows, weights.weight_ih).view(*d.shape[:2], weights.weight_ih.shape[1])
 
     return SweptBack(grads, grad_x, state)
 
@@ -250,7 +246,7 @@ def gru_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
     hiddens: list[Tensor] = []
     scaled: list[Tensor] = []
     for t in sweep.order():
-        from_hidden, q = _affine(hidden, weights.weight_hh, weights.bias_hh).split_with_sizes((2 * size, size), 1)
+        from_hidden, q = products.linear(hidden, weights.weight_hh, weights.bias_hh).split_with_sizes((2 * size, size), 1)
         r, z = reset_update[t].add_(from_hidden).sigmoid_().chunk(2, 1)
         after = torch.lerp(new[t].addcmul_(r, q).tanh_(), hidden, z)
         hidden = after if sweep.mask is None else torch.where(sweep.mask[t], after, hidden)

@@ -1,0 +1,112 @@
+"""Products of matrices: the same numbers from each library, which one it is told by shapes and dtype alone."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from fundl import Linear, check_vjp, jit, kernels, key, products, random, vjp
+
+pytestmark = pytest.mark.skipif(kernels.linear_onednn is None, reason="this build of torch has no oneDNN")
+
+
+@pytest.fixture(autouse=True)
+def quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever processor this is, be of the kind for which oneDNN is quicker."""
+    monkeypatch.setattr(products, "is_onednn_quicker", lambda: True)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.Size]]:
+    """The shapes of what oneDNN is given."""
+    seen: list[torch.Size] = []
+    kernel = kernels.linear_onednn
+    assert kernel is not None
+
+    def counted(x: Tensor, weight: Tensor, bias: Tensor | None, *_: object) -> Tensor:
+        seen.append(x.shape)
+        return kernel(x, weight, bias, "none", [], "")
+
+    monkeypatch.setattr(kernels, "linear_onednn", counted)
+    return iter([seen])
+
+
+def of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return random.normal(key(sum(shape)), shape).to(dtype)
+
+
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=2e-4)  # sums of some hundred products
+
+
+def test_large_products_are_of_one_dnn_and_right(calls: Iterator[list[torch.Size]]) -> None:
+    x, weight, bias, seen = of(4, 64, 512), of(256, 512), of(256), next(calls)
+    assert_close(products.linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
+    assert_close(products.linear(x, weight, None), torch.nn.functional.linear(x, weight))
+    assert_close(products.matmul(x, weight.t()), x @ weight.t())
+    assert len(seen) == 3
+
+
+@pytest.mark.parametrize(
+    ("x", "matrix"),
+    [
+        (of(8, 4096), of(4096, 512)),  # few rows
+        (of(64, 64), of(64, 64)),  # small
+        (of(512, 256).t(), of(512, 256)),  # rows that are not one after the other
+        (of(256, 512, dtype=torch.float64), of(512, 256, dtype=torch.float64)),
+        (of(256, 512, dtype=torch.bfloat16), of(512, 256, dtype=torch.bfloat16)),
+        (of(256, 512, dtype=torch.bfloat16).to("meta"), of(512, 256, dtype=torch.bfloat16).to("meta")),
+    ],
+)
+def test_other_products_are_torchs(calls: Iterator[list[torch.Size]], x: Tensor, matrix: Tensor) -> None:
+    seen = next(calls)
+    assert products.matmul(x, matrix).shape == (x.shape[0], matrix.shape[1])
+    assert products.linear(x, matrix.t(), None).shape == (x.shape[0], matrix.shape[1])
+    assert not seen
+
+
+def test_torchs_switch_turns_it_off(calls: Iterator[list[torch.Size]]) -> None:
+    seen = next(calls)
+    torch._C._set_mkldnn_enabled(False)  # the public context manager warns of what else it sets
+    try:
+        products.matmul(of(256, 512), of(512, 256))
+    finally:
+        torch._C._set_mkldnn_enabled(True)
+    assert not seen
+
+
+@pytest.mark.parametrize("product", [products.matmul, lambda x, matrix: products.linear(x, matrix.t(), None)])
+def test_what_does_not_fit_is_torchs_error(product: Callable[[Tensor, Tensor], Tensor]) -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        product(of(256, 512), of(511, 256))
+    with pytest.raises(RuntimeError, match="dtype"):
+        product(of(256, 512), of(512, 256, dtype=torch.float64))
+
+
+def test_transforms_and_traces_see_torchs_operations(calls: Iterator[list[torch.Size]]) -> None:
+    seen = next(calls)
+    x, matrix = of(2, 256, 512), of(512, 256)
+    assert_close(torch.func.vmap(products.matmul, in_dims=(0, None))(x, matrix), x @ matrix)
+    assert not seen
+
+
+def test_a_large_layer_and_its_vjp(calls: Iterator[list[torch.Size]]) -> None:
+    layer, x, grad, seen = Linear(of(256, 512), of(256)), of(256, 512), of(256, 256), next(calls)
+    grads, grad_x = vjp(layer, x, grad)
+    assert len(seen) == 2
+    assert_close(grad_x, grad @ layer.weight)
+    assert_close(grads.weight, grad.t() @ x)
+    check_vjp(Linear(of(20, 512), of(20)), of(2, 512))
+
+
+def test_compiled_products_are_right() -> None:
+    def both(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = torch.relu(products.linear(x, weight, bias))
+        return h, products.matmul(h, weight) / 100, torch.mm(h.t(), x)
+
+    arguments = of(64, 512), of(512, 512), of(512)
+    compiled = jit(both)
+    for actual, expected in zip(compiled(*arguments), both(*arguments), strict=True):
+        assert_close(actual, expected)
+    assert compiled.traces[0].compiled
