@@ -7,7 +7,9 @@ and documented (``torch.addmm``, ``torch.relu``), is called there.
 The annotations are strings, since torch 2.11's OpOverload cannot be subscripted at run time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import torch
@@ -32,12 +34,6 @@ class no_grad:  # noqa: N801  # torch's own is called so, and does the same in t
     def __exit__(self, *_: object) -> None:
         if self._before:
             torch._C._set_grad_enabled(True)
-
-
-def registered(namespace: str, name: str) -> "Callable[..., Tensor]":  # type: ignore[explicit-any]  # of any arguments
-    """An operation that was registered with torch."""
-    operation: Callable[..., Tensor] = getattr(getattr(torch.ops, namespace), name).default  # type: ignore[explicit-any]  # likewise
-    return operation
 
 
 # --- Linear ------------------------------------------------------------------------------------------------------------
@@ -354,6 +350,39 @@ _mkldnn_rnn_layer_backward: Callable[
 
 # x, weight_ih, weight_hh, bias_ih, bias_hh, h, c; where there are no biases, anything.
 LSTMTensors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+# The hidden state after each step (T, B, H), h and c after the last, and a workspace, 15 numbers for each of H or so.
+LSTMGiven: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+# With respect to the first three of these.
+LSTMGrads: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+class Whole(Protocol):
+    """Kernels that stay whole in a trace; those of fundl.jit.whole."""
+
+    def lstm(self, tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
+        """As `lstm`."""
+
+    def lstm_backward(
+        self, tensors: LSTMTensors, given: LSTMGiven, grads: LSTMGrads, *, biased: bool, reverse: bool
+    ) -> LSTMTensors:
+        """As `lstm_backward`."""
+
+
+class _Tracing(threading.local):
+    whole: Whole | None = None
+
+
+_tracing: Final = _Tracing()
+
+
+@contextmanager
+def kept_whole(whole: Whole | None) -> Iterator[None]:
+    """Keep kernels whole in what this thread traces, which is for processes like this one alone; or none."""
+    before, _tracing.whole = _tracing.whole, whole
+    try:
+        yield
+    finally:
+        _tracing.whole = before
 
 
 def lstm_runs(*tensors: Tensor) -> bool:
@@ -364,12 +393,12 @@ def lstm_runs(*tensors: Tensor) -> bool:
     return (
         torch._C._has_mkldnn
         and torch._C._get_mkldnn_enabled()
-        and not torch._C._len_torch_dispatch_stack()
+        and (_tracing.whole is not None or not torch._C._len_torch_dispatch_stack())
         and not torch.compiler.is_compiling()
         and all(
             x.dtype == torch.float32
             and x.device.type == "cpu"
-            and type(x) is Tensor
+            and (type(x) is Tensor or _tracing.whole is not None)
             and x.numel() > 0
             and not torch._C._functorch.is_functorch_wrapped_tensor(x)
             for x in tensors
@@ -377,11 +406,13 @@ def lstm_runs(*tensors: Tensor) -> bool:
     )
 
 
-def lstm(tensors: LSTMTensors, *, biased: bool, reverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The hidden state after each step (T, B, H), h and c after the last step, and a workspace, 15 numbers for each of H or so.
+def lstm(tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
+    """What the kernel gives.
 
-    The kernel reads memory as if it were contiguous and of the right shapes: of the shapes, the caller is sure.
+    It reads memory as if it were contiguous and of the right shapes: of the shapes, the caller is sure.
     """
+    if _tracing.whole:
+        return _tracing.whole.lstm(tensors, biased=biased, reverse=reverse)
     x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.detach().contiguous() for tensor in tensors)
     size = h.shape[1]
     before = torch.is_grad_enabled()
@@ -394,15 +425,10 @@ def lstm(tensors: LSTMTensors, *, biased: bool, reverse: bool) -> tuple[Tensor, 
         torch._C._set_grad_enabled(before)
 
 
-def lstm_backward(
-    tensors: LSTMTensors,
-    given: tuple[Tensor, Tensor, Tensor, Tensor],
-    grads: tuple[Tensor, Tensor | None, Tensor | None],
-    *,
-    biased: bool,
-    reverse: bool,
-) -> LSTMTensors:
+def lstm_backward(tensors: LSTMTensors, given: LSTMGiven, grads: LSTMGrads, *, biased: bool, reverse: bool) -> LSTMTensors:
     """The gradients with respect to the tensors, from what `lstm` gave, and those with respect to the first three of that."""
+    if _tracing.whole:
+        return _tracing.whole.lstm_backward(tensors, given, grads, biased=biased, reverse=reverse)
     x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.contiguous() for tensor in tensors)
     hidden, last_h, last_c, workspace = (tensor.contiguous() for tensor in given)
     before, after, size = (x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), (hidden, last_h, last_c), h.shape[1]

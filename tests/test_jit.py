@@ -20,6 +20,7 @@ import fundl
 from fundl import (
     DonatedError,
     Dropout,
+    LastPosition,
     Linear,
     ReLU,
     RetraceError,
@@ -31,9 +32,11 @@ from fundl import (
     jit,
     key,
     linear,
+    lstm,
     mse,
     random,
     scan,
+    sgd,
     train_state,
     train_step,
     tree,
@@ -695,3 +698,25 @@ def test_a_torch_that_lacks_what_compiling_needs_is_named(monkeypatch: pytest.Mo
     monkeypatch.setattr(torch_private, "_NAMES", ("torch.neg", "torch.no_such_thing"))
     with pytest.raises(ImportError, match=r"torch .* lacks torch\.no_such_thing: use one of those versions"):
         jit(torch.neg)(torch.ones(2))
+
+
+def test_one_dnns_lstm_stays_whole() -> None:
+    """A graph calls its kernel, forward and backward, so that it is small, and gives the kernel's own bits."""
+    model = initialize(key(0), lstm(3, 4, depth=2, bidirectional=True))
+    x, grad = random.normal(key(1), (2, 50, 3)), random.normal(key(2), (2, 50, 8))
+    compiled = jit(vjp)
+    for actual, expected in zip(tree.leaves(compiled(model, x, grad)), tree.leaves(vjp(model, x, grad)), strict=True):
+        assert torch.equal(actual, expected)
+    assert compiled.traces[0].compiled
+
+
+def test_a_loop_over_a_graph_with_whole_kernels() -> None:
+    model = initialize(key(0), compose(lstm(3, 4, bias=False), LastPosition(), linear(4, 2)))
+    optimizer = sgd(0.1)
+    step, state = train_step(mse, optimizer), train_state(key(1), model, optimizer)
+    batches = random.normal(key(2), (3, 5, 10, 3)), random.normal(key(3), (3, 5, 2))
+    after, reports = scan(step)(state, batches)
+    for number in range(3):
+        state, report = step(state, (batches[0][number], batches[1][number]))
+        torch.testing.assert_close(reports.loss[number], report.loss)
+    assert_trees_close(after.model, state.model, rtol=1e-5, atol=1e-6)

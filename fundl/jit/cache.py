@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fundl.jit import torch_private
+from fundl.jit import torch_private, whole
 from fundl.jit.ambient import ambient
 from fundl.memory import keep_freed_memory
 
@@ -61,6 +61,7 @@ def _device(examples: Sequence[Tensor]) -> torch.device:
 def _compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[Path, bool]:
     """The folder of a compiled graph, and whether it was there."""
     keep_freed_memory()
+    whole.registered()  # for graphs that have these operations
     place = folder() / "jit" / hashlib.sha256(f"{graph.fingerprint()}\n{ambient()}".encode()).hexdigest()
     found = place.exists()
     if not found:

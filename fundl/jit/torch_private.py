@@ -15,7 +15,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, cast
 
@@ -72,6 +72,7 @@ _NAMES: Final = (
     "torch.overrides._get_current_function_mode_stack",
     "torch.utils._device.DeviceContext",
     "torch.utils._python_dispatch.TorchDispatchMode",
+    "torch.utils._python_dispatch._disable_current_modes",
 )
 
 
@@ -106,6 +107,13 @@ function_mode_count: Callable[[], int] = torch._C._len_torch_function_stack
 
 is_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 """Whether operations cast what they are given, on a device of any type."""
+
+
+def without_modes() -> AbstractContextManager[None]:
+    """In it, no mode sees the operations of this thread."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    return cast("AbstractContextManager[None]", _disable_current_modes())
 
 
 def is_watched() -> bool:
@@ -517,6 +525,9 @@ def _onednn_product() -> "Callable[[Tensor, Tensor], Tensor]":
     from torch._inductor.lowering import lowerings
 
     def product(x: Tensor, weight: Tensor) -> Tensor:
+        return products.linear(x, weight, None)
+
+    def shape(x: Tensor, weight: Tensor) -> Tensor:
         return x.new_empty(x.shape[0], weight.shape[0])
 
     def lower(x: ir.TensorBox, weight: ir.TensorBox) -> ir.IRNode:
@@ -529,10 +540,9 @@ def _onednn_product() -> "Callable[[Tensor, Tensor], Tensor]":
         node = mkldnn_ir.LinearUnary(layout, inputs=[rows, weights], constant_args=(None, "none", [-1], ""))
         return ir.TensorBox.create(mkldnn_ir._create_output_node(node))  # type: ignore[no-untyped-call]  # torch's own
 
-    torch.library.define("fundl::product", "(Tensor x, Tensor weight) -> Tensor")
-    torch.library.register_fake("fundl::product", product)
-    operation = kernels.registered("fundl", "product")
-    lowerings[operation] = lower
+    operation = torch.library.custom_op("fundl::product", product, mutates_args=(), device_types="cpu")
+    operation.register_fake(shape)
+    lowerings[operation._opoverload] = lower
     return operation
 
 

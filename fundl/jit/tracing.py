@@ -18,7 +18,8 @@ import optree
 import torch
 from torch import Tensor
 
-from fundl.jit import torch_private
+from fundl import kernels
+from fundl.jit import torch_private, whole
 from fundl.jit.walk import Leaf, flatten, replace
 
 _LIBRARIES: Final = (
@@ -83,7 +84,8 @@ def _trace(
         count, writes = len(outputs), watch.writes
         return outputs
 
-    graph, constants = torch_private.trace(flat, examples, functional=functional)
+    with kernels.kept_whole(whole.registered()):
+        graph, constants = torch_private.trace(flat, examples, functional=functional)
     _require_no_leak(seen)
     return Traced(graph, constants, result, count), writes
 
