@@ -499,7 +499,7 @@ LISTED_LOSSES: Final = [
             "nn.GaussianNLLLoss": 5,
             "nn.PoissonNLLLoss": 7,
             "nn.HingeEmbeddingLoss": 10,
-            "nn.LinearCrossEntropyLoss": 857,
+            **({"nn.LinearCrossEntropyLoss": 857} if hasattr(nn, "LinearCrossEntropyLoss") else {}),  # since torch 2.13
             "nn.CTCLoss": 40,
         },
         "torch.nn has losses that fundl has not",

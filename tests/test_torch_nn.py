@@ -135,6 +135,12 @@ def for_axes(
     return [case(make, x, back=back) for make, x in zip((one, two, three), (SIGNAL, IMAGE, VOLUME), strict=True)]
 
 
+def without_bias(module: nn.Module) -> nn.Module:
+    """What bias=False makes; normalisations of channels have had that option since torch 2.12."""
+    module.register_parameter("bias", None)
+    return module
+
+
 def frozen_linear() -> nn.Module:
     return nn.Linear(4, 3).requires_grad_(False)
 
@@ -229,12 +235,12 @@ CASES: Final = [
     case(lambda: nn.RMSNorm((3, 4), eps=1e-3, elementwise_affine=False), normal(2, 3, 4)),
     case(lambda: nn.RMSNorm(4), normal(3, 4), back=False),
     case(lambda: nn.GroupNorm(2, 4, eps=0.1), IMAGE),
-    case(lambda: nn.GroupNorm(2, 4, bias=False), IMAGE),
+    case(lambda: without_bias(nn.GroupNorm(2, 4)), IMAGE),
     case(lambda: nn.GroupNorm(2, 4, affine=False), IMAGE),
     *for_axes(lambda: nn.BatchNorm1d(4), lambda: nn.BatchNorm2d(4, eps=0.1), lambda: nn.BatchNorm3d(4, affine=False)),
     *for_axes(
         lambda: nn.BatchNorm1d(4, track_running_stats=False),
-        lambda: nn.BatchNorm2d(4, track_running_stats=False, bias=False),
+        lambda: without_bias(nn.BatchNorm2d(4, track_running_stats=False)),
         lambda: nn.BatchNorm3d(4, affine=False, track_running_stats=False),
     ),
     case(lambda: nn.BatchNorm1d(4), normal(5, 4)),
