@@ -13,6 +13,7 @@ import ctypes
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final, TypeVar
 
@@ -82,6 +83,18 @@ def save(path: str | os.PathLike[str], tree: object, *, metadata: Mapping[str, s
     (True, {'epochs': '3'})
     """
     tensors, texts = _named_tensors(tree), _texts(metadata or {})
+    with whole_file(path) as file:
+        _write(file, tensors, texts)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write to, that takes the place of what is there when all is written.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        OSError: the file cannot be written.
+    """
     target = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {target.parent} to save {target.name} in: make it first, with os.makedirs")
@@ -90,7 +103,7 @@ def save(path: str | os.PathLike[str], tree: object, *, metadata: Mapping[str, s
     unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         with unfinished.open("xb") as file:
-            _write(file, tensors, texts)
+            yield file
             file.flush()
             os.fsync(file.fileno())  # first the bytes reach the disk, then the name
         unfinished.replace(target)

@@ -23,12 +23,12 @@ from fundl.jit import cache, torch_private  # noqa: E402
 
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_the_graph(graph: torch_private.Graph, _examples: Sequence[Tensor]) -> tuple[torch_private.Run, bool]:
+    def run_the_graph(graph: torch_private.Graph, _examples: Sequence[Tensor]) -> tuple[torch_private.Run, Path, bool]:
         @torch.no_grad()
         def run(inputs: list[Tensor]) -> list[Tensor]:
             return list(graph.module(*inputs))
 
-        return run, False
+        return run, Path("nowhere"), False
 
     monkeypatch.setattr(cache, "compiled", run_the_graph)
 
@@ -37,12 +37,12 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
 def interpreted_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_the_graph(
         graph: torch_private.Graph, _examples: Sequence[Tensor], sliced: Sequence[bool]
-    ) -> tuple[torch_private.Loop, bool]:
+    ) -> tuple[torch_private.Loop, Path, bool]:
         def run(inputs: list[Tensor]) -> list[Tensor]:
             with torch.no_grad():
                 graph.module(*inputs)
             return []
 
-        return torch_private.python_loop(run, sliced), False
+        return torch_private.python_loop(run, sliced), Path("nowhere"), False
 
     monkeypatch.setattr(cache, "compiled_loop", run_the_graph)

@@ -613,9 +613,9 @@ def test_what_compiled_code_refuses_is_told_as_the_function_tells_it(monkeypatch
     def step(table: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
         return table + 1, table[row]
 
-    monkeypatch.setattr(cache, "compiled", lambda _graph, _examples: (refuse, False))
+    monkeypatch.setattr(cache, "compiled", lambda _graph, _examples: (refuse, Path("nowhere"), False))
     loop = torch_private.python_loop(refuse, [False, True, True])
-    monkeypatch.setattr(cache, "compiled_loop", lambda _graph, _examples, _sliced: (loop, False))
+    monkeypatch.setattr(cache, "compiled_loop", lambda _graph, _examples, _sliced: (loop, Path("nowhere"), False))
     compiled, donating, scanned = jit(step), jit(step, donate="table"), scan(step)
     table, good, bad = torch.ones(5, 2), torch.tensor([[1, 2]]), torch.tensor([[1, 9]])
     for _ in range(2):

@@ -3,7 +3,8 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,8 +23,8 @@ def folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "fundl"
 
 
-def compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[torch_private.Run, bool]:
-    """The compiled form of a graph, and whether it was on disk.
+def compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[torch_private.Run, Path, bool]:
+    """The compiled form of a graph, the folder that it is in, and whether it was on disk.
 
     Args:
         graph: as `trace` returned it.
@@ -33,13 +34,13 @@ def compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[to
         CompilerError: it was not, and cannot be compiled.
     """
     place, found = _compiled(graph, examples)
-    return torch_private.load(place, _device(examples)), found
+    return load(place, [tensor.device for tensor in examples]), place, found
 
 
 def compiled_loop(
     graph: torch_private.Graph, examples: Sequence[Tensor], sliced: Sequence[bool]
-) -> tuple[torch_private.Loop, bool]:
-    """A loop over a graph that writes to its inputs, and whether its compiled form was on disk.
+) -> tuple[torch_private.Loop, Path, bool]:
+    """A loop over a graph that writes to its inputs, the folder of its compiled form, and whether that was on disk.
 
     Args:
         graph: without outputs.
@@ -49,13 +50,66 @@ def compiled_loop(
     Raises:
         CompilerError: it was not, and cannot be compiled.
     """
-    (place, found), device = _compiled(graph, examples), _device(examples)
-    loop = torch_private.load_loop(place, _loop_library(), sliced) if device.type == "cpu" else None
-    return loop or torch_private.python_loop(torch_private.load(place, device), sliced), found
+    place, found = _compiled(graph, examples)
+    return load_loop(place, [tensor.device for tensor in examples], sliced), place, found
 
 
-def _device(examples: Sequence[Tensor]) -> torch.device:
-    return next((tensor.device for tensor in examples if not tensor.is_cpu), torch.device("cpu"))
+def load(place: Path, devices: Iterable[torch.device]) -> torch_private.Run:
+    """The compiled form in a folder.
+
+    Args:
+        place: of what was compiled.
+        devices: of its inputs.
+    """
+    return torch_private.load(place, _device(devices))
+
+
+def load_loop(place: Path, devices: Sequence[torch.device], sliced: Sequence[bool]) -> torch_private.Loop:
+    """A loop over the compiled form in a folder; see `load` and `compiled_loop`."""
+    loop = torch_private.load_loop(place, loop_library(), sliced) if _device(devices).type == "cpu" else None
+    return loop or torch_private.python_loop(load(place, devices), sliced)
+
+
+def install(name: str, files: Mapping[str, bytes]) -> Path:
+    """The folder of what another process compiled; its files are written if it is not there.
+
+    Args:
+        name: of the folder that it was in there: what has this name is the same.
+        files: that were in it, by name.
+    """
+    keep_freed_memory()
+    whole.registered()  # for graphs that have these operations
+
+    def write(made: Path) -> None:
+        for file, content in files.items():
+            (made / file).write_bytes(content)
+
+    with _writing():
+        return _made_once(folder() / "jit" / name, write)[0]
+
+
+def install_loop(content: bytes) -> None:
+    """Write the library with the loop in C, as another process built it, if it is not there."""
+
+    def write(library: Path) -> None:
+        library.write_bytes(content)
+
+    with _writing():
+        loop_library(write)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"compiled code cannot be written to {folder()} ({error}): name a folder that can be in FUNDL_CACHE_DIR"
+        ) from error
+
+
+def _device(devices: Iterable[torch.device]) -> torch.device:
+    return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
 
 def _compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[Path, bool]:
@@ -63,11 +117,16 @@ def _compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[P
     keep_freed_memory()
     whole.registered()  # for graphs that have these operations
     place = folder() / "jit" / hashlib.sha256(f"{graph.fingerprint()}\n{ambient()}".encode()).hexdigest()
+    return _made_once(place, lambda made: torch_private.compile_graph(graph, examples, made))
+
+
+def _made_once(place: Path, make: Callable[[Path], None]) -> tuple[Path, bool]:
+    """A folder, filled if it is not there: whole or not at all; and whether it was."""
     found = place.exists()
     if not found:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as made:
-            torch_private.compile_graph(graph, examples, Path(made))
+            make(Path(made))
             try:
                 os.rename(made, place)
             except OSError:  # another process was faster
@@ -78,11 +137,12 @@ def _compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[P
     return place, found
 
 
-def _loop_library() -> Path:
-    """The library with the loop in C, built if it is not there."""
+def loop_library(make: Callable[[Path], None] = torch_private.build_loop) -> Path:
+    """The library with the loop in C, made if it is not there."""
     place = folder() / "jit" / f"loop-{torch_private.LOOP_VERSION}.so"
     if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as made:
-            torch_private.build_loop(Path(made) / "loop.so")
+            make(Path(made) / "loop.so")
             os.replace(Path(made) / "loop.so", place)
     return place

@@ -2,8 +2,10 @@
 
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
 from typing import Final, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, cast, final
 
 import attrs
@@ -12,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl.donated import DonatedError, refusal
-from fundl.jit import cache, torch_private
+from fundl.jit import archive, cache, torch_private
 from fundl.jit.ambient import ambient
 from fundl.jit.donation import Donated, Estate, are_exclusive, bury, empty
 from fundl.jit.kinds import Forms, Kind, Signature, Trace, leaf_kind
@@ -57,6 +59,8 @@ class _Program:
 
     Args:
         run: what runs it.
+        library: the folder that it is in.
+        kind: of the arguments that it is for.
         constants: its last inputs.
         result: made of its outputs.
         outputs: how many there are.
@@ -64,6 +68,8 @@ class _Program:
     """
 
     run: torch_private.Run
+    library: Path
+    kind: Kind
     constants: list[Tensor]
     result: object
     outputs: int
@@ -112,7 +118,94 @@ class Compiled(Generic[P, R]):
 
     @override
     def __repr__(self) -> str:
-        return f"<compiled {_name(self.function)}, traced {len(self.traces)} times>"
+        return f"<compiled {_name(self.function)}, {self._forms}>"
+
+    # --- Files ---
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what was compiled so far to a file, whole or not at all, for `load` in another process.
+
+        The file has the compiled code for each kind of arguments that the function was called with, and the tensors that the
+        function uses without being given them: a process that loads it neither traces nor compiles, and needs no compiler.
+
+        Args:
+            path: of the file; one that is there already is replaced.
+
+        Raises:
+            TypeError: a static field or argument, or the result, holds what cannot be pickled, such as a lambda; the message
+                names it.
+            ValueError: nothing is compiled yet, or what was is no longer in FUNDL_CACHE_DIR.
+            OSError: the file cannot be written; FileNotFoundError if there is no such folder.
+
+        Compiled where there is a compiler, and run where there is none:
+
+            step = jit(train_step(cross_entropy, adamw(0.001)), donate="state")
+            state, report = step(state, batch)
+            step.save("step.compiled")
+
+            step = jit(train_step(cross_entropy, adamw(0.001)), donate="state")
+            step.load("step.compiled")
+            state, report = step(state, batch)  # runs at once
+        """
+        archive.save(path, self._origin, self._entries())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over what was compiled in another process, from a file that `save` wrote: `traces` has it, as loaded.
+
+        Other kinds of arguments are compiled when they come, unless max_traces forbids it, which does not count what is
+        loaded: with max_traces=0 nothing is ever compiled. The code is written to FUNDL_CACHE_DIR if it is not there.
+
+        What is checked: the versions of torch, fundl and Python, the machine, its CPU or GPU, and the number of threads. That
+        the function is the one that was saved: its code, what it closes over (a loss and an optimizer with its rates), and
+        the functions, classes and values that it names in modules of yours, and theirs in turn; the classes and static
+        values of its arguments likewise. Not checked is what a program finds by other ways than names, and what other
+        libraries than fundl and torch do.
+
+        Load only files that you trust: a file holds machine code, and pickled names of classes and functions. Whoever wrote
+        it can have this process do anything.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            FileNotFoundError: there is no such file; another OSError if it may not be read, or its code not be written.
+            ValueError: it is no such file, or only a part of one, or it does not fit the function or this process; the
+                message says what differs. Then nothing of it is taken over.
+        """
+        for entry, program, loaded in archive.load(path, self._origin, self._installed):
+            self._of_role(entry.role)._forms.add(entry.kind, program, loaded)
+
+    @property
+    def _origin(self) -> archive.Origin:
+        options = {"compiled by": "jit", "static": repr(sorted(self._static)), "donate": repr(self._donate)}
+        return archive.Origin(self.function, _name(self.function), options)
+
+    def _entries(self) -> list[archive.Entry]:
+        own = [
+            archive.Entry(
+                program.kind,
+                (program.constants, program.result, program.outputs, program.donated),
+                flatten(program.result, "", constants=True).signature,
+                program.library,
+            )
+            for program in self._forms.there()
+        ]
+        return own + [attrs.evolve(entry, role=_SHARED) for entry in (self._shared._entries() if self._shared else ())]
+
+    def _installed(self, entry: archive.Entry) -> _Program:
+        """The form of a file's entry."""
+        form = cast("tuple[list[Tensor], object, int, tuple[_Donated, ...]]", entry.form)
+        constants, result, outputs, donated = form
+        run = cache.load(entry.library, [*entry.devices, *(constant.device for constant in constants)])
+        donated = tuple(attrs.evolve(one, kind=self._unique(entry.kind, one.place, one.leaves)) for one in donated)
+        return _Program(run, entry.library, entry.kind, constants, result, outputs, donated)
+
+    def _of_role(self, role: str) -> "Compiled[P, R]":
+        return self._shared if role == _SHARED and self._shared else self
+
+    def _unique(self, kind: Kind, place: int, leaves: range) -> object:
+        """What stands for a donated argument's kind."""
+        return self._kinds.setdefault((*kind.signature.arguments[place], kind.leaves[leaves.start : leaves.stop]), object())
 
     # --- What a call of a new kind does ---
 
@@ -177,8 +270,8 @@ class Compiled(Generic[P, R]):
         donated = self._donated(traced, kind, flat)
         if donated:
             graph, result, outputs = _write_back(traced, donated)
-        run, cached = cache.compiled(graph, [*flat.leaves, *traced.constants])
-        return _Program(run, traced.constants, result, outputs, donated), cached
+        run, library, cached = cache.compiled(graph, [*flat.leaves, *traced.constants])
+        return _Program(run, library, kind, traced.constants, result, outputs, donated), cached
 
     def _donated(self, traced: Traced, kind: Kind, flat: Flat) -> tuple[_Donated, ...]:
         """What becomes of the arguments that are donated, as far as they are given and have tensors."""
@@ -197,12 +290,12 @@ class Compiled(Generic[P, R]):
                     f"donate={name!r}: no part of what {_name(self.function)} returns is a tree like this argument, with"
                     " tensors of the same shapes and dtypes, to be written over it"
                 )
-            unique = self._kinds.setdefault((name, signature, kind.leaves[leaves.start : leaves.stop]), object())
-            found.append(_Donated(name, place, leaves, *heir, unique))
+            found.append(_Donated(name, place, leaves, *heir, self._unique(kind, place, leaves)))
         return tuple(found)
 
 
 _QUICK: Final = 16
+_SHARED: Final = "shared"  # the role of forms for donated trees that are not written over
 
 
 def _name(function: Callable[..., object]) -> str:  # type: ignore[explicit-any]  # of any arguments
@@ -292,7 +385,7 @@ class _QuickCall:
     def __init__(self, arguments: _Arguments, flat: Flat, kind: Kind, program: _Program) -> None:
         self.args, self.kwargs = arguments
         self.flat, self.kind, self.program = flat, kind, program
-        self.source = Source()
+        self.source = Source(program.kind.signature.counterparts(kind.signature))
         self.source.scope |= {"run": program.run}
         self.names = [self.source.variable() for _ in self.args]
         self.constants = [self.source.constant(constant) for constant in program.constants]

@@ -9,10 +9,11 @@ from typing import Generic, TypeAlias, TypeVar, final
 import attrs
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from fundl.jit import torch_private
 from fundl.jit.ambient import Ambient
-from fundl.jit.walk import explain
+from fundl.jit.walk import explain, statics
 
 F = TypeVar("F")
 
@@ -31,12 +32,14 @@ class Trace:
         seconds: that tracing and compiling took.
         cached: whether the compiled code was on disk.
         compiled: whether there is any: without a compiler the function runs as it is, which a warning says.
+        loaded: whether it came from a file that was loaded; then nothing was traced.
     """
 
     reason: str
     seconds: float
     cached: bool
     compiled: bool = True
+    loaded: bool = False
 
 
 # --- Kinds --------------------------------------------------------------------------------------------------------------
@@ -58,6 +61,12 @@ class Signature:
             )
         columns = zip(old.arguments, self.arguments, strict=True)
         return next(explain(before, after, name) for (name, before), (_, after) in columns if before != after)
+
+    def counterparts(self, other: "Signature") -> dict[int, object]:
+        """Of static values of this one, by their ids, those of an equal signature."""
+        columns = zip(self.arguments, other.arguments, strict=True)
+        pairs = [zip(statics(one, ""), statics(same, ""), strict=True) for (_, one), (_, same) in columns]
+        return {id(value): same for part in pairs for (_, value), (_, same) in part}
 
 
 LeafKind: TypeAlias = tuple[torch.dtype, tuple[int, ...], tuple[int, ...] | None, torch.device]
@@ -109,7 +118,7 @@ class Forms(Generic[F]):
 
     Args:
         name: of the function.
-        most: how many there may be; None for any number.
+        most: how many may be traced; None for any number.
     """
 
     name: str
@@ -133,12 +142,29 @@ class Forms(Generic[F]):
                 self._found[kind] = self._make(kind, make)
             return self._found[kind]
 
+    def there(self) -> list[F]:
+        """All forms that are compiled."""
+        with self._lock:
+            return [form for form in self._found.values() if form is not None]
+
+    def add(self, kind: Kind, form: F, trace: Trace) -> None:
+        """Add a form that was compiled elsewhere, unless there is one for its kind."""
+        with self._lock:
+            if self._found.get(kind) is None:
+                self._found[kind] = form
+                self.traces = (*self.traces, trace)
+
+    @override
+    def __str__(self) -> str:
+        loaded = sum(trace.loaded for trace in self.traces)
+        return f"traced {len(self.traces) - loaded} times" + (f", loaded {loaded}" if loaded else "")
+
     def _make(self, kind: Kind, make: Callable[[], tuple[F, bool]]) -> F | None:
         reason, start = self._reason(kind), time.perf_counter()
-        if self.most is not None and len(self.traces) >= self.most:
+        traced = sum(not trace.loaded for trace in self.traces)
+        if self.most is not None and traced >= self.most:
             raise RetraceError(
-                f"{self.name} was traced {len(self.traces)} times, and may not be traced again (max_traces={self.most}),"
-                f" but {reason}"
+                f"{self.name} was traced {traced} times, and may not be traced again (max_traces={self.most}), but {reason}"
             )
         torch_private.require_known()
         form: F | None = None

@@ -1,6 +1,8 @@
 """Many steps as one compiled call: an epoch without Python between its steps."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar, cast, final
 
 import attrs
@@ -10,7 +12,7 @@ from typing_extensions import override
 
 from fundl.data import count_rows
 from fundl.donated import DonatedError, refusal
-from fundl.jit import cache, torch_private
+from fundl.jit import archive, cache, torch_private
 from fundl.jit.ambient import ambient
 from fundl.jit.donation import Donated
 from fundl.jit.kinds import Forms, Kind, Signature, Trace, leaf_kind
@@ -29,13 +31,18 @@ class _Loop:
 
     Args:
         run: the loop over the graph of a step.
+        library: the folder that the graph's compiled form is in.
+        kind: of the arguments that it is for.
+        cuts: which inputs of the graph are cut along their first axis.
         constants: inputs of the graph between the batch and the reports.
-        state: what a step's state is made of, and its report: a `Leaf` for each tensor.
-        report: likewise.
+        report: what a step's report is made of: a `Leaf` for each tensor.
         slots: tensors like those of a report.
     """
 
     run: torch_private.Loop
+    library: Path
+    kind: Kind
+    cuts: list[bool]
     constants: list[Tensor]
     report: object
     slots: list[Tensor]
@@ -50,7 +57,7 @@ class Scanned(Generic[P, R]):
     """
 
     def __init__(self, step: Callable[P, R], max_traces: int | None) -> None:
-        self.step = step
+        self.step = self.__wrapped__ = step
         self._name = f"a scan of {getattr(step, '__qualname__', repr(step))}"
         self._forms = Forms[_Loop](self._name, max_traces)
 
@@ -61,7 +68,59 @@ class Scanned(Generic[P, R]):
 
     @override
     def __repr__(self) -> str:
-        return f"<{self._name}, traced {len(self.traces)} times>"
+        return f"<{self._name}, {self._forms}>"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what was compiled so far to a file, whole or not at all, for `load` in another process.
+
+        All that the function which `jit` returns says of its own `save` holds.
+
+        Args:
+            path: of the file; one that is there already is replaced.
+
+        Raises:
+            TypeError, ValueError, OSError: as there.
+
+        An epoch, compiled where there is a compiler, and run where there is none:
+
+            epoch = scan(train_step(cross_entropy, adamw(0.001)))
+            state, reports = epoch(state, batches)
+            epoch.save("epoch.compiled")
+
+            epoch = scan(train_step(cross_entropy, adamw(0.001)))
+            epoch.load("epoch.compiled")
+            state, reports = epoch(state, batches)  # runs at once
+        """
+        entries = [
+            archive.Entry(
+                loop.kind,
+                (loop.cuts, loop.constants, loop.report, [(tuple(s.shape), s.dtype, s.device) for s in loop.slots]),
+                flatten(loop.report, "", constants=True).signature,
+                loop.library,
+            )
+            for loop in self._forms.there()
+        ]
+        on_cpu = [all(device.type == "cpu" for device in entry.devices) for entry in entries]
+        archive.save(path, self._origin, entries, with_loop=any(on_cpu))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over what was compiled in another process, from a file that `save` wrote: `traces` has it, as loaded.
+
+        What is checked, and what is not, is what the function that `jit` returns says of its own `load`. Load only files that
+        you trust: a file holds machine code, and pickled names of classes and functions.
+
+        Args:
+            path: of the file.
+
+        Raises:
+            FileNotFoundError, OSError, ValueError: as there.
+        """
+        for entry, loop, loaded in archive.load(path, self._origin, _installed):
+            self._forms.add(entry.kind, loop, loaded)
+
+    @property
+    def _origin(self) -> archive.Origin:
+        return archive.Origin(self.step, self._name, {"compiled by": "scan"})
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The state after all steps, and the reports of all steps, stacked along a new first axis.
@@ -84,7 +143,8 @@ class Scanned(Generic[P, R]):
                 raise DonatedError(f"{path}: {refusal('tensor')}")
         if torch_private.is_watched() or not all(map(torch_private.is_plain, (*before.leaves, *data.leaves))):
             return self._one_by_one(state, batches, steps)
-        loop = self._forms.find(_kind(before, data), lambda: self._compile(state, batches, before, data))
+        kind = _kind(before, data)
+        loop = self._forms.find(kind, lambda: self._compile(kind, state, batches, before, data))
         if loop is None:
             return self._one_by_one(state, batches, steps)
         after = [leaf.clone(memory_format=torch.contiguous_format) for leaf in map(torch.Tensor.detach, before.leaves)]
@@ -96,7 +156,7 @@ class Scanned(Generic[P, R]):
             raise
         return replace(state, iter(after)), replace(loop.report, iter(reports))
 
-    def _compile(self, state: object, batches: object, before: Flat, data: Flat) -> tuple[_Loop, bool]:
+    def _compile(self, kind: Kind, state: object, batches: object, before: Flat, data: Flat) -> tuple[_Loop, bool]:
         """Trace a step, and compile the loop over it; and whether that was on disk."""
         leaves = [*(leaf.detach().contiguous() for leaf in before.leaves), *(leaf.detach()[0] for leaf in data.leaves)]
 
@@ -126,8 +186,9 @@ class Scanned(Generic[P, R]):
         writes += [(first + number, ("output", output)) for number, output in enumerate(outputs)]
         numbers = (len(before.leaves), len(data.leaves), len(traced.constants), len(slots))
         cuts = [cut for cut, number in zip((False, True, False, True), numbers, strict=True) for _ in range(number)]
-        run, cached = cache.compiled_loop(graph.write_back(writes, []), [*leaves, *traced.constants, *slots], cuts)
-        return _Loop(run, traced.constants, report, slots), cached
+        inputs = [*leaves, *traced.constants, *slots]
+        run, library, cached = cache.compiled_loop(graph.write_back(writes, []), inputs, cuts)
+        return _Loop(run, library, kind, cuts, traced.constants, report, slots), cached
 
     def _one_by_one(self, state: object, batches: object, steps: int) -> tuple[object, object]:
         data, columns = flatten(batches, "batches"), list[list[Tensor]]()
@@ -144,6 +205,15 @@ class Scanned(Generic[P, R]):
             raise TypeError(f"a step returns a pair, the next state and a report, not {describe(result)}")
         state, report = result
         return state, report
+
+
+def _installed(entry: archive.Entry) -> _Loop:
+    """The form of a file's entry."""
+    form = cast("tuple[list[bool], list[Tensor], object, list[tuple[tuple[int, ...], torch.dtype, torch.device]]]", entry.form)
+    cuts, constants, report, kinds = form
+    slots = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype, device in kinds]
+    run = cache.load_loop(entry.library, [*entry.devices, *(constant.device for constant in constants)], cuts)
+    return _Loop(run, entry.library, entry.kind, cuts, constants, report, slots)
 
 
 def _separate(report: object, inputs: Sequence[Tensor]) -> object:

@@ -190,13 +190,34 @@ def _named_signature(signature: Hashable) -> str:
     return f"a {name}" if isinstance(kind, type) and issubclass(kind, Record) else f"a {name} of {len(signature) - 2}"
 
 
+def statics(signature: Hashable, path: str) -> Iterator[tuple[str, object]]:
+    """The classes and values that a signature is made of, each with where it is."""
+    if not isinstance(signature, tuple):
+        return
+    kind, second, *parts = signature
+    if kind == _STATIC:
+        yield path, parts[0]
+        return
+    yield f"the class of {path}", kind
+    if isinstance(kind, type) and issubclass(kind, Record):
+        names = [field.name for field in attrs.fields(kind) if field.name not in kind.children]
+        yield from ((f"{path}.{name}", value) for name, value in zip(names, second, strict=True))
+    for step, part in zip(_steps(signature), parts, strict=True):
+        yield from statics(part, path + step)
+
+
 # --- Code -------------------------------------------------------------------------------------------------------------
 
 
 class Source:
-    """A function that is being written: its lines, and the values that it knows by name."""
+    """A function that is being written: its lines, and the values that it knows by name.
 
-    def __init__(self) -> None:
+    Args:
+        same: by the id of a value of an example, an equal one to take in its place: one that is quicker to recognise.
+    """
+
+    def __init__(self, same: Mapping[int, object]) -> None:
+        self._same = same
         self.lines: list[str] = []
         self.scope: dict[str, object] = {"MISS": MISS, "new": object.__new__, "Tensor": Tensor}
         self._names: dict[int, str] = {}
@@ -276,9 +297,12 @@ class Source:
         self.add(f"{name} = new({self.constant(cls)})")
         values = dict(zip(example.children, parts, strict=True))
         for field in attrs.fields(cls):
-            value = values.get(field.name) or self.constant(getattr(example, field.name))
+            value = values.get(field.name) or self.constant(self._quicker(getattr(example, field.name)))
             self.add(f"{self._store(cls, field.name)}({name}, {value})")
         return name
+
+    def _quicker(self, value: object) -> object:
+        return self._same.get(id(value), value)
 
     def move(self, name: str, example: Record) -> str:
         """Write what makes a new record of the parts of the one of that name, which is like an example; its name."""
