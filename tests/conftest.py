@@ -14,7 +14,7 @@ import pytest  # noqa: E402  # torch looks at the environment when it is importe
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from fundl.jit import cache, torch_private  # noqa: E402
+from fundl.jit import cache, loops, torch_private  # noqa: E402
 
 # --- Compiled functions -------------------------------------------------------------------------------------------------
 
@@ -36,13 +36,13 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def interpreted_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     def run_the_graph(
-        graph: torch_private.Graph, _examples: Sequence[Tensor], sliced: Sequence[bool]
-    ) -> tuple[torch_private.Loop, Path, bool]:
+        graph: torch_private.Graph, _examples: Sequence[Tensor], plan: loops.Plan
+    ) -> tuple[loops.Loop, Path, bool]:
         def run(inputs: list[Tensor]) -> list[Tensor]:
             with torch.no_grad():
                 graph.module(*inputs)
             return []
 
-        return torch_private.python_loop(run, sliced), Path("nowhere"), False
+        return loops.python_loop(run, plan), Path("nowhere"), False
 
     monkeypatch.setattr(cache, "compiled_loop", run_the_graph)

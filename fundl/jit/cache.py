@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fundl.jit import torch_private, whole
+from fundl.jit import loops, torch_private, whole
 from fundl.jit.ambient import ambient
 from fundl.memory import keep_freed_memory
 
@@ -37,21 +37,19 @@ def compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[to
     return load(place, [tensor.device for tensor in examples]), place, found
 
 
-def compiled_loop(
-    graph: torch_private.Graph, examples: Sequence[Tensor], sliced: Sequence[bool]
-) -> tuple[torch_private.Loop, Path, bool]:
+def compiled_loop(graph: torch_private.Graph, examples: Sequence[Tensor], plan: loops.Plan) -> tuple[loops.Loop, Path, bool]:
     """A loop over a graph that writes to its inputs, the folder of its compiled form, and whether that was on disk.
 
     Args:
         graph: without outputs.
         examples: of its inputs.
-        sliced: which inputs are cut along their first axis.
+        plan: what the loop is over.
 
     Raises:
         CompilerError: it was not, and cannot be compiled.
     """
     place, found = _compiled(graph, examples)
-    return load_loop(place, [tensor.device for tensor in examples], sliced), place, found
+    return load_loop(place, plan), place, found
 
 
 def load(place: Path, devices: Iterable[torch.device]) -> torch_private.Run:
@@ -64,10 +62,11 @@ def load(place: Path, devices: Iterable[torch.device]) -> torch_private.Run:
     return torch_private.load(place, _device(devices))
 
 
-def load_loop(place: Path, devices: Sequence[torch.device], sliced: Sequence[bool]) -> torch_private.Loop:
+def load_loop(place: Path, plan: loops.Plan) -> loops.Loop:
     """A loop over the compiled form in a folder; see `load` and `compiled_loop`."""
-    loop = torch_private.load_loop(place, loop_library(), sliced) if _device(devices).type == "cpu" else None
-    return loop or torch_private.python_loop(load(place, devices), sliced)
+    devices = plan.devices
+    loop = loops.c_loop(place, loop_library(), plan) if _device(devices).type == "cpu" else None
+    return loop or loops.python_loop(load(place, devices), plan)
 
 
 def install(name: str, files: Mapping[str, bytes]) -> Path:
@@ -137,9 +136,9 @@ def _made_once(place: Path, make: Callable[[Path], None]) -> tuple[Path, bool]:
     return place, found
 
 
-def loop_library(make: Callable[[Path], None] = torch_private.build_loop) -> Path:
+def loop_library(make: Callable[[Path], None] = loops.build_loop) -> Path:
     """The library with the loop in C, made if it is not there."""
-    place = folder() / "jit" / f"loop-{torch_private.LOOP_VERSION}.so"
+    place = folder() / "jit" / f"loop-{loops.VERSION}.so"
     if not place.exists():
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place.parent) as made:

@@ -16,8 +16,10 @@ from typing_extensions import override
 from fundl.donated import DonatedError, refusal
 from fundl.jit import archive, cache, torch_private
 from fundl.jit.ambient import ambient
+from fundl.jit.checks import write_ambient, write_guard
 from fundl.jit.donation import Donated, Estate, are_exclusive, bury, empty
 from fundl.jit.kinds import Forms, Kind, Signature, Trace, leaf_kind
+from fundl.jit.loops import Like, like
 from fundl.jit.tracing import Traced, trace
 from fundl.jit.walk import MISS, Flat, Leaf, Source, Static, children, flatten, replace, with_parts
 from fundl.kernels import no_grad
@@ -64,6 +66,7 @@ class _Program:
         constants: its last inputs.
         result: made of its outputs.
         outputs: how many there are.
+        slots: tensors that it writes its outputs to, its very last inputs; none if it returns them.
         donated: the arguments that it writes to.
     """
 
@@ -73,6 +76,7 @@ class _Program:
     constants: list[Tensor]
     result: object
     outputs: int
+    slots: tuple[Like, ...]
     donated: tuple[_Donated, ...]
 
 
@@ -184,7 +188,7 @@ class Compiled(Generic[P, R]):
         own = [
             archive.Entry(
                 program.kind,
-                (program.constants, program.result, program.outputs, program.donated),
+                (program.constants, program.result, program.outputs, program.slots, program.donated),
                 flatten(program.result, "", constants=True).signature,
                 program.library,
             )
@@ -194,11 +198,11 @@ class Compiled(Generic[P, R]):
 
     def _installed(self, entry: archive.Entry) -> _Program:
         """The form of a file's entry."""
-        form = cast("tuple[list[Tensor], object, int, tuple[_Donated, ...]]", entry.form)
-        constants, result, outputs, donated = form
+        form = cast("tuple[list[Tensor], object, int, tuple[Like, ...], tuple[_Donated, ...]]", entry.form)
+        constants, result, outputs, slots, donated = form
         run = cache.load(entry.library, [*entry.devices, *(constant.device for constant in constants)])
         donated = tuple(attrs.evolve(one, kind=self._unique(entry.kind, one.place, one.leaves)) for one in donated)
-        return _Program(run, entry.library, entry.kind, constants, result, outputs, donated)
+        return _Program(run, entry.library, entry.kind, constants, result, outputs, slots, donated)
 
     def _of_role(self, role: str) -> "Compiled[P, R]":
         return self._shared if role == _SHARED and self._shared else self
@@ -266,12 +270,12 @@ class Compiled(Generic[P, R]):
                 return self._run_as_it_is(*cast("_Arguments", replace(arguments, iter(leaves))))
 
         traced = trace(function, flat.leaves)
-        graph, result, outputs = traced.graph, traced.result, traced.outputs
+        graph, result, outputs, slots = traced.graph, traced.result, traced.outputs, list[Tensor]()
         donated = self._donated(traced, kind, flat)
         if donated:
-            graph, result, outputs = _write_back(traced, donated)
-        run, library, cached = cache.compiled(graph, [*flat.leaves, *traced.constants])
-        return _Program(run, library, kind, traced.constants, result, outputs, donated), cached
+            graph, result, outputs, slots = _write_back(traced, donated, len(flat.leaves) + len(traced.constants))
+        run, library, cached = cache.compiled(graph, [*flat.leaves, *traced.constants, *slots])
+        return _Program(run, library, kind, traced.constants, result, outputs, tuple(map(like, slots)), donated), cached
 
     def _donated(self, traced: Traced, kind: Kind, flat: Flat) -> tuple[_Donated, ...]:
         """What becomes of the arguments that are donated, as far as they are given and have tensors."""
@@ -349,8 +353,19 @@ def _heir(
     return None
 
 
-def _write_back(traced: Traced, donated: Sequence[_Donated]) -> tuple[torch_private.Graph, object, int]:
-    """The graph that writes over donated arguments, what the result is made of then, and how many tensors are returned."""
+def _write_back(
+    traced: Traced, donated: Sequence[_Donated], inputs: int
+) -> tuple[torch_private.Graph, object, int, list[Tensor]]:
+    """The graph that writes over donated arguments, what the result is made of then, and of how many further tensors.
+
+    These, too, it writes to tensors that it is given, if they are contiguous: inductor puts what it computes on the way on the
+    stack, if nothing is returned. Last come tensors like them, if so.
+
+    Args:
+        traced: the function.
+        donated: the arguments.
+        inputs: how many the graph has.
+    """
     mine = {number for one in donated for number in one.leaves}
     returned: list[Leaf] = []
 
@@ -371,7 +386,12 @@ def _write_back(traced: Traced, donated: Sequence[_Donated]) -> tuple[torch_priv
         result = with_parts(traced.result, [places.get(i) or _map_leaves(elsewhere, part) for i, part in parts])
     changes = [change for one in donated for change in zip(one.leaves, one.sources, strict=True)]
     writes = [(number, source) for number, source in changes if source != ("input", number)]
-    return traced.graph.write_back(writes, [_source(leaf) for leaf in returned]), result, len(returned)
+    outputs = [leaf.index for leaf in returned]
+    if not all(leaf.kind == "output" and traced.graph.is_contiguous(leaf.index) for leaf in returned):
+        return traced.graph.write_back(writes, [_source(leaf) for leaf in returned]), result, len(returned), []
+    graph, slots = traced.graph.with_slots(outputs)
+    writes += [(inputs + number, ("output", output)) for number, output in enumerate(outputs)]
+    return graph.write_back(writes, []), result, len(returned), slots
 
 
 def _kind(flat: Flat) -> Kind:
@@ -386,7 +406,7 @@ class _QuickCall:
         self.args, self.kwargs = arguments
         self.flat, self.kind, self.program = flat, kind, program
         self.source = Source(program.kind.signature.counterparts(kind.signature))
-        self.source.scope |= {"run": program.run}
+        self.source.scope |= {"run": program.run, "make": torch.empty}
         self.names = [self.source.variable() for _ in self.args]
         self.constants = [self.source.constant(constant) for constant in program.constants]
         self.outputs = [self.source.variable() for _ in range(program.outputs)]
@@ -399,7 +419,8 @@ class _QuickCall:
             shared: the function compiled without donation, for donated trees that are not the only ones in their memory.
         """
         source, args, kwargs = self.source, self.args, self.kwargs
-        self._check_ambient()
+        donated = sum(len(one.leaves) for one in self.program.donated)
+        write_ambient(source, self.kind.ambient, autocast=len(self.flat.leaves) == donated)
         source.add(f"if len(args) != {len(args)}: return MISS")
         source.add(f"if tuple(kwargs) != {tuple(kwargs)!r}: return MISS" if kwargs else "if kwargs: return MISS")
         if args:
@@ -414,7 +435,7 @@ class _QuickCall:
             name = source.variable()
             source.add(f"{name} = kwargs[{keyword!r}]")
             leaves += source.read(name, arg)
-        self._check(leaves, self.flat.leaves)
+        write_guard(source, leaves, self.flat.leaves)
         if self.program.donated:
             self._write_donating(self.program.donated, leaves)
         else:
@@ -422,42 +443,15 @@ class _QuickCall:
             source.add(f"return {source.build(self.program.result, {'input': leaves, 'output': self.outputs})}")
         return cast("_Call", source.compile("def call(args, kwargs)"))
 
-    def _check_ambient(self) -> None:
-        """Write that torch is set to what it was set to."""
-        now = self.kind.ambient
-        if now.is_usual:
-            self.source.scope |= {
-                "modes": torch_private.mode_count,
-                "function_modes": torch_private.function_mode_count,
-                "threads": torch.get_num_threads,
-                "default_dtype": torch.get_default_dtype,
-                "deterministic": torch.are_deterministic_algorithms_enabled,
-                "autocast": torch_private.is_any_autocast,
-            }
-            conditions = ["modes()", "function_modes()", f"threads() != {now.threads}"]
-            conditions += [f"default_dtype() is not {self.source.constant(now.default_dtype)}"]
-            conditions += [f"deterministic() is not {now.deterministic}"]
-            if len(self.flat.leaves) == sum(len(one.leaves) for one in self.program.donated):
-                conditions.append("autocast()")  # else the guard of the leaves sees it
-        else:
-            self.source.scope |= {"watched": torch_private.is_watched, "ambient": ambient}
-            conditions = ["watched()", f"ambient() != {self.source.constant(now)}"]
-        self.source.add(f"if {' or '.join(conditions)}: return MISS")
-
-    def _check(self, names: Sequence[str], leaves: Sequence[Tensor]) -> None:
-        """Write that leaves are as they were when the function was compiled."""
-        unique: dict[int, tuple[str, Tensor]] = {}
-        for name, leaf in zip(names, leaves, strict=True):
-            first, _ = unique.setdefault(id(leaf), (name, leaf))
-            if first is not name:  # the guard takes no tensor twice
-                self.source.add(f"if {name} is not {first}: return MISS")
-        if unique:
-            check = self.source.constant(torch_private.guard([leaf for _, leaf in unique.values()]))
-            self.source.add(f"if not {check}({', '.join(name for name, _ in unique.values())}): return MISS")
-
     def _run(self, leaves: Sequence[str]) -> None:
-        call = f"run([{', '.join([*leaves, *self.constants])}])"
-        if self.outputs:
+        slots = self.outputs if self.program.slots else []
+        call = f"run([{', '.join([*leaves, *self.constants, *slots])}])"
+        if self.program.slots:
+            for name, (dtype, shape, device) in zip(self.outputs, self.program.slots, strict=True):
+                kind = f"dtype={self.source.constant(dtype)}, device={self.source.constant(device)}"
+                self.source.add(f"{name} = make({shape}, {kind})")
+            self.source.add(call)
+        elif self.outputs:
             self.source.add(f"({', '.join(self.outputs)},) = {call}")
         elif self.program.donated:
             self.source.add(call)
@@ -500,7 +494,7 @@ class _QuickCall:
             leaves += [f"*estate_{place}.leaves"] if place in roots else read
             others += read
         mine = {number for one in donated for number in one.leaves}
-        self._check(others, [leaf for number, leaf in enumerate(self.flat.leaves) if number not in mine])
+        write_guard(source, others, [leaf for number, leaf in enumerate(self.flat.leaves) if number not in mine])
         self._run(leaves)
         trees = [source.move(self.names[place], root) for place, root in roots.items()]
         for place, tree in zip(roots, trees, strict=True):

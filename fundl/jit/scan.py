@@ -1,9 +1,10 @@
 """Many steps as one compiled call: an epoch without Python between its steps."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, ParamSpec, TypeVar, cast, final
+from typing import Final, Generic, ParamSpec, TypeAlias, TypeVar, cast, final
 
 import attrs
 import torch
@@ -14,10 +15,12 @@ from fundl.data import count_rows
 from fundl.donated import DonatedError, refusal
 from fundl.jit import archive, cache, torch_private
 from fundl.jit.ambient import ambient
+from fundl.jit.checks import write_ambient, write_guard
 from fundl.jit.donation import Donated
-from fundl.jit.kinds import Forms, Kind, Signature, Trace, leaf_kind
+from fundl.jit.kinds import Forms, Kind, Signature, Trace
+from fundl.jit.loops import Like, Loop, Plan, like
 from fundl.jit.tracing import trace
-from fundl.jit.walk import Flat, Leaf, explain, flatten, replace
+from fundl.jit.walk import MISS, Flat, Leaf, Source, explain, flatten, replace
 from fundl.kernels import no_grad
 from fundl.tree import describe
 
@@ -26,26 +29,22 @@ R = TypeVar("R")
 
 
 @attrs.frozen(eq=False)
-class _Loop:
+class _Form:
     """A compiled loop.
 
     Args:
         run: the loop over the graph of a step.
         library: the folder that the graph's compiled form is in.
         kind: of the arguments that it is for.
-        cuts: which inputs of the graph are cut along their first axis.
-        constants: inputs of the graph between the batch and the reports.
+        plan: what the loop is over.
         report: what a step's report is made of: a `Leaf` for each tensor.
-        slots: tensors like those of a report.
     """
 
-    run: torch_private.Loop
+    run: Loop
     library: Path
     kind: Kind
-    cuts: list[bool]
-    constants: list[Tensor]
+    plan: Plan
     report: object
-    slots: list[Tensor]
 
 
 @final
@@ -59,7 +58,8 @@ class Scanned(Generic[P, R]):
     def __init__(self, step: Callable[P, R], max_traces: int | None) -> None:
         self.step = self.__wrapped__ = step
         self._name = f"a scan of {getattr(step, '__qualname__', repr(step))}"
-        self._forms = Forms[_Loop](self._name, max_traces)
+        self._forms = Forms[_Form](self._name, max_traces)
+        self._calls: tuple[_Call, ...] = ()  # quick ones, each for trees of one kind
 
     @property
     def traces(self) -> tuple[Trace, ...]:
@@ -93,12 +93,12 @@ class Scanned(Generic[P, R]):
         """
         entries = [
             archive.Entry(
-                loop.kind,
-                (loop.cuts, loop.constants, loop.report, [(tuple(s.shape), s.dtype, s.device) for s in loop.slots]),
-                flatten(loop.report, "", constants=True).signature,
-                loop.library,
+                form.kind,
+                (attrs.astuple(form.plan, recurse=False), form.report),
+                flatten(form.report, "", constants=True).signature,
+                form.library,
             )
-            for loop in self._forms.there()
+            for form in self._forms.there()
         ]
         on_cpu = [all(device.type == "cpu" for device in entry.devices) for entry in entries]
         archive.save(path, self._origin, entries, with_loop=any(on_cpu))
@@ -115,8 +115,8 @@ class Scanned(Generic[P, R]):
         Raises:
             FileNotFoundError, OSError, ValueError: as there.
         """
-        for entry, loop, loaded in archive.load(path, self._origin, _installed):
-            self._forms.add(entry.kind, loop, loaded)
+        for entry, form, loaded in archive.load(path, self._origin, _installed):
+            self._forms.add(entry.kind, form, loaded)
 
     @property
     def _origin(self) -> archive.Origin:
@@ -133,62 +133,70 @@ class Scanned(Generic[P, R]):
         if len(args) != 2 or kwargs:
             raise TypeError("a scan takes the state and the batches, by place")
         state, batches = args
-        return cast("R", self._call(state, batches))  # of the types that a step's result is of
+        try:
+            for call in self._calls:
+                result = call(state, batches)
+                if result is not MISS:
+                    return cast("R", result)  # of the types that a step's result is of
+        except RuntimeError:
+            self._one_by_one(state, batches, count_rows(batches))  # raises what says better what is wrong
+            raise
+        return cast("R", self._first_call(state, batches))  # likewise
 
-    def _call(self, state: object, batches: object) -> tuple[object, object]:
+    # --- What a call of a new kind does ---
+
+    def _first_call(self, state: object, batches: object) -> object:
+        """Find the loop for these arguments, or make it, and run it."""
         steps = count_rows(batches)
         before, data = flatten(state, "state"), flatten(batches, "batches")
         for path, leaf in zip(before.paths, before.leaves, strict=True):
             if isinstance(leaf, Donated):
                 raise DonatedError(f"{path}: {refusal('tensor')}")
-        if torch_private.is_watched() or not all(map(torch_private.is_plain, (*before.leaves, *data.leaves))):
+        leaves = [*before.leaves, *data.leaves]
+        if torch_private.is_watched() or not all(map(torch_private.is_plain, leaves)):
             return self._one_by_one(state, batches, steps)
         kind = _kind(before, data)
-        loop = self._forms.find(kind, lambda: self._compile(kind, state, batches, before, data))
-        if loop is None:
+        form = self._forms.find(kind, lambda: self._compile(kind, state, batches, before, data))
+        if form is None:
             return self._one_by_one(state, batches, steps)
-        after = [leaf.clone(memory_format=torch.contiguous_format) for leaf in map(torch.Tensor.detach, before.leaves)]
-        reports = [slot.new_empty((steps, *slot.shape)) for slot in loop.slots]
+        if not all(leaf.is_contiguous() for leaf in leaves):
+            close = iter([leaf.detach().contiguous() for leaf in leaves])
+            state, batches = replace(state, close), replace(batches, close)
+            before, data = flatten(state, "state"), flatten(batches, "batches")
+        call = _quick_call(form, kind, (state, batches), before, data)
+        self._calls = (call, *self._calls)[:_QUICK]
         try:
-            loop.run([*after, *data.leaves, *loop.constants, *reports], steps)
+            result = call(state, batches)
         except RuntimeError:
-            self._one_by_one(state, batches, steps)  # raises what says better what is wrong
+            self._one_by_one(state, batches, steps)
             raise
-        return replace(state, iter(after)), replace(loop.report, iter(reports))
+        return self._one_by_one(state, batches, steps) if result is MISS else result
 
-    def _compile(self, kind: Kind, state: object, batches: object, before: Flat, data: Flat) -> tuple[_Loop, bool]:
+    def _compile(self, kind: Kind, state: object, batches: object, before: Flat, data: Flat) -> tuple[_Form, bool]:
         """Trace a step, and compile the loop over it; and whether that was on disk."""
-        leaves = [*(leaf.detach().contiguous() for leaf in before.leaves), *(leaf.detach()[0] for leaf in data.leaves)]
+        rows = [leaf.detach()[0].contiguous() for leaf in data.leaves]
+        plan = Plan(tuple(map(like, before.leaves)), tuple(map(like, rows)), (), ())
+        count = len(plan.groups)
 
         def step(stand_ins: Sequence[Tensor]) -> object:
-            tensors = iter(stand_ins)
+            leaves = plan.leaves(stand_ins[:count])
             with no_grad():
-                after, report = self._step(replace(state, tensors), replace(batches, tensors))
-                return after, _separate(report, stand_ins)
+                after, report = self._step(replace(state, iter(leaves)), replace(batches, iter(stand_ins[count:])))
+                joined = plan.joined(_like_before(before, flatten(after, "state", constants=True)))
+                return joined, _separate(report, [*stand_ins, *leaves])
 
-        traced = trace(step, leaves)
-        after, report = cast("tuple[object, object]", traced.result)
-        new, kept = flatten(after, "state"), flatten(report, "report", constants=True)
-        if new.signature != before.signature:
-            raise TypeError(
-                f"a step must return a state like the one that it is given: {explain(before.signature, new.signature, 'state')}"
-            )
-        sources = [_source(leaf) for leaf in cast("list[Leaf]", new.leaves)]
-        for path, source, leaf in zip(new.paths, sources, before.leaves, strict=True):
-            if not traced.graph.is_like(source[0] == "output", source[1], leaf):
-                raise TypeError(
-                    f"a step must return a state like the one that it is given: {path} is {describe(leaf)} before it"
-                )
-        outputs = [leaf.index for leaf in cast("list[Leaf]", kept.leaves)]
+        inputs = [*plan.joined([leaf.detach() for leaf in before.leaves]), *rows]
+        traced = trace(step, inputs)
+        joined, report = cast("tuple[list[Leaf], object]", traced.result)
+        outputs = [leaf.index for leaf in cast("list[Leaf]", flatten(report, "report", constants=True).leaves)]
         graph, slots = traced.graph.with_slots(outputs)
-        first = len(leaves) + len(traced.constants)
-        writes = [(place, source) for place, source in enumerate(sources) if source != ("input", place)]
+        first = len(inputs) + len(traced.constants)
+        writes = [(place, _source(leaf)) for place, leaf in enumerate(joined)]
         writes += [(first + number, ("output", output)) for number, output in enumerate(outputs)]
-        numbers = (len(before.leaves), len(data.leaves), len(traced.constants), len(slots))
-        cuts = [cut for cut, number in zip((False, True, False, True), numbers, strict=True) for _ in range(number)]
-        inputs = [*leaves, *traced.constants, *slots]
-        run, library, cached = cache.compiled_loop(graph.write_back(writes, []), inputs, cuts)
-        return _Loop(run, library, kind, cuts, traced.constants, report, slots), cached
+        plan = attrs.evolve(plan, constants=tuple(traced.constants), reports=tuple(map(like, slots)))
+        examples = [*inputs, *traced.constants, *slots]
+        run, library, cached = cache.compiled_loop(graph.write_back(writes, []), examples, plan)
+        return _Form(run, library, kind, plan, report), cached
 
     def _one_by_one(self, state: object, batches: object, steps: int) -> tuple[object, object]:
         data, columns = flatten(batches, "batches"), list[list[Tensor]]()
@@ -207,13 +215,57 @@ class Scanned(Generic[P, R]):
         return state, report
 
 
-def _installed(entry: archive.Entry) -> _Loop:
+_Call: TypeAlias = Callable[[object, object], object]
+_QUICK: Final = 16
+
+
+def _quick_call(form: _Form, kind: Kind, arguments: tuple[object, object], before: Flat, data: Flat) -> _Call:
+    """What takes trees like these apart, runs the loop, and puts its results together; it returns MISS for other trees."""
+    (state, batches), source = arguments, Source(form.kind.signature.counterparts(kind.signature))
+    source.scope |= {"run": form.run, "empty": torch.empty, "like": torch.empty_like}
+    write_ambient(source, form.kind.ambient, autocast=not (before.leaves or data.leaves))
+    old, rows = source.read("state", state), source.read("batches", batches)
+    write_guard(source, old, before.leaves)
+    write_guard(source, rows, data.leaves, any_rows=True)
+    source.add(f"steps = {rows[0]}.shape[0]")
+    unlike = [f"{name}.shape[0] != steps" for name in rows[1:]]
+    source.add(f"if {' or '.join(['not steps', *unlike])}: return MISS")
+    new, reports = [source.variable() for _ in old], [source.variable() for _ in form.plan.reports]
+    source.add(*(f"{name} = like({leaf})" for name, leaf in zip(new, old, strict=True)))
+    for name, (dtype, shape, device) in zip(reports, form.plan.reports, strict=True):
+        source.add(f"{name} = empty((steps, *{shape}), dtype={source.constant(dtype)}, device={source.constant(device)})")
+    lists = (f"[{', '.join(names)}]" for names in (old, rows, new, reports))
+    source.add(f"run({', '.join(lists)}, steps)")
+    leaves = itertools.count()
+    after = replace(state, iter([Leaf("output", next(leaves)) for _ in old]))
+    report = replace(form.report, iter([Leaf("output", next(leaves)) for _ in reports]))
+    source.add(f"return {source.build((after, report), {'output': [*new, *reports]})}")
+    return cast("_Call", source.compile("def call(state, batches)"))
+
+
+def _like_before(before: Flat, after: Flat) -> list[Tensor]:
+    """The leaves of the state after a step, if it is like the one before."""
+    if after.signature != before.signature:
+        raise TypeError(
+            f"a step must return a state like the one that it is given: {explain(before.signature, after.signature, 'state')}"
+        )
+    for path, new, leaf in zip(after.paths, after.leaves, before.leaves, strict=True):
+        if like(new) != like(leaf):
+            raise TypeError(
+                f"a step must return a state like the one that it is given: {path} is {describe(leaf)} before it, and"
+                f" {describe(new)} after it"
+            )
+    return after.leaves
+
+
+_Fields: TypeAlias = tuple[tuple[Like, ...], tuple[Like, ...], tuple[Tensor, ...], tuple[Like, ...]]
+
+
+def _installed(entry: archive.Entry) -> _Form:
     """The form of a file's entry."""
-    form = cast("tuple[list[bool], list[Tensor], object, list[tuple[tuple[int, ...], torch.dtype, torch.device]]]", entry.form)
-    cuts, constants, report, kinds = form
-    slots = [torch.empty(shape, dtype=dtype, device=device) for shape, dtype, device in kinds]
-    run = cache.load_loop(entry.library, [*entry.devices, *(constant.device for constant in constants)], cuts)
-    return _Loop(run, entry.library, entry.kind, cuts, constants, report, slots)
+    fields, report = cast("tuple[_Fields, object]", entry.form)
+    plan = Plan(*fields)
+    return _Form(cache.load_loop(entry.library, plan), entry.library, entry.kind, plan, report)
 
 
 def _separate(report: object, inputs: Sequence[Tensor]) -> object:
@@ -233,11 +285,13 @@ def _source(leaf: Leaf) -> torch_private.Source:
 
 
 def _kind(state: Flat, batches: Flat) -> Kind:
-    """What a loop is compiled for: any number of batches; the state is made contiguous."""
+    """What a loop is compiled for: any number of batches; all is made contiguous."""
     signature = Signature((("state", state.signature), ("batches", batches.signature)), 2)
-    before = [(leaf.dtype, tuple(leaf.shape), None, leaf.device) for leaf in state.leaves]
+    leaves = [*state.leaves, *(leaf.detach()[0] for leaf in batches.leaves)]
     paths = [*state.paths, *(f"a batch of {path}" for path in batches.paths)]
-    return Kind(signature, (*before, *(leaf_kind(leaf.detach()[0]) for leaf in batches.leaves)), ambient(), tuple(paths))
+    return Kind(
+        signature, tuple([(leaf.dtype, tuple(leaf.shape), None, leaf.device) for leaf in leaves]), ambient(), tuple(paths)
+    )
 
 
 def scan(step: Callable[P, R], *, max_traces: int | None = None) -> Scanned[P, R]:

@@ -5,14 +5,10 @@ loads. Nothing here is imported with fundl: torch's compiler takes seconds to im
 """
 
 import copy
-import ctypes
 import functools
 import logging
 import pkgutil
 import platform
-import subprocess
-import sys
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -31,11 +27,13 @@ if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
     from torch.utils._python_dispatch import TorchDispatchMode
 
-_FORMAT: Final = 4  # of what is compiled: goes up when the same graph is compiled to something else
+_FORMAT: Final = 5  # of what is compiled: goes up when the same graph is compiled to something else
 _SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
-# So many multiplications make a product of matrices worth a call into the BLAS; measured: with 6,000 the sums of `_mm` take
-# half the time, with 16,000 the same, with 60,000 twice as long.
-_TINY: Final = 2**14
+# More multiplications than these make a product of matrices worth a call into the BLAS; measured: with 6,000, a step with sums
+# takes half the time, with 60,000 nine tenths.
+_TINY: Final = 2**16
+_SHORT: Final = 2**14  # from here on, their sums are added up in several parts at once
+_ROWS, _COLUMNS = 4, 8  # from so many on, the sums of a product go along the columns; measured: a seventh less for a step
 
 
 # --- What must be there -------------------------------------------------------------------------------------------------
@@ -133,12 +131,18 @@ class _Guards(Protocol):
     check: _Check
 
 
-def guard(tensors: Sequence[Tensor]) -> _Check:
-    """A function that tells, in C++, whether tensors are like these: class, dtype, device, shape, strides; none twice."""
+def guard(tensors: Sequence[Tensor], *, any_rows: bool = False) -> _Check:
+    """A function that tells, in C++, whether tensors are like these: class, dtype, device, shape, strides; none twice.
+
+    Args:
+        tensors: as they shall be.
+        any_rows: whether the sizes of their first axes do not matter.
+    """
+    sizes: list[list[int | None]] = [[*tensor.shape] for tensor in tensors]
     guards = torch._C._dynamo.guards.TensorGuards(
         *tensors,
-        dynamic_dims_sizes=[list(tensor.shape) for tensor in tensors],  # type: ignore[misc]  # the stub says one size for each
-        dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],  # type: ignore[misc]  # they are nodes: see trace
+        dynamic_dims_sizes=[[None, *size[1:]] if any_rows else size for size in sizes],  # type: ignore[misc]  # the stub says one size for each
+        dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],  # type: ignore[misc]  # likewise
     )
     return cast("_Guards", guards).check  # the stub has no signature
 
@@ -295,6 +299,12 @@ class Graph:
             examples.append(torch.empty(value.shape, dtype=value.dtype, device=value.device))
         return Graph(module), examples
 
+    def is_contiguous(self, output: int) -> bool:
+        """Whether an output is."""
+        nodes: list[Node] = [*self.module.graph.output_node().args[0]]  # type: ignore[misc]  # see trace
+        value: Tensor = nodes[output].meta["val"]
+        return value.is_contiguous()
+
     def is_like(self, is_output: bool, index: int, example: Tensor) -> bool:
         """Whether an input or output can be written into a tensor like an example."""
         graph = self.module.graph
@@ -408,20 +418,27 @@ def _without_remarks() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
-    from torch._guards import TracingContext, tracing
-    from torch._inductor import config, cpp_builder
-    from torch._inductor.compile_fx import compile_fx_inner
-    from torch._inductor.decomposition import select_decomp_table
+def cpp_compiler() -> str:
+    """The compiler for C++ on this machine."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
-    from torch._inductor.virtualized import V
 
     try:
-        cpp_builder.get_cpp_compiler()
+        return get_cpp_compiler()
     except InvalidCxxCompiler as error:
         raise CompilerError(
             f"{error}. Compiling needs a compiler for C++, g++ or clang++; the environment variable CXX says where it is"
         ) from error
+
+
+def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
+    from torch._guards import TracingContext, tracing
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.virtualized import V
+
+    cpp_compiler()
     with ExitStack() as stack:
         settings: dict[str, object] = {"cpp_wrapper": True, "aot_inductor.output_path": str(folder)}
         # Memory on the stack is for what is not returned: outputs that are there would be overwritten by the next call.
@@ -507,10 +524,34 @@ def _mm(a: Tensor, b: Tensor) -> object:
         return NotImplemented
     (rows, inner), columns = a.shape, b.shape[1]
     if rows * inner * columns <= _TINY:  # a call into the BLAS costs more than the arithmetic: sums, which fuse
-        return (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+        return _sums(a, b)
     if a.is_contiguous() and products.suits_onednn(rows, inner, columns, a.dtype):
         return _onednn_product()(a, b.t())
     return NotImplemented
+
+
+def _sums(a: Tensor, b: Tensor) -> Tensor:
+    """A product of matrices as sums, of which a compiler makes vectors: along the columns of b, or, if these are few, the sums.
+
+    Both are put into memory, unless there are few rows: what is computed on the way is not to be computed again in each sum,
+    and to add up within a vector takes longer than to transpose b.
+    """
+    (rows, inner), columns = a.shape, b.shape[1]
+    if rows >= _ROWS:
+        a = _in_memory(a)
+        b = _in_memory(b) if columns >= _COLUMNS else b
+    some = max(some for some in range(1, 8) if inner % some == 0)  # so few are written out: more is added up at once
+    if rows * inner * columns > _SHORT and 1 < some < inner:
+        return (torch.unflatten(a, 1, (-1, some)).unsqueeze(3) * torch.unflatten(b, 0, (-1, some)).unsqueeze(0)).sum(2).sum(1)
+    product = (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+    return _in_memory(product) if inner == 1 else product
+
+
+def _in_memory(matrix: Tensor) -> Tensor:
+    """A contiguous matrix, which inductor computes once."""
+    from torch._inductor.inductor_prims import force_stride_order
+
+    return cast("Tensor", force_stride_order(matrix, (max(1, matrix.shape[1]), 1)))
 
 
 def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> object:
@@ -564,129 +605,3 @@ def load(folder: Path, device: torch.device) -> Run:
     if device.type == "cpu":
         return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1)).run
     return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder))).run
-
-
-# --- Loops --------------------------------------------------------------------------------------------------------------
-
-# A loop over a compiled graph that writes to its inputs, in C: it calls torch's stable interface for C alone, whose functions
-# it is given, so that it needs neither headers nor libraries, and compiles in a moment.
-
-_LOOP: Final = """
-#include <stddef.h>
-#include <stdint.h>
-typedef void* tensor_t;
-typedef int32_t (*run_t)(void*, tensor_t*, size_t, tensor_t*, size_t, void*, void*);
-typedef int32_t (*share_t)(tensor_t, tensor_t*);
-typedef int32_t (*view_t)(tensor_t, int64_t, const int64_t*, const int64_t*, int64_t, tensor_t*);
-typedef struct { tensor_t tensor; int64_t axes; const int64_t *sizes, *strides; int64_t offset, step; } input_t;
-
-extern "C" int32_t fundl_loop(int64_t steps, void* model, run_t run, share_t share, view_t view,
-                              size_t count, const input_t* inputs, tensor_t* handles) {
-  for (int64_t i = 0; i < steps; i++) {
-    for (size_t j = 0; j < count; j++) {
-      const input_t* in = inputs + j;
-      int32_t error = in->axes < 0
-          ? share(in->tensor, handles + j)
-          : view(in->tensor, in->axes, in->sizes, in->strides, in->offset + i * in->step, handles + j);
-      if (error) return error;
-    }
-    int32_t error = run(model, handles, count, NULL, 0, NULL, NULL);
-    if (error) return error;
-  }
-  return 0;
-}
-"""
-
-LOOP_VERSION: Final = f"1-{platform.machine()}"
-
-Loop: TypeAlias = Callable[[Sequence[Tensor], int], None]
-"""Runs a graph so many times; of some inputs, each time the next along their first axis."""
-
-
-def python_loop(run: Run, sliced: Sequence[bool]) -> Loop:
-    """The loop in Python."""
-
-    def loop(inputs: Sequence[Tensor], steps: int) -> None:
-        for number in range(steps):
-            run([tensor[number] if cut else tensor for tensor, cut in zip(inputs, sliced, strict=True)])
-
-    return loop
-
-
-def build_loop(library: Path) -> None:
-    """Compile the loop in C."""
-    from torch._inductor import cpp_builder
-
-    source = library.with_suffix(".cpp")
-    source.write_text(_LOOP)
-    command = [cpp_builder.get_cpp_compiler(), "-O2", "-shared", "-fPIC", "-o", str(library), str(source)]
-    subprocess.run(command, check=True, capture_output=True)
-
-
-def load_loop(folder: Path, library: Path, sliced: Sequence[bool]) -> Loop | None:
-    """The loop in C over a graph that was compiled for the CPU; None if the graph needs more than torch's C interface."""
-    if any("metadata" not in file.name for file in folder.glob("*.json")):  # kernels that only the runner can call
-        return None
-    model, torch_cpu = ctypes.CDLL(str(next(folder.glob("*.so")))), ctypes.CDLL(_torch_library())
-    container = ctypes.c_void_p()
-    if model.AOTInductorModelContainerCreateWithDevice(ctypes.byref(container), ctypes.c_size_t(1), b"cpu", None):
-        return None
-    functions = [
-        ctypes.cast(function, ctypes.c_void_p)
-        for function in (
-            model.AOTInductorModelContainerRunSingleThreaded,
-            torch_cpu.aoti_torch_new_tensor_handle,
-            torch_cpu.aoti_torch__reinterpret_tensor,
-        )
-    ]
-    run, delete, lock = ctypes.CDLL(str(library)).fundl_loop, torch_cpu.aoti_torch_delete_tensor_object, threading.Lock()
-
-    def loop(inputs: Sequence[Tensor], steps: int) -> None:
-        table = (_Input * len(inputs))(*map(_Input.of, inputs, sliced))
-        handles = (ctypes.c_void_p * len(inputs))()
-        try:
-            with lock:
-                error = run(ctypes.c_int64(steps), container, *functions, ctypes.c_size_t(len(inputs)), table, handles)
-        finally:
-            for entry in table:
-                delete(ctypes.c_void_p(entry.tensor))
-        if error:
-            raise RuntimeError("the compiled step failed; torch has written the reason to standard error")
-
-    return loop
-
-
-class _Input(ctypes.Structure):
-    """`input_t` of the loop."""
-
-    _fields_ = (  # type: ignore[mutable-override]  # it is not changed
-        ("tensor", ctypes.c_void_p),
-        ("axes", ctypes.c_int64),
-        ("sizes", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("offset", ctypes.c_int64),
-        ("step", ctypes.c_int64),
-    )
-    tensor: int
-
-    @classmethod
-    def of(cls, tensor: Tensor, cut: bool) -> "_Input":
-        """A tensor, whole or cut along its first axis."""
-        capsule = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors([tensor])[0]
-        if not cut:
-            return cls(_address(capsule), -1)
-        axes = tensor.ndim - 1
-        sizes, strides = (ctypes.c_int64 * axes)(*tensor.shape[1:]), (ctypes.c_int64 * axes)(*tensor.stride()[1:])
-        return cls(_address(capsule), axes, sizes, strides, tensor.storage_offset(), tensor.stride(0))
-
-
-def _address(capsule: object) -> int:
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    address: int = get(capsule, None)
-    return address
-
-
-def _torch_library() -> str:
-    name = {"darwin": "libtorch_cpu.dylib", "win32": "torch_cpu.dll"}.get(sys.platform, "libtorch_cpu.so")
-    return str(Path(torch.__file__).parent / "lib" / name)
