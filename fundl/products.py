@@ -7,14 +7,12 @@ to 1.0 of the time. Which library it is depends on the processor, the shapes and
 """
 
 import functools
-import platform
-from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from fundl import kernels
+from fundl import kernels, processor
 
 _MULTIPLICATIONS: Final = 2**24
 _ROWS: Final = 16
@@ -48,15 +46,8 @@ def is_onednn_quicker() -> bool:
         kernels.linear_onednn is not None
         and torch._C.has_mkl
         and torch.backends.cpu.get_cpu_capability() == "AVX512"
-        and "AuthenticAMD" in _processor()
+        and processor.is_amd()
     )
-
-
-def _processor() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:  # not Linux
-        return platform.processor()
 
 
 def _suits_onednn(x: Tensor, matrix: Tensor) -> bool:

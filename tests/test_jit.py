@@ -671,6 +671,7 @@ def test_compiled_code_computes_the_same_and_is_found_again(tmp_path: Path, monk
 def test_without_a_compiler_functions_run_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
     torch_private.require_known()
+    torch_private.require_known(to_compile=True)
     from torch._inductor import config
 
     with config.patch({"cpp.cxx": (None, "no-such-compiler")}):
@@ -696,10 +697,13 @@ def test_a_graph_that_cannot_be_compiled_runs_as_it_is(tmp_path: Path, monkeypat
     assert [trace.compiled for trace in (*compiled.traces, *scanned.traces)] == [False, False]
 
 
-def test_a_torch_that_lacks_what_compiling_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_private, "_NAMES", ("torch.neg", "torch.no_such_thing"))
-    with pytest.raises(ImportError, match=r"torch .* lacks torch\.no_such_thing: use one of those versions"):
-        jit(torch.neg)(torch.ones(2))
+def test_a_torch_that_lacks_what_compiling_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
+    for names in ("_TO_TRACE", "_TO_COMPILE"):
+        with monkeypatch.context() as context:
+            context.setattr(torch_private, names, ("torch.neg", "torch.no_such_thing"))
+            with pytest.raises(ImportError, match=r"torch .* lacks torch\.no_such_thing: use one of those versions"):
+                jit(torch.neg)(torch.ones(2))
 
 
 def test_one_dnns_lstm_stays_whole() -> None:

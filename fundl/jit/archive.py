@@ -9,7 +9,6 @@ import json
 import os
 import pickle
 import platform
-import re
 import sys
 import time
 import types
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl import processor
 from fundl.jit import cache, identity
 from fundl.jit.kinds import Kind, Trace
 from fundl.jit.walk import statics
@@ -151,7 +151,7 @@ def save(path: str | os.PathLike[str], origin: Origin, entries: Sequence[Entry],
         for entry in entries
     ]
     parts, options = identity.parts(origin.function), dict(origin.options)
-    manifest = _Manifest(_FORMAT, options, origin.name, parts, _needs(), sorted(_instructions()), forms)
+    manifest = _Manifest(_FORMAT, options, origin.name, parts, _needs(), sorted(processor.instructions()), forms)
     with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, _MANIFEST, json.dumps(attrs.asdict(manifest), indent=1).encode())
         for number, (form, tensors) in enumerate(pickled):
@@ -290,20 +290,6 @@ def _version() -> str:
         return "unknown"
 
 
-def _instructions() -> set[str]:
-    """Which sets of instructions for numbers this CPU has: code is compiled for all of them. None where Linux does not tell."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return set()
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    names = found[1].split() if found else []
-    return {name for name in names if not platform.machine().endswith("86_64") or re.match(_OF_NUMBERS, name)}
-
-
-_OF_NUMBERS: Final = "avx|s?sse|fma|bmi|f16c|movbe|popcnt|abm|gfni|amx"
-
-
 def _device_name(device: torch.device) -> str:
     """What a device is; an empty string for the CPU, and where there is no such device."""
     if device.type != "cuda" or not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
@@ -365,7 +351,7 @@ def _misfits(manifest: _Manifest, origin: Origin) -> Iterator[str]:
         yield f"was made with other options ({different}): compile with those that were, or save it anew"
     if different := _differences(manifest.needs, _needs()):
         yield f"does not fit this process ({different}): load it where all that is as it was, or save it anew here"
-    if missing := {*manifest.instructions} - _instructions():
+    if missing := {*manifest.instructions} - processor.instructions():
         yield f"was compiled for instructions that this CPU lacks ({', '.join(sorted(missing))}): save it anew on this machine"
     for form in manifest.forms:
         if different := _differences(form.devices, {name: _device_name(torch.device(name)) for name in form.devices}):

@@ -116,7 +116,12 @@ def _compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[P
     keep_freed_memory()
     whole.registered()  # for graphs that have these operations
     place = folder() / "jit" / hashlib.sha256(f"{graph.fingerprint()}\n{ambient()}".encode()).hexdigest()
-    return _made_once(place, lambda made: torch_private.compile_graph(graph, examples, made))
+
+    def compile_graph(made: Path) -> None:
+        torch_private.require_known(to_compile=True)
+        torch_private.compile_graph(graph, examples, made)
+
+    return _made_once(place, compile_graph)
 
 
 def _made_once(place: Path, make: Callable[[Path], None]) -> tuple[Path, bool]:

@@ -22,6 +22,7 @@ from torch.utils._device import DeviceContext
 from typing_extensions import override
 
 from fundl import kernels, products
+from fundl.processor import instructions
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
@@ -38,7 +39,7 @@ _ROWS, _COLUMNS = 4, 8  # from so many on, the sums of a product go along the co
 
 # --- What must be there -------------------------------------------------------------------------------------------------
 
-_NAMES: Final = (
+_TO_TRACE: Final = (
     "torch._C._len_torch_dispatch_stack",
     "torch._C._len_torch_function_stack",
     "torch._C._dynamo.guards.TensorGuards",
@@ -46,8 +47,14 @@ _NAMES: Final = (
     "torch._C._disabled_torch_dispatch_impl",
     "torch._C._functorch.is_functorch_wrapped_tensor",
     "torch._C._aoti.AOTIModelContainerRunnerCpu.run",
-    "torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors",
     "torch._is_functional_tensor",
+    "torch.fx.experimental.proxy_tensor.make_fx",
+    "torch.overrides._get_current_function_mode_stack",
+    "torch.utils._device.DeviceContext",
+    "torch.utils._python_dispatch.TorchDispatchMode",
+    "torch.utils._python_dispatch._disable_current_modes",
+)
+_TO_COMPILE: Final = (
     "torch._guards.TracingContext",
     "torch._guards.tracing",
     "torch._inductor.config.patch",
@@ -66,19 +73,19 @@ _NAMES: Final = (
     "torch._inductor.mkldnn_ir._create_output_node",
     "torch._inductor.virtualized.V.set_aot_compilation",
     "torch._inductor.virtualized.V.set_fake_mode",
-    "torch.fx.experimental.proxy_tensor.make_fx",
-    "torch.overrides._get_current_function_mode_stack",
-    "torch.utils._device.DeviceContext",
-    "torch.utils._python_dispatch.TorchDispatchMode",
-    "torch.utils._python_dispatch._disable_current_modes",
 )
 
 
-def require_known() -> None:
-    """Raise an error that says which of the names used here this torch lacks, if it lacks any."""
+def require_known(*, to_compile: bool = False) -> None:
+    """Raise an error that says which of the names used here this torch lacks, if it lacks any.
+
+    Args:
+        to_compile: whether to look for those that only compiling needs, which takes seconds: for what is compiled already
+            they are not needed.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
-        missing = [name for name in _NAMES if not _is_there(name)]
+        missing = [name for name in (_TO_COMPILE if to_compile else _TO_TRACE) if not _is_there(name)]
     if missing:
         raise ImportError(
             f"fundl.jit is written for torch 2.11 to 2.13; torch {torch.__version__} lacks {', '.join(missing)}: use one of"
@@ -314,7 +321,13 @@ class Graph:
 
     def fingerprint(self) -> str:
         """All that its compiled form depends on, as text."""
-        settings = (_FORMAT, torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability())
+        settings = (
+            _FORMAT,
+            torch.__version__,
+            platform.machine(),
+            torch.backends.cpu.get_cpu_capability(),
+            sorted(instructions()),
+        )
         lines = [repr((*settings, torch.get_num_threads(), _TINY, products.is_onednn_quicker(), sorted(_SETTINGS.items())))]
         lines += [
             f"{node.op} {node.name} {node.target} {node.args} {node.kwargs} {_described(node)}"
