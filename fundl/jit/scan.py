@@ -56,7 +56,8 @@ class Scanned(Generic[P, R]):
     """
 
     def __init__(self, step: Callable[P, R], max_traces: int | None) -> None:
-        self.step = self.__wrapped__ = step
+        self.step: Callable[P, R] = step
+        self.__wrapped__: Callable[P, R] = step
         self._name = f"a scan of {getattr(step, '__qualname__', repr(step))}"
         self._forms = Forms[_Form](self._name, max_traces)
         self._calls: tuple[_Call, ...] = ()  # quick ones, each for trees of one kind
