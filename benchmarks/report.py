@@ -155,7 +155,7 @@ Above 1, the peer takes longer. Each cell: the median over the rounds of the rat
 - "-": not asked for, not natural for this peer, or not available (see below).
 
 All peers begin with the same parameters, and their first losses are compared. Each is a process of its own, and they take
-turns; of a turn the first call does not count. Of a peer with several settings the fastest counts. fundl keeps the memory that
+turns; of a turn the first step does not count. Of a peer with several settings the fastest counts. fundl keeps the memory that
 it frees (`keep_freed_memory`), others return it; with the variables MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ set, all
 do what these say. One thread for `disk` and `epoch`, two for all else, set for every
 peer by OMP_NUM_THREADS, MKL_NUM_THREADS, OPENBLAS_NUM_THREADS and BLIS_NUM_THREADS, and for XLA by NPROC and
