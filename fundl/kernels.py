@@ -36,6 +36,11 @@ class no_grad:  # noqa: N801  # torch's own is called so, and does the same in t
             torch._C._set_grad_enabled(True)
 
 
+def is_traced() -> bool:
+    """Whether a compiler or a mode sees what this thread computes, for which it must be made of operations that they know."""
+    return torch.compiler.is_compiling() or bool(torch._C._len_torch_dispatch_stack())
+
+
 # --- Linear ------------------------------------------------------------------------------------------------------------
 
 # x, weight, bias: x W^T + b over any leading axes.
@@ -393,8 +398,7 @@ def lstm_runs(*tensors: Tensor) -> bool:
     return (
         torch._C._has_mkldnn
         and torch._C._get_mkldnn_enabled()
-        and (_tracing.whole is not None or not torch._C._len_torch_dispatch_stack())
-        and not torch.compiler.is_compiling()
+        and (_tracing.whole is not None or not is_traced())
         and all(
             x.dtype == torch.float32
             and x.device.type == "cpu"

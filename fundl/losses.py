@@ -511,11 +511,7 @@ def _require_probabilities(x: Tensor, name: str, hint: str) -> None:
 def is_readable(x: Tensor) -> bool:
     """Whether a tensor's values can be looked at for nothing: it is on the CPU, and nothing traces or batches it."""
     return (
-        type(x) is Tensor
-        and x.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._functorch.is_batchedtensor(x)
+        type(x) is Tensor and x.device.type == "cpu" and not kernels.is_traced() and not torch._C._functorch.is_batchedtensor(x)
     )
 
 

@@ -20,14 +20,14 @@ _FEW: Final = 2**12  # numbers: a matrix of fewer is in no product of so many mu
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """X W^T + b over any leading axes."""
+    """The product x W^T + b over any leading axes."""
     if x.numel() > _FEW and _suits_onednn(x, weight.t()) and (bias is None or bias.dtype == x.dtype):
         return _onednn(x, weight, bias)
     return kernels.linear(x, weight, bias)
 
 
 def matmul(x: Tensor, matrix: Tensor) -> Tensor:
-    """X A over any leading axes of x."""
+    """The product x A over any leading axes of x."""
     if x.numel() > _FEW and _suits_onednn(x, matrix):
         return _onednn(x, matrix.t(), None)
     return torch.matmul(x, matrix)
@@ -61,8 +61,7 @@ def _suits_onednn(x: Tensor, matrix: Tensor) -> bool:
         and matrix.dtype == x.dtype
         and x.is_cpu
         and matrix.is_cpu
-        and not torch.compiler.is_compiling()
-        and not torch._C._len_torch_dispatch_stack()
+        and not kernels.is_traced()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and not torch._C._functorch.is_functorch_wrapped_tensor(matrix)
     )

@@ -1,6 +1,6 @@
 """Products of matrices: the same numbers from each library, which one it is told by shapes and dtype alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def quicker(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.Size]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
     """The shapes of what oneDNN is given."""
     seen: list[torch.Size] = []
     kernel = kernels.linear_onednn
@@ -29,7 +29,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.Size]]:
         return kernel(x, weight, bias, "none", [], "")
 
     monkeypatch.setattr(kernels, "linear_onednn", counted)
-    return iter([seen])
+    return seen
 
 
 def of(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -40,12 +40,12 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=2e-4)  # sums of some hundred products
 
 
-def test_large_products_are_of_one_dnn_and_right(calls: Iterator[list[torch.Size]]) -> None:
-    x, weight, bias, seen = of(4, 64, 512), of(256, 512), of(256), next(calls)
+def test_large_products_are_of_one_dnn_and_right(calls: list[torch.Size]) -> None:
+    x, weight, bias = of(4, 64, 512), of(256, 512), of(256)
     assert_close(products.linear(x, weight, bias), torch.nn.functional.linear(x, weight, bias))
     assert_close(products.linear(x, weight, None), torch.nn.functional.linear(x, weight))
     assert_close(products.matmul(x, weight.t()), x @ weight.t())
-    assert len(seen) == 3
+    assert len(calls) == 3
 
 
 @pytest.mark.parametrize(
@@ -59,21 +59,19 @@ def test_large_products_are_of_one_dnn_and_right(calls: Iterator[list[torch.Size
         (of(256, 512, dtype=torch.bfloat16).to("meta"), of(512, 256, dtype=torch.bfloat16).to("meta")),
     ],
 )
-def test_other_products_are_torchs(calls: Iterator[list[torch.Size]], x: Tensor, matrix: Tensor) -> None:
-    seen = next(calls)
+def test_other_products_are_torchs(calls: list[torch.Size], x: Tensor, matrix: Tensor) -> None:
     assert products.matmul(x, matrix).shape == (x.shape[0], matrix.shape[1])
     assert products.linear(x, matrix.t(), None).shape == (x.shape[0], matrix.shape[1])
-    assert not seen
+    assert not calls
 
 
-def test_torchs_switch_turns_it_off(calls: Iterator[list[torch.Size]]) -> None:
-    seen = next(calls)
+def test_torchs_switch_turns_it_off(calls: list[torch.Size]) -> None:
     torch._C._set_mkldnn_enabled(False)  # the public context manager warns of what else it sets
     try:
         products.matmul(of(256, 512), of(512, 256))
     finally:
         torch._C._set_mkldnn_enabled(True)
-    assert not seen
+    assert not calls
 
 
 @pytest.mark.parametrize("product", [products.matmul, lambda x, matrix: products.linear(x, matrix.t(), None)])
@@ -84,17 +82,16 @@ def test_what_does_not_fit_is_torchs_error(product: Callable[[Tensor, Tensor], T
         product(of(256, 512), of(512, 256, dtype=torch.float64))
 
 
-def test_transforms_and_traces_see_torchs_operations(calls: Iterator[list[torch.Size]]) -> None:
-    seen = next(calls)
+def test_transforms_and_traces_see_torchs_operations(calls: list[torch.Size]) -> None:
     x, matrix = of(2, 256, 512), of(512, 256)
     assert_close(torch.func.vmap(products.matmul, in_dims=(0, None))(x, matrix), x @ matrix)
-    assert not seen
+    assert not calls
 
 
-def test_a_large_layer_and_its_vjp(calls: Iterator[list[torch.Size]]) -> None:
-    layer, x, grad, seen = Linear(of(256, 512), of(256)), of(256, 512), of(256, 256), next(calls)
+def test_a_large_layer_and_its_vjp(calls: list[torch.Size]) -> None:
+    layer, x, grad = Linear(of(256, 512), of(256)), of(256, 512), of(256, 256)
     grads, grad_x = vjp(layer, x, grad)
-    assert len(seen) == 2
+    assert len(calls) == 2
     assert_close(grad_x, grad @ layer.weight)
     assert_close(grads.weight, grad.t() @ x)
     check_vjp(Linear(of(20, 512), of(20)), of(2, 512))

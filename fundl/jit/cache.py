@@ -76,15 +76,13 @@ def install(name: str, files: Mapping[str, bytes]) -> Path:
         name: of the folder that it was in there: what has this name is the same.
         files: that were in it, by name.
     """
-    keep_freed_memory()
-    whole.registered()  # for graphs that have these operations
 
     def write(made: Path) -> None:
         for file, content in files.items():
             (made / file).write_bytes(content)
 
     with _writing():
-        return _made_once(folder() / "jit" / name, write)[0]
+        return _made_once(name, write)[0]
 
 
 def install_loop(content: bytes) -> None:
@@ -113,19 +111,15 @@ def _device(devices: Iterable[torch.device]) -> torch.device:
 
 def _compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[Path, bool]:
     """The folder of a compiled graph, and whether it was there."""
+    name = hashlib.sha256(f"{graph.fingerprint()}\n{ambient()}".encode()).hexdigest()
+    return _made_once(name, lambda made: torch_private.compile_graph(graph, examples, made))
+
+
+def _made_once(name: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
+    """The folder of a compiled graph, filled if it is not there: whole or not at all; and whether it was."""
     keep_freed_memory()
     whole.registered()  # for graphs that have these operations
-    place = folder() / "jit" / hashlib.sha256(f"{graph.fingerprint()}\n{ambient()}".encode()).hexdigest()
-
-    def compile_graph(made: Path) -> None:
-        torch_private.require_known(to_compile=True)
-        torch_private.compile_graph(graph, examples, made)
-
-    return _made_once(place, compile_graph)
-
-
-def _made_once(place: Path, make: Callable[[Path], None]) -> tuple[Path, bool]:
-    """A folder, filled if it is not there: whole or not at all; and whether it was."""
+    place = folder() / "jit" / name
     found = place.exists()
     if not found:
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,13 @@ class Donated(Tensor):
         return "<a tensor that was donated>"
 
 
+def require_not_donated(leaves: Sequence[Tensor], paths: Sequence[str]) -> None:
+    """Raise an error that says which tensor of some was donated, if one was."""
+    for path, leaf in zip(paths, leaves, strict=True):
+        if isinstance(leaf, Donated):
+            raise DonatedError(f"{path}: {refusal('tensor')}")
+
+
 def bury(tensors: Sequence[Tensor]) -> list[Tensor]:
     """New tensors over the memory of these, which refuse everything from now on."""
     heirs = [tensor.detach() for tensor in tensors]

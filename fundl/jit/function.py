@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Final, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, cast, final
 
 import attrs
-import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl.donated import DonatedError, refusal
+from fundl.donated import DonatedError
 from fundl.jit import archive, cache, torch_private
 from fundl.jit.ambient import ambient
-from fundl.jit.checks import write_ambient, write_guard
-from fundl.jit.donation import Donated, Estate, are_exclusive, bury, empty
-from fundl.jit.kinds import Forms, Kind, Signature, Trace, leaf_kind
-from fundl.jit.loops import Like, like
-from fundl.jit.tracing import Traced, trace
+from fundl.jit.donation import Estate, are_exclusive, bury, empty, require_not_donated
+from fundl.jit.kinds import Forms, Kind, Like, Signature, Trace, leaf_kind, like
+from fundl.jit.quick import MOST, write_ambient, write_empty, write_guard
+from fundl.jit.tracing import Traced, source_of, trace
 from fundl.jit.walk import MISS, Flat, Leaf, Source, Static, children, flatten, replace, with_parts
 from fundl.kernels import no_grad
 from fundl.tree import Record
@@ -217,9 +215,7 @@ class Compiled(Generic[P, R]):
         """Find the compiled form for these arguments, or make it, and call it."""
         arguments = self._with_static(args, kwargs)
         flat = self._flatten(arguments)
-        if any(isinstance(leaf, Donated) for leaf in flat.leaves):
-            path = next(path for path, leaf in zip(flat.paths, flat.leaves, strict=True) if isinstance(leaf, Donated))
-            raise DonatedError(f"{path}: {refusal('tensor')}")
+        require_not_donated(flat.leaves, flat.paths)
         if torch_private.is_watched() or not all(map(torch_private.is_plain, flat.leaves)):
             return self._run_as_it_is(args, kwargs)  # within another trace, or for shapes alone
         kind = _kind(flat)
@@ -227,7 +223,7 @@ class Compiled(Generic[P, R]):
         if found is None:
             return self._run_as_it_is(args, kwargs)
         call = _QuickCall(arguments, flat, kind, found).write(self._estates, self._shared)
-        self._calls = (call, *self._calls)[:_QUICK]
+        self._calls = (call, *self._calls)[:MOST]
         try:
             result = call(args, kwargs)
         except RuntimeError as error:
@@ -298,7 +294,6 @@ class Compiled(Generic[P, R]):
         return tuple(found)
 
 
-_QUICK: Final = 16
 _SHARED: Final = "shared"  # the role of forms for donated trees that are not written over
 
 
@@ -318,10 +313,6 @@ def _parameters(function: Callable[..., object]) -> list[str]:  # type: ignore[e
 def _argument(path: str) -> str:
     """The name of the argument that a path starts with."""
     return re.split(r"[.\[]", path, maxsplit=1)[0]
-
-
-def _source(leaf: Leaf) -> torch_private.Source:
-    return ("input", leaf.index) if leaf.kind == "input" else ("output", leaf.index)
 
 
 def _map_leaves(function: Callable[[Leaf], Leaf], tree: object) -> object:
@@ -349,7 +340,7 @@ def _heir(
         leaves = cast("list[Leaf]", flat.leaves)
         if place not in taken and flat.signature == signature and all(map(traced.is_like, leaves, examples)):
             heirs = iter([Leaf("heir", number) for number in range(len(leaves))])
-            return place, replace(part, heirs), tuple(map(_source, leaves))
+            return place, replace(part, heirs), tuple(map(source_of, leaves))
     return None
 
 
@@ -388,7 +379,7 @@ def _write_back(
     writes = [(number, source) for number, source in changes if source != ("input", number)]
     outputs = [leaf.index for leaf in returned]
     if not all(leaf.kind == "output" and traced.graph.is_contiguous(leaf.index) for leaf in returned):
-        return traced.graph.write_back(writes, [_source(leaf) for leaf in returned]), result, len(returned), []
+        return traced.graph.write_back(writes, [*map(source_of, returned)]), result, len(returned), []
     graph, slots = traced.graph.with_slots(outputs)
     writes += [(inputs + number, ("output", output)) for number, output in enumerate(outputs)]
     return graph.write_back(writes, []), result, len(returned), slots
@@ -406,7 +397,7 @@ class _QuickCall:
         self.args, self.kwargs = arguments
         self.flat, self.kind, self.program = flat, kind, program
         self.source = Source(program.kind.signature.counterparts(kind.signature))
-        self.source.scope |= {"run": program.run, "make": torch.empty}
+        self.source.scope["run"] = program.run
         self.names = [self.source.variable() for _ in self.args]
         self.constants = [self.source.constant(constant) for constant in program.constants]
         self.outputs = [self.source.variable() for _ in range(program.outputs)]
@@ -447,9 +438,7 @@ class _QuickCall:
         slots = self.outputs if self.program.slots else []
         call = f"run([{', '.join([*leaves, *self.constants, *slots])}])"
         if self.program.slots:
-            for name, (dtype, shape, device) in zip(self.outputs, self.program.slots, strict=True):
-                kind = f"dtype={self.source.constant(dtype)}, device={self.source.constant(device)}"
-                self.source.add(f"{name} = make({shape}, {kind})")
+            write_empty(self.source, self.outputs, self.program.slots)
             self.source.add(call)
         elif self.outputs:
             self.source.add(f"({', '.join(self.outputs)},) = {call}")

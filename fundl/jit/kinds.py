@@ -73,6 +73,15 @@ LeafKind: TypeAlias = tuple[torch.dtype, tuple[int, ...], tuple[int, ...] | None
 """A tensor's dtype, shape, strides (None if it is contiguous) and device."""
 
 
+Like: TypeAlias = tuple[torch.dtype, tuple[int, ...], torch.device]
+"""What a contiguous tensor is like."""
+
+
+def like(tensor: Tensor) -> Like:
+    """What a tensor is like."""
+    return tensor.dtype, tuple(tensor.shape), tensor.device
+
+
 @attrs.frozen
 class Kind:
     """What a compiled form is for: structures, tensors, and what torch is set to. Where the tensors are is for messages."""

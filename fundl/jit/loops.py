@@ -20,15 +20,9 @@ import torch
 from torch import Tensor
 
 from fundl.jit import torch_private
+from fundl.jit.kinds import Like, like
 
 Tensors: TypeAlias = Sequence[Tensor]
-Like: TypeAlias = tuple[torch.dtype, tuple[int, ...], torch.device]
-"""What a contiguous tensor is like."""
-
-
-def like(tensor: Tensor) -> Like:
-    """What a tensor is like."""
-    return tensor.dtype, tuple(tensor.shape), tensor.device
 
 
 @attrs.frozen(eq=False)
@@ -123,7 +117,7 @@ typedef int32_t (*share_t)(tensor_t, tensor_t*);
 typedef int32_t (*view_t)(tensor_t, int64_t, const int64_t*, const int64_t*, int64_t, tensor_t*);
 typedef int32_t (*drop_t)(tensor_t);
 typedef struct { int64_t group, offset, bytes; } leaf_t;
-typedef struct { int64_t axes; const int64_t *sizes, *strides; int64_t step; int32_t dtype, device; } input_t;
+typedef struct { int64_t axes; const int64_t *sizes, *strides; int64_t step; int32_t dtype; } input_t;
 typedef struct {
   void* model; run_t run; make_t make; share_t share; view_t view; drop_t drop;
   int64_t groups, leaves, inputs;
@@ -148,6 +142,7 @@ static int32_t steps_of(const loop_t* loop, int64_t steps, tensor_t* whole, tens
 
 extern "C" int32_t fundl_loop(const loop_t* loop, int64_t steps, char** pointers) {
   const int64_t one = 1, n = loop->inputs;
+  const int32_t cpu = 0;
   char **before = pointers, **after = pointers + loop->leaves, **data = after + loop->leaves;
   char** memory = (char**)calloc(2 * loop->groups + 1, sizeof(char*));
   tensor_t* whole = (tensor_t*)calloc(2 * n + 1, sizeof(tensor_t));
@@ -164,8 +159,8 @@ extern "C" int32_t fundl_loop(const loop_t* loop, int64_t steps, char** pointers
     const input_t* in = loop->input + j;
     void* start = j < loop->groups ? state[j] : data[j - loop->groups];
     const int64_t size = in->step * steps;
-    error = in->step < 0 ? loop->make(start, in->axes, in->sizes, in->strides, 0, in->dtype, in->device, 0, whole + j)
-        : loop->make(start, 1, &size, &one, 0, in->dtype, in->device, 0, whole + j);
+    error = in->step < 0 ? loop->make(start, in->axes, in->sizes, in->strides, 0, in->dtype, cpu, 0, whole + j)
+        : loop->make(start, 1, &size, &one, 0, in->dtype, cpu, 0, whole + j);
   }
   if (!error) error = steps_of(loop, steps, whole, whole + n);
   for (int64_t j = 0; j < loop->leaves && !error; j++)
@@ -178,7 +173,7 @@ extern "C" int32_t fundl_loop(const loop_t* loop, int64_t steps, char** pointers
 }
 """
 
-VERSION: Final = f"2-{platform.machine()}"
+VERSION: Final = f"3-{platform.machine()}"
 
 
 def build_loop(library: Path) -> None:
@@ -204,7 +199,6 @@ class _Input(ctypes.Structure):
         ("strides", ctypes.POINTER(ctypes.c_int64)),
         ("step", ctypes.c_int64),
         ("dtype", ctypes.c_int32),
-        ("device", ctypes.c_int32),
     )
 
 
@@ -265,10 +259,10 @@ def c_loop(folder: Path, library: Path, plan: Plan) -> Loop | None:
 
 def _leaves(plan: Plan) -> list[_Leaf]:
     """Where the leaves of the state are, in bytes."""
-    ends = [0 for _ in plan.groups]
-    found = []
+    groups = plan.groups
+    ends, found = [0] * len(groups), list[_Leaf]()
     for dtype, shape, device in plan.state:
-        group, size = plan.groups.index((dtype, device)), torch.Size(shape).numel() * dtype.itemsize
+        group, size = groups.index((dtype, device)), torch.Size(shape).numel() * dtype.itemsize
         found.append(_Leaf(group, ends[group], size))
         ends[group] += size
     return found
@@ -280,7 +274,7 @@ def _inputs(plan: Plan, torch_cpu: ctypes.CDLL) -> Iterator[_Input]:
     def one(dtype: torch.dtype, sizes: Sequence[int], strides: Sequence[int], step: int) -> _Input:
         number = getattr(torch_cpu, f"aoti_torch_dtype_{str(dtype).removeprefix('torch.')}")()
         axes = len(sizes)
-        return _Input(axes, (ctypes.c_int64 * axes)(*sizes), (ctypes.c_int64 * axes)(*strides), step, number, _CPU)
+        return _Input(axes, (ctypes.c_int64 * axes)(*sizes), (ctypes.c_int64 * axes)(*strides), step, number)
 
     def row(kind: Like) -> _Input:
         dtype, shape, _ = kind
@@ -294,7 +288,6 @@ def _inputs(plan: Plan, torch_cpu: ctypes.CDLL) -> Iterator[_Input]:
 
 
 _WHOLE: Final = -1
-_CPU: Final = 0
 
 
 def _torch_library() -> str:

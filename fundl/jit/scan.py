@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Generic, ParamSpec, TypeAlias, TypeVar, cast, final
+from typing import Generic, ParamSpec, TypeAlias, TypeVar, cast, final
 
 import attrs
 import torch
@@ -12,14 +12,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl.data import count_rows
-from fundl.donated import DonatedError, refusal
 from fundl.jit import archive, cache, torch_private
 from fundl.jit.ambient import ambient
-from fundl.jit.checks import write_ambient, write_guard
-from fundl.jit.donation import Donated
-from fundl.jit.kinds import Forms, Kind, Signature, Trace
-from fundl.jit.loops import Like, Loop, Plan, like
-from fundl.jit.tracing import trace
+from fundl.jit.donation import require_not_donated
+from fundl.jit.kinds import Forms, Kind, Like, Signature, Trace, like
+from fundl.jit.loops import Loop, Plan
+from fundl.jit.quick import MOST, write_ambient, write_empty, write_guard
+from fundl.jit.tracing import source_of, trace
 from fundl.jit.walk import MISS, Flat, Leaf, Source, explain, flatten, replace
 from fundl.kernels import no_grad
 from fundl.tree import describe
@@ -134,15 +133,18 @@ class Scanned(Generic[P, R]):
         if len(args) != 2 or kwargs:
             raise TypeError("a scan takes the state and the batches, by place")
         state, batches = args
+        for call in self._calls:
+            result = self._run(call, state, batches)
+            if result is not MISS:
+                return cast("R", result)  # of the types that a step's result is of
+        return cast("R", self._first_call(state, batches))  # likewise
+
+    def _run(self, call: "_Call", state: object, batches: object) -> object:
         try:
-            for call in self._calls:
-                result = call(state, batches)
-                if result is not MISS:
-                    return cast("R", result)  # of the types that a step's result is of
+            return call(state, batches)
         except RuntimeError:
             self._one_by_one(state, batches, count_rows(batches))  # raises what says better what is wrong
             raise
-        return cast("R", self._first_call(state, batches))  # likewise
 
     # --- What a call of a new kind does ---
 
@@ -150,9 +152,7 @@ class Scanned(Generic[P, R]):
         """Find the loop for these arguments, or make it, and run it."""
         steps = count_rows(batches)
         before, data = flatten(state, "state"), flatten(batches, "batches")
-        for path, leaf in zip(before.paths, before.leaves, strict=True):
-            if isinstance(leaf, Donated):
-                raise DonatedError(f"{path}: {refusal('tensor')}")
+        require_not_donated(before.leaves, before.paths)
         leaves = [*before.leaves, *data.leaves]
         if torch_private.is_watched() or not all(map(torch_private.is_plain, leaves)):
             return self._one_by_one(state, batches, steps)
@@ -165,12 +165,8 @@ class Scanned(Generic[P, R]):
             state, batches = replace(state, close), replace(batches, close)
             before, data = flatten(state, "state"), flatten(batches, "batches")
         call = _quick_call(form, kind, (state, batches), before, data)
-        self._calls = (call, *self._calls)[:_QUICK]
-        try:
-            result = call(state, batches)
-        except RuntimeError:
-            self._one_by_one(state, batches, steps)
-            raise
+        self._calls = (call, *self._calls)[:MOST]
+        result = self._run(call, state, batches)
         return self._one_by_one(state, batches, steps) if result is MISS else result
 
     def _compile(self, kind: Kind, state: object, batches: object, before: Flat, data: Flat) -> tuple[_Form, bool]:
@@ -217,13 +213,12 @@ class Scanned(Generic[P, R]):
 
 
 _Call: TypeAlias = Callable[[object, object], object]
-_QUICK: Final = 16
 
 
 def _quick_call(form: _Form, kind: Kind, arguments: tuple[object, object], before: Flat, data: Flat) -> _Call:
     """What takes trees like these apart, runs the loop, and puts its results together; it returns MISS for other trees."""
     (state, batches), source = arguments, Source(form.kind.signature.counterparts(kind.signature))
-    source.scope |= {"run": form.run, "empty": torch.empty, "like": torch.empty_like}
+    source.scope |= {"run": form.run, "like": torch.empty_like}
     write_ambient(source, form.kind.ambient, autocast=not (before.leaves or data.leaves))
     old, rows = source.read("state", state), source.read("batches", batches)
     write_guard(source, old, before.leaves)
@@ -233,8 +228,7 @@ def _quick_call(form: _Form, kind: Kind, arguments: tuple[object, object], befor
     source.add(f"if {' or '.join(['not steps', *unlike])}: return MISS")
     new, reports = [source.variable() for _ in old], [source.variable() for _ in form.plan.reports]
     source.add(*(f"{name} = like({leaf})" for name, leaf in zip(new, old, strict=True)))
-    for name, (dtype, shape, device) in zip(reports, form.plan.reports, strict=True):
-        source.add(f"{name} = empty((steps, *{shape}), dtype={source.constant(dtype)}, device={source.constant(device)})")
+    write_empty(source, reports, form.plan.reports, rows="steps")
     lists = (f"[{', '.join(names)}]" for names in (old, rows, new, reports))
     source.add(f"run({', '.join(lists)}, steps)")
     leaves = itertools.count()
@@ -282,7 +276,7 @@ def _separate(report: object, inputs: Sequence[Tensor]) -> object:
 def _source(leaf: Leaf) -> torch_private.Source:
     if leaf.kind == "constant":
         raise TypeError("a step returned a tensor from outside as a part of its state: return a copy of it, tensor.clone()")
-    return ("input", leaf.index) if leaf.kind == "input" else ("output", leaf.index)
+    return source_of(leaf)
 
 
 def _kind(state: Flat, batches: Flat) -> Kind:

@@ -406,8 +406,10 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
         folder: where the library goes, and what belongs to it; it exists, and is empty.
 
     Raises:
+        ImportError: this torch lacks what compiling needs.
         CompilerError: there is no compiler for C++ on this machine, or it or torch's own cannot compile the graph.
     """
+    require_known(to_compile=True)
     with warnings.catch_warnings(), _without_remarks():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
         try:
@@ -585,10 +587,8 @@ def _onednn_product() -> "Callable[[Tensor, Tensor], Tensor]":
         return x.new_empty(x.shape[0], weight.shape[0])
 
     def lower(x: ir.TensorBox, weight: ir.TensorBox) -> ir.IRNode:
-        rows, weights = (
-            ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(x)),
-            ir.ExternKernel.realize_input(weight),
-        )
+        rows = ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(x))
+        weights = ir.ExternKernel.realize_input(weight)
         sizes = [x.get_size()[0], weight.get_size()[0]]
         layout = ir.FixedLayout(torch.device("cpu"), x.get_dtype(), sizes)
         node = mkldnn_ir.LinearUnary(layout, inputs=[rows, weights], constant_args=(None, "none", [-1], ""))

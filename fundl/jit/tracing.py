@@ -90,6 +90,11 @@ def _trace(
     return Traced(graph, constants, result, count), writes
 
 
+def source_of(leaf: Leaf) -> torch_private.Source:
+    """What a leaf of a result stands for, unless it is a constant."""
+    return ("input", leaf.index) if leaf.kind == "input" else ("output", leaf.index)
+
+
 def _outputs(result: object, inputs: Sequence[Tensor]) -> tuple[list[Tensor], object]:
     """The tensors that a graph must compute, each with memory of its own, and the result with a leaf for each tensor."""
     places: dict[int, Leaf] = {id(tensor): Leaf("input", index) for index, tensor in enumerate(inputs)}

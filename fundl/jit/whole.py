@@ -60,19 +60,12 @@ def _lstm(  # noqa: PLR0917  # as `kernels.lstm`, but flat, as operations are
     return kernels.lstm((x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), biased=biased, reverse=reverse)
 
 
-def _lstm_shapes(  # noqa: PLR0917  # likewise
-    x: Tensor,
-    weight_ih: Tensor,  # noqa: ARG001
-    weight_hh: Tensor,  # noqa: ARG001
-    bias_ih: Tensor,  # noqa: ARG001
-    bias_hh: Tensor,  # noqa: ARG001
-    h: Tensor,
-    c: Tensor,
-    biased: bool,
-    reverse: bool,  # noqa: ARG001
-) -> _Forward:
+def _lstm_shapes(x: Tensor, *others: Tensor | bool) -> _Forward:
+    *_, h, c, biased, _ = others
+    assert isinstance(h, Tensor)
+    assert isinstance(c, Tensor)
     steps, batch, features = x.shape
-    workspace = _workspace_size(steps, batch, features, h.shape[1], biased=biased)
+    workspace = _workspace_size(steps, batch, features, h.shape[1], biased=bool(biased))
     hidden, kept = x.new_empty(steps, batch, h.shape[1]), x.new_empty(workspace, dtype=torch.uint8)
     return hidden, h.new_empty(h.shape), c.new_empty(c.shape), kept
 
@@ -108,24 +101,10 @@ def _lstm_backward(  # noqa: PLR0917  # as `kernels.lstm_backward`, but flat
     return kernels.lstm_backward(tensors, given, (grad, grad_h, grad_c), biased=biased, reverse=reverse)
 
 
-def _lstm_backward_shapes(  # noqa: PLR0917  # likewise
-    x: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor,  # noqa: ARG001
-    bias_hh: Tensor,  # noqa: ARG001
-    h: Tensor,
-    c: Tensor,
-    hidden: Tensor,  # noqa: ARG001
-    last_h: Tensor,  # noqa: ARG001
-    last_c: Tensor,  # noqa: ARG001
-    workspace: Tensor,  # noqa: ARG001
-    grad: Tensor,  # noqa: ARG001
-    grad_h: Tensor | None,  # noqa: ARG001
-    grad_c: Tensor | None,  # noqa: ARG001
-    biased: bool,  # noqa: ARG001
-    reverse: bool,  # noqa: ARG001
-) -> _Backward:
+def _lstm_backward_shapes(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, *others: Tensor | bool | None) -> _Backward:
+    _, _, h, c = others[:4]
+    assert isinstance(h, Tensor)
+    assert isinstance(c, Tensor)
     rows = weight_ih.shape[0]
     weights = x.new_empty(weight_ih.shape), x.new_empty(weight_hh.shape), x.new_empty(rows), x.new_empty(rows)
     return x.new_empty(x.shape), *weights, h.new_empty(h.shape), c.new_empty(c.shape)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fundl.kernels import is_traced
 from fundl.optim.flat import Tensors, copies
 
 
@@ -35,7 +36,7 @@ def can_fuse(columns: Columns) -> bool:
     It takes all memory for that of contiguous tensors of the first one's shape, dtype and device. It is not for traces
     either: there a compiler fuses the formula, with what comes before and after it.
     """
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+    if is_traced():
         return False
     params, grads, first, second, greatest = columns
     tensors = params + grads + first + second + greatest

@@ -4,6 +4,8 @@ A new layer gets a row in the file of its family, and with it all tests of test_
 line here.
 """
 
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Final
 
 from tests.samples import (
@@ -28,23 +30,32 @@ from tests.samples.activation import ELEMENTWISE
 from tests.samples.linear import affine
 from tests.samples.table import TOLERANCES, Sample, normal, sample, with_values
 
-SAMPLES: Final[tuple[Sample, ...]] = (
-    *activation.SAMPLES,
-    *attention.SAMPLES,
-    *convolution.SAMPLES,
-    *embedding.SAMPLES,
-    *feed_forward.SAMPLES,
-    *linear.SAMPLES,
-    *low_rank.SAMPLES,
-    *masked.SAMPLES,
-    *normalization.SAMPLES,
-    *pairs.SAMPLES,
-    *pooling.SAMPLES,
-    *positional.SAMPLES,
-    *recurrent.SAMPLES,
-    *resampling.SAMPLES,
-    *structure.SAMPLES,
-    *transformer.SAMPLES,
+FAMILIES: Final[tuple[ModuleType, ...]] = (
+    activation,
+    attention,
+    convolution,
+    embedding,
+    feed_forward,
+    linear,
+    low_rank,
+    masked,
+    normalization,
+    pairs,
+    pooling,
+    positional,
+    recurrent,
+    resampling,
+    structure,
+    transformer,
 )
 
-__all__ = ["ELEMENTWISE", "SAMPLES", "TOLERANCES", "Sample", "affine", "normal", "sample", "with_values"]
+
+def _samples() -> Iterator[Sample]:
+    for family in FAMILIES:
+        samples: tuple[Sample, ...] = family.SAMPLES
+        yield from samples
+
+
+SAMPLES: Final[tuple[Sample, ...]] = tuple(_samples())
+
+__all__ = ["ELEMENTWISE", "FAMILIES", "SAMPLES", "TOLERANCES", "Sample", "affine", "normal", "sample", "with_values"]

@@ -1,13 +1,18 @@
-"""What the code of a quick call checks first: that torch is set as it was, and that tensors are as they were."""
+"""What the code of all quick calls has: it checks that torch is set as it was, and tensors are as they were; and makes some."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from fundl.jit import torch_private
 from fundl.jit.ambient import Ambient, ambient
+from fundl.jit.kinds import Like
 from fundl.jit.walk import Source
+
+MOST: Final = 16
+"""So many quick calls a compiled function keeps, each for arguments of one kind."""
 
 
 def write_ambient(source: Source, now: Ambient, *, autocast: bool) -> None:
@@ -55,3 +60,18 @@ def write_guard(source: Source, names: Sequence[str], leaves: Sequence[Tensor], 
     if unique:
         check = source.constant(torch_private.guard([leaf for _, leaf in unique.values()], any_rows=any_rows))
         source.add(f"if not {check}({', '.join(name for name, _ in unique.values())}): return MISS")
+
+
+def write_empty(source: Source, names: Sequence[str], kinds: Sequence[Like], *, rows: str = "") -> None:
+    """Write what makes tensors.
+
+    Args:
+        source: where to write it.
+        names: of the tensors there.
+        kinds: what they are like.
+        rows: an expression for how many of that each of them holds, along a further first axis; nothing for one, without it.
+    """
+    source.scope["make"] = torch.empty
+    for name, (dtype, shape, device) in zip(names, kinds, strict=True):
+        sizes = f"({rows}, *{shape})" if rows else shape
+        source.add(f"{name} = make({sizes}, dtype={source.constant(dtype)}, device={source.constant(device)})")
