@@ -43,7 +43,7 @@ from fundl import (
     value_and_grad,
     vjp,
 )
-from fundl.jit import cache, loops, torch_private
+from fundl.jit import cache, inductor, loops, lowering, torch_private
 from fundl.tree import Record
 from tests.samples import normal
 
@@ -670,8 +670,7 @@ def test_compiled_code_computes_the_same_and_is_found_again(tmp_path: Path, monk
 
 def test_without_a_compiler_functions_run_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
-    torch_private.require_known()
-    torch_private.require_known(to_compile=True)
+    torch_private.require_known((*torch_private.NAMES, *inductor.NAMES, *lowering.NAMES))
     from torch._inductor import config
 
     with config.patch({"cpp.cxx": (None, "no-such-compiler")}):
@@ -686,7 +685,7 @@ def test_a_graph_that_cannot_be_compiled_runs_as_it_is(tmp_path: Path, monkeypat
         raise AssertionError("deep inside\nand more")
 
     monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(torch_private, "_compile_graph", refuse)
+    monkeypatch.setattr(inductor, "_compile_graph", refuse)
     compiled, scanned = jit(torch.neg), scan(lambda x, y: (x + y, x))
     with pytest.warns(RuntimeWarning, match=r"neg is not compiled, and runs as it is: .* \(AssertionError: deep inside\)$"):
         assert torch.equal(compiled(torch.ones(2)), -torch.ones(2))
@@ -699,9 +698,9 @@ def test_a_graph_that_cannot_be_compiled_runs_as_it_is(tmp_path: Path, monkeypat
 
 def test_a_torch_that_lacks_what_compiling_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
-    for names in ("_TO_TRACE", "_TO_COMPILE"):
+    for module in (torch_private, inductor, lowering):
         with monkeypatch.context() as context:
-            context.setattr(torch_private, names, ("torch.neg", "torch.no_such_thing"))
+            context.setattr(module, "NAMES", ("torch.neg", "torch.no_such_thing"))
             with pytest.raises(ImportError, match=r"torch .* lacks torch\.no_such_thing: use one of those versions"):
                 jit(torch.neg)(torch.ones(2))
 

@@ -1,5 +1,6 @@
 """Products of matrices: the same numbers from each library, which one it is told by shapes and dtype alone."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fundl import Linear, check_vjp, jit, kernels, key, products, random, vjp
+from fundl.jit import lowering
 
 pytestmark = pytest.mark.skipif(kernels.linear_onednn is None, reason="this build of torch has no oneDNN")
 
@@ -95,6 +97,36 @@ def test_a_large_layer_and_its_vjp(calls: list[torch.Size]) -> None:
     assert_close(grad_x, grad @ layer.weight)
     assert_close(grads.weight, grad.t() @ x)
     check_vjp(Linear(of(20, 512), of(20)), of(2, 512))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 9, 11, 13, 26, 64])
+@pytest.mark.parametrize("inner", [1, 8, 9, 25])
+@pytest.mark.parametrize("columns", [1, 7, 8, 25])
+def test_small_products_as_sums_are_right(rows: int, inner: int, columns: int) -> None:
+    def of_either_order(rows: int, columns: int) -> list[Tensor]:
+        return [of(rows, columns, dtype=torch.float64), of(columns, rows, dtype=torch.float64).t()]
+
+    mm, addmm = (lowering.decompositions()[each] for each in (kernels.mm, kernels.addmm))
+    for a, b in itertools.product(of_either_order(rows, inner), of_either_order(inner, columns)):
+        torch.testing.assert_close(mm(a, b), a @ b)
+    torch.testing.assert_close(addmm(b[0], a, b), b[0] + a @ b)
+
+
+def test_which_products_are_sums() -> None:
+    """Small ones, and narrow ones that are not so small, of few terms; of floating point."""
+
+    def is_sum(*sizes: int, dtype: torch.dtype = torch.float32) -> bool:
+        rows, inner, columns = sizes
+        mm = lowering.decompositions()[kernels.mm]
+        return mm(torch.zeros(rows, inner, dtype=dtype), torch.zeros(inner, columns, dtype=dtype)) is not NotImplemented
+
+    assert is_sum(50, 50, 50)
+    assert not is_sum(52, 52, 52)
+    assert is_sum(128, 512, 10)
+    assert not is_sum(128, 512, 20)
+    assert not is_sum(256, 512, 10)
+    assert not is_sum(16, 2048, 10)
+    assert not is_sum(2, 2, 2, dtype=torch.int64)
 
 
 def test_compiled_products_are_right() -> None:

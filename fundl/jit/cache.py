@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fundl.jit import loops, torch_private, whole
+from fundl.jit import inductor, loops, whole
 from fundl.jit.ambient import ambient
+from fundl.jit.torch_private import Graph
 from fundl.memory import keep_freed_memory
 
 
@@ -23,7 +24,7 @@ def folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "fundl"
 
 
-def compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[torch_private.Run, Path, bool]:
+def compiled(graph: Graph, examples: Sequence[Tensor]) -> tuple[inductor.Run, Path, bool]:
     """The compiled form of a graph, the folder that it is in, and whether it was on disk.
 
     Args:
@@ -37,7 +38,7 @@ def compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[to
     return load(place, [tensor.device for tensor in examples]), place, found
 
 
-def compiled_loop(graph: torch_private.Graph, examples: Sequence[Tensor], plan: loops.Plan) -> tuple[loops.Loop, Path, bool]:
+def compiled_loop(graph: Graph, examples: Sequence[Tensor], plan: loops.Plan) -> tuple[loops.Loop, Path, bool]:
     """A loop over a graph that writes to its inputs, the folder of its compiled form, and whether that was on disk.
 
     Args:
@@ -52,14 +53,14 @@ def compiled_loop(graph: torch_private.Graph, examples: Sequence[Tensor], plan: 
     return load_loop(place, plan), place, found
 
 
-def load(place: Path, devices: Iterable[torch.device]) -> torch_private.Run:
+def load(place: Path, devices: Iterable[torch.device]) -> inductor.Run:
     """The compiled form in a folder.
 
     Args:
         place: of what was compiled.
         devices: of its inputs.
     """
-    return torch_private.load(place, _device(devices))
+    return inductor.load(place, _device(devices))
 
 
 def load_loop(place: Path, plan: loops.Plan) -> loops.Loop:
@@ -109,10 +110,10 @@ def _device(devices: Iterable[torch.device]) -> torch.device:
     return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
 
-def _compiled(graph: torch_private.Graph, examples: Sequence[Tensor]) -> tuple[Path, bool]:
+def _compiled(graph: Graph, examples: Sequence[Tensor]) -> tuple[Path, bool]:
     """The folder of a compiled graph, and whether it was there."""
-    name = hashlib.sha256(f"{graph.fingerprint()}\n{ambient()}".encode()).hexdigest()
-    return _made_once(name, lambda made: torch_private.compile_graph(graph, examples, made))
+    name = hashlib.sha256(f"{inductor.fingerprint(graph)}\n{ambient()}".encode()).hexdigest()
+    return _made_once(name, lambda made: inductor.compile_graph(graph, examples, made))
 
 
 def _made_once(name: str, make: Callable[[Path], None]) -> tuple[Path, bool]:

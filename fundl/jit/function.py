@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl.donated import DonatedError
-from fundl.jit import archive, cache, torch_private
+from fundl.jit import archive, cache, inductor, torch_private
 from fundl.jit.ambient import ambient
 from fundl.jit.donation import Estate, are_exclusive, bury, empty, require_not_donated
 from fundl.jit.kinds import Forms, Kind, Like, Signature, Trace, leaf_kind, like
@@ -68,7 +68,7 @@ class _Program:
         donated: the arguments that it writes to.
     """
 
-    run: torch_private.Run
+    run: inductor.Run
     library: Path
     kind: Kind
     constants: list[Tensor]

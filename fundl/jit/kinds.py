@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl.jit import torch_private
+from fundl.jit import inductor, torch_private
 from fundl.jit.ambient import Ambient
 from fundl.jit.walk import explain, statics
 
@@ -175,12 +175,12 @@ class Forms(Generic[F]):
             raise RetraceError(
                 f"{self.name} was traced {traced} times, and may not be traced again (max_traces={self.most}), but {reason}"
             )
-        torch_private.require_known()
+        torch_private.require_known(torch_private.NAMES)
         form: F | None = None
         cached = False
         try:
             form, cached = make()
-        except torch_private.CompilerError as error:
+        except inductor.CompilerError as error:
             warnings.warn(f"{self.name} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=5)
         self.traces = (*self.traces, Trace(reason, time.perf_counter() - start, cached, compiled=form is not None))
         return form

@@ -19,7 +19,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl.jit import torch_private
+from fundl.jit import inductor
 from fundl.jit.kinds import Like, like
 
 Tensors: TypeAlias = Sequence[Tensor]
@@ -91,7 +91,7 @@ class Loop(Protocol):
         """
 
 
-def python_loop(run: torch_private.Run, plan: Plan) -> Loop:
+def python_loop(run: inductor.Run, plan: Plan) -> Loop:
     """The loop in Python."""
 
     def loop(before: Tensors, batches: Tensors, after: Tensors, reports: Tensors, steps: int) -> None:
@@ -180,7 +180,7 @@ def build_loop(library: Path) -> None:
     """Compile the loop."""
     source = library.with_suffix(".cpp")
     source.write_text(_SOURCE)
-    command = [torch_private.cpp_compiler(), "-O2", "-shared", "-fPIC", "-o", str(library), str(source)]
+    command = [inductor.cpp_compiler(), "-O2", "-shared", "-fPIC", "-o", str(library), str(source)]
     subprocess.run(command, check=True, capture_output=True)
 
 

@@ -1,18 +1,13 @@
-"""All that is private in torch and that compiling stands on. It is written for torch 2.11 to 2.13; tests watch it.
+"""What is private in torch and that tracing stands on. It is written for torch 2.11 to 2.13; tests watch it.
 
-Tracing is make_fx with fake tensors; compiling is inductor, ahead of time: C++ in a shared library, that a runner of torch
-loads. Nothing here is imported with fundl: torch's compiler takes seconds to import.
+Tracing is make_fx with fake tensors. Its modules are imported when they are used: they take a second.
 """
 
 import copy
-import functools
-import logging
 import pkgutil
-import platform
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, cast
 
 import attrs
@@ -21,25 +16,16 @@ from torch import Tensor
 from torch.utils._device import DeviceContext
 from typing_extensions import override
 
-from fundl import kernels, products
-from fundl.processor import instructions
+from fundl import kernels
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
     from torch.utils._python_dispatch import TorchDispatchMode
 
-_FORMAT: Final = 5  # of what is compiled: goes up when the same graph is compiled to something else
-_SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
-# More multiplications than these make a product of matrices worth a call into the BLAS; measured: with 6,000, a step with sums
-# takes half the time, with 60,000 nine tenths.
-_TINY: Final = 2**16
-_SHORT: Final = 2**14  # from here on, their sums are added up in several parts at once
-_ROWS, _COLUMNS = 4, 8  # from so many on, the sums of a product go along the columns; measured: a seventh less for a step
-
 
 # --- What must be there -------------------------------------------------------------------------------------------------
 
-_TO_TRACE: Final = (
+NAMES: Final = (
     "torch._C._len_torch_dispatch_stack",
     "torch._C._len_torch_function_stack",
     "torch._C._dynamo.guards.TensorGuards",
@@ -54,38 +40,14 @@ _TO_TRACE: Final = (
     "torch.utils._python_dispatch.TorchDispatchMode",
     "torch.utils._python_dispatch._disable_current_modes",
 )
-_TO_COMPILE: Final = (
-    "torch._guards.TracingContext",
-    "torch._guards.tracing",
-    "torch._inductor.config.patch",
-    "torch._inductor.config.compile_threads",
-    "torch._inductor.config.aot_inductor.output_path",
-    "torch._inductor.compile_fx.compile_fx_inner",
-    "torch._inductor.cpp_builder.get_cpp_compiler",
-    "torch._inductor.decomposition.select_decomp_table",
-    "torch._inductor.exc.InvalidCxxCompiler",
-    "torch._inductor.inductor_prims.force_stride_order",
-    "torch._inductor.ir.ExternKernel.require_contiguous",
-    "torch._inductor.ir.FixedLayout",
-    "torch._inductor.ir.TensorBox.create",
-    "torch._inductor.lowering.lowerings",
-    "torch._inductor.mkldnn_ir.LinearUnary",
-    "torch._inductor.mkldnn_ir._create_output_node",
-    "torch._inductor.virtualized.V.set_aot_compilation",
-    "torch._inductor.virtualized.V.set_fake_mode",
-)
+"""What is used here; the modules that compile say the same of themselves."""
 
 
-def require_known(*, to_compile: bool = False) -> None:
-    """Raise an error that says which of the names used here this torch lacks, if it lacks any.
-
-    Args:
-        to_compile: whether to look for those that only compiling needs, which takes seconds: for what is compiled already
-            they are not needed.
-    """
+def require_known(names: Sequence[str]) -> None:
+    """Raise an error that says which of some names torch lacks, if it lacks any."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
-        missing = [name for name in (_TO_COMPILE if to_compile else _TO_TRACE) if not _is_there(name)]
+        missing = [name for name in names if not _is_there(name)]
     if missing:
         raise ImportError(
             f"fundl.jit is written for torch 2.11 to 2.13; torch {torch.__version__} lacks {', '.join(missing)}: use one of"
@@ -319,21 +281,9 @@ class Graph:
         value: Tensor = nodes[index].meta["val"]
         return (value.shape, value.dtype, value.device) == (example.shape, example.dtype, example.device)
 
-    def fingerprint(self) -> str:
-        """All that its compiled form depends on, as text."""
-        settings = (
-            _FORMAT,
-            torch.__version__,
-            platform.machine(),
-            torch.backends.cpu.get_cpu_capability(),
-            sorted(instructions()),
-        )
-        lines = [repr((*settings, torch.get_num_threads(), _TINY, products.is_onednn_quicker(), sorted(_SETTINGS.items())))]
-        lines += [
-            f"{node.op} {node.name} {node.target} {node.args} {node.kwargs} {_described(node)}"
-            for node in self.module.graph.nodes
-        ]
-        return "\n".join(lines)
+    def lines(self) -> list[str]:
+        """All that it says, as text."""
+        return [_described(node) for node in self.module.graph.nodes]
 
 
 def _described(node: "Node") -> str:
@@ -344,7 +294,7 @@ def _described(node: "Node") -> str:
     return f"{text} {value.dtype} {value.device} {tuple(value.shape)} {value.stride()}"
 
 
-_Decompositions = Mapping[object, Callable[..., object]]  # type: ignore[explicit-any]  # of any arguments
+Decompositions: TypeAlias = Mapping[object, Callable[..., object]]  # type: ignore[explicit-any]  # of any arguments
 
 
 class _OfTensors(Protocol):
@@ -353,7 +303,7 @@ class _OfTensors(Protocol):
 
 class _MakeFx(Protocol):
     def __call__(  # type: ignore[explicit-any]  # it returns a function of as many tensors as the one given
-        self, function: _OfTensors, table: _Decompositions, *, tracing_mode: Literal["fake"], _allow_non_fake_inputs: bool
+        self, function: _OfTensors, table: Decompositions, *, tracing_mode: Literal["fake"], _allow_non_fake_inputs: bool
     ) -> "Callable[..., GraphModule]": ...
 
 
@@ -365,7 +315,7 @@ def trace(function: _OfTensors, examples: Sequence[Tensor], *, functional: bool)
         examples: of what it is given.
         functional: whether it writes to tensors, of its own making, so that the writing must be traced away.
     """
-    module = _make_fx(torch.func.functionalize(function) if functional else function, examples, {})
+    module = make_fx(torch.func.functionalize(function) if functional else function, examples, {})
     constants: list[Tensor] = []
     inputs = module.graph.find_nodes(op="placeholder")
     for node in module.graph.find_nodes(op="get_attr"):
@@ -383,238 +333,9 @@ def trace(function: _OfTensors, examples: Sequence[Tensor], *, functional: bool)
     return Graph(module), constants
 
 
-def _make_fx(function: _OfTensors, examples: Sequence[Tensor], decompositions: _Decompositions) -> "GraphModule":
-    from torch.fx.experimental.proxy_tensor import make_fx
+def make_fx(function: _OfTensors, examples: Sequence[Tensor], decompositions: Decompositions) -> "GraphModule":
+    """A function of tensors as a graph, in which some operations are replaced by what they consist of."""
+    from torch.fx.experimental import proxy_tensor
 
-    tracer = cast("_MakeFx", make_fx)(function, decompositions, tracing_mode="fake", _allow_non_fake_inputs=True)
+    tracer = cast("_MakeFx", proxy_tensor.make_fx)(function, decompositions, tracing_mode="fake", _allow_non_fake_inputs=True)
     return tracer(*[tensor.detach() for tensor in examples])  # each by itself, though two of them be the same
-
-
-# --- Compiling ----------------------------------------------------------------------------------------------------------
-
-
-class CompilerError(RuntimeError):
-    """A graph cannot be compiled; the message says why."""
-
-
-def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
-    """Compile a graph to a shared library in a folder.
-
-    Args:
-        graph: of what `trace` returned.
-        examples: of its inputs.
-        folder: where the library goes, and what belongs to it; it exists, and is empty.
-
-    Raises:
-        ImportError: this torch lacks what compiling needs.
-        CompilerError: there is no compiler for C++ on this machine, or it or torch's own cannot compile the graph.
-    """
-    require_known(to_compile=True)
-    with warnings.catch_warnings(), _without_remarks():
-        warnings.simplefilter("ignore")  # what torch deprecates in itself
-        try:
-            _compile_graph(graph, examples, folder)
-        except CompilerError:
-            raise
-        except Exception as error:  # of any kind: all that torch's compiler stands on may raise
-            cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
-            raise CompilerError(f"torch's compiler cannot compile its graph of operations ({cause})") from error
-
-
-@contextmanager
-def _without_remarks() -> Iterator[None]:
-    """Keep torch's compiler from writing to standard error which operations it calls in another way than others."""
-    log = logging.getLogger("torch._inductor.ir")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
-
-
-def cpp_compiler() -> str:
-    """The compiler for C++ on this machine."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    try:
-        return get_cpp_compiler()
-    except InvalidCxxCompiler as error:
-        raise CompilerError(
-            f"{error}. Compiling needs a compiler for C++, g++ or clang++; the environment variable CXX says where it is"
-        ) from error
-
-
-def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
-    from torch._guards import TracingContext, tracing
-    from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx_inner
-    from torch._inductor.decomposition import select_decomp_table
-    from torch._inductor.virtualized import V
-
-    cpp_compiler()
-    with ExitStack() as stack:
-        settings: dict[str, object] = {"cpp_wrapper": True, "aot_inductor.output_path": str(folder)}
-        # Memory on the stack is for what is not returned: outputs that are there would be overwritten by the next call.
-        settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
-        known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks one
-        stack.enter_context(config.patch({**known, **settings}))
-        module = _make_fx(graph.module, examples, {**select_decomp_table(), **_products(), kernels.foreach_norm: _norms})
-        _keep_numbers(module)
-        _finish_before_writing(module)
-        outputs = module.graph.output_node()
-        outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has
-        inputs: list[Tensor] = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
-        stack.enter_context(V.set_aot_compilation(True))
-        if fake_mode := next((getattr(value, "fake_mode", None) for value in inputs), None):
-            stack.enter_context(V.set_fake_mode(fake_mode))
-            stack.enter_context(tracing(TracingContext(fake_mode)))
-        compile_fx_inner(module, inputs, cpp_wrapper=True)
-
-
-def _finish_before_writing(module: "GraphModule") -> None:
-    """Have inductor compute all that a graph returns or writes before it writes anything.
-
-    It puts computing off, so as to fuse it, and is to notice when what it would read is written to. That went wrong: torch
-    2.11 computed gradients from weights that were new already. What is finished needs nobody's attention.
-    """
-    from torch._inductor.inductor_prims import force_stride_order
-
-    graph = module.graph
-    writes = graph.find_nodes(op="call_function", target=kernels.copy_)
-    if not writes:
-        return
-    output = graph.output_node()
-    written: list[Node] = [write.args[1] for write in writes]
-    returned: list[Node] = [*output.args[0]]  # type: ignore[misc]  # they are nodes: see trace
-    finished = {node: node for node in [*written, *returned]}
-    with graph.inserting_before(writes[0]):
-        for node in (*written, *returned):
-            if node.op != "placeholder" and finished[node] is node:
-                value: Tensor = node.meta["val"]
-                finished[node] = graph.call_function(force_stride_order, (node, value.stride()))
-                finished[node].meta["val"] = value
-    for write, node in zip(writes, written, strict=True):
-        write.args = (write.args[0], finished[node])
-    output.args = ([finished[node] for node in returned],)
-    module.recompile()
-
-
-def _keep_numbers(module: "GraphModule") -> None:
-    """Have numbers computed once: inductor would compute them again in each loop that uses them, powers and roots too."""
-    graph = module.graph
-    for node in [node for node in graph.nodes if _makes_a_number(node)]:
-        users = [user for user in node.users if _ndim(user) != 0 and user.op != "output"]
-        if users:
-            with graph.inserting_after(node):
-                kept = graph.call_function(kernels.as_strided, (node, (), ()))  # which wants its input in memory
-            kept.meta = {"val": node.meta["val"]}
-            for user in users:
-                user.replace_input_with(node, kept)
-    module.recompile()
-
-
-def _makes_a_number(node: "Node") -> bool:
-    """Whether a node computes a tensor without axes; not if that might be a view, whose place as_strided would forget."""
-    if node.op != "call_function" or _ndim(node) != 0:
-        return False
-    if node.target is kernels.convert_element_type:  # to another dtype, or it is none
-        return any(source.meta["val"].dtype != node.meta["val"].dtype for source in node.all_input_nodes)
-    return node.target in kernels.ARITHMETIC
-
-
-def _ndim(node: "Node") -> int | None:
-    value: object = node.meta.get("val")
-    return value.ndim if isinstance(value, Tensor) else None
-
-
-def _products() -> _Decompositions:
-    """Products of matrices where torch's own kernel is not the quickest."""
-    return {kernels.mm: _mm, kernels.addmm: _addmm}
-
-
-def _mm(a: Tensor, b: Tensor) -> object:
-    if not a.is_cpu or not a.is_floating_point():
-        return NotImplemented
-    (rows, inner), columns = a.shape, b.shape[1]
-    if rows * inner * columns <= _TINY:  # a call into the BLAS costs more than the arithmetic: sums, which fuse
-        return _sums(a, b)
-    if a.is_contiguous() and products.suits_onednn(rows, inner, columns, a.dtype):
-        return _onednn_product()(a, b.t())
-    return NotImplemented
-
-
-def _sums(a: Tensor, b: Tensor) -> Tensor:
-    """A product of matrices as sums, of which a compiler makes vectors: along the columns of b, or, if these are few, the sums.
-
-    Both are put into memory, unless there are few rows: what is computed on the way is not to be computed again in each sum,
-    and to add up within a vector takes longer than to transpose b.
-    """
-    (rows, inner), columns = a.shape, b.shape[1]
-    if rows >= _ROWS:
-        a = _in_memory(a)
-        b = _in_memory(b) if columns >= _COLUMNS else b
-    some = max(some for some in range(1, 8) if inner % some == 0)  # so few are written out: more is added up at once
-    if rows * inner * columns > _SHORT and 1 < some < inner:
-        return (torch.unflatten(a, 1, (-1, some)).unsqueeze(3) * torch.unflatten(b, 0, (-1, some)).unsqueeze(0)).sum(2).sum(1)
-    product = (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
-    return _in_memory(product) if inner == 1 else product
-
-
-def _in_memory(matrix: Tensor) -> Tensor:
-    """A contiguous matrix, which inductor computes once."""
-    from torch._inductor.inductor_prims import force_stride_order
-
-    return cast("Tensor", force_stride_order(matrix, (max(1, matrix.shape[1]), 1)))
-
-
-def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> object:
-    product = _mm(a, b) if (beta, alpha) == (1, 1) else NotImplemented
-    return NotImplemented if product is NotImplemented else bias + cast("Tensor", product)
-
-
-@functools.cache
-def _onednn_product() -> "Callable[[Tensor, Tensor], Tensor]":
-    """An operation for graphs, x W^T, and how inductor calls oneDNN for it; its own way copies a W that is transposed."""
-    from torch._inductor import ir, mkldnn_ir
-    from torch._inductor.lowering import lowerings
-
-    def product(x: Tensor, weight: Tensor) -> Tensor:
-        return products.linear(x, weight, None)
-
-    def shape(x: Tensor, weight: Tensor) -> Tensor:
-        return x.new_empty(x.shape[0], weight.shape[0])
-
-    def lower(x: ir.TensorBox, weight: ir.TensorBox) -> ir.IRNode:
-        rows = ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(x))
-        weights = ir.ExternKernel.realize_input(weight)
-        sizes = [x.get_size()[0], weight.get_size()[0]]
-        layout = ir.FixedLayout(torch.device("cpu"), x.get_dtype(), sizes)
-        node = mkldnn_ir.LinearUnary(layout, inputs=[rows, weights], constant_args=(None, "none", [-1], ""))
-        return ir.TensorBox.create(mkldnn_ir._create_output_node(node))  # type: ignore[no-untyped-call]  # torch's own
-
-    operation = torch.library.custom_op("fundl::product", product, mutates_args=(), device_types="cpu")
-    operation.register_fake(shape)
-    lowerings[operation._opoverload] = lower
-    return operation
-
-
-def _norms(tensors: list[Tensor], order: float = 2, dtype: torch.dtype | None = None) -> list[Tensor]:
-    """The one foreach kernel that inductor would call instead of compiling it."""
-    return [torch.linalg.vector_norm(tensor, order, dtype=dtype) for tensor in tensors]
-
-
-Run = Callable[[list[Tensor]], list[Tensor]]
-
-
-class _Runner(Protocol):
-    run: Run
-
-
-def load(folder: Path, device: torch.device) -> Run:
-    """The function in a folder that `compile_graph` filled."""
-    library = str(next(folder.glob("*.so")))
-    if device.type == "cpu":
-        return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1)).run
-    return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder))).run

@@ -1,0 +1,186 @@
+"""Compiling a graph with inductor, torch's compiler, ahead of time: C++ in a shared library, that a runner of torch loads.
+
+It is written for torch 2.11 to 2.13. Inductor is imported when something is compiled: that takes seconds.
+"""
+
+import functools
+import itertools
+import logging
+import os
+import platform
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from fundl import products
+from fundl.jit import lowering
+from fundl.jit.torch_private import Graph, make_fx, require_known
+from fundl.processor import instructions
+
+if TYPE_CHECKING:
+    from torch._inductor.cpu_vec_isa import VecISA
+
+NAMES: Final = (
+    "torch._guards.TracingContext",
+    "torch._guards.tracing",
+    "torch._inductor.codecache",  # which trying out instruction sets imports, in a thread
+    "torch._inductor.config.patch",
+    "torch._inductor.config.compile_threads",
+    "torch._inductor.config.aot_inductor.output_path",
+    "torch._inductor.compile_fx.compile_fx_inner",
+    "torch._inductor.cpp_builder.get_cpp_compiler",
+    "torch._inductor.cpu_vec_isa.supported_vec_isa_list",
+    "torch._inductor.cpu_vec_isa.valid_vec_isa_list",
+    "torch._inductor.cpu_vec_isa.x86_isa_checker",
+    "torch._inductor.decomposition.select_decomp_table",
+    "torch._inductor.exc.InvalidCxxCompiler",
+    "torch._inductor.virtualized.V.set_aot_compilation",
+    "torch._inductor.virtualized.V.set_fake_mode",
+)
+"""What is private in torch and used here."""
+
+_FORMAT: Final = 6  # of what is compiled: goes up when the same graph is compiled to something else
+_SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
+
+
+_ALONE: Final = threading.Lock()  # inductor's settings are those of all threads
+
+
+def fingerprint(graph: Graph) -> str:
+    """All that the compiled form of a graph depends on, as text."""
+    machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), sorted(instructions()), torch.get_num_threads())
+    one_dnn = products.is_onednn_quicker() and torch._C._get_mkldnn_enabled()
+    settings = (_FORMAT, torch.__version__, *machine, one_dnn, sorted(_SETTINGS.items()))
+    return "\n".join([repr(settings), *graph.lines()])
+
+
+class CompilerError(RuntimeError):
+    """A graph cannot be compiled; the message says why."""
+
+
+def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
+    """Compile a graph to a shared library in a folder.
+
+    Args:
+        graph: of what `trace` returned.
+        examples: of its inputs.
+        folder: where the library goes, and what belongs to it; it exists, and is empty.
+
+    Raises:
+        ImportError: this torch lacks what compiling needs.
+        CompilerError: there is no compiler for C++ on this machine, or it or torch's own cannot compile the graph.
+    """
+    require_known((*NAMES, *lowering.NAMES))
+    with _ALONE, warnings.catch_warnings(), _without_remarks():
+        warnings.simplefilter("ignore")  # what torch deprecates in itself
+        try:
+            _compile_graph(graph, examples, folder)
+        except CompilerError:
+            raise
+        except Exception as error:  # of any kind: all that torch's compiler stands on may raise
+            cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
+            raise CompilerError(f"torch's compiler cannot compile its graph of operations ({cause})") from error
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Keep torch's compiler from writing to standard error which operations it calls in another way than others."""
+    log = logging.getLogger("torch._inductor.ir")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def cpp_compiler() -> str:
+    """The compiler for C++ on this machine."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        return get_cpp_compiler()
+    except InvalidCxxCompiler as error:
+        raise CompilerError(
+            f"{error}. Compiling needs a compiler for C++, g++ or clang++; the environment variable CXX says where it is"
+        ) from error
+
+
+def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
+    from torch._guards import TracingContext, tracing
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.virtualized import V
+
+    cpp_compiler()
+    with ExitStack() as stack:
+        settings: dict[str, object] = {"cpp_wrapper": True, "aot_inductor.output_path": str(folder)}
+        # Memory on the stack is for what is not returned: outputs that are there would be overwritten by the next call.
+        settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
+        known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks one
+        stack.enter_context(config.patch({**known, **settings}))
+        stack.enter_context(_best_instruction_set_alone())
+        module = make_fx(graph.module, examples, {**select_decomp_table(), **lowering.decompositions()})
+        lowering.keep_numbers(module)
+        lowering.finish_before_writing(module)
+        outputs = module.graph.output_node()
+        outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has
+        inputs: list[Tensor] = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
+        stack.enter_context(V.set_aot_compilation(True))
+        if fake_mode := next((getattr(value, "fake_mode", None) for value in inputs), None):
+            stack.enter_context(V.set_fake_mode(fake_mode))
+            stack.enter_context(tracing(TracingContext(fake_mode)))
+        compile_fx_inner(module, inputs, cpp_wrapper=True)
+
+
+@contextmanager
+def _best_instruction_set_alone() -> Iterator[None]:
+    """Have inductor try out only the best of this processor's instruction sets, while it works at the graph.
+
+    Else it tries all of them, each for 2 s, once on each machine, and takes the best, unless it is told otherwise.
+    """
+    from torch._inductor import config, cpu_vec_isa
+
+    if "ATEN_CPU_CAPABILITY" in os.environ or config.cpp.simdlen is not None or platform.machine() not in {"x86_64", "AMD64"}:
+        yield
+        return
+    name, every = "valid_vec_isa_list", cpu_vec_isa.valid_vec_isa_list
+    with ThreadPoolExecutor(1) as thread:
+        setattr(cpu_vec_isa, name, thread.submit(_best_instruction_set).result)
+        try:
+            yield
+        finally:
+            setattr(cpu_vec_isa, name, every)
+
+
+@functools.cache
+def _best_instruction_set() -> "list[VecISA]":
+    from torch._inductor import cpu_vec_isa
+
+    known = cpu_vec_isa.x86_isa_checker()
+    there = (each for each in cpu_vec_isa.supported_vec_isa_list if all(name in known for name in str(each).split()))
+    return [*itertools.islice(filter(None, there), 1)]
+
+
+Run: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
+
+
+class _Runner(Protocol):
+    run: Run
+
+
+def load(folder: Path, device: torch.device) -> Run:
+    """The function in a folder that `compile_graph` filled."""
+    library = str(next(folder.glob("*.so")))
+    if device.type == "cpu":
+        return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1)).run
+    return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder))).run
