@@ -26,6 +26,7 @@ from fundl import (
     RetraceError,
     TraceError,
     adam,
+    apply,
     assert_trees_close,
     compose,
     initialize,
@@ -725,3 +726,13 @@ def test_a_loop_over_a_graph_with_whole_kernels() -> None:
         state, report = step(state, (batches[0][number], batches[1][number]))
         torch.testing.assert_close(reports.loss[number], report.loss)
     assert_trees_close(after.model, state.model, rtol=1e-5, atol=1e-6)
+
+
+def test_large_products_have_the_same_bits() -> None:
+    """What `jit` says of them; of LSTMs the test above."""
+    model, x, grad = initialize(key(0), linear(512, 256)), random.normal(key(1), (128, 512)), random.normal(key(2), (128, 256))
+    grads, grad_x = jit(vjp)(model, x, grad)
+    expected, expected_x = vjp(model, x, grad)
+    assert torch.equal(jit(apply)(model, x), apply(model, x))
+    assert torch.equal(grads.weight, expected.weight)
+    assert torch.equal(grad_x, expected_x)
