@@ -14,10 +14,10 @@ reports: .venv/examples ## repeat the experiments of five reports with fundl and
 	$(BIN)/python examples/reports.py all --out reports
 
 test: lint types .venv/oldest-mypy ## all checks: style, types, tests
-	$(BIN)/pytest -n auto -m "not slow"
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
 test-all: lint types .venv/oldest-mypy ## the same with the slow sweeps
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 .venv/oldest-mypy: .venv/test ## the oldest mypy that the plugin works with, beside the one that checks
 	$(BIN)/pip --disable-pip-version-check install --quiet --target $@ mypy==1.19.0
