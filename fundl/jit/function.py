@@ -509,7 +509,7 @@ def jit(
     The function is run once for each kind of arguments, on stand-ins for their tensors, and all that it does with tensors is
     compiled as one graph. The compiled function gives the same results, and costs next to nothing beside the arithmetic. They
     have the same bits where the same kernels compute them (LSTMs, large linear layers) or nothing is rounded (integers, random
-    bits). Else they differ by rounding, since sums are added up in another order: for every layer, loss and optimizer by 4e-6
+    bits). Else they differ by rounding, since sums are added up in another order: for every layer, loss and optimizer by 5e-6
     of a tensor's largest number at most in float32, and 1e-13 in float64.
 
     Kinds of arguments differ in the trees' structure (with all static fields), and in the tensors' shapes, strides, dtypes and
