@@ -46,7 +46,7 @@ NAMES: Final = (
 )
 """What is private in torch and used here."""
 
-_FORMAT: Final = 6  # of what is compiled: goes up when the same graph is compiled to something else
+_FORMAT: Final = 8  # of what is compiled: goes up when the same graph is compiled to something else
 _SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
 
 
