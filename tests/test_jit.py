@@ -31,6 +31,7 @@ from fundl import (
     compose,
     initialize,
     jit,
+    kernels,
     key,
     linear,
     lstm,
@@ -726,6 +727,21 @@ def test_a_loop_over_a_graph_with_whole_kernels() -> None:
         state, report = step(state, (batches[0][number], batches[1][number]))
         torch.testing.assert_close(reports.loss[number], report.loss)
     assert_trees_close(after.model, state.model, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_written_on_the_way_is_read_afterwards() -> None:
+    """Operations consist of others that write; torch's compiler forgot that to read the result means to wait for them."""
+
+    def function(rows: Tensor, h: Tensor, grad: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        product = (rows.t().unsqueeze(2) * h.unsqueeze(0)).sum(1)
+        embedding = kernels.embedding_backward(grad, tokens, 10, -1, False)  # adds to rows of zeros
+        return embedding + product, product, kernels.pad_circular(h.unsqueeze(0), (1, 2))  # writes into an empty tensor
+
+    tokens = random.randint(key(3), (6,), low=0, high=10)
+    inputs = random.normal(key(0), (6, 10)), random.normal(key(1), (6, 4)), random.normal(key(2), (6, 4)), tokens
+    compiled = jit(function)
+    assert_trees_close(compiled(*inputs), function(*inputs), rtol=1e-5, atol=1e-6)
+    assert compiled.traces[0].compiled
 
 
 def test_large_products_have_the_same_bits() -> None:

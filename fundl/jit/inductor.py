@@ -4,10 +4,13 @@ It is written for torch 2.11 to 2.13. Inductor is imported when something is com
 """
 
 import functools
+import hashlib
+import inspect
 import itertools
 import logging
 import os
 import platform
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +22,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from fundl import products
+from fundl import kernels, products
 from fundl.jit import lowering
 from fundl.jit.torch_private import Graph, make_fx, require_known
 from fundl.processor import instructions
@@ -40,13 +43,18 @@ NAMES: Final = (
     "torch._inductor.cpu_vec_isa.valid_vec_isa_list",
     "torch._inductor.cpu_vec_isa.x86_isa_checker",
     "torch._inductor.decomposition.select_decomp_table",
+    "torch._inductor.dependencies.ReadWrites.rename",
+    "torch._inductor.dependencies.ReadWrites.with_read",
+    "torch._inductor.dependencies.StarDep",
+    "torch._inductor.dependencies.WeakDep",
     "torch._inductor.exc.InvalidCxxCompiler",
+    "torch._inductor.scheduler.SchedulerNode.recompute_size_and_body",
+    "torch._inductor.scheduler.SchedulerNode.set_read_writes",
     "torch._inductor.virtualized.V.set_aot_compilation",
     "torch._inductor.virtualized.V.set_fake_mode",
 )
 """What is private in torch and used here."""
 
-_FORMAT: Final = 8  # of what is compiled: goes up when the same graph is compiled to something else
 _SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
 
 
@@ -57,8 +65,15 @@ def fingerprint(graph: Graph) -> str:
     """All that the compiled form of a graph depends on, as text."""
     machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), sorted(instructions()), torch.get_num_threads())
     one_dnn = products.is_onednn_quicker() and torch._C._get_mkldnn_enabled()
-    settings = (_FORMAT, torch.__version__, *machine, one_dnn, sorted(_SETTINGS.items()))
+    settings = (_code(), torch.__version__, *machine, one_dnn, sorted(_SETTINGS.items()))
     return "\n".join([repr(settings), *graph.lines()])
+
+
+@functools.cache
+def _code() -> str:
+    """Stands for this module and those that it asks: if they change, the same graph is compiled to something else."""
+    files = sorted(inspect.getfile(module) for module in (sys.modules[__name__], lowering, products, kernels))
+    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
 class CompilerError(RuntimeError):
@@ -129,6 +144,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks one
         stack.enter_context(config.patch({**known, **settings}))
         stack.enter_context(_best_instruction_set_alone())
+        stack.enter_context(_order_kept())
         module = make_fx(graph.module, examples, {**select_decomp_table(), **lowering.decompositions()})
         lowering.keep_numbers(module)
         lowering.finish_before_writing(module)
@@ -169,6 +185,33 @@ def _best_instruction_set() -> "list[VecISA]":
     known = cpu_vec_isa.x86_isa_checker()
     there = (each for each in cpu_vec_isa.supported_vec_isa_list if all(name in known for name in str(each).split()))
     return [*itertools.islice(filter(None, there), 1)]
+
+
+@contextmanager
+def _order_kept() -> Iterator[None]:
+    """Have inductor remember what a loop has to wait for when it arranges the loop anew, so as to fuse it with another.
+
+    To 2.13, torch then takes from the loop alone what it reads: not that this was written to meanwhile, as gradients of
+    embeddings and of pooling are, nor that others are to have read it before. So it read too early, and results were wrong:
+    https://github.com/pytorch/pytorch/pull/177816, https://github.com/pytorch/pytorch/pull/185873.
+    """
+    from torch._inductor.dependencies import StarDep, WeakDep
+    from torch._inductor.scheduler import SchedulerNode
+
+    name: Final = "recompute_size_and_body"
+    recompute: Callable[..., None] = SchedulerNode.recompute_size_and_body  # type: ignore[explicit-any]  # they are handed on
+
+    def recompute_and_remember(node: SchedulerNode, **options: object) -> None:
+        orders = [read for read in node.read_writes.reads if isinstance(read, (StarDep, WeakDep))]
+        recompute(node, **options)
+        reads_and_writes = functools.reduce(lambda known, read: known.with_read(read), orders, node.read_writes)
+        node.set_read_writes(reads_and_writes.rename(node.mutation_renames))
+
+    setattr(SchedulerNode, name, recompute_and_remember)
+    try:
+        yield
+    finally:
+        setattr(SchedulerNode, name, recompute)
 
 
 Run: TypeAlias = Callable[[list[Tensor]], list[Tensor]]

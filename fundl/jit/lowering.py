@@ -56,12 +56,12 @@ def _sums(a: Tensor, b: Tensor) -> Tensor:
     """A product of matrices as sums, of which a compiler makes vectors: along the columns of b, or, if these are few, the sums.
 
     Both are put into memory, unless there are few rows: what is computed on the way is not to be computed again in each sum,
-    and to add up within a vector takes longer than to transpose b. The rows are in parts, which the compiler puts into one
-    loop: one reading of b serves them all, and no sum waits for another.
+    and to add up within a vector takes longer than to transpose b. Of a, single numbers are read, in any order. The rows are
+    in parts, which the compiler puts into one loop: one reading of b serves them all, and no sum waits for another.
     """
     (rows, inner), columns = a.shape, b.shape[1]
     if rows >= _ROWS:
-        a = _in_memory(a)
+        a = _in_memory(a.t()).t() if a.t().is_contiguous() else _in_memory(a)
         b = _in_memory(b) if columns >= _COLUMNS else b
     if rows < _ROWS or columns < _COLUMNS or inner <= _WRITTEN_OUT:
         product = (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
@@ -119,8 +119,8 @@ def _norms(tensors: list[Tensor], order: float = 2, dtype: torch.dtype | None = 
 def finish_before_writing(module: "GraphModule") -> None:
     """Have inductor compute all that a graph returns or writes before it writes anything.
 
-    It puts computing off, so as to fuse it, and is to notice when what it would read is written to. That went wrong: torch
-    2.11 computed gradients from weights that were new already. What is finished needs nobody's attention.
+    It puts computing off, so as to fuse it, and is to notice when what it would read is written to. That went wrong: gradients
+    were computed from weights that were new already. What is finished needs nobody's attention.
     """
     from torch._inductor.inductor_prims import force_stride_order
 

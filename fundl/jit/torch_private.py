@@ -307,15 +307,14 @@ class _MakeFx(Protocol):
     ) -> "Callable[..., GraphModule]": ...
 
 
-def trace(function: _OfTensors, examples: Sequence[Tensor], *, functional: bool) -> tuple[Graph, list[Tensor]]:
+def trace(function: _OfTensors, examples: Sequence[Tensor]) -> tuple[Graph, list[Tensor]]:
     """The graph of a function, and the tensors that it used without being given them, which are its last inputs.
 
-    Args:
-        function: of tensors.
-        examples: of what it is given.
-        functional: whether it writes to tensors, of its own making, so that the writing must be traced away.
+    The graph writes to no tensor, though the function, or an operation, writes to those of its own making.
     """
-    module = make_fx(torch.func.functionalize(function) if functional else function, examples, {})
+    module = make_fx(function, examples, {})
+    if any(_writes(node.target) for node in module.graph.nodes):
+        module = make_fx(torch.func.functionalize(cast("_OfTensors", module)), examples, {})
     constants: list[Tensor] = []
     inputs = module.graph.find_nodes(op="placeholder")
     for node in module.graph.find_nodes(op="get_attr"):
@@ -331,6 +330,10 @@ def trace(function: _OfTensors, examples: Sequence[Tensor], *, functional: bool)
     module.graph.eliminate_dead_code()
     module.recompile()
     return Graph(module), constants
+
+
+def _writes(target: object) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def make_fx(function: _OfTensors, examples: Sequence[Tensor], decompositions: Decompositions) -> "GraphModule":

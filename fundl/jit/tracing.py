@@ -64,30 +64,22 @@ def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Ten
     Raises:
         TraceError: what it does does not fit into a graph.
     """
-    traced, writes = _trace(function, examples, functional=False)
-    return _trace(function, examples, functional=True)[0] if writes else traced
-
-
-def _trace(
-    function: Callable[[Sequence[Tensor]], object], examples: Sequence[Tensor], *, functional: bool
-) -> tuple[Traced, bool]:
     result: object = None
-    count, writes = 0, False
+    count = 0
     seen: list[tuple[weakref.ref[Tensor], str]] = []
 
     def flat(*inputs: Tensor) -> list[Tensor]:
-        nonlocal result, count, writes
-        watch = _Watch(inputs, seen)
-        with watch.mode:
+        nonlocal result, count
+        with _Watch(inputs, seen).mode:
             value = function(inputs)
             outputs, result = _outputs(value, inputs)
-        count, writes = len(outputs), watch.writes
+        count = len(outputs)
         return outputs
 
     with kernels.kept_whole(whole.registered()):
-        graph, constants = torch_private.trace(flat, examples, functional=functional)
+        graph, constants = torch_private.trace(flat, examples)
     _require_no_leak(seen)
-    return Traced(graph, constants, result, count), writes
+    return Traced(graph, constants, result, count)
 
 
 def source_of(leaf: Leaf) -> torch_private.Source:
@@ -126,7 +118,6 @@ class _Watch:
     """Sees each operation of a trace before it is written down."""
 
     def __init__(self, inputs: Sequence[Tensor], seen: list[tuple[weakref.ref[Tensor], str]]) -> None:
-        self.writes = False
         self.mode = torch_private.mode(self._run)
         self._inputs = {_memory(tensor) for tensor in inputs}
         self._seen = seen
@@ -142,7 +133,6 @@ class _Watch:
             if torch_private.is_plain(tensor) or _memory(tensor) in self._inputs:
                 whose = "a tensor from outside" if torch_private.is_plain(tensor) else "an argument"
                 raise TraceError(f"{operation.name} writes into {whose}, {_user_line()}: a compiled function is pure")
-            self.writes = True
         if not operation.needs_values:
             return self._remembered(run())
         cause: Exception | None = None
