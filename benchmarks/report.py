@@ -149,7 +149,8 @@ Above 1, the peer takes longer. Each cell: the median over the rounds of the rat
 - `disk` and `epoch`: 2-25-25-25-2, ReLU, MSE, with the optimizer and the batch size; a step a call, and an epoch of 1,000
   points a call. Peers without a loop of their own go through batches that are cut already.
 - `optimizer`: an update of 50 MB of parameters, alone.
-- `memory`: what a step takes at most beyond what the process holds between steps, as Linux counts its pages.
+- `memory`: what a step takes at most beyond what the process holds between steps, as Linux counts its pages. JAX goes on
+  holding what it took for the LSTM, so that its steps seem to take nothing.
 - `compile`: the first step of `disk-adam-10` in a new process, with empty caches and with full ones.
 - `import`: of all that a program needs, in a new process.
 - "-": not asked for, not natural for this peer, or not available (see below).
@@ -157,10 +158,9 @@ Above 1, the peer takes longer. Each cell: the median over the rounds of the rat
 All peers begin with the same parameters, and their first losses are compared. Each is a process of its own, and they take
 turns; of a turn the first step does not count. Of a peer with several settings the fastest counts. fundl keeps the memory that
 it frees (`keep_freed_memory`), others return it; with the variables MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ set, all
-do what these say. One thread for `disk` and `epoch`, two for all else, set for every
-peer by OMP_NUM_THREADS, MKL_NUM_THREADS, OPENBLAS_NUM_THREADS and BLIS_NUM_THREADS, and for XLA by NPROC and
---xla_cpu_multi_thread_eigen; no process is bound to processors. The column `processors` of the CSV says how many each kept
-busy."""
+do what these say. One thread for `disk` and `epoch`, two for all else, set for every peer by OMP_NUM_THREADS, MKL_NUM_THREADS,
+OPENBLAS_NUM_THREADS and BLIS_NUM_THREADS, and for XLA by NPROC and --xla_cpu_multi_thread_eigen; no process is bound to
+processors. The column `processors` of the CSV says how many each kept busy."""
 
 
 def _table(rows: Sequence[Ratio], base: str) -> list[str]:
