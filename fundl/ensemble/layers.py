@@ -40,8 +40,8 @@ def batched(models: Model) -> Model:
 
 
 def as_models(models: P, grads: Model) -> P:
-    """The gradients that the layers of `_batched` found, as those of the models."""
-    return cast("P", _unbatched(models, grads))
+    """The gradients that the layers of `batched` found, as those of the models."""
+    return cast("P", _unbatched(models, grads))  # each layer's gradient has its class, at its place
 
 
 def _unbatched(models: Model, grads: Model) -> Model:

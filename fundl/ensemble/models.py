@@ -68,7 +68,7 @@ class Ensemble(Layer[object], Generic[P]):
     @override
     def backward(self, residuals: object, grad: Tensor) -> tuple["Ensemble[P]", Tensor]:
         grads, grad_x = run_backward(batched(self.models), residuals, grad)
-        return Ensemble(as_models(self.models, grads)), cast("Tensor", grad_x)
+        return Ensemble(as_models(self.models, grads)), cast("Tensor", grad_x)  # and the gradient of a tensor is one
 
     @override
     def backward_params(self, residuals: object, grad: Tensor) -> "Ensemble[P]":
