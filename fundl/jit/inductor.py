@@ -10,12 +10,11 @@ import itertools
 import logging
 import os
 import platform
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 
@@ -23,8 +22,7 @@ import torch
 from torch import Tensor
 
 from fundl import kernels, products
-from fundl.jit import lowering
-from fundl.jit.torch_private import Graph, make_fx, require_known
+from fundl.jit import lowering, torch_private
 from fundl.processor import instructions
 
 if TYPE_CHECKING:
@@ -44,10 +42,10 @@ NAMES: Final = (
     "torch._inductor.cpu_vec_isa.x86_isa_checker",
     "torch._inductor.decomposition.select_decomp_table",
     "torch._inductor.dependencies.ReadWrites.rename",
-    "torch._inductor.dependencies.ReadWrites.with_read",
     "torch._inductor.dependencies.StarDep",
     "torch._inductor.dependencies.WeakDep",
     "torch._inductor.exc.InvalidCxxCompiler",
+    "torch._inductor.scheduler.SchedulerNode.add_fake_dep",
     "torch._inductor.scheduler.SchedulerNode.recompute_size_and_body",
     "torch._inductor.scheduler.SchedulerNode.set_read_writes",
     "torch._inductor.virtualized.V.set_aot_compilation",
@@ -57,11 +55,10 @@ NAMES: Final = (
 
 _SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
 
-
 _ALONE: Final = threading.Lock()  # inductor's settings are those of all threads
 
 
-def fingerprint(graph: Graph) -> str:
+def fingerprint(graph: torch_private.Graph) -> str:
     """All that the compiled form of a graph depends on, as text."""
     machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), sorted(instructions()), torch.get_num_threads())
     one_dnn = products.is_onednn_quicker() and torch._C._get_mkldnn_enabled()
@@ -72,7 +69,7 @@ def fingerprint(graph: Graph) -> str:
 @functools.cache
 def _code() -> str:
     """Stands for this module and those that it asks: if they change, the same graph is compiled to something else."""
-    files = sorted(inspect.getfile(module) for module in (sys.modules[__name__], lowering, products, kernels))
+    files = [__file__, *map(inspect.getfile, (lowering, torch_private, products, kernels))]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
@@ -80,7 +77,7 @@ class CompilerError(RuntimeError):
     """A graph cannot be compiled; the message says why."""
 
 
-def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
+def compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folder: Path) -> None:
     """Compile a graph to a shared library in a folder.
 
     Args:
@@ -92,7 +89,7 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
         ImportError: this torch lacks what compiling needs.
         CompilerError: there is no compiler for C++ on this machine, or it or torch's own cannot compile the graph.
     """
-    require_known((*NAMES, *lowering.NAMES))
+    torch_private.require_known((*NAMES, *lowering.NAMES))
     with _ALONE, warnings.catch_warnings(), _without_remarks():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
         try:
@@ -129,7 +126,7 @@ def cpp_compiler() -> str:
         ) from error
 
 
-def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
+def _compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folder: Path) -> None:
     from torch._guards import TracingContext, tracing
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
@@ -145,7 +142,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         stack.enter_context(config.patch({**known, **settings}))
         stack.enter_context(_best_instruction_set_alone())
         stack.enter_context(_order_kept())
-        module = make_fx(graph.module, examples, {**select_decomp_table(), **lowering.decompositions()})
+        module = torch_private.make_fx(graph.module, examples, {**select_decomp_table(), **lowering.decompositions()})
         lowering.keep_numbers(module)
         lowering.finish_before_writing(module)
         outputs = module.graph.output_node()
@@ -169,13 +166,10 @@ def _best_instruction_set_alone() -> Iterator[None]:
     if "ATEN_CPU_CAPABILITY" in os.environ or config.cpp.simdlen is not None or platform.machine() not in {"x86_64", "AMD64"}:
         yield
         return
-    name, every = "valid_vec_isa_list", cpu_vec_isa.valid_vec_isa_list
     with ThreadPoolExecutor(1) as thread:
-        setattr(cpu_vec_isa, name, thread.submit(_best_instruction_set).result)
-        try:
+        best = thread.submit(_best_instruction_set)
+        with _replaced(cpu_vec_isa, "valid_vec_isa_list", best.result):
             yield
-        finally:
-            setattr(cpu_vec_isa, name, every)
 
 
 @functools.cache
@@ -187,8 +181,7 @@ def _best_instruction_set() -> "list[VecISA]":
     return [*itertools.islice(filter(None, there), 1)]
 
 
-@contextmanager
-def _order_kept() -> Iterator[None]:
+def _order_kept() -> AbstractContextManager[None]:
     """Have inductor remember what a loop has to wait for when it arranges the loop anew, so as to fuse it with another.
 
     To 2.13, torch then takes from the loop alone what it reads: not that this was written to meanwhile, as gradients of
@@ -198,20 +191,27 @@ def _order_kept() -> Iterator[None]:
     from torch._inductor.dependencies import StarDep, WeakDep
     from torch._inductor.scheduler import SchedulerNode
 
-    name: Final = "recompute_size_and_body"
     recompute: Callable[..., None] = SchedulerNode.recompute_size_and_body  # type: ignore[explicit-any]  # they are handed on
 
     def recompute_and_remember(node: SchedulerNode, **options: object) -> None:
         orders = [read for read in node.read_writes.reads if isinstance(read, (StarDep, WeakDep))]
         recompute(node, **options)
-        reads_and_writes = functools.reduce(lambda known, read: known.with_read(read), orders, node.read_writes)
-        node.set_read_writes(reads_and_writes.rename(node.mutation_renames))
+        for order in orders:
+            node.add_fake_dep(order)
+        node.set_read_writes(node.read_writes.rename(node.mutation_renames))
 
-    setattr(SchedulerNode, name, recompute_and_remember)
+    return _replaced(SchedulerNode, "recompute_size_and_body", recompute_and_remember)
+
+
+@contextmanager
+def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
+    """Have a name in torch stand for something else meanwhile."""
+    before: object = getattr(owner, name)
+    setattr(owner, name, value)
     try:
         yield
     finally:
-        setattr(SchedulerNode, name, recompute)
+        setattr(owner, name, before)
 
 
 Run: TypeAlias = Callable[[list[Tensor]], list[Tensor]]

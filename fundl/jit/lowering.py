@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 NAMES: Final = (
     "torch._inductor.inductor_prims.force_stride_order",
+    "torch._inductor.ir.ExternKernel.realize_input",
     "torch._inductor.ir.ExternKernel.require_contiguous",
     "torch._inductor.ir.FixedLayout",
     "torch._inductor.ir.TensorBox.create",

@@ -32,8 +32,9 @@ NAMES: Final = (
     "torch._C._is_any_autocast_enabled",
     "torch._C._disabled_torch_dispatch_impl",
     "torch._C._functorch.is_functorch_wrapped_tensor",
-    "torch._C._aoti.AOTIModelContainerRunnerCpu.run",
+    "torch._C._aoti.AOTIModelContainerRunnerCpu.run",  # runs what is compiled, also where nothing more is
     "torch._is_functional_tensor",
+    "torch._ops.OpOverload",
     "torch.fx.experimental.proxy_tensor.make_fx",
     "torch.overrides._get_current_function_mode_stack",
     "torch.utils._device.DeviceContext",
