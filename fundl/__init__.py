@@ -15,13 +15,16 @@ from fundl.data import (
     standardize,
     train_test_split,
 )
+from fundl.fans import (
+    Fans,
+    OwnFans,
+    fans,
+)
 from fundl.idx import read_idx
 from fundl.initialize import (
     Dependent,
-    Fans,
     Initializer,
     constant,
-    fans,
     initialize,
     kaiming_normal,
     kaiming_uniform,
@@ -470,6 +473,7 @@ __all__ = [
     "OnMasked",
     "OnMaskedPair",
     "OverTime",
+    "OwnFans",
     "Pad",
     "Parallel",
     "Pipe",

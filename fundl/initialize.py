@@ -6,7 +6,7 @@ static field ``weight_init`` for the parameter ``weight``. `initialize` goes thr
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, NamedTuple, Self, TypeAlias, TypeVar
+from typing import Literal, Self, TypeAlias, TypeVar
 
 import attrs
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random, tree
+from fundl.fans import Fans, fans_of
 from fundl.kernels import no_grad
 from fundl.layer import Model
 from fundl.model import output_shape, require_model
@@ -24,34 +25,6 @@ P = TypeVar("P", bound=Model)
 
 Fan: TypeAlias = Literal["fan_in", "fan_out", "fan_mean"]
 """What a variance is scaled by: the inputs, the outputs, or the mean of the two."""
-
-
-class Fans(NamedTuple):
-    """How many inputs one output element of a layer depends on, and the other way round."""
-
-    fan_in: int
-    fan_out: int
-
-
-def fans(shape: tuple[int, ...]) -> Fans:
-    """The fans of a weight whose first axis is that of the outputs, the second that of the inputs.
-
-        fan_in = shape[1] r,    fan_out = shape[0] r,    r = product of shape[2:], the receptive field
-
-    Args:
-        shape: of the weight, (out, in) or (out, in, *kernel).
-
-    Raises:
-        ValueError: the shape has fewer than two axes.
-
-    >>> from fundl import fans
-    >>> fans((16, 3, 5, 5))
-    Fans(fan_in=75, fan_out=400)
-    """
-    if len(shape) < 2:
-        raise ValueError(f"fans are of a weight of two or more axes, (out, in, *kernel), not of shape {tuple(shape)}")
-    receptive_field = math.prod(shape[2:])
-    return Fans(shape[1] * receptive_field, shape[0] * receptive_field)
 
 
 class Initializer(ABC):
@@ -82,7 +55,7 @@ class Initializer(ABC):
         Args:
             key: of this parameter alone; `initialize` gives it on `device`.
             shape: of the parameter.
-            fans: of the layer: a bias has those of its weight.
+            fans: of the parameter: a bias has those of its weight.
             dtype: of the result.
             device: of the result.
         """
@@ -129,7 +102,7 @@ class VarianceScaling(Initializer):
 
     @override
     def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        variance = self.scale / max(_fan(fans, self.mode), 1)  # where there are no inputs, there is nothing to scale
+        variance = self.scale / (_fan(fans, self.mode) or 1)  # where there are no inputs, there is nothing to scale
         if self.distribution == "normal":
             return random.normal(key.to(device), shape, std=math.sqrt(variance), dtype=dtype)
         bound = math.sqrt(3 * variance)
@@ -455,7 +428,6 @@ def _drawn(key: Key, record: Record, device: torch.device | None, dtype: torch.d
     own = _own_leaves(record)
     if not own:
         return record
-    of_record = next((fans(leaf.shape) for _, leaf in own.values() if leaf.ndim >= 2), Fans(1, 1))
     leaves, structure = tree.flatten(record)
     keys = random.split(key, len(leaves))
     for place, (name, leaf) in own.items():
@@ -465,8 +437,9 @@ def _drawn(key: Key, record: Record, device: torch.device | None, dtype: torch.d
         if initializer is None or to_device.type == "meta" or (keep and not leaf.is_meta):
             leaves[place] = leaf.to(to_device, to_dtype)
         else:
+            own_fans = fans_of(record, name, leaf, [other for _, other in own.values()])
             try:
-                leaves[place] = _new_leaf(initializer, keys[place], leaf.shape, of_record, dtype=to_dtype, device=to_device)
+                leaves[place] = _new_leaf(initializer, keys[place], leaf.shape, own_fans, dtype=to_dtype, device=to_device)
             except Exception as error:
                 error.add_note(f"in initialize: {name} of {record!r}")
                 raise
@@ -474,11 +447,10 @@ def _drawn(key: Key, record: Record, device: torch.device | None, dtype: torch.d
 
 
 def _new_leaf(
-    initializer: Initializer, key: Key, shape: torch.Size, of_record: Fans, *, dtype: torch.dtype, device: torch.device
+    initializer: Initializer, key: Key, shape: torch.Size, fans: Fans, *, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
     """What the initialiser draws, after a check that it is what it was asked for: it may be the user's own."""
-    own_fans = fans(shape) if len(shape) >= 2 else of_record
-    new = initializer(key.to(device), tuple(shape), own_fans, dtype=dtype, device=device)
+    new = initializer(key.to(device), tuple(shape), fans, dtype=dtype, device=device)
     if new.shape != shape or new.dtype != dtype or new.device.type != device.type:
         asked = describe(torch.empty(shape, dtype=dtype, device="meta"))
         raise TypeError(f"{initializer!r} was asked for {asked} on {device}, but made {describe(new)} on {new.device}")

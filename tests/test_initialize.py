@@ -15,11 +15,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random, tree
+from fundl.fans import Fans, fans
 from fundl.initialize import (
-    Fans,
     Initializer,
     constant,
-    fans,
     initialize,
     kaiming_normal,
     kaiming_uniform,

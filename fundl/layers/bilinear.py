@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
+from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.layer import Layer
 from fundl.layers.pairs import Pair, require_pair
@@ -19,7 +20,7 @@ AnyAxes = tuple[AnySize, ...]
 
 @final
 @attrs.frozen(eq=False)
-class Bilinear(Layer[Pair, Pair, Tensor], Generic[OutFeatures]):
+class Bilinear(Layer[Pair, Pair, Tensor], OwnFans, Generic[OutFeatures]):
     """A bilinear map of the last axes of two inputs: y_k = sum over i, j of x1_i W_kij x2_j + b_k.
 
     Its vjp, with all axes but the last seen as one, of N rows, and sums over the indices that stand twice on the right:
@@ -84,6 +85,12 @@ class Bilinear(Layer[Pair, Pair, Tensor], Generic[OutFeatures]):
     @override
     def output_shape(self, shape: AnyShape) -> Shape[*AnyAxes, OutFeatures]:
         return Shape(..., self.weight.shape[-3])
+
+    @override
+    def own_fans(self) -> Fans:
+        """Products of the inputs for an output, and those with one number of an input: the mean over both inputs."""
+        out, in1, in2 = self.weight.shape
+        return Fans(in1 * in2, 2 * out * in1 * in2 / (in1 + in2))
 
     def _of_first(self, x1: Tensor) -> Tensor:
         """W x1 for each row: (N, out, in2)."""

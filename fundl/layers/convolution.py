@@ -4,6 +4,7 @@ The axes of the input are (B, C, *spatial), or (C, *spatial) for one example wit
 computation, since ATen's kernels take any number of spatial axes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar, Final, Generic, Literal, Self, final
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl import kernels, tree
+from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.kernels import PerAxis
 from fundl.layer import Layer
@@ -48,7 +50,7 @@ SPATIAL: Final = {1: "L", 2: "H, W", 3: "D, H, W"}
 
 
 @attrs.frozen(eq=False)
-class Convolution(Layer[Tensor]):
+class Convolution(Layer[Tensor], OwnFans):
     """A convolution over any number of spatial axes."""
 
     axes: ClassVar[int]
@@ -175,6 +177,14 @@ class Convolution(Layer[Tensor]):
         return [count for span in reversed(spans) for count in (0, span % 2)]
 
     # Shapes
+
+    @override
+    def own_fans(self) -> Fans:
+        """The elements of a window in its group's channels; of those that a stride skips, each place sees its share."""
+        of_window = math.prod(self._kernel_size())
+        narrow, wide = (channels // self.groups * of_window for channels in self._in_and_out())
+        places = math.prod(self._each(self.stride))
+        return Fans(narrow / places, wide) if self.transposed else Fans(narrow, wide / places)
 
     def _in_and_out(self) -> tuple[int, int]:
         """The numbers of channels of input and output."""

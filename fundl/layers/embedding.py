@@ -8,7 +8,8 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import kernels
-from fundl.initialize import Fans, Initializer, normal
+from fundl.fans import Fans, OwnFans
+from fundl.initialize import Initializer, normal
 from fundl.layer import Layer, zero_gradient
 from fundl.random import Key
 from fundl.shapes import AnySize, Shape
@@ -20,7 +21,7 @@ Lead = TypeVarTuple("Lead")
 
 @final
 @attrs.frozen(eq=False)
-class Embedding(Layer[Tensor], Generic[Features]):
+class Embedding(Layer[Tensor], OwnFans, Generic[Features]):
     """A row of the weight for each token: y[..., :] = weight[x[...]], with x of integers.
 
     Its vjp, with the tokens in a row, x of shape (N,) and grad of shape (N, features):
@@ -89,6 +90,11 @@ class Embedding(Layer[Tensor], Generic[Features]):
     @override
     def output_shape(self, shape: Shape[*Lead]) -> Shape[*Lead, Features]:
         return Shape(*shape.sizes, self.weight.shape[-1])
+
+    @override
+    def own_fans(self) -> Fans:
+        """A number of the output is one of the weight; a token has as many as there are features."""
+        return Fans(1, self.weight.shape[-1])
 
     def _explain(self, x: Tensor, error: Exception) -> None:
         """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
+from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, normal
 from fundl.layer import Layer
 from fundl.shapes import AnySize, S, Shape, expect
@@ -23,7 +24,7 @@ Lead = TypeVarTuple("Lead")
 
 @final
 @attrs.frozen(eq=False)
-class LearnedPositions(Layer[None], Generic[Features]):
+class LearnedPositions(Layer[None], OwnFans, Generic[Features]):
     """Adds a row of the weight to each step of a sequence: y[..., t, :] = x[..., t, :] + weight[t].
 
     Its vjp, with grad of T steps:
@@ -95,6 +96,11 @@ class LearnedPositions(Layer[None], Generic[Features]):
         *lead, steps, features = shape.trailing(2)
         expect("features", features, self.weight.shape[-1])
         return Shape(*lead, steps, self.weight.shape[-1])
+
+    @override
+    def own_fans(self) -> Fans:
+        """Each number of the output gets one of the weight."""
+        return Fans(1, 1)
 
 
 def learned_positions(

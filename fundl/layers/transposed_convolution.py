@@ -3,13 +3,13 @@
 What a convolution makes of the larger sizes, a transposed one with the same settings makes larger again.
 """
 
-from typing import Generic, final
+from typing import Final, Generic, final
 
 import attrs
 import torch
 from typing_extensions import TypeVar, override
 
-from fundl.initialize import Initializer, uniform_fan_in
+from fundl.initialize import Initializer, VarianceScaling
 from fundl.kernels import PerAxis
 from fundl.layers.convolution import (
     Batch,
@@ -38,6 +38,9 @@ from fundl.shapes import AnyShape, AnySize, Shape, Spreads
 OutputPadding = TypeVar("OutputPadding", bound=PerAxis, covariant=True, default=AnySize)  # as a layer's type states it
 More = TypeVar("More", bound=int, default=AnySize)  # as a function is given it
 
+# As torch draws them: up to 1 / sqrt(n), where n is the product of all axes of the weight but the first, its fan out.
+_UNIFORM: Final = VarianceScaling(1 / 3, "fan_out", "uniform")
+
 
 @attrs.frozen(eq=False)
 class TransposedConvolution(Convolution):
@@ -46,6 +49,8 @@ class TransposedConvolution(Convolution):
     transposed = True
 
     padding: PerAxis = attrs.field(default=0, kw_only=True)
+    weight_init: Initializer = attrs.field(default=_UNIFORM, kw_only=True)
+    bias_init: Initializer = attrs.field(default=_UNIFORM, kw_only=True)
     output_padding: PerAxis = attrs.field(default=0, kw_only=True)
 
     @override
@@ -149,8 +154,8 @@ def conv_transpose1d(
     groups: int = 1,
     output_padding: More | int | tuple[int] = 0,
     bias: bool = True,
-    weight_init: Initializer = uniform_fan_in(),
-    bias_init: Initializer = uniform_fan_in(),
+    weight_init: Initializer = _UNIFORM,
+    bias_init: Initializer = _UNIFORM,
     dtype: torch.dtype = torch.float32,
 ) -> ConvTranspose1d[In, Out, Kernel, Step, Pad, Gap, More]:
     """A `ConvTranspose1d` of the given sizes, without values: give it some with `initialize`.
@@ -265,8 +270,8 @@ def conv_transpose2d(
     groups: int = 1,
     output_padding: More | int | tuple[int, int] = 0,
     bias: bool = True,
-    weight_init: Initializer = uniform_fan_in(),
-    bias_init: Initializer = uniform_fan_in(),
+    weight_init: Initializer = _UNIFORM,
+    bias_init: Initializer = _UNIFORM,
     dtype: torch.dtype = torch.float32,
 ) -> ConvTranspose2d[In, Out, Kernel, Step, Pad, Gap, More]:
     """A `ConvTranspose2d` of the given sizes, without values: give it some with `initialize`.
@@ -381,8 +386,8 @@ def conv_transpose3d(
     groups: int = 1,
     output_padding: More | int | tuple[int, int, int] = 0,
     bias: bool = True,
-    weight_init: Initializer = uniform_fan_in(),
-    bias_init: Initializer = uniform_fan_in(),
+    weight_init: Initializer = _UNIFORM,
+    bias_init: Initializer = _UNIFORM,
     dtype: torch.dtype = torch.float32,
 ) -> ConvTranspose3d[In, Out, Kernel, Step, Pad, Gap, More]:
     """A `ConvTranspose3d` of the given sizes, without values: give it some with `initialize`.
