@@ -5,6 +5,8 @@ tensors are read by every program that knows the format. A tensor's name is its 
 one writes after the tree to get there: ``[0].weight`` of a model, ``.model[0].weight`` and ``.step`` of a `TrainState`; the
 name of a tree that is a tensor itself is empty.
 
+The metadata have a checksum of each tensor, and one of the rest, so that what a disk or a network has changed is found.
+
 All else (which layers there are, sizes, rates, where None stands) is the program's. So `load` fills a tree, `like`, that
 was made as the saved one was. Where their names, shapes and dtypes agree, the tree comes back bit for bit.
 """
@@ -12,22 +14,24 @@ was made as the saved one was. Where their names, shapes and dtypes agree, the t
 import ctypes
 import json
 import os
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, Final, TypeVar
 
+import attrs
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from fundl.files import whole_file
 from fundl.tree import Record, describe, flatten, misplaced_tensors, paths, unflatten
 
 T = TypeVar("T")
 
 _FORMAT_KEY: Final = "fundl.format"  # by its version, a later fundl can tell what it reads
 _FORMAT: Final = "1"
-
+_SUMS_KEY: Final = "fundl.crc32"
 
 _CODES: Final[Mapping[torch.dtype, str]] = {
     torch.float64: "F64",
@@ -56,11 +60,12 @@ _CODES: Final[Mapping[torch.dtype, str]] = {
 def save(path: str | os.PathLike[str], tree: object, *, metadata: Mapping[str, str] | None = None) -> None:
     """Write the tensors of a tree to a safetensors file, whole or not at all.
 
-    If the disk fills up, or the process dies, what the path named before is still there, as it was. Tensors that share
-    memory are written one by one; how they lie in memory (strides) is not kept. The same tree makes the same bytes.
+    If the disk fills up, the process dies, or the power goes, what the path named before is still there, as it was. Tensors
+    that share memory are written one by one; how they lie in memory (strides) is not kept. The same tree makes the same bytes.
 
     Args:
-        path: of the file, by custom in ".safetensors"; a file that is there already is replaced.
+        path: of the file, by custom in ".safetensors"; a file that is there already is replaced, and who may read and write it
+            stays as it was.
         tree: a model, an optimizer's state, a `TrainState`, or any other tree of tensors with values.
         metadata: texts to go with it, by name, for `load_metadata` and whoever else reads the file.
 
@@ -85,30 +90,6 @@ def save(path: str | os.PathLike[str], tree: object, *, metadata: Mapping[str, s
     tensors, texts = _named_tensors(tree), _texts(metadata or {})
     with whole_file(path) as file:
         _write(file, tensors, texts)
-
-
-@contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write to, that takes the place of what is there when all is written.
-
-    Raises:
-        FileNotFoundError: the folder does not exist.
-        OSError: the file cannot be written.
-    """
-    target = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {target.parent} to save {target.name} in: make it first, with os.makedirs")
-    if target.exists() and not target.is_file():
-        raise OSError(f"{target} is a folder or a device, not a file: give the path of a file to save to")
-    unfinished = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
-    try:
-        with unfinished.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # first the bytes reach the disk, then the name
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _named_tensors(tree: object) -> dict[str, Tensor]:
@@ -159,23 +140,60 @@ def _texts(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _write(file: BinaryIO, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
-    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
-    entries: dict[str, object] = {"__metadata__": texts}
+    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+    unknown = dict.fromkeys(ordered, 0)
+    file.write(_header(ordered, texts, _sums_text(ordered, texts, unknown)))
+    with ThreadPoolExecutor(1) as worker:
+        sums = {name: _write_numbers(file, tensor, worker) for name, tensor in ordered.items()}
+    file.seek(0)
+    file.write(_header(ordered, texts, _sums_text(ordered, texts, sums)))
+
+
+def _header(ordered: Mapping[str, Tensor], texts: Mapping[str, str], sums: str) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {_SUMS_KEY: sums, **texts}}
     end = 0
-    for name, tensor in ordered:
+    for name, tensor in ordered.items():
         start, end = end, end + tensor.numel() * tensor.element_size()
         entries[name] = {"dtype": _CODES[tensor.dtype], "shape": [*tensor.shape], "data_offsets": [start, end]}
     header = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    file.write(len(header).to_bytes(8, "little") + header)
-    for _, tensor in ordered:
-        _write_numbers(file, tensor)
+    return len(header).to_bytes(8, "little") + header
 
 
-def _write_numbers(file: BinaryIO, tensor: Tensor) -> None:
-    """Write the numbers of one tensor, from the first axis to the last."""
+def _write_numbers(file: BinaryIO, tensor: Tensor, worker: ThreadPoolExecutor) -> int:
+    """Write the numbers of one tensor, from the first axis to the last; and their checksum."""
     dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
-    file.write((ctypes.c_char * dense.nbytes).from_address(dense.data_ptr()))
+    sums = _sum_of(dense, worker)
+    file.write(_memory(dense))
+    return sums.result()
+
+
+# --- Checksums --------------------------------------------------------------------------------------------------------
+
+# CRC-32 finds each flipped bit. It takes less time than to copy the numbers, and another thread finds it meanwhile. The text
+# has the checksums in hexadecimal: first that of all else in the file, then those of the tensors, in the order of their names.
+
+_SMALL: Final = 2**16  # bytes that take less time than another thread to ask
+
+
+def _sums_text(tensors: Mapping[str, Tensor], texts: Mapping[str, str], sums: Mapping[str, int]) -> str:
+    names = sorted(tensors)
+    described = [(name, _CODES.get(tensors[name].dtype), [*tensors[name].shape], sums[name]) for name in names]
+    rest = zlib.crc32(json.dumps([sorted(texts.items()), described]).encode())
+    return " ".join(f"{number:08x}" for number in (rest, *(sums[name] for name in names)))
+
+
+def _sum_of(dense: Tensor, worker: ThreadPoolExecutor) -> "Future[int]":
+    """The checksum of a contiguous tensor's numbers."""
+    if dense.nbytes > _SMALL:
+        return worker.submit(zlib.crc32, _memory(dense))
+    done = Future[int]()
+    done.set_result(zlib.crc32(_memory(dense)))
+    return done
+
+
+def _memory(dense: Tensor) -> "ctypes.Array[ctypes.c_char]":
+    return (ctypes.c_char * dense.nbytes).from_address(dense.data_ptr())
 
 
 # --- Loading ----------------------------------------------------------------------------------------------------------
@@ -196,8 +214,9 @@ def load(path: str | os.PathLike[str], like: T, *, device: torch.device | str | 
 
     Raises:
         FileNotFoundError: there is no such file; another OSError if it may not be read.
-        ValueError: it is not a whole safetensors file, a later fundl wrote it, or it does not fit `like`: the message lists
-            every tensor that one of the two lacks, or that is of another shape or dtype in one than in the other.
+        ValueError: it is not a whole safetensors file, a later fundl wrote it, its numbers are not those that were saved, or it
+            does not fit `like`: the message lists every tensor that one of the two lacks, or that is of another shape or dtype
+            in one than in the other.
 
     A training run goes on where it was stopped, as if it had not been:
 
@@ -216,8 +235,8 @@ def load(path: str | os.PathLike[str], like: T, *, device: torch.device | str | 
     >>> tree.equal(resumed, run(start, epochs=3))
     True
     """
-    stored, _ = _read(path)
-    if differences := _differences(stored, like):
+    file = _read(path)
+    if differences := _differences(file.tensors, like):
         raise ValueError(
             f"{os.fspath(path)} does not fit like: make like as the saved tree was made (for its dtypes see tree.cast_to)\n    "
             + "\n    ".join(differences)
@@ -225,10 +244,17 @@ def load(path: str | os.PathLike[str], like: T, *, device: torch.device | str | 
     leaves, structure = flatten(like)
     first = next((leaf.device for leaf in leaves if leaf is not None), torch.device("cpu"))
     loaded: list[Tensor | None] = []
-    for name, leaf in zip(paths(like), leaves, strict=True):
-        target = device or _off_meta(first if leaf is None else leaf.device)
-        # What is stored lies in the file itself: a copy is safe from who writes there next, and aligned as tensors are.
-        loaded.append(stored[name].to(target, copy=True) if name in stored else None)
+    sums: dict[str, Future[int]] = {}
+    with ThreadPoolExecutor(1) as worker:
+        for name, leaf in zip(paths(like), leaves, strict=True):
+            target = torch.device(device or _off_meta(first if leaf is None else leaf.device))
+            stored = file.tensors.get(name)
+            if stored is not None and name in file.sums and target.type != "meta":
+                sums[name] = _sum_of(stored, worker)
+            # What is stored lies in the file itself: a copy is safe from who writes there next, and aligned as tensors are.
+            loaded.append(None if stored is None else stored.to(target, copy=True))
+    if damaged := [name for name, number in sums.items() if number.result() != file.sums[name]]:
+        raise _damaged(path, f"the numbers of {', '.join(name or 'its root' for name in damaged)}")
     return unflatten(structure, loaded)
 
 
@@ -279,7 +305,7 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: there is no such file; another OSError if it may not be read.
-        ValueError: it is not a whole safetensors file, or a later fundl wrote it.
+        ValueError: it is not a whole safetensors file, a later fundl wrote it, or its metadata are not those that were saved.
 
     >>> from tempfile import TemporaryDirectory
     >>> from fundl import load_metadata, save
@@ -288,26 +314,80 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     ...     load_metadata(f"{folder}/mean.safetensors")
     {'of': 'the training set'}
     """
-    return _read(path)[1]
+    return dict(_read(path).texts)
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a file by name, as views of the file, and its metadata."""
+@attrs.frozen
+class _File:
+    """What a file holds.
+
+    Args:
+        tensors: by name, as views of the file.
+        texts: the metadata.
+        sums: checksums of the tensors, by name; none if the file was not written by fundl.
+    """
+
+    tensors: Mapping[str, Tensor]
+    texts: Mapping[str, str]
+    sums: Mapping[str, int]
+
+
+def _read(path: str | os.PathLike[str]) -> _File:
     where = os.path.abspath(path)
     if not os.path.isfile(where):
         found = ", only a folder of that name" if os.path.isdir(where) else ""
         raise FileNotFoundError(f"there is no file {where}{found}")
     with open(where, "rb"):  # if it may not be read, this says so: safetensors would say that it is not there
         pass
-    try:
-        with safe_open(where, framework="pt") as file:
-            names, texts = file.keys(), file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in names}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{where} is not a safetensors file, or only a part of one ({error}): load what fundl.save wrote"
-        ) from error
-    version = texts.pop(_FORMAT_KEY, _FORMAT)
+    tensors, texts = _of_one_file(where)
+    version, written = texts.get(_FORMAT_KEY, _FORMAT), texts.pop(_SUMS_KEY, None)
     if version != _FORMAT:
         raise ValueError(f"{where} is of format {version}, from a later fundl; this one reads format {_FORMAT}: update fundl")
-    return tensors, texts
+    sums = {} if written is None else _sums(where, written, tensors, texts)
+    texts.pop(_FORMAT_KEY, None)
+    return _File(tensors, texts, sums)
+
+
+def _of_one_file(where: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a file that others may replace meanwhile: safetensors opens it more than once."""
+    for _ in range(_TRIES):
+        before = _identity(where)
+        try:
+            with safe_open(where, framework="pt") as file:
+                names, texts = file.keys(), file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in names}
+        except SafetensorError as error:
+            if _identity(where) == before:
+                raise ValueError(
+                    f"{where} is not a safetensors file, or only a part of one ({error}): load what fundl.save wrote"
+                ) from error
+        else:
+            if _identity(where) == before:
+                return tensors, texts
+    raise OSError(f"{where} is replaced by others again and again while it is read: wait until they are done")
+
+
+_TRIES: Final = 100
+
+
+def _identity(where: str) -> tuple[int, ...]:
+    found = os.stat(where)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _sums(where: str, written: str, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> Mapping[str, int]:
+    """The checksums of a file's tensors, if all but their numbers is as it was saved."""
+    try:
+        sums = dict(zip(sorted(tensors), (int(number, 16) for number in written.split(" ")[1:]), strict=True))
+    except ValueError:
+        raise _damaged(where, "its checksums") from None
+    if _sums_text(tensors, texts, sums) != written:
+        raise _damaged(where, "its metadata, or the names or kinds of its tensors,")
+    return sums
+
+
+def _damaged(path: str | os.PathLike[str], what: str) -> ValueError:
+    return ValueError(
+        f"{os.path.abspath(path)} is damaged: {what} are not what was saved. Load another copy; if another program has changed"
+        f" it on purpose, have that leave {_SUMS_KEY} out of the metadata"
+    )

@@ -1,5 +1,6 @@
 """What is saved comes back bit for bit, others read it, nothing is lost on the way, and what is wrong is said in full."""
 
+import errno
 import json
 import os
 import re
@@ -8,7 +9,9 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -31,6 +35,7 @@ from fundl import (
     compose,
     cross_entropy,
     disk,
+    files,
     fit,
     initialize,
     key,
@@ -43,8 +48,9 @@ from fundl import (
     train_step,
     tree,
 )
+from fundl.files import _host
 from fundl.optim.chain import AnyTransform
-from fundl.saving import _CODES
+from fundl.saving import _CODES, _SMALL
 from fundl.tree import BUFFER
 from tests.optimizer_samples import OPTIMIZERS
 from tests.samples import SAMPLES, Sample
@@ -534,16 +540,26 @@ def test_a_write_that_fails_leaves_what_was_there(
     assert tree.equal(load(path, MODEL), OTHER)
 
 
-def test_the_bytes_are_on_the_disk_before_the_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
+@pytest.mark.skipif(sys.platform == "win32", reason="folders")
+def test_the_bytes_are_on_the_disk_before_the_name_and_then_the_name(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[int, bool]] = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: synced.append((os.fstat(descriptor).st_ino, path.exists())))
+    save(path, MODEL)
+    assert synced == [(path.stat().st_ino, False), (path.parent.stat().st_ino, True)]
 
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_synced_and_one_that_fails(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raised: bool
+) -> None:
     def fsync(descriptor: int) -> None:
-        assert not path.exists()
-        synced.append(os.fstat(descriptor).st_size)
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, "as it is")
 
     monkeypatch.setattr("os.fsync", fsync)
-    save(path, MODEL)
-    assert synced == [path.stat().st_size]
+    with pytest.raises(OSError, match="as it is") if raised else nullcontext():
+        save(path, MODEL)
+    assert tree.equal(load(path, MODEL), MODEL)
 
 
 KILLED: Final = """
@@ -608,3 +624,150 @@ def test_links_are_followed_and_modes_are_as_usual(path: Path, tmp_path: Path) -
     assert tree.equal(load(path, MODEL), OTHER)
     (tmp_path / "usual").touch()
     assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "usual").stat().st_mode)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444, 0o666])
+def test_who_may_read_and_write_a_file_stays_so(path: Path, mode: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is written, too."""
+    save(path, MODEL)
+    path.chmod(mode)
+    found: list[int] = []
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            found.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+
+    monkeypatch.setattr("os.fsync", fsync)
+    save(path, OTHER)
+    assert [*found, stat.S_IMODE(path.stat().st_mode)] == [mode, mode]
+    assert tree.equal(load(path, MODEL), OTHER)
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="only root can give files away")
+def test_a_file_stays_its_owners(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(path, MODEL)
+    path.chmod(0o660)
+    os.chown(path, 1234, 2345)
+    save(path, OTHER)
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 2345, 0o660)
+
+    def refuse(*_: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.fchown", refuse)
+    save(path, MODEL)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600  # the group is another one: it is not let in
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ä" * 127, "日" * 85])
+def test_names_may_be_as_long_as_file_systems_allow(tmp_path: Path, name: str) -> None:
+    for _ in range(2):
+        save(tmp_path / name, MODEL)
+    assert os.listdir(tmp_path) == [name]
+    assert tree.equal(load(tmp_path / name, MODEL), MODEL)
+
+
+# --- What dead processes left -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_what_a_dead_process_left_is_cleared_by_the_next_one(path: Path) -> None:
+    program = KILLED.format(where="(sys.modules['fundl.saving'], '_write_numbers')")
+    subprocess.run([sys.executable, "-c", program, path], check=False)
+    assert len(os.listdir(path.parent)) == 2
+    save(path.parent / "another", MODEL)
+    assert sorted(os.listdir(path.parent)) == ["another", path.name]
+
+
+def test_what_is_being_written_is_left_alone(path: Path) -> None:
+    with files.whole_file(path) as file:
+        (unfinished,) = path.parent.iterdir()
+        save(path, OTHER)
+        assert unfinished.exists()
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole"
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_what_is_on_another_machine_is_left_alone_for_a_day(path: Path) -> None:
+    mine, others, foreign = (
+        path.with_name(f".saved.{name}.tmp") for name in (f"{_host()}01234567.fundl", "0123456701234567.fundl", "01234567")
+    )
+    for unfinished in (mine, others, foreign):
+        unfinished.touch()
+    save(path, MODEL)
+    assert {*path.parent.iterdir()} == {path, others, foreign}
+    os.utime(others, (time.time() - 1e5,) * 2)
+    save(path, MODEL)
+    assert {*path.parent.iterdir()} == {path, foreign}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and pipes")
+def test_links_and_pipes_in_the_place_of_what_was_left_are_not_touched(path: Path, tmp_path: Path) -> None:
+    name = f".saved.{_host()}0123456{{}}.fundl.tmp"
+    (tmp_path / "kept").touch()
+    path.with_name(name.format(1)).symlink_to(tmp_path / "kept")
+    os.mkfifo(path.with_name(name.format(2)))
+    path.with_name(name.format(3)).mkdir()
+    before = {*tmp_path.iterdir()}
+    save(path, MODEL)
+    assert {*tmp_path.iterdir()} == before | {path}
+
+
+# --- Checksums --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("saved", [MODEL, bits(torch.uint8, 2 * _SMALL + 1), (bits(torch.int64, 2**14), torch.ones(3))])
+def test_a_flipped_bit_is_found(path: Path, saved: object) -> None:
+    save(path, saved, metadata={"a": "b"})
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    step = max(1, (len(content) - start) // 100)
+    for place in range(start, len(content), step):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        with pytest.raises(ValueError, match=r"saved.safetensors is damaged: the numbers of .* are not what was saved"):
+            load(path, saved)
+    for place in range(0, start, 3):  # of the header: found, unless it is in the name of the checksums, or in blanks
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+        try:
+            assert tree.equal(load(path, saved), saved)
+            assert load_metadata(path).get("a") == "b"
+        except ValueError:
+            continue
+
+
+def test_what_is_damaged_is_named(path: Path) -> None:
+    save(path, {"a": torch.ones(2), "b": torch.ones(1)}, metadata={"note": "first"})
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + b"!")
+    message = (
+        r"saved.safetensors is damaged: the numbers of \['b'\] are not what was saved. Load another copy; if another program"
+    )
+    with pytest.raises(ValueError, match=message):
+        load(path, {"a": torch.ones(2), "b": torch.ones(1)})
+    assert load_metadata(path) == {"note": "first"}  # which reads no numbers
+    path.write_bytes(content.replace(b"first", b"worst"))
+    with pytest.raises(
+        ValueError, match="is damaged: its metadata, or the names or kinds of its tensors, are not what was saved"
+    ):
+        load_metadata(path)
+    sums = safe_metadata(path)["fundl.crc32"]
+    for other in (b"", sums[:8].encode(), sums.replace(" ", "x").encode(), b"0 1 2"):
+        save_file({"": torch.ones(1)}, path, metadata={"fundl.crc32": other.decode()})
+        with pytest.raises(ValueError, match="is damaged: its "):
+            load(path, torch.ones(1))
+
+
+def safe_metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
+
+
+def test_who_writes_the_same_in_another_order_may_keep_the_checksums(path: Path) -> None:
+    saved = [bits(dtype, 3) for dtype in _CODES]
+    save(path, saved, metadata={"b": "1", "a": "2"})
+    save_file(load_file(path), path, metadata=safe_metadata(path))
+    assert tree.equal(load(path, saved), saved)
+    assert load_metadata(path) == {"b": "1", "a": "2"}

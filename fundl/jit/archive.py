@@ -25,10 +25,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import processor
+from fundl.files import whole_file
 from fundl.jit import cache, identity
 from fundl.jit.kinds import Kind, Trace
 from fundl.jit.walk import statics
-from fundl.saving import whole_file
 
 F = TypeVar("F")
 
