@@ -210,6 +210,10 @@ from fundl.layers.resampling import (
     PixelUnshuffle,
     Upsample,
 )
+from fundl.layers.shared import (
+    Shared,
+    shared,
+)
 from fundl.layers.softmax import (
     LogSoftmax,
     Softmax,
@@ -501,6 +505,7 @@ __all__ = [
     "Schedule",
     "SelfAttention",
     "Shape",
+    "Shared",
     "SiLU",
     "Sigmoid",
     "SinusoidalPositions",
@@ -641,6 +646,7 @@ __all__ = [
     "self_attention",
     "sgd",
     "shapes",
+    "shared",
     "split",
     "standardize",
     "stateful",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
+from fundl import tree
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.inside import Sizes, backward_input_inside, backward_inside, backward_params_inside, forward_inside
 from fundl.model import (
@@ -143,14 +144,15 @@ class Both(Layer[tuple[object, object], Pair, Pair], Generic[F, G]):
 
 
 def both(first: F, second: G) -> Both[F, G]:
-    """A `Both`: a model for each of two inputs, y = (f(x1), g(x2)).
+    """A `Both`: a model for each of two inputs, y = (f(x1), g(x2)). One model for both inputs is `shared`.
 
     Args:
         first: f, a layer or a tuple of layers. `Identity` leaves x1 as it is.
         second: g, likewise.
 
     Raises:
-        ValueError: a part is an empty tuple, or the layers of one do not fit together.
+        ValueError: a part is an empty tuple, or the layers of one do not fit together; or the two have a parameter in
+            common, of which each would train a copy of its own.
         TypeError: a part is not a model.
 
     >>> from fundl import Identity, Tanh, apply, both
@@ -160,7 +162,20 @@ def both(first: F, second: G) -> Both[F, G]:
     for part in (first, second):
         require_model(part)
         output_shape(part)
+    _require_apart(first, second)
     return Both(first, second)
+
+
+def _require_apart(first: Model, second: Model) -> None:
+    """Raise if two models have a parameter in common: a tree has each of its leaves for itself, and so would they."""
+    of_first = {id(leaf) for leaf in tree.trainable_leaves(first)}
+    paths = zip(tree.trainable_paths(second), tree.trainable_leaves(second), strict=True)
+    if common := [path for path, leaf in paths if id(leaf) in of_first]:
+        raise ValueError(
+            f"the models of both(f, g) have a parameter in common, g{common[0]}, of which each would train a copy of its own:"
+            " shared(f) is one model for both inputs, pipe(shared(f), both(g, h)) begins with one; for two models that begin"
+            " alike, make the second of copies, tree.map(torch.clone, f)"
+        )
 
 
 # --- One of two --------------------------------------------------------------------------------------------------------

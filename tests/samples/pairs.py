@@ -5,7 +5,7 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 
-from fundl import Add, Concatenate, Duplicate, Multiply, Tanh, bilinear, both, linear, pipe
+from fundl import Add, Concatenate, Duplicate, Multiply, Tanh, bilinear, both, linear, pipe, shared
 from tests.samples.linear import affine
 from tests.samples.table import normal, sample
 
@@ -19,6 +19,31 @@ SAMPLES: Final = (
         both((linear(3, 4), Tanh()), linear(2, 4, bias=False)),
         UNLIKE,
         lambda p, x: (torch.tanh(affine(p.first[0], x[0])), affine(p.second, x[1])),
+    ),
+    sample(
+        "shared",
+        shared(linear(3, 4), Tanh()),
+        (normal(5, 3), normal(5, 6)[:, 3:]),
+        lambda p, x: (torch.tanh(affine(p.layers[0], x[0])), torch.tanh(affine(p.layers[0], x[1]))),
+    ),
+    sample(
+        "shared, of two lengths",
+        shared((linear(3, 4, bias=False), Tanh()), linear(4, 2)),
+        (normal(5, 2, 3), normal(5, 3)),
+        lambda p, x: (
+            affine(p.layers[1], torch.tanh(affine(p.layers[0][0], x[0]))),
+            affine(p.layers[1], torch.tanh(affine(p.layers[0][0], x[1]))),
+        ),
+        kept=15 * 4 * 8,
+    ),
+    sample(
+        "siamese",
+        pipe(shared(linear(3, 4), Tanh()), Multiply(), linear(4, 1)),
+        X,
+        lambda p, x: affine(
+            p.layers[2], torch.tanh(affine(p.layers[0].layers[0], x[0])) * torch.tanh(affine(p.layers[0].layers[0], x[1]))
+        ),
+        kept=3 * 5 * 4 * 8,
     ),
     sample("Add", Add(), X, lambda _, x: x[0] + x[1]),
     sample("Multiply", Multiply(), X, lambda _, x: x[0] * x[1]),
