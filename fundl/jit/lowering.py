@@ -1,7 +1,7 @@
 """What inductor is to do otherwise than it would: products of matrices as sums, and when, and how often, it computes what."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 import torch
@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 NAMES: Final = (
     "torch._inductor.inductor_prims.force_stride_order",
+    "torch._inductor.ir.BaseView",
     "torch._inductor.ir.ExternKernel.realize_input",
     "torch._inductor.ir.ExternKernel.require_contiguous",
     "torch._inductor.ir.FixedLayout",
+    "torch._inductor.ir.InputBuffer",
+    "torch._inductor.ir.InputsKernel.get_inputs_that_alias_output",
+    "torch._inductor.ir.MutableBox",
     "torch._inductor.ir.TensorBox.create",
     "torch._inductor.lowering.lowerings",
     "torch._inductor.mkldnn_ir.LinearUnary",
@@ -118,13 +122,12 @@ def _norms(tensors: list[Tensor], order: float = 2, dtype: torch.dtype | None = 
 
 
 def finish_before_writing(module: "GraphModule") -> None:
-    """Have inductor compute all that a graph returns or writes before it writes anything.
+    """Have inductor compute all that a graph returns or writes, in memory of its own, before it writes anything.
 
     It puts computing off, so as to fuse it, and is to notice when what it would read is written to. That went wrong: gradients
-    were computed from weights that were new already. What is finished needs nobody's attention.
+    were computed from weights that were new already. And it takes a copy of an input, or a view, for nothing to do: so it read
+    old values, which were to be handed on, after they were written over. What is finished needs nobody's attention.
     """
-    from torch._inductor.inductor_prims import force_stride_order
-
     graph = module.graph
     writes = graph.find_nodes(op="call_function", target=kernels.copy_)
     if not writes:
@@ -132,17 +135,58 @@ def finish_before_writing(module: "GraphModule") -> None:
     output = graph.output_node()
     written: list[Node] = [write.args[1] for write in writes]
     returned: list[Node] = [*output.args[0]]  # type: ignore[misc]  # they are nodes: see trace
-    finished = {node: node for node in [*written, *returned]}
+    finished: dict[Node, Node] = {}
     with graph.inserting_before(writes[0]):
         for node in (*written, *returned):
-            if node.op != "placeholder" and finished[node] is node:
+            if node not in finished:
                 value: Tensor = node.meta["val"]
-                finished[node] = graph.call_function(force_stride_order, (node, value.stride()))
+                finished[node] = graph.call_function(_finished(), (node, _order_of_axes(value)))
                 finished[node].meta["val"] = value
     for write, node in zip(writes, written, strict=True):
         write.args = (write.args[0], finished[node])
     output.args = ([finished[node] for node in returned],)
     module.recompile()
+
+
+def _order_of_axes(tensor: Tensor) -> Sequence[int]:
+    """Strides that a tensor of such a shape can have in memory of its own: its own ones, unless numbers share their place."""
+    shared = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return torch.empty(tensor.shape, device="meta").stride() if shared else tensor.stride()
+
+
+@functools.cache
+def _finished() -> "Callable[[Tensor, Sequence[int]], Tensor]":
+    """An operation for graphs: a tensor, computed by now, in memory of its own.
+
+    It has strides of that order. A copy is made only of what is, or may be, in the memory of an input; no pass of inductor's
+    knows the operation, and so none takes it away.
+    """
+    from torch._inductor import ir
+    from torch._inductor.inductor_prims import force_stride_order
+    from torch._inductor.lowering import lowerings
+
+    def finish(tensor: Tensor, strides: Sequence[int]) -> Tensor:
+        return tensor.new_empty_strided(tensor.shape, strides).copy_(tensor)
+
+    def shape(tensor: Tensor, strides: Sequence[int]) -> Tensor:
+        return tensor.new_empty_strided(tensor.shape, strides)
+
+    def lower(tensor: ir.TensorBox, strides: Sequence[int]) -> ir.IRNode:
+        tensor.realize()
+        memory: ir.IRNode = tensor
+        while isinstance(memory, ir.BaseView | ir.MutableBox):
+            memory = memory.data
+        if isinstance(memory, ir.InputBuffer) or (
+            isinstance(memory, ir.InputsKernel) and memory.get_inputs_that_alias_output()
+        ):
+            tensor = lowerings[kernels.clone](tensor)
+            tensor.realize()
+        return cast("ir.IRNode", lowerings[force_stride_order](tensor, strides))
+
+    operation = torch.library.custom_op("fundl::finished", finish, mutates_args=())
+    operation.register_fake(shape)
+    lowerings[operation._opoverload] = lower
+    return operation._opoverload
 
 
 def keep_numbers(module: "GraphModule") -> None:
