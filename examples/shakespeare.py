@@ -81,8 +81,7 @@ def all_pieces(text: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 def loss(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The mean cross-entropy of the characters, in nats, and its gradient: of scores (B, T, C) and characters (B, T)."""
-    value, grad = fundl.cross_entropy(prediction.flatten(0, 1), target.flatten())
-    return value, grad.reshape(prediction.shape)
+    return fundl.cross_entropy(prediction, target, axis=-1)
 
 
 # --- The models ----------------------------------------------------------------------------------------------------------

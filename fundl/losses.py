@@ -14,12 +14,14 @@ A float16 or bfloat16 prediction is compared in float32: its gradient has its dt
 """
 
 from collections.abc import Callable
-from typing import Final, Literal, TypeAlias
+from functools import partial
+from typing import Final, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fundl import kernels
+from fundl.class_axis import as_rows, axis_hint, is_along
 
 Reduction: TypeAlias = Literal["mean", "sum", "batch_mean"]
 """What becomes of the losses of a batch: see the module."""
@@ -140,6 +142,7 @@ def cross_entropy(
     weight: Tensor | None = None,
     label_smoothing: float = 0.0,
     ignore_index: int = -100,
+    axis: int = 1,
     reduction: Reduction = "mean",
 ) -> ValueAndGrad:
     """The cross-entropy of classes, from logits.
@@ -160,10 +163,12 @@ def cross_entropy(
         weight: w, of shape (C,); by default all 1.
         label_smoothing: s, from 0 to 1.
         ignore_index: a class index that marks samples to leave out. If all are left out, the mean is nan.
+        axis: of the prediction, that of the classes, and of a target of probabilities; 1 by default. Models of sequences give
+            (B, T, C): take -1.
         reduction: "mean", "sum" or "batch_mean".
 
     Shape:
-        (B, C, ...) and (B, ...) for class indices, or (B, C, ...) for probabilities, to ()
+        (B, C, ...) and (B, ...) for class indices, or (B, C, ...) for probabilities, to (); C where `axis` says
 
     Raises:
         ValueError: the shapes do not fit, an option is out of its range, or there is nothing to average.
@@ -180,6 +185,9 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing, a probability, must be from 0 to 1, not {label_smoothing}")
+    if not is_along(axis, prediction):
+        of_rows = partial(cross_entropy, weight=weight, label_smoothing=label_smoothing, ignore_index=ignore_index)
+        return _by_rows(of_rows, prediction, target, axis, reduction)
     x, w = _class_scores(prediction, weight)
     log_probabilities = torch.log_softmax(x, 1)
     if target.is_floating_point():
@@ -203,6 +211,7 @@ def nll(
     *,
     weight: Tensor | None = None,
     ignore_index: int = -100,
+    axis: int = 1,
     reduction: Reduction = "mean",
 ) -> ValueAndGrad:
     """The negative log-likelihood of classes, from log-probabilities: of each sample -w_y x_y, with y its class.
@@ -215,10 +224,12 @@ def nll(
         target: y, class indices, integers from 0 to C - 1.
         weight: w, of shape (C,); by default all 1.
         ignore_index: a class index that marks samples to leave out. If all are left out, the mean is nan.
+        axis: of the prediction, that of the classes; 1 by default. Models of sequences give
+            (B, T, C): take -1.
         reduction: "mean", "sum" or "batch_mean".
 
     Shape:
-        (B, C, ...) and (B, ...) to ()
+        (B, C, ...) and (B, ...) to (); C where `axis` says
 
     Raises:
         ValueError: the shapes do not fit, there is nothing to average, or the reduction is unknown.
@@ -230,10 +241,30 @@ def nll(
     (tensor(0.4904), tensor([[ 0.0000, -0.5000],
             [-0.5000,  0.0000]]))
     """
+    if not is_along(axis, prediction):
+        return _by_rows(partial(nll, weight=weight, ignore_index=ignore_index), prediction, target, axis, reduction)
     x, w = _class_scores(prediction, weight)
     indices = _class_indices(prediction, target)
     value, grad, _ = _hard_classes(x, indices, w, ignore_index, reduction)
     return value, _as(prediction, grad)
+
+
+class _OfRows(Protocol):
+    def __call__(self, prediction: Tensor, target: Tensor, *, reduction: Reduction) -> ValueAndGrad: ...
+
+
+def _by_rows(loss: _OfRows, prediction: Tensor, target: Tensor, axis: int, reduction: Reduction) -> ValueAndGrad:
+    """A loss of classes along another axis than 1, whose samples and positions are put in rows for it."""
+    rows = as_rows(prediction, target, axis)
+    if reduction != "batch_mean":
+        value, grad = loss(rows.prediction, rows.target, reduction=reduction)
+        return value, rows.back(grad)
+    if target.is_floating_point() and target.dtype != prediction.dtype:
+        raise _unlike(prediction, target)
+    share, row_target = 1 / _divisor(prediction, reduction), rows.target
+    row_target = _computable(row_target) if row_target.is_floating_point() else row_target
+    value, grad = loss(_computable(rows.prediction), row_target, reduction="sum")
+    return value * share, rows.back(_as(prediction, grad * share))
 
 
 def _hard_classes(
@@ -561,6 +592,8 @@ def _misshapen_indices(prediction: Tensor, target: Tensor) -> ValueError:
     message = f"for a prediction of shape {tuple(prediction.shape)}, class indices must have the shape {wanted}, not"
     if target.shape == prediction.shape:
         return ValueError(f"{message} {tuple(target.shape)}: if they are one-hot, take target.argmax(1)")
+    if said := axis_hint(prediction.shape, target.shape):
+        return ValueError(f"{message} {tuple(target.shape)}: {said}")
     if target.numel() == prediction.numel() // prediction.shape[1]:
         return ValueError(f"{message} {tuple(target.shape)}: take target.reshape({wanted})")
     return ValueError(f"{message} {tuple(target.shape)}: the batch's predictions and targets must belong together")

@@ -7,10 +7,11 @@ a single score decides for yes where it is above a threshold.
 import torch
 from torch import Tensor
 
+from fundl.class_axis import as_rows, axis_hint, is_along
 from fundl.losses import is_readable
 
 
-def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = None) -> Tensor:
+def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = None, axis: int = 1) -> Tensor:
     """The fraction of decisions that are right.
 
     Without a threshold, the prediction holds a score for each class, and decides for the class of the highest. With one,
@@ -21,6 +22,8 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
         prediction: logits, log-probabilities or probabilities.
         target: class indices, or scores such as one-hot ones, whose highest is the class; with a threshold, labels.
         threshold: above which a score means yes: 0.0 for logits and for outputs that aim at -1 and 1, 0.5 for probabilities.
+        axis: of the prediction, that of the classes, and of a target of scores; 1 by default. Models of sequences give
+            (B, T, C): take -1.
 
     Shape:
         (B, C, ...) with C > 1, and (B, ...) or (B, C, ...), to (); with a threshold any, the same for both, to ()
@@ -41,6 +44,8 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
         raise TypeError(f"the prediction must hold scores, floating-point, not {prediction.dtype}")
     if not prediction.numel():
         raise ValueError(f"there is no prediction to judge: the prediction's shape is {tuple(prediction.shape)}")
+    if threshold is None and not is_along(axis, prediction):
+        prediction, target = as_rows(prediction, target, axis)[:2]
     if threshold is not None:
         _require_labels(target, prediction)
         right = (prediction > threshold) == (target > 0)
@@ -54,7 +59,7 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
     return right.to(torch.float32).mean()
 
 
-def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int) -> Tensor:
+def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int, axis: int = 1) -> Tensor:
     """How often each class was taken for each: row i, column j counts the samples of the true class i predicted as j.
 
     The diagonal counts what is right. Divided by its row's sum it is the recall of a class, by its column's the precision.
@@ -63,6 +68,8 @@ def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int) -> Ten
         prediction: scores of the classes, the highest of which decides; or the indices of the predicted classes.
         target: the true classes: indices, or scores such as one-hot ones, whose highest is the class.
         classes: C, how many classes there are, at least 1.
+        axis: of the prediction, that of the classes, and of a target of scores; 1 by default. Models of sequences give
+            (B, T, C): take -1.
 
     Shape:
         (B, C, ...) for floating-point scores or (B, ...) for indices, and (B, ...) or (B, C, ...), to (C, C), int64
@@ -79,6 +86,8 @@ def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int) -> Ten
     """
     if classes < 1:
         raise ValueError(f"classes must be at least 1, not {classes}")
+    if prediction.is_floating_point() and not is_along(axis, prediction):
+        prediction, target = as_rows(prediction, target, axis)[:2]
     if not prediction.is_floating_point():
         predicted = prediction.to(torch.int64)
         shape = torch.Size((*prediction.shape[:1], classes, *prediction.shape[1:]))
@@ -101,9 +110,10 @@ def _true_classes(target: Tensor, shape: torch.Size) -> Tensor:
         return target.to(torch.uint8).argmax(1) if target.dtype == torch.bool else target.argmax(1)
     wanted = (*shape[:1], *shape[2:])
     if target.shape != wanted:
+        said = axis_hint(shape, target.shape)
         raise ValueError(
             f"the target must hold class indices of shape {wanted}, or scores of shape {tuple(shape)}, as the prediction's"
-            f" shape says, but its shape is {tuple(target.shape)}"
+            f" shape says, but its shape is {tuple(target.shape)}{said and f': {said}'}"
         )
     if target.is_floating_point():
         raise TypeError(f"class indices must be integers, not {target.dtype}: convert them with target.to(torch.int64)")

@@ -85,6 +85,16 @@ def kl_reference(prediction: Tensor, target: Tensor, /, *, reduction: str, log_t
     return value / prediction.numel() if reduction == "mean" else value
 
 
+def along(axis: int, reference: Reference) -> Reference:
+    """A function of torch, which wants classes along axis 1, for classes along another."""
+
+    def moved(prediction: Tensor, target: Tensor, /, *, reduction: str) -> Tensor:
+        target = target.movedim(axis, 1) if target.is_floating_point() else target
+        return reference(prediction.movedim(axis, 1).contiguous(), target, reduction=reduction)
+
+    return moved
+
+
 INDICES: Final = torch.tensor([1, 0, 2, 1, 2])
 PLANES: Final = torch.tensor([[[1, 0], [2, 2], [0, 1]], [[2, 1], [1, 1], [0, 2]]])  # (2, 3, 2)
 WEIGHT: Final = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
@@ -138,6 +148,34 @@ SAMPLES: Final[dict[str, Sample]] = {
         partial(F.nll_loss, weight=WEIGHT, ignore_index=0),
         normal(2, 3, 3, 2).log_softmax(1),
         PLANES,
+    ),
+    "cross_entropy, classes last": Sample(
+        partial(cross_entropy, axis=-1), along(-1, F.cross_entropy), normal(2, 3, 2, 3), PLANES
+    ),
+    "cross_entropy, classes last, of a transpose": Sample(
+        partial(cross_entropy, axis=-1), along(-1, F.cross_entropy), normal(3, 3, 2).transpose(0, 2), PLANES[..., 0]
+    ),
+    "cross_entropy, classes last, all options": Sample(
+        partial(cross_entropy, axis=-1, weight=WEIGHT, label_smoothing=0.3, ignore_index=0),
+        along(-1, partial(F.cross_entropy, weight=WEIGHT, label_smoothing=0.3, ignore_index=0)),
+        normal(2, 3, 2, 3),
+        PLANES,
+    ),
+    "cross_entropy, classes in between": Sample(
+        partial(cross_entropy, axis=2), along(2, F.cross_entropy), normal(2, 3, 3, 2), PLANES
+    ),
+    "cross_entropy of probabilities, classes last, all options": Sample(
+        partial(cross_entropy, axis=-1, weight=WEIGHT, label_smoothing=0.3),
+        along(-1, partial(F.cross_entropy, weight=WEIGHT, label_smoothing=0.3)),
+        normal(2, 4, 3),
+        distributions(2, 3, 4).transpose(1, 2),
+    ),
+    "nll, classes last": Sample(partial(nll, axis=-1), along(-1, F.nll_loss), normal(2, 3, 2, 3).log_softmax(-1), PLANES),
+    "nll, classes last, all options": Sample(
+        partial(nll, axis=-1, weight=WEIGHT, ignore_index=0),
+        along(-1, partial(F.nll_loss, weight=WEIGHT, ignore_index=0)),
+        normal(2, 3, 3).log_softmax(-1),
+        PLANES[..., 0],
     ),
     "binary_cross_entropy": Sample(binary_cross_entropy, F.binary_cross_entropy, 0.1 + 0.8 * uniform(5, 3), uniform(3, 5).t()),
     "binary_cross_entropy_with_logits": Sample(
@@ -689,3 +727,21 @@ def test_values_that_are_no_probabilities() -> None:
         ValueError, match=r"target must hold probabilities.*goes from -1 to 1; of labels -1 and 1.*\(target \+ 1\) / 2"
     ):
         binary_cross_entropy_with_logits(good, torch.tensor([-1.0, 1.0, 1.0]))
+
+
+@pytest.mark.parametrize("axis", [0, -3, 3, -4])
+def test_classes_are_along_an_axis_that_is_not_the_batchs(axis: int) -> None:
+    scores, target = normal(2, 3, 4), torch.zeros(2, 3, dtype=torch.int64)
+    message = rf"axis={axis} is to be that of the classes, any but the first, which is the batch's"
+    with pytest.raises(ValueError, match=message):
+        cross_entropy(scores, target, axis=axis)
+    with pytest.raises(ValueError, match=message):
+        nll(scores, target, axis=axis)
+
+
+def test_classes_last_in_half_precision_round_once() -> None:
+    x, target = normal(64, 3, 5).to(torch.bfloat16), torch.arange(192).reshape(64, 3) % 5
+    value, grad = cross_entropy(x, target, axis=-1, reduction="batch_mean")
+    expected_value, expected = cross_entropy(x.transpose(1, 2), target, reduction="batch_mean")
+    torch.testing.assert_close(value, expected_value)
+    assert torch.equal(grad, expected.transpose(1, 2))

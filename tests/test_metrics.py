@@ -51,6 +51,20 @@ def test_accuracy_of_planes() -> None:
     assert accuracy(scores, F.one_hot(target, 3).permute(0, 3, 1, 2)).item() == 0.75
 
 
+def test_classes_may_be_along_another_axis() -> None:
+    scores = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(20).reshape(4, 5) % 3
+    last, one_hot = scores.transpose(1, 2), F.one_hot(target, 3)
+    assert accuracy(last, target, axis=-1) == accuracy(scores, target) == accuracy(last, one_hot, axis=-1)
+    matrix = confusion_matrix(scores, target, classes=3)
+    assert torch.equal(confusion_matrix(last, target, classes=3, axis=-1), matrix)
+    assert torch.equal(confusion_matrix(last.argmax(-1), target, classes=3, axis=-1), matrix)
+    with pytest.raises(
+        ValueError, match="the classes are looked for along axis 1; if they are along the last one, say axis=-1"
+    ):
+        accuracy(last, target)
+
+
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (2, 2)])
 @pytest.mark.parametrize(
     ("scores", "target", "threshold"),
