@@ -13,6 +13,7 @@ All of them take `reduction`, which says what becomes of the losses of a batch o
 A float16 or bfloat16 prediction is compared in float32: its gradient has its dtype, the value is float32.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Final, Literal, Protocol, TypeAlias
@@ -155,14 +156,16 @@ def cross_entropy(
 
     where s is the label smoothing and w the weight. The gradient is, before the reduction, softmax(x)_c (sum of a) - a_c.
     The mean over class indices is weighted: the sum is divided by the sum of the samples' w_y. That over probabilities is
-    divided by the number of samples. A class of probability 0 adds nothing, even if its logit is -inf.
+    divided by the number of samples. A class of probability or weight 0 adds nothing, even if its logit is -inf, and neither
+    does a sample that is left out, even if its logits are not numbers. A logit inf makes the loss nan, as it makes softmax.
 
     Args:
         prediction: x, logits.
         target: class indices, integers from 0 to C - 1; or probabilities of the prediction's dtype.
         weight: w, of shape (C,); by default all 1.
         label_smoothing: s, from 0 to 1.
-        ignore_index: a class index that marks samples to leave out. If all are left out, the mean is nan.
+        ignore_index: a class index that marks samples to leave out. If all are left out, or of weight 0, the mean is nan, and
+            its gradient 0.
         axis: of the prediction, that of the classes, and of a target of probabilities; 1 by default. Models of sequences give
             (B, T, C): take -1.
         reduction: "mean", "sum" or "batch_mean".
@@ -197,11 +200,16 @@ def cross_entropy(
         value, grad = _soft_classes(log_probabilities, t, w, label_smoothing, reduction)
     else:
         indices = _class_indices(prediction, target)
-        value, grad, divisor = _hard_classes(log_probabilities, indices, w, ignore_index, reduction)
+        value, grad, total = _hard_classes(log_probabilities, indices, w, ignore_index, reduction)
         if label_smoothing:
+            divisor = total if reduction == "mean" else _divisor(indices, reduction)
             even = _even_part(log_probabilities, indices, w, ignore_index)
             grad = grad * (1 - label_smoothing) - even * (label_smoothing / x.shape[1] / divisor)
             value = _inner(grad, log_probabilities)
+            if reduction == "mean" and _may_be_nan(value):
+                grad = torch.where(total == 0, 0.0, grad)
+        if not _all_count(total, indices, w, ignore_index):
+            log_probabilities = _without_left_out(log_probabilities, indices, ignore_index)
     return value, _as(prediction, kernels.log_softmax_backward(grad, log_probabilities, 1, x.dtype))
 
 
@@ -217,13 +225,15 @@ def nll(
     """The negative log-likelihood of classes, from log-probabilities: of each sample -w_y x_y, with y its class.
 
     Its gradient is, before the reduction, -w_y at the class y, and 0 elsewhere. The mean is weighted: the sum is divided by
-    the sum of the samples' w_y. From logits, `cross_entropy` is the loss to take.
+    the sum of the samples' w_y. A class of weight 0 adds nothing, even if its log-probability is -inf. From logits,
+    `cross_entropy` is the loss to take.
 
     Args:
         prediction: x, log-probabilities.
         target: y, class indices, integers from 0 to C - 1.
         weight: w, of shape (C,); by default all 1.
-        ignore_index: a class index that marks samples to leave out. If all are left out, the mean is nan.
+        ignore_index: a class index that marks samples to leave out. If all are left out, or of weight 0, the mean is nan, and
+            its gradient 0.
         axis: of the prediction, that of the classes; 1 by default. Models of sequences give
             (B, T, C): take -1.
         reduction: "mean", "sum" or "batch_mean".
@@ -269,26 +279,49 @@ def _by_rows(loss: _OfRows, prediction: Tensor, target: Tensor, axis: int, reduc
 
 def _hard_classes(
     log_probabilities: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: Reduction
-) -> tuple[Tensor, Tensor, Tensor | int]:
-    """The loss of class indices, its gradient with respect to the log-probabilities, and what divided the sum."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of class indices, its gradient with respect to the log-probabilities, and the sum of the samples' weights."""
     shape, divisor = log_probabilities.shape, _divisor(target, reduction)
     if planar := len(shape) > 2:  # The kernels know samples, and planes: all further axes in one make a plane.
-        log_probabilities = log_probabilities.flatten(2).unsqueeze(2)  # (B, C, 1, M)
+        log_probabilities = log_probabilities.flatten(2).unsqueeze(2).contiguous()  # (B, C, 1, M)
         target = target.flatten(1).unsqueeze(1)  # (B, 1, M)
     forward = kernels.nll_loss2d_forward if planar else kernels.nll_loss_forward
     backward = kernels.nll_loss2d_backward if planar else kernels.nll_loss_backward
     kind: Literal[1, 2] = 1 if reduction == "mean" else 2
     try:
         value, total = forward(log_probabilities, target, weight, kind, ignore_index)
+        if weight is not None and _may_be_nan(value):
+            target = _without_weightless(target, weight, ignore_index)
+            value, total = forward(log_probabilities, target, weight, kind, ignore_index)
     except IndexError as error:
         raise _out_of_range(target, shape[1], ignore_index) from error
     scale = log_probabilities.new_full((), 1.0 if reduction == "mean" else 1 / divisor)
     grad = backward(scale, log_probabilities, target, weight, kind, ignore_index, total)
-    return (
-        value * scale if reduction == "batch_mean" else value,
-        grad.reshape(shape) if planar else grad,
-        total if reduction == "mean" else divisor,
-    )
+    return value * scale if reduction == "batch_mean" else value, grad.reshape(shape) if planar else grad, total
+
+
+def _without_weightless(target: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
+    """The indices, those of classes of weight 0 marked to be left out: the kernels would take 0 times their logarithm -inf."""
+    classes = target.clamp(0, len(weight) - 1)  # what is out of range is for the kernels to find
+    return target.masked_fill((classes == target) & (weight == 0)[classes], ignore_index)
+
+
+def _all_count(total: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> bool:
+    """Whether no sample is left out, if that is quickly seen."""
+    if not is_readable(total) or not target.numel():
+        return False
+    if weight is None:
+        return total.item() == target.numel()
+    low, high = torch.aminmax(target)
+    return not low.item() <= ignore_index <= high.item()
+
+
+def _without_left_out(log_probabilities: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """The log-probabilities, without those of samples that are left out: their gradient would be 0 times nan."""
+    left_out = target == ignore_index
+    if is_readable(left_out) and not (left_out & log_probabilities.select(1, 0).isnan()).any():  # a row has none, or only nan
+        return log_probabilities
+    return log_probabilities.masked_fill(left_out.unsqueeze(1), 0.0)
 
 
 def _even_part(log_probabilities: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
@@ -391,13 +424,26 @@ def binary_cross_entropy_with_logits(
     def formula(x: Tensor, t: Tensor, scale: Tensor) -> ValueAndGrad:
         _require_probabilities(t, "target", "; of labels -1 and 1, take (target + 1) / 2")
         log_yes = kernels.log_sigmoid(x)
-        if weight is None:
-            return (((1 - t) * x - log_yes) * scale).sum(), (torch.sigmoid(x) - t) * scale
-        yes = 1 + (weight - 1) * t
         no = 1 - t
-        return ((no * x - yes * log_yes) * scale).sum(), (no - yes * torch.sigmoid(-x)) * scale
+        if weight is None:
+            value, grad = ((no * x - log_yes) * scale).sum(), (torch.sigmoid(x) - t) * scale
+        else:
+            yes = 1 + (weight - 1) * t
+            value, grad = ((no * x - yes * log_yes) * scale).sum(), (no - yes * torch.sigmoid(-x)) * scale
+        if _may_be_nan(value):  # infinite logits made inf - inf, or 0 * inf
+            value = _binary_of_any(x, t if weight is None else weight * t, no, scale)
+        return value, grad
 
     return _over_elements(formula, prediction, target, reduction)
+
+
+def _binary_of_any(x: Tensor, yes: Tensor, no: Tensor, scale: Tensor) -> Tensor:
+    """The same value, of logits that may be infinite: no maximum is taken of what has no weight.
+
+    With r = log(1 + exp(-|x|)), of each element yes (max(-x, 0) + r) + no (max(x, 0) + r).
+    """
+    slope = torch.where(x < 0, -yes, no)
+    return ((torch.where(slope == 0, 0.0, slope * x) - (yes + no) * kernels.log_sigmoid(x.abs())) * scale).sum()
 
 
 def kl_divergence(
@@ -541,9 +587,12 @@ def _require_probabilities(x: Tensor, name: str, hint: str) -> None:
 
 def is_readable(x: Tensor) -> bool:
     """Whether a tensor's values can be looked at for nothing: it is on the CPU, and nothing traces or batches it."""
-    return (
-        type(x) is Tensor and x.device.type == "cpu" and not kernels.is_traced() and not torch._C._functorch.is_batchedtensor(x)
-    )
+    return type(x) is Tensor and x.is_cpu and not kernels.is_traced() and not torch._C._functorch.is_batchedtensor(x)
+
+
+def _may_be_nan(value: Tensor) -> bool:
+    """Whether a loss is not a number, or cannot be looked at: then the slower formula is taken, which holds everywhere."""
+    return not is_readable(value) or math.isnan(value.item())
 
 
 # --- What losses of classes share --------------------------------------------------------------------------------------
