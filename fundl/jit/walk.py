@@ -12,6 +12,7 @@ from typing import Final, Literal, cast
 import attrs
 from torch import Tensor
 
+from fundl.jit.fixed import Fixed, unlike
 from fundl.tree import Record
 
 _TENSOR: Final = "tensor"
@@ -78,13 +79,12 @@ def _gather(tree: object, path: str, found: Flat, constants: bool) -> Hashable:
     if tree is None:
         return None
     if isinstance(tree, Static) or (constants and isinstance(tree, _CONSTANTS)):
-        value = tree.value if isinstance(tree, Static) else tree
-        hash(value)
-        return _STATIC, type(value), value
+        return _STATIC, Fixed(tree.value if isinstance(tree, Static) else tree, path)
     parts = [_gather(part, path + step, found, constants) for step, part in children(tree, path)]
     if isinstance(tree, Record):
-        return (type(tree), _static_values(tree), *parts)  # type: ignore[arg-type]  # a class can be hashed, whatever its records can
-    return (type(tree), tuple(tree) if isinstance(tree, dict) else None, *parts)
+        values = tuple([Fixed(value, f"{path}.{name}") for name, value in _static_values(tree).items()])
+        return (type(tree), values, *parts)  # type: ignore[arg-type]  # a class can be hashed, whatever its records can
+    return (type(tree), tuple(map(Fixed, tree)) if isinstance(tree, dict) else None, *parts)
 
 
 def children(tree: object, path: str) -> list[tuple[str, object]]:
@@ -109,8 +109,8 @@ def _static_names(tree: Record) -> list[str]:
     return [field.name for field in attrs.fields(type(tree)) if field.name not in tree.children]
 
 
-def _static_values(tree: Record) -> tuple[object, ...]:
-    return tuple([getattr(tree, name) for name in _static_names(tree)])
+def _static_values(tree: Record) -> dict[str, object]:
+    return {name: getattr(tree, name) for name in _static_names(tree)}
 
 
 def replace(tree: object, leaves: Iterator[object]) -> object:
@@ -132,8 +132,8 @@ def with_parts(tree: object, parts: list[object]) -> object:
     """A node like another one, with other parts."""
     if isinstance(tree, Record):
         record = object.__new__(type(tree))
-        for name in _static_names(tree):
-            object.__setattr__(record, name, getattr(tree, name))
+        for name, value in _static_values(tree).items():
+            object.__setattr__(record, name, value)
         for name, part in zip(tree.children, parts, strict=True):
             object.__setattr__(record, name, part)
         return record
@@ -183,7 +183,7 @@ def _named_signature(signature: Hashable) -> str:
         return "a tensor"
     kind = signature[0]
     if kind == _STATIC:
-        return repr(signature[2])
+        return repr(signature[1])
     name = kind.__name__ if isinstance(kind, type) else str(kind)
     if isinstance(signature[1], tuple) and kind is dict:
         return f"a dict with the keys {list(signature[1])}"
@@ -196,12 +196,12 @@ def statics(signature: Hashable, path: str) -> Iterator[tuple[str, object]]:
         return
     kind, second, *parts = signature
     if kind == _STATIC:
-        yield path, parts[0]
+        yield path, second.value
         return
     yield f"the class of {path}", kind
     if isinstance(kind, type) and issubclass(kind, Record):
         names = [field.name for field in attrs.fields(kind) if field.name not in kind.children]
-        yield from ((f"{path}.{name}", value) for name, value in zip(names, second, strict=True))
+        yield from ((f"{path}.{name}", fixed.value) for name, fixed in zip(names, second, strict=True))
     for step, part in zip(_steps(signature), parts, strict=True):
         yield from statics(part, path + step)
 
@@ -246,8 +246,7 @@ class Source:
         if isinstance(example, Tensor):
             return [name]
         if isinstance(example, Static):
-            value = self.constant(example.value)
-            self.add(f"if {name} is not {value} and {name} != {value}: return MISS")
+            self._require(name, example.value)
             return []
         flat = flatten(example, "")
         if not flat.leaves:
@@ -260,16 +259,26 @@ class Source:
         self.add(f"if type({name}) is not {self.constant(type(example))}: return MISS")
         names = [self.variable() for _ in parts]
         if isinstance(example, Record):
-            for field in _static_names(example):
-                value = self.constant(getattr(example, field))
-                self.add(f"if {name}.{field} is not {value} and {name}.{field} != {value}: return MISS")
+            for field, value in _static_values(example).items():
+                self._require(f"{name}.{field}", value)
             self.add(*(f"{part} = {name}.{field}" for part, field in zip(names, example.children, strict=True)))
         elif isinstance(example, dict):
-            self.add(f"if tuple({name}) != {self.constant(tuple(example))}: return MISS")
+            self._require_keys(name, tuple(example))
             self.add(f"({', '.join(names)},) = {name}.values()")
         else:
             self.add(f"if len({name}) != {len(parts)}: return MISS", f"({', '.join(names)},) = {name}")
         return [leaf for part, inner in zip(names, parts, strict=True) for leaf in self.read(part, inner)]
+
+    def _require(self, name: str, value: object) -> None:
+        """Write that what has that name is like a static value."""
+        self.add(f"if {name} is not {self.constant(value)} and {self.constant(unlike(value))}({name}): return MISS")
+
+    def _require_keys(self, name: str, keys: tuple[object, ...]) -> None:
+        """Write that a dict has such keys: for strings, to be equal is enough."""
+        differ = f"tuple({name}) != {self.constant(keys)}"
+        if not all(type(key) is str for key in keys):
+            differ = f"{self.constant(unlike(keys))}(tuple({name}))"
+        self.add(f"if {differ}: return MISS")
 
     # --- Putting together ---
 
@@ -286,7 +295,7 @@ class Source:
         if isinstance(example, Record):
             return self._record(example, parts)
         if isinstance(example, dict):
-            return "{" + ", ".join(f"{key!r}: {part}" for key, part in zip(example, parts, strict=True)) + "}"
+            return "{" + ", ".join(f"{self.constant(key)}: {part}" for key, part in zip(example, parts, strict=True)) + "}"
         if type(example) is list:
             return f"[{', '.join(parts)}]"
         values = f"({''.join(f'{part}, ' for part in parts)})"
