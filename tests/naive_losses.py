@@ -113,30 +113,35 @@ def log_softmax(row: list[float]) -> list[float]:
     return [math.nan if math.isnan(total) else x - highest - log(total) for x in row]
 
 
-def by_class(prediction: Tensor) -> list[list[float]]:
+def axis_of(options: Options) -> int:
+    return int(number(options, "axis", 1))
+
+
+def by_class(scores: Tensor, options: Options) -> list[list[float]]:
     """The scores of each sample and position, (B, C, ...) as rows of C."""
-    rows: list[list[float]] = prediction.movedim(1, -1).reshape(-1, prediction.shape[1]).tolist()
+    moved = scores.movedim(axis_of(options), -1)
+    rows: list[list[float]] = moved.reshape(-1, moved.shape[-1]).tolist()
     return rows
 
 
 def weights(prediction: Tensor, options: Options) -> list[float]:
     weight = options.get("weight")
-    return weight.tolist() if isinstance(weight, Tensor) else [1.0] * prediction.shape[1]
+    return weight.tolist() if isinstance(weight, Tensor) else [1.0] * prediction.shape[axis_of(options)]
 
 
 def of_log_probabilities(prediction: Tensor, target: Tensor, options: Options) -> Costs:
     weight, ignored = weights(prediction, options), number(options, "ignore_index", -100)
-    for row, y in zip(by_class(prediction), target.flatten().tolist(), strict=True):
+    for row, y in zip(by_class(prediction, options), target.flatten().tolist(), strict=True):
         if y != ignored:
             yield times(weight[y], -row[y]), weight[y]
 
 
 def of_logits(prediction: Tensor, target: Tensor, options: Options) -> Costs:
     weight, ignored = weights(prediction, options), number(options, "ignore_index", -100)
-    smoothing, classes = number(options, "label_smoothing", 0.0), prediction.shape[1]
+    smoothing, classes = number(options, "label_smoothing", 0.0), len(weight)
     soft = target.is_floating_point()
-    targets = by_class(target.double()) if soft else target.flatten().tolist()
-    for row, t in zip(map(log_softmax, by_class(prediction)), targets, strict=True):
+    targets = by_class(target.double(), options) if soft else target.flatten().tolist()
+    for row, t in zip(map(log_softmax, by_class(prediction, options)), targets, strict=True):
         if not soft and t == ignored:
             continue
         shares = t if soft else [float(c == t) for c in range(classes)]

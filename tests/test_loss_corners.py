@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fundl import Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, nll
-from tests.naive_losses import Options, naive, slopes
+from tests.naive_losses import Options, axis_of, naive, slopes
 from tests.test_losses import REDUCTIONS, SAMPLES, normal
 
 INF: Final = math.inf
@@ -70,11 +70,11 @@ def with_option(case: Case, **options: object) -> Case:
 
 def with_prediction(case: Case, first_row: list[float]) -> Case:
     """The first sample's first numbers replaced; along the classes if there are any."""
-    rows = case.prediction.clone().movedim(1, -1) if takes_classes(case) else case.prediction.clone()
+    axis = axis_of(case.options) if takes_classes(case) else -1
+    rows = case.prediction.clone().movedim(axis, -1)
     for place, x in enumerate(first_row):
-        index = (0,) * (rows.ndim - 1) + (place,) if rows.ndim > 1 else (place,)
-        rows[index] = x
-    return attrs.evolve(case, prediction=rows.movedim(-1, 1) if takes_classes(case) else rows)
+        rows[(*(0,) * (rows.ndim - 1), place)] = x
+    return attrs.evolve(case, prediction=rows.movedim(-1, axis))
 
 
 def with_target(case: Case, target: Tensor) -> Case:
@@ -146,7 +146,7 @@ def one_hot(case: Case) -> Case | None:
     if case.loss is not cross_entropy or takes_indices(case):
         return None
     target = torch.zeros_like(case.target)
-    target[:, 1] = 1.0
+    target.select(axis_of(case.options), 1).fill_(1.0)
     return with_prediction(with_target(case, target), [-INF, 0.5, -INF])
 
 
