@@ -10,6 +10,7 @@ from fundl import tree
 from fundl.kernels import no_grad
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.shapes import AnyShape, Misfit, Shape, of_model
+from fundl.tape import refuse_tape
 from fundl.tree import describe
 
 P = TypeVar("P", bound=Model)
@@ -149,6 +150,7 @@ def _as_model(params: object) -> Model:
 
 def _forward(params: Model, x: object) -> tuple[object, object]:
     """Run forward, and tell an input or a model that cannot be run for what it is; the caller has turned grad mode off."""
+    refuse_tape(params, x)
     if isinstance(x, Tensor) and not x.is_floating_point() and not _first_layer(params).takes_integers:
         raise TypeError(f"the input must be floating-point, not {x.dtype}: convert it with x.to(torch.float32)")
     if not isinstance(x, Tensor):
@@ -202,6 +204,7 @@ def backward(params: object, residuals: object, grad: object) -> tuple[object, o
     Returns:
         The gradient with respect to the parameters, of the model's type, and that with respect to the input.
     """
+    refuse_tape(params, residuals, grad)
     kept = [residuals]
     del residuals  # see "Running a model"
     with no_grad():
@@ -219,6 +222,7 @@ def backward_params(params: P, residuals: object, grad: object) -> P:
     Returns:
         The gradient with respect to the parameters, of the model's type.
     """
+    refuse_tape(params, residuals, grad)
     kept = [residuals]
     del residuals  # see "Running a model"
     with no_grad():
@@ -246,6 +250,7 @@ def backward_input(params: object, residuals: object, grad: object) -> object:
     >>> backward_input(layer, residuals, torch.ones(3, 1))[0]
     tensor([1., 2.])
     """
+    refuse_tape(params, residuals, grad)
     with no_grad():
         return run_backward_input(_as_model(params), residuals, grad)
 
@@ -305,11 +310,8 @@ def vjp(params: object, x: object, grad: object) -> tuple[object, object]:
     model = _as_model(params)
     with no_grad():
         output, residuals = _forward(model, x)
-        if isinstance(output, Tensor) and isinstance(grad, Tensor) and grad.shape != output.shape:
-            raise ValueError(
-                f"grad is the gradient with respect to the output, and must have its shape {tuple(output.shape)},"
-                f" not {tuple(grad.shape)}"
-            )
+        refuse_tape(grad)
+        require_gradient(grad, output)
         kept = [residuals]
         del residuals  # see "Running a model"
         return run_backward(model, kept.pop(), grad)
@@ -343,9 +345,44 @@ def value_and_grad(loss: Loss[Prediction, Target], params: object, x: object, ta
         model = _as_model(params)
         prediction, residuals = _forward(model, x)
         value, grad = loss(cast("Prediction", prediction), target)  # the overloads say that the loss is for such
+        require_gradient(grad, prediction, loss)
         given = [grad, residuals]
         del prediction, residuals, grad  # see "Running a model"
         return value, run_backward_params(model, given.pop(), given.pop())
+
+
+def require_gradient(grad: object, output: object, loss: object = None) -> None:
+    """Raise unless a gradient is of the form of what it is the gradient with respect to, for kernels that take it on trust.
+
+    Args:
+        grad: the gradient.
+        output: what it belongs to.
+        loss: the loss that gave it, or None if the caller did.
+    """
+    if isinstance(grad, Tensor) and isinstance(output, Tensor):  # each step comes here: it takes half a microsecond
+        if grad.shape == output.shape and grad.dtype == output.dtype and grad.device == output.device:
+            return
+    else:
+        tree.require_same_structure(output, grad, names=("the output", "its gradient"))
+    for path, one, other in zip(tree.paths(output), tree.flatten(grad)[0], tree.flatten(output)[0], strict=True):
+        if one is None or other is None or not other.is_floating_point():  # what has no gradient
+            continue
+        if one.shape != other.shape:
+            raise ValueError(f"{_claim(loss, path)} must have its shape {tuple(other.shape)}, not {tuple(one.shape)}")
+        if one.dtype != other.dtype:
+            raise TypeError(f"{_claim(loss, path)} must be of its dtype {other.dtype}, not {one.dtype}")
+        if one.device != other.device:
+            raise ValueError(f"{_claim(loss, path)} must be on its device {other.device}, not on {one.device}")
+
+
+def _claim(loss: object, path: str) -> str:
+    """Whose gradient it is, and what must be true of it."""
+    where = f" at {path}" if path else ""
+    if loss is None:
+        return f"grad is the gradient with respect to the output{where}, and"
+    function: object = getattr(loss, "func", loss)  # of a partial
+    name: object = getattr(function, "__name__", type(function).__name__)
+    return f"{name} returns its value and the gradient with respect to the prediction{where}, which"
 
 
 def _like(_params: P, grads: Model) -> P:

@@ -27,7 +27,7 @@ from fundl.kernels import no_grad
 from fundl.layer import Model
 from fundl.layers.dropout import rekey
 from fundl.memory import keep_freed_memory
-from fundl.model import Loss, apply, backward_params, forward, require_model
+from fundl.model import Loss, apply, backward_params, forward, require_gradient, require_model
 from fundl.optim.transform import State, Transform
 from fundl.pace import Compile, CompiledPace, Pace, pays
 from fundl.progress import show
@@ -143,6 +143,7 @@ def train_step(loss: Loss[Tensor, Target], optimizer: Transform[S]) -> Step[P, S
         del residuals  # so that backward can free them one by one
         with no_grad():
             value, grad = loss(prediction, target)
+            require_gradient(grad, prediction, loss)
             if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
                 grad = grad * scale
             grads = backward_params(model, kept.pop(), grad)

@@ -31,6 +31,7 @@ from fundl import (
     adam,
     apply,
     apply_updates,
+    assert_trees_close,
     batch_norm,
     calibrate,
     checkpoint,
@@ -441,3 +442,22 @@ def test_fit_then_calibrate() -> None:
     ready = calibrate(state.model, minibatches(None, x, 32))
     assert len(statistics(ready)) == 1
     assert apply(ready, x[:1]).shape == (1, 1)
+
+
+# --- Memory ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(5, 8), (5, 8, 3), (5, 8, 3, 2)])
+@pytest.mark.parametrize("statistics", [False, True])
+def test_parameters_and_statistics_of_any_strides(shape: tuple[int, ...], statistics: bool) -> None:
+    """The kernel for inputs without space read them as if they were contiguous."""
+    x, grad, (weight, bias, mean, var) = normal(*shape), normal(*shape).sin(), normal(4, 8).exp()
+    layer = BatchNorm(weight, bias, mean=mean, var=var) if statistics else BatchNorm(weight, bias)
+    strided = tree.map(lambda leaf: torch.stack((leaf, torch.full_like(leaf, 77.0)), 1)[:, 0], layer)
+    assert_trees_close(vjp(strided, x, grad), vjp(layer, x, grad), rtol=1e-12, atol=1e-12)
+
+
+def test_a_weight_of_other_channels_in_backward() -> None:
+    _, residuals = forward(BatchNorm(), normal(5, 8))
+    with pytest.raises(ValueError, match=r"^BatchNorm expects 3 channels"):
+        BatchNorm(normal(3)).backward(residuals, normal(5, 8))

@@ -266,3 +266,19 @@ def test_dtypes_must_agree(layer: LayerNorm | RMSNorm | GroupNorm | InstanceNorm
     )
     with pytest.raises(TypeError, match=re.escape(type(layer).__name__ + text)):
         apply(with_values(layer), torch.ones(5, 3, 3))
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_groups_whose_mean_is_far_from_zero(order: torch.memory_format) -> None:
+    """With the channels last, the kernel takes a variance to be the difference of large squares."""
+    layer, exact = GroupNorm(4, normal(8), normal(8).sin()), normal(2, 8, 16, 16) + 1000
+    x, grad = exact.float().contiguous(memory_format=order), normal(2, 8, 16, 16).sin().float().contiguous(memory_format=order)
+    model = tree.cast_to(layer, torch.float32)
+    output, (grads, grad_x) = apply(model, x), vjp(model, x, grad)
+    expected, (exact_grads, exact_grad_x) = apply(layer, x.double()), vjp(layer, x.double(), grad.double())
+    assert float((output - expected).abs().max()) < 3e-4
+    assert float((grad_x - exact_grad_x).abs().max()) < 3e-4
+    assert grads.weight is not None
+    assert exact_grads.weight is not None
+    assert float((grads.weight - exact_grads.weight).abs().max()) < 1e-2
+    assert output.is_contiguous(memory_format=order)

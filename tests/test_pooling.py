@@ -460,3 +460,22 @@ def test_settings_that_are_no_integers(make: Callable[[], object], message: str)
 def test_inputs_of_the_wrong_shape(layer: Layer[object], shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         apply(layer, torch.ones(shape))
+
+
+# --- Volumes without a batch -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 1, 1), (3, 5, 4, 4), (1, 5, 1, 1), (3, 1, 5, 1)])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("layer", [MaxPool3d(1), AveragePool3d(1), AdaptiveMaxPool3d(1), AdaptiveAveragePool3d(2)], ids=str)
+def test_one_volume_in_any_order_of_memory(layer: Layer[object], shape: tuple[int, ...], order: torch.memory_format) -> None:
+    """Without a batch, the kernels refuse volumes whose channels are last in memory, or might be."""
+    x = normal(*shape)
+    output, grad_x = run(layer, x.contiguous(memory_format=order))
+    expected, expected_grad_x = run(layer, x.unsqueeze(0))
+    assert torch.equal(output, expected.squeeze(0))
+    assert torch.equal(grad_x, expected_grad_x.squeeze(0))
+
+
+def test_the_least_pool_of_one_volume() -> None:
+    assert torch.equal(run(MaxPool3d(1), normal(3, 5, 1, 1))[1], torch.ones(3, 5, 1, 1, dtype=torch.float64))

@@ -1,8 +1,10 @@
 """Resampling: every option against torch.nn.functional and autograd, layouts, and what users get wrong."""
 
+import itertools
+import math
 import re
 from collections.abc import Callable
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar, get_args
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fundl import Layer, Pad, PixelShuffle, PixelUnshuffle, Shape, Upsample, apply
+from fundl import Layer, Pad, PixelShuffle, PixelUnshuffle, Shape, Upsample, apply, check_vjp, vjp
 from fundl.shapes import Misfit
 from tests.samples import normal
 
@@ -36,10 +38,15 @@ def agrees(layer: Layer[R], function: Callable[[Tensor], Tensor], x: Tensor) -> 
 # --- Upsample ----------------------------------------------------------------------------------------------------------
 
 
+def moves_no_axis_of_kept_size(sides: list[int], factor: float) -> bool:
+    """Whether torch does as its documentation has it: axes whose size is kept it copies."""
+    return factor == 1 or all(math.floor(side * factor) != side for side in sides)
+
+
 def test_nearest_by_any_factor_and_to_any_size() -> None:
     def check(sides: list[int], factor: float, size: int) -> None:
         x = normal(2, 3, *sides)
-        assume(min(sides) * factor >= 1)
+        assume(min(sides) * factor >= 1 and moves_no_axis_of_kept_size(sides, factor))
         agrees(Upsample(factor), lambda x: F.interpolate(x, scale_factor=factor), x)
         agrees(Upsample((factor,) * len(sides)), lambda x: F.interpolate(x, scale_factor=factor), x)
         agrees(Upsample(size=size), lambda x: F.interpolate(x, size), x)
@@ -51,7 +58,7 @@ def test_nearest_by_any_factor_and_to_any_size() -> None:
 def test_linear_by_any_factor_and_to_any_size() -> None:
     def check(sides: list[int], factor: float, size: int, aligned: bool) -> None:
         x, name = normal(2, 3, *sides), NAMES[len(sides)]
-        assume(min(sides) * factor >= 1)
+        assume(min(sides) * factor >= 1 and moves_no_axis_of_kept_size(sides, factor))
         agrees(
             Upsample(factor, mode="linear", align_corners=aligned),
             lambda x: F.interpolate(x, scale_factor=factor, mode=name, align_corners=aligned),
@@ -64,6 +71,44 @@ def test_linear_by_any_factor_and_to_any_size() -> None:
         )
 
     quietly(given(SIDES, st.floats(0.3, 4.0) | SIZE, SIZE, st.booleans())(check))()
+
+
+def matrix(size: int, factor: float, mode: str) -> Tensor:
+    """What an axis is multiplied by, by the formula of the docstring."""
+    made = math.floor(size * factor)
+    found = torch.zeros(made, size, dtype=torch.float64)
+    for i in range(made):
+        position = max(0.0, (i + 0.5) / factor - 0.5) if mode == "linear" else math.floor(i / factor)
+        below = min(math.floor(position), size - 1)
+        share = position - below
+        found[i, below] += 1 - share
+        found[i, min(below + 1, size - 1)] += share
+    return found
+
+
+@pytest.mark.parametrize("mode", get_args(Literal["nearest", "linear"]))
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_factors_that_keep_a_size_move_pixels_all_the_same(mode: Literal["nearest", "linear"], axes: int) -> None:
+    """The kernels copy an axis whose size is kept, and not in both directions."""
+    for factors in itertools.product([1.1, 1.3, 1.9, 2.0, 0.7], *[[1.3, 2.5]] * (axes - 1)):
+        for sizes in itertools.product([2, 3, 5], *[[3]] * (axes - 1)):
+            layer, x = Upsample(factors, mode=mode), normal(2, 4, *sizes)
+            along = [matrix(size, factor, mode) for size, factor in zip(sizes, factors, strict=True)]
+            expected, (output, residuals) = x, layer.forward(x)
+            grad = grad_x = normal(*output.shape).sin()
+            for weights in along:
+                expected = torch.tensordot(expected, weights, dims=([2], [1]))
+                grad_x = torch.tensordot(grad_x, weights, dims=([2], [0]))
+            torch.testing.assert_close(output, expected, rtol=1e-6, atol=1e-6)  # the kernels' shares are in float32
+            torch.testing.assert_close(layer.backward(residuals, grad)[1], grad_x, rtol=1e-6, atol=1e-6)
+
+
+def test_the_least_upsampling_that_keeps_a_size() -> None:
+    x, grad = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[10.0, 20.0, 40.0]]])
+    assert torch.equal(apply(Upsample(1.3), x), torch.tensor([[[1.0, 1.0, 2.0]]]))
+    assert torch.equal(vjp(Upsample(1.3), x, grad)[1], torch.tensor([[[30.0, 40.0, 0.0]]]))
+    check_vjp(Upsample(1.3), normal(1, 1, 3))
+    check_vjp(Upsample(1.3, mode="linear"), normal(1, 1, 3, 3))
 
 
 # --- Pad ---------------------------------------------------------------------------------------------------------------

@@ -218,3 +218,18 @@ def test_shapes_are_those_of_the_layer() -> None:
     with pytest.raises(ValueError, match="Linear expects 3 features") as caught:
         apply(model, normal(5, 2))
     assert "in model[0].layer: Linear(" in "".join(caught.value.__notes__)
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 1), (4, 1), (6, 1), (5, 3), (1, 5), ()])
+def test_a_gain_of_another_shape_is_refused(shape: tuple[int, ...]) -> None:
+    """The kernel would read what is behind its memory."""
+    layer = weight_norm(with_values(linear(3, 5)))
+    wrong = attrs.evolve(layer, gain=normal(*shape))
+    _, residuals = forward(layer, normal(2, 3))
+    message = re.escape(f"of shape (5, 1) for a weight of shape (5, 3) and axis=0, but its shape is {shape}")
+    with pytest.raises(ValueError, match=message):
+        apply(wrong, normal(2, 3))
+    with pytest.raises(ValueError, match=message):
+        wrong.backward(residuals, normal(2, 5))
+    with pytest.raises(ValueError, match=r"of shape \(1, 3\) for a weight of shape \(5, 3\) and axis=1, but its shape is"):
+        apply(attrs.evolve(weight_norm(with_values(linear(3, 5)), axis=1), gain=normal(5, 1)), normal(2, 3))

@@ -17,6 +17,7 @@ from fundl import kernels, tree
 from fundl.initialize import Initializer, ones, zeros
 from fundl.kernels import no_grad
 from fundl.layer import Layer, Model
+from fundl.layers.layout import in_a_row, require_sizes
 from fundl.layers.normalization import require_channels, require_dtype, require_eps, scale_and_shift
 from fundl.model import forward
 from fundl.shapes import AnySize, Shape, expect
@@ -144,13 +145,17 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
         self, residuals: tuple[Tensor, Statistics | None], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True
     ) -> tuple["BatchNorm[Channels]", Tensor]:
         x, statistics = residuals
+        require_sizes(grad, x.shape)
+        require_channels("BatchNorm", self.weight, self.mean, x=x)
         if not x.numel():
             return tree.with_trainable_leaves(self, [torch.zeros_like(leaf) for leaf in tree.trainable_leaves(self)]), grad
+        # The kernel for inputs without space reads what belongs to the channels as if it were contiguous.
+        weight, own_mean, own_var = in_a_row(self.weight), in_a_row(self.mean), in_a_row(self.var)
         # With statistics, the kernel does not look at those of the batch, but vmap's rule for it wants some.
-        mean, rstd = (self.mean, self.var) if statistics is None else (statistics.mean, statistics.rstd)
-        mask = (with_grad_x, with_grads and self.weight is not None, with_grads and self.bias is not None)
+        mean, rstd = (own_mean, own_var) if statistics is None else (statistics.mean, statistics.rstd)
+        mask = (with_grad_x, with_grads and weight is not None, with_grads and self.bias is not None)
         grad_x, grad_weight, grad_bias = kernels.batch_norm_backward(
-            grad, x, self.weight, self.mean, self.var, mean, rstd, statistics is not None, self.eps, mask
+            grad, x, weight, own_mean, own_var, mean, rstd, statistics is not None, self.eps, mask
         )
         grads: BatchNorm[Channels] = BatchNorm(
             grad_weight,

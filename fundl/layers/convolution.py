@@ -18,6 +18,7 @@ from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.kernels import PerAxis
 from fundl.layer import Layer
+from fundl.layers.layout import require_sizes
 from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Size, Windows, expect
 
 # Sizes that a layer's type states
@@ -116,8 +117,17 @@ class Convolution(Layer[Tensor], OwnFans):
 
     def _gradients(self, x: Tensor, grad: Tensor, mask: tuple[bool, bool, bool]) -> tuple[Tensor, Tensor, Tensor | None]:
         """The gradients with respect to the input as it was padded, the weight and the bias, those of them that are wanted."""
+        padded = self._padded(x)
+        require_sizes(
+            grad, (*x.shape[: -self.axes - 1], self._in_and_out()[1], *self._output_sides(padded.shape[-self.axes :]))
+        )
         sizes = None if self.bias is None else self.bias.shape
-        return kernels.convolution_backward(self._batch(grad), self._padded(x), self.weight, sizes, *self._settings(), mask)
+        return kernels.convolution_backward(self._batch(grad), padded, self.weight, sizes, *self._settings(), mask)
+
+    def _output_sides(self, sides: Sequence[int]) -> list[int]:
+        """The sizes of the output's spatial axes for those of the input as it was padded."""
+        settings = zip(sides, self._padding(), self._spans(), self._each(self.stride), strict=True)
+        return [(side + 2 * padding - span - 1) // stride + 1 for side, padding, span, stride in settings]
 
     def _of(self, grads: Sequence[Tensor | None]) -> Self:
         """The gradients in the place of weight and bias, past the constructor, whose checks were done as the layer was made."""

@@ -11,6 +11,7 @@ from fundl import kernels
 from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, normal
 from fundl.layer import Layer, zero_gradient
+from fundl.layers.layout import require_sizes
 from fundl.random import Key
 from fundl.shapes import AnySize, Shape
 
@@ -79,6 +80,7 @@ class Embedding(Layer[Tensor], OwnFans, Generic[Features]):
 
     @override
     def backward_params(self, residuals: Tensor, grad: Tensor) -> "Embedding[Features]":
+        require_sizes(grad, (*residuals.shape, self.weight.shape[-1]))
         padding = -1 if self.padding is None else self.padding
         grad_weight = kernels.embedding_backward(grad, residuals, self.weight.shape[0], padding, False)
         return Embedding(grad_weight, padding=self.padding, weight_init=self.weight_init)

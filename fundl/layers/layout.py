@@ -1,5 +1,6 @@
-"""How a tensor of images or volumes lies in memory, for backward kernels that ask for no more of the input than that."""
+"""How tensors lie in memory, for kernels that read it as if it were of the sizes and in the order that they expect."""
 
+from collections.abc import Sequence
 from typing import final
 
 import attrs
@@ -12,7 +13,7 @@ from fundl.tree import Record
 @final
 @attrs.frozen(eq=False)
 class Layout(Record):
-    """What backward is to know of an input: its sizes, and whether the channels are the last in memory."""
+    """What backward is to know of images or volumes: their sizes, and whether the channels are the last in memory."""
 
     sizes: tuple[int, ...]
     channels_last: bool
@@ -20,7 +21,7 @@ class Layout(Record):
 
 def layout_of(x: Tensor) -> Layout:
     """The layout of a tensor, whose channels can be last in memory if its axes are (B, C, H, W) or (B, C, D, H, W)."""
-    return Layout(x.shape, x.ndim in {4, 5} and x.stride(1) == 1 and x.shape[1] > 1)
+    return Layout(x.shape, x.ndim in {4, 5} and x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous())
 
 
 def stand_in(layout: Layout, grad: Tensor) -> Tensor:
@@ -29,3 +30,16 @@ def stand_in(layout: Layout, grad: Tensor) -> Tensor:
         return grad.new_empty(()).expand(layout.sizes)
     order = torch.channels_last if len(layout.sizes) == 4 else torch.channels_last_3d
     return torch.empty(layout.sizes, dtype=grad.dtype, device=grad.device, memory_format=order)
+
+
+def in_a_row(parameter: Tensor | None) -> Tensor | None:
+    """A parameter of a kernel that reads it as if it were contiguous, and does not ask."""
+    return None if parameter is None else parameter.contiguous()
+
+
+def require_sizes(grad: Tensor, sizes: Sequence[int]) -> None:
+    """Raise unless a gradient is of the output's sizes: a kernel that does not ask would read what is behind its memory."""
+    if grad.shape != sizes:
+        raise ValueError(
+            f"grad is the gradient with respect to the output, and must have its shape {tuple(sizes)}, not {tuple(grad.shape)}"
+        )

@@ -20,6 +20,7 @@ from typing_extensions import TypeVar, TypeVarTuple, override
 from fundl import kernels
 from fundl.initialize import Initializer, ones, zeros
 from fundl.layer import Layer
+from fundl.layers.layout import in_a_row, require_sizes
 from fundl.shapes import AnySize, Misfit, Shape, expect
 
 Features = TypeVar("Features", bound=int | tuple[int, ...], covariant=True, default=AnySize)
@@ -110,6 +111,7 @@ class LayerNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Features]):
         self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True
     ) -> tuple["LayerNorm[Features]", Tensor]:
         x, mean, rstd = residuals
+        require_sizes(grad, x.shape)
         mask = (with_grad_x, with_grads and self.weight is not None, with_grads and self.bias is not None)
         grad_x, grad_weight, grad_bias = kernels.layer_norm_backward(
             grad, x, _sizes(self.features), mean, rstd, self.weight, self.bias, mask
@@ -240,6 +242,7 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
         self, residuals: tuple[Tensor, Tensor], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True
     ) -> tuple["RMSNorm[Features]", Tensor]:
         x, rstd = residuals
+        require_sizes(grad, x.shape)
         weight = None if self.weight is None else _widened(self.weight)
         mask = (with_grad_x, with_grads and weight is not None, False)
         grad_x, grad_weight, _ = kernels.layer_norm_backward(
@@ -512,7 +515,7 @@ class InstanceNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
         self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True
     ) -> tuple["InstanceNorm[Channels]", Tensor]:
         mask = (with_grad_x, with_grads and self.weight is not None, with_grads and self.bias is not None)
-        grad_x, grad_weight, grad_bias = _group_backward(residuals, grad, grad.shape[1], self.weight, mask)
+        grad_x, grad_weight, grad_bias = _group_backward(residuals, grad, residuals[0].shape[1], self.weight, mask)
         grads: InstanceNorm[Channels] = InstanceNorm(
             grad_weight, grad_bias, eps=self.eps, weight_init=self.weight_init, bias_init=self.bias_init
         )
@@ -569,9 +572,8 @@ def _group_forward(
     x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    dense = _laid_out(x, channels_last=_is_channels_last(x))
-    weight, bias = _in_a_row(weight), _in_a_row(bias)
-    y, mean, rstd = kernels.group_norm(dense, weight, bias, batch, channels, space, groups, eps)
+    dense = _near_zero(x, groups) if _is_channels_last(x) else x.contiguous()
+    y, mean, rstd = kernels.group_norm(dense, in_a_row(weight), in_a_row(bias), batch, channels, space, groups, eps)
     return y, (x, mean, rstd)
 
 
@@ -579,10 +581,13 @@ def _group_backward(
     residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, groups: int, weight: Tensor | None, mask: tuple[bool, bool, bool]
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     x, mean, rstd = residuals
+    require_sizes(grad, x.shape)
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    channels_last = _is_channels_last(x)
-    dense, grad = _laid_out(x, channels_last=channels_last), _laid_out(grad, channels_last=channels_last)
-    return kernels.group_norm_backward(grad, dense, mean, rstd, _in_a_row(weight), batch, channels, space, groups, mask)
+    if _is_channels_last(x):
+        dense, grad = _near_zero(x, groups), grad.movedim(1, -1).contiguous().movedim(-1, 1)
+    else:
+        dense, grad = x.contiguous(), grad.contiguous()
+    return kernels.group_norm_backward(grad, dense, mean, rstd, in_a_row(weight), batch, channels, space, groups, mask)
 
 
 def _is_channels_last(x: Tensor) -> bool:
@@ -590,15 +595,20 @@ def _is_channels_last(x: Tensor) -> bool:
     return x.is_cpu and x.ndim in {4, 5} and not x.is_contiguous() and x.movedim(1, -1).is_contiguous()
 
 
-# The kernels read dense memory, and of gradients and parameters they do not even check that it is.
+def _near_zero(x: Tensor, groups: int) -> Tensor:
+    """A tensor with the channels last, less a number of each group, its first.
 
-
-def _laid_out(x: Tensor, *, channels_last: bool) -> Tensor:
-    return x.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else x.contiguous()
-
-
-def _in_a_row(parameter: Tensor | None) -> Tensor | None:
-    return None if parameter is None else parameter.contiguous()
+    The kernels for this order take a variance to be the mean of squares less the square of the mean, of which nothing is right
+    if the mean is far from 0. The mean that they find is that of what is left here, and is kept as such.
+    """
+    batch, channels = x.shape[:2]
+    if not x.numel():
+        return x
+    first = x[:, :: channels // groups]
+    while first.ndim > 2:
+        first = first.select(-1, 0)  # (B, groups) in the end
+    of_channel = first.unsqueeze(2).expand(batch, groups, channels // groups).reshape(batch, channels, *(1,) * (x.ndim - 2))
+    return x - of_channel
 
 
 # --- What is refused ---------------------------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ from fundl import kernels
 from fundl.kernels import PerAxis
 from fundl.layer import Layer
 from fundl.layers.inside import Sizes
-from fundl.layers.layout import Layout, layout_of, stand_in
+from fundl.layers.layout import Layout, layout_of, require_sizes, stand_in
 from fundl.shapes import AnyShape, AnySize, Misfit, Resized, Shape, Windows
+from fundl.tree import Record
 
 Residuals = TypeVar("Residuals")
 
@@ -71,8 +72,14 @@ class _Spatial(Layer[Residuals], Generic[Residuals]):
     def _run_back(self, residuals: Residuals, grad: Tensor) -> Tensor:
         """The input's gradient, over two or three axes."""
 
+    @abstractmethod
+    def _output_sizes(self, residuals: Residuals) -> tuple[int, ...]:
+        """The sizes of what `_run` gave."""
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Residuals]:
+        if self.axes == 3 and x.ndim == 4:  # without a batch, the kernels refuse channels that are last in memory
+            x = x.contiguous()
         try:
             if self.axes > 1:
                 return self._run(x)
@@ -84,8 +91,11 @@ class _Spatial(Layer[Residuals], Generic[Residuals]):
 
     @override
     def backward(self, residuals: Residuals, grad: Tensor) -> tuple[Self, Tensor]:
+        sizes = self._output_sizes(residuals)
         if self.axes > 1:
+            require_sizes(grad, sizes)
             return self, self._run_back(residuals, grad)
+        require_sizes(grad, (*sizes[:-2], sizes[-1]))
         return self, self._run_back(residuals, grad.unsqueeze(-2)).squeeze(-2)
 
     def _require_integers(self, field: str, setting: object, least: int) -> None:
@@ -199,6 +209,10 @@ class _MaxPool(_Windowed[tuple[Tensor, Layout]]):
         pool = kernels.max_pool3d if self.axes == 3 else kernels.max_pool2d
         output, indices = pool(x, *self._settings(), self._dilation(), self.ceil_mode)
         return output, (indices, layout_of(x))
+
+    @override
+    def _output_sizes(self, residuals: tuple[Tensor, Layout]) -> tuple[int, ...]:
+        return residuals[0].shape
 
     @override
     def _run_back(self, residuals: tuple[Tensor, Layout], grad: Tensor) -> Tensor:
@@ -382,12 +396,21 @@ class MaxPool3d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
 # --- Mean --------------------------------------------------------------------------------------------------------------
 
 
+@final
+@attrs.frozen(eq=False)
+class Pooled(Record):
+    """What backward of a mean is to know: how the input lay in memory, and the sizes of the output."""
+
+    x: Layout
+    sizes: tuple[int, ...]
+
+
 _HALF: Final = {torch.float16, torch.bfloat16}
 """The dtypes for which ATen has no mean over three axes on the CPU: it is taken in float32."""
 
 
 @attrs.frozen(eq=False, init=False)
-class _AveragePool(_Windowed[Layout]):
+class _AveragePool(_Windowed[Pooled]):
     """The mean of what a window sees, over any number of axes."""
 
     @property
@@ -405,7 +428,7 @@ class _AveragePool(_Windowed[Layout]):
             raise ValueError(f"{type(self).__name__}'s divisor must be at least 1, or None for the mean, not {self.divisor}")
 
     @override
-    def _run(self, x: Tensor) -> tuple[Tensor, Layout]:
+    def _run(self, x: Tensor) -> tuple[Tensor, Pooled]:
         pool = kernels.average_pool3d if self.axes == 3 else kernels.average_pool2d
         settings = *self._settings(), self.ceil_mode, self.count_include_padding, self.divisor
         try:
@@ -414,18 +437,22 @@ class _AveragePool(_Windowed[Layout]):
             if x.dtype not in _HALF:
                 raise
             output = pool(x.float(), *settings).to(x.dtype)
-        return output, layout_of(x)
+        return output, Pooled(layout_of(x), output.shape)
 
     @override
-    def _run_back(self, residuals: Layout, grad: Tensor) -> Tensor:
+    def _output_sizes(self, residuals: Pooled) -> tuple[int, ...]:
+        return residuals.sizes
+
+    @override
+    def _run_back(self, residuals: Pooled, grad: Tensor) -> Tensor:
         unpool = kernels.average_pool3d_backward if self.axes == 3 else kernels.average_pool2d_backward
         settings = *self._settings(), self.ceil_mode, self.count_include_padding, self.divisor
         try:
-            return unpool(grad, stand_in(residuals, grad), *settings)
+            return unpool(grad, stand_in(residuals.x, grad), *settings)
         except NotImplementedError:
             if grad.dtype not in _HALF:
                 raise
-            return unpool(grad.float(), stand_in(residuals, grad.float()), *settings).to(grad.dtype)
+            return unpool(grad.float(), stand_in(residuals.x, grad.float()), *settings).to(grad.dtype)
 
     @override
     def _explain(self, x: Tensor, error: Exception | None) -> None:
@@ -634,28 +661,32 @@ class _Adaptive(_Spatial[Residuals], Generic[Residuals]):
 
 
 @attrs.frozen(eq=False, init=False)
-class _AdaptiveAveragePool(_Adaptive[Layout]):
+class _AdaptiveAveragePool(_Adaptive[Pooled]):
     """The mean of each part, over any number of axes."""
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Layout]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Pooled]:
         if x.ndim not in {self.axes + 1, self.axes + 2}:  # of which ATen takes some, if there is but one part
             self._explain(x, None)
         return super().forward(x)
 
     @override
-    def _run(self, x: Tensor) -> tuple[Tensor, Layout]:
+    def _run(self, x: Tensor) -> tuple[Tensor, Pooled]:
         pool = kernels.adaptive_average_pool3d if self.axes == 3 else kernels.adaptive_average_pool2d
-        return pool(x, self._sizes()), layout_of(x)
+        output = pool(x, self._sizes())
+        return output, Pooled(layout_of(x), output.shape)
 
     @override
-    def _run_back(self, residuals: Layout, grad: Tensor) -> Tensor:
-        axes = max(self.axes, 2)
-        sides = residuals.sizes[-axes:]
+    def _output_sizes(self, residuals: Pooled) -> tuple[int, ...]:
+        return residuals.sizes
+
+    @override
+    def _run_back(self, residuals: Pooled, grad: Tensor) -> Tensor:
+        axes, sizes = max(self.axes, 2), residuals.x.sizes
         if grad.shape[-axes:].numel() == 1:
-            return (grad / math.prod(sides)).expand(residuals.sizes)
+            return (grad / math.prod(sizes[-axes:])).expand(sizes)
         unpool = kernels.adaptive_average_pool3d_backward if self.axes == 3 else kernels.adaptive_average_pool2d_backward
-        return unpool(grad, stand_in(residuals, grad))
+        return unpool(grad, stand_in(residuals.x, grad))
 
 
 @attrs.frozen(eq=False, init=False)
@@ -667,6 +698,10 @@ class _AdaptiveMaxPool(_Adaptive[tuple[Tensor, Layout]]):
         pool = kernels.adaptive_max_pool3d if self.axes == 3 else kernels.adaptive_max_pool2d
         output, indices = pool(x, self._sizes())
         return output, (indices, layout_of(x))
+
+    @override
+    def _output_sizes(self, residuals: tuple[Tensor, Layout]) -> tuple[int, ...]:
+        return residuals[0].shape
 
     @override
     def _run_back(self, residuals: tuple[Tensor, Layout], grad: Tensor) -> Tensor:
@@ -987,6 +1022,7 @@ class GlobalAveragePool(_Global[Sizes]):
     @override
     def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
         sizes = residuals.sizes
+        require_sizes(grad, sizes[:2])
         share = grad / math.prod(sizes[2:])  # (B, C)
         return self, share.reshape(*sizes[:2], *(1,) * len(sizes[2:])).expand(sizes)
 
@@ -1032,5 +1068,6 @@ class GlobalMaxPool(_Global[tuple[Tensor, Layout, Sizes]]):
     @override
     def backward(self, residuals: tuple[Tensor, Layout, Sizes], grad: Tensor) -> tuple[Self, Tensor]:
         indices, layout, sizes = residuals
+        require_sizes(grad, sizes.sizes[:2])
         planes = kernels.adaptive_max_pool2d_backward(grad[..., None, None], stand_in(layout, grad), indices)
         return self, planes.reshape(sizes.sizes)

@@ -14,7 +14,7 @@ from typing_extensions import TypeVar, TypeVarTuple, override
 from fundl import kernels
 from fundl.layer import Layer
 from fundl.layers.inside import Sizes
-from fundl.layers.layout import Layout, layout_of, stand_in
+from fundl.layers.layout import Layout, layout_of, require_sizes, stand_in
 from fundl.shapes import AnySize, Divided, Padded, Product, Resized, S, Shape
 
 # Sizes that a layer's type states, named like the fields that hold them
@@ -93,14 +93,24 @@ class Upsample(Layer[Sizes], Generic[Factor, Size]):
         count = x.ndim - 2
         if not self._takes(x):
             self._explain(x)
-        sizes, factors = self._sizes(x.shape), self._factors(count)
-        return kernels.upsample[self.mode, count](x, sizes, *self._aligned(), *factors), Sizes(x.shape)
+        residuals, sizes = Sizes(x.shape), self._sizes(x.shape)
+        factors = [*self._factors(count)]
+        for axis in self._of_kept_size(x.shape, sizes):
+            x, factors[axis] = self._moved(x, axis + 2), None
+        return kernels.upsample[self.mode, count](x, sizes, *self._aligned(), *factors), residuals
 
     @override
     def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
-        sizes, count = residuals.sizes, grad.ndim - 2
-        unsampled = kernels.upsample_backward[self.mode, count]
-        return self, unsampled(grad, grad.shape[2:], sizes, *self._aligned(), *self._factors(count))
+        before, count = residuals.sizes, len(residuals.sizes) - 2
+        sizes, factors = self._sizes(before), [*self._factors(count)]
+        require_sizes(grad, (*before[:2], *sizes))
+        kept = self._of_kept_size(before, sizes)
+        for axis in kept:
+            factors[axis] = None
+        grad = kernels.upsample_backward[self.mode, count](grad, sizes, before, *self._aligned(), *factors)
+        for axis in kept:
+            grad = self._moved_back(grad, axis + 2)
+        return self, grad
 
     @override
     def output_shape(self, shape: S) -> Resized[S, Factor, Size]:
@@ -119,6 +129,35 @@ class Upsample(Layer[Sizes], Generic[Factor, Size]):
         if self.size is not None:
             return self.size if isinstance(self.size, tuple) else (self.size,) * len(sides)
         return tuple(math.floor(side * (factor or 1)) for side, factor in zip(sides, self._factors(len(sides)), strict=True))
+
+    # A factor of a little more than 1 may leave a size n as it is: f < 1 + 1/n. Then the positions i / f, or those of mode
+    # "linear", are between i - 1 and i: each pixel is made from itself and, in part, from the one before it. The kernels copy
+    # such an axis, whatever the factor is, and not all of them in both directions.
+
+    def _of_kept_size(self, before: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
+        """The spatial axes that keep their sizes though there is a factor, which moves pixels all the same."""
+        if self.factor is None or self.align_corners:
+            return []
+        kept = zip(before[2:], sizes, self._factors(len(sizes)), strict=True)
+        return [axis for axis, (side, size, factor) in enumerate(kept) if side == size and factor != 1]
+
+    def _moved(self, x: Tensor, axis: int) -> Tensor:
+        """y[i] = (1 - s[i]) x[i] + s[i] x[i - 1] along an axis."""
+        one_before = torch.cat((x.narrow(axis, 0, 1), x.narrow(axis, 0, x.shape[axis] - 1)), axis)
+        return one_before if self.mode == "nearest" else torch.lerp(x, one_before, self._shares(x, axis))
+
+    def _moved_back(self, grad: Tensor, axis: int) -> Tensor:
+        """Its vjp: grad_x[i] = (1 - s[i]) grad[i] + s[i + 1] grad[i + 1]."""
+        moved, size = grad * self._shares(grad, axis), grad.shape[axis]
+        last = torch.zeros_like(grad.narrow(axis, 0, 1))
+        return grad - moved + torch.cat((moved.narrow(axis, 1, size - 1), last), axis)
+
+    def _shares(self, x: Tensor, axis: int) -> Tensor:
+        """The share s of the pixel before each one: i less its position, or all for nearest; the first has none before it."""
+        i = torch.arange(x.shape[axis], dtype=torch.float64, device=x.device)
+        factor = self._factors(x.ndim - 2)[axis - 2] or 1.0
+        shares = torch.ones_like(i) if self.mode == "nearest" else (i + 0.5) * (1 - 1 / factor)
+        return (shares * (i > 0)).to(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
 
     def _takes(self, x: Tensor) -> bool:
         setting = self.size if self.factor is None else self.factor
@@ -152,7 +191,7 @@ PadMode = Literal["constant", "reflect", "replicate", "circular"]
 
 @final
 @attrs.frozen(eq=False)
-class Pad(Layer[None], Generic[Padding]):
+class Pad(Layer[Sizes], Generic[Padding]):
     """The input with more elements around it, before and behind each of its last axes.
 
         constant:   a a a | x y z | a a a
@@ -173,7 +212,7 @@ class Pad(Layer[None], Generic[Padding]):
         (..., H, W) to (..., before + H + behind, before + W + behind) for two pairs
 
     Residuals:
-        None.
+        The sizes of the input: no bytes.
 
     Raises:
         TypeError: the padding is not a tuple of integers and pairs of them.
@@ -214,19 +253,24 @@ class Pad(Layer[None], Generic[Padding]):
             raise ValueError(f"Pad takes at most three axes in mode={self.mode!r}, not {len(padding)}")
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
+        residuals = Sizes(x.shape)
         try:
             if self.mode == "constant":
-                return torch.constant_pad_nd(x, self._last_first(), self.value), None
+                return torch.constant_pad_nd(x, self._last_first(), self.value), residuals
             pad = kernels.pad_circular if self.mode == "circular" else kernels.pad[self.mode, len(self.padding)]
             framed = pad(self._behind_two(x), self._last_first())
         except RuntimeError as error:
             self._explain(x, error)
             raise
-        return framed if x.ndim == framed.ndim else framed.reshape(*x.shape[: -len(self.padding)], *framed.shape[2:]), None
+        lead = x.shape[: -len(self.padding)]
+        return framed if x.ndim == framed.ndim else framed.reshape(*lead, *framed.shape[2:]), residuals
 
     @override
-    def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
+    def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
+        lead, sides = residuals.sizes[: -len(self.padding)], residuals.sizes[-len(self.padding) :]
+        framed_sides = (before + side + behind for side, (before, behind) in zip(sides, self._pairs(), strict=True))
+        require_sizes(grad, (*lead, *framed_sides))
         if self.mode == "constant":
             return self, self._without(grad)
         framed = self._behind_two(grad)

@@ -3,6 +3,7 @@
 What a convolution makes of the larger sizes, a transposed one with the same settings makes larger again.
 """
 
+from collections.abc import Sequence
 from typing import Final, Generic, final
 
 import attrs
@@ -68,6 +69,11 @@ class TransposedConvolution(Convolution):
     @override
     def _output_padding(self) -> tuple[int, ...]:
         return self._each(self.output_padding)
+
+    @override
+    def _output_sides(self, sides: Sequence[int]) -> list[int]:
+        settings = zip(sides, self._padding(), self._spans(), self._each(self.stride), self._output_padding(), strict=True)
+        return [(side - 1) * stride - 2 * cut + span + 1 + more for side, cut, span, stride, more in settings]
 
     @override
     def _in_and_out(self) -> tuple[int, int]:

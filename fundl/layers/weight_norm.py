@@ -11,6 +11,7 @@ from fundl import kernels
 from fundl.initialize import Dependent, Initializer, ones
 from fundl.layer import AnyLayer, Layer
 from fundl.layers.inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
+from fundl.layers.layout import require_sizes
 from fundl.layers.normalization import require_eps
 from fundl.model import require_model
 from fundl.shapes import S, Through
@@ -79,10 +80,9 @@ class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, Tensor, Tensor]]:
         v = _weight(self.layer)
-        if self.axis == 0:
-            weight, norm = kernels.weight_norm(
-                v.contiguous(), self.gain.contiguous(), 0
-            )  # of others, it reads what is not there
+        self._require_gain(v)
+        if self.axis == 0:  # the kernels read memory as if it were contiguous, and of the right sizes
+            weight, norm = kernels.weight_norm(v.contiguous(), self.gain.contiguous(), 0)
         else:
             norm = _norm(v, self.axis)
             weight = v * (self.gain / norm)
@@ -107,6 +107,8 @@ class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
     def _of(self, grads: L, norm: Tensor) -> "WeightNorm[L]":
         """The gradients, from those of the layer, whose weight was w."""
         v, grad_weight = _weight(self.layer), _weight(grads)
+        self._require_gain(v)
+        require_sizes(grad_weight, v.shape)
         if self.axis == 0:
             grad_v, grad_gain = kernels.weight_norm_backward(
                 grad_weight.contiguous(), v.contiguous(), self.gain.contiguous(), norm, 0
@@ -116,6 +118,16 @@ class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
             scale = self.gain / norm
             grad_v = torch.addcmul(grad_weight * scale, v, scale * grad_gain / norm, value=-1)
         return WeightNorm(_with_weight(grads, grad_v), grad_gain, axis=self.axis, gain_init=self.gain_init)
+
+    def _require_gain(self, v: Tensor) -> None:
+        """Raise unless there is a gain for each output."""
+        sizes = [1] * v.ndim
+        sizes[self.axis] = v.shape[self.axis]
+        if self.gain.shape != tuple(sizes):
+            raise ValueError(
+                f"WeightNorm has a gain for each output, of shape {tuple(sizes)} for a weight of shape {tuple(v.shape)} and"
+                f" axis={self.axis}, but its shape is {tuple(self.gain.shape)}: weight_norm(layer) makes one"
+            )
 
     @override
     def output_shape(self, shape: S) -> Through[S, L]:

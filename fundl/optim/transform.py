@@ -15,6 +15,7 @@ from torch import Tensor
 from fundl import tree
 from fundl.kernels import no_grad
 from fundl.optim.flat import Tensors
+from fundl.tape import refuse_tape
 from fundl.tree import Record, describe
 
 P = TypeVar("P")
@@ -131,6 +132,7 @@ class Transform(ABC, Generic[S]):
         """Apply a rule for flat tuples of tensors to trees."""
         with no_grad():
             flat_grads, flat_params = flatten_alike(grads, params, name="grads")
+            refuse_tape(flat_grads, flat_params)
             try:
                 results, inner = rule(flat_grads, state.inner, flat_params)
             except Exception as error:
@@ -174,6 +176,7 @@ def apply_updates(params: P, updates: P) -> P:
     """
     with no_grad():
         flat_updates, flat_params = flatten_alike(updates, params, name="updates")
+        refuse_tape(flat_updates, flat_params)
         return tree.with_trainable_leaves(params, torch._foreach_add(flat_params, flat_updates))
 
 
