@@ -22,6 +22,7 @@ import optree
 import torch
 from torch import Tensor
 
+from fundl import constructor
 from fundl.donated import DonatedError, refusal
 
 T = TypeVar("T")
@@ -161,6 +162,8 @@ def _register(cls: type[Record]) -> None:
     cls.trainable = tuple(name for name in cls.children if name not in buffers)
     _register_node(cls, *_apart_and_together(cls, names), path_entry_type=optree.GetAttrEntry, namespace=_NAMESPACE)
     _with_leaves_of[cls] = _replacing_leaves(cls, names)
+    if init := constructor.told(cls, cls.children, {name: _store(cls, name) for name in names}):
+        type.__setattr__(cls, "__init__", init)
 
 
 # The functions below make functions: those run for each record of a tree each time that the tree is mapped, so they are

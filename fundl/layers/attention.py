@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl import kernels, products
+from fundl.elsewhere import told
 from fundl.initialize import Initializer, Stacked, xavier_uniform, zeros
 from fundl.layer import Layer
 from fundl.layers.normalization import require_dtype
@@ -317,6 +318,7 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         return rotation(heads.shape[2], heads.shape[3], base=self.rotary, dtype=heads.dtype, device=heads.device)
 
 
+@told
 def self_attention(
     features: Size,
     heads: int,
@@ -518,6 +520,7 @@ class CrossAttention(Layer[_KeptOfBoth, tuple[Tensor, Tensor], Tensor], Generic[
             raise
 
 
+@told
 def cross_attention(
     features: Size,
     heads: int,

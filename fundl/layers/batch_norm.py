@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import kernels, tree
+from fundl.elsewhere import told
 from fundl.initialize import Initializer, ones, zeros
 from fundl.kernels import no_grad
 from fundl.layer import Layer, Model
@@ -176,6 +177,7 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
         return Shape(batch, channels, *space)
 
 
+@told
 def batch_norm(
     channels: Count,
     *,

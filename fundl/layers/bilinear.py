@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
+from fundl.elsewhere import told
 from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.layer import Layer
@@ -123,6 +124,7 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
+@told
 def bilinear(
     in1_features: int,
     in2_features: int,

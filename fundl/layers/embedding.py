@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import kernels
+from fundl.elsewhere import told
 from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, normal
 from fundl.layer import Layer, zero_gradient
@@ -114,6 +115,7 @@ class Embedding(Layer[Tensor], OwnFans, Generic[Features]):
             ) from error
 
 
+@told
 def embedding(
     vocabulary: int,
     features: Out,

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import products
+from fundl.elsewhere import told
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.layer import Layer
 from fundl.shapes import AnySize, Shape, expect
@@ -102,6 +103,7 @@ def explain_misfit(layer: str, x: Tensor, weight: Tensor, error: RuntimeError) -
         ) from error
 
 
+@told
 def linear(
     in_features: In,
     out_features: Out,

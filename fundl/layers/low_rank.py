@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import products
+from fundl.elsewhere import told
 from fundl.initialize import Initializer, uniform_fan_in, zeros
 from fundl.layer import Layer
 from fundl.layers.linear import Linear, explain_misfit
@@ -128,6 +129,7 @@ def _rows(x: Tensor) -> Tensor:
     return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
+@told
 def low_rank(
     layer: Linear[In, Out],
     rank: int,

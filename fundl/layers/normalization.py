@@ -18,6 +18,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import kernels
+from fundl.elsewhere import told
 from fundl.initialize import Initializer, ones, zeros
 from fundl.layer import Layer
 from fundl.layers.layout import in_a_row, require_sizes
@@ -126,6 +127,7 @@ class LayerNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Features]):
         return _expect_features(shape, self.features)
 
 
+@told
 def layer_norm(
     features: Size,
     *,
@@ -261,6 +263,7 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
         return _expect_features(shape, self.features)
 
 
+@told
 def rms_norm(
     features: Size,
     *,
@@ -403,6 +406,7 @@ class GroupNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
         return Shape(batch, channels, *space)
 
 
+@told
 def group_norm(
     groups: int,
     channels: Count,
@@ -529,6 +533,7 @@ class InstanceNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
         return Shape(batch, channels, *space)
 
 
+@told
 def instance_norm(
     channels: Count,
     *,

@@ -10,6 +10,7 @@ import attrs
 import torch
 from typing_extensions import TypeVar, override
 
+from fundl.elsewhere import told
 from fundl.initialize import Initializer, VarianceScaling
 from fundl.kernels import PerAxis
 from fundl.layers.convolution import (
@@ -149,6 +150,7 @@ class ConvTranspose1d(
         return self._spreads(shape)
 
 
+@told
 def conv_transpose1d(
     in_channels: In,
     out_channels: Out,
@@ -265,6 +267,7 @@ class ConvTranspose2d(
         return self._spreads(shape)
 
 
+@told
 def conv_transpose2d(
     in_channels: In,
     out_channels: Out,
@@ -381,6 +384,7 @@ class ConvTranspose3d(
         return self._spreads(shape)
 
 
+@told
 def conv_transpose3d(
     in_channels: In,
     out_channels: Out,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl.elsewhere import told
 from fundl.optim.decay import AddDecayedWeights, DecayState, Predicate
 from fundl.optim.flat import Tensors, new_count, require_fit, times, zeros_like
 from fundl.optim.fused import Columns, adam_in_place, can_fuse
@@ -169,6 +170,7 @@ class _Adam(Transform[AdamChainState]):
         return new.params, (AdamState(count, *new[2:]), decay, next_rate_state)
 
 
+@told
 def adam(
     rate: Rate,
     *,
@@ -207,6 +209,7 @@ def adam(
     )
 
 
+@told
 def adamw(
     rate: Rate,
     *,

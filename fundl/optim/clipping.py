@@ -7,6 +7,7 @@ import torch
 from typing_extensions import override
 
 from fundl import tree
+from fundl.elsewhere import told
 from fundl.optim.flat import Tensors, times
 from fundl.optim.hyperparameters import positive
 from fundl.optim.transform import Transform
@@ -27,6 +28,7 @@ class _ClipByGlobalNorm(Transform[tuple[()]]):
         return times(grads, self.max_norm / norm.clamp(min=self.max_norm)), state
 
 
+@told
 def clip_by_global_norm(max_norm: float) -> Transform[tuple[()]]:
     """Shorten all updates together, if they are longer than a bound: u = g min(1, max_norm / |g|).
 
@@ -62,6 +64,7 @@ class _ClipByValue(Transform[tuple[()]]):
         return torch._foreach_clamp_max(torch._foreach_clamp_min(grads, -self.limit), self.limit), state
 
 
+@told
 def clip_by_value(limit: float) -> Transform[tuple[()]]:
     """Clip each element: u = max(-limit, min(limit, g)).
 

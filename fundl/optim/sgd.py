@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl.elsewhere import told
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, add_decayed_weights
 from fundl.optim.flat import Tensors, new_count, require_fit, times, zeros_like
@@ -90,6 +91,7 @@ def trace(momentum: float, *, dampening: float = 0.0, nesterov: bool = False) ->
 SGDState: TypeAlias = tuple[DecayState, TraceState, RateState]
 
 
+@told
 def sgd(
     rate: Rate, *, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
 ) -> Transform[SGDState]:
@@ -119,6 +121,7 @@ def sgd(
     )
 
 
+@told
 def momentum(rate: Rate, *, momentum: float = 0.9, nesterov: bool = False) -> Transform[SGDState]:
     """Stochastic gradient descent with momentum: `sgd` with another default.
 

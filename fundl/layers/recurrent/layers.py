@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
+from fundl.elsewhere import told
 from fundl.initialize import Initializer, VarianceScaling
 from fundl.layer import Layer
 from fundl.layers.recurrent import sweeps
@@ -266,6 +267,7 @@ def rnn(
     bias_init: Initializer | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> RNN[In, Hidden]: ...
+@told
 def rnn(
     in_features: int,
     hidden_features: int,
@@ -409,6 +411,7 @@ def gru(
     bias_init: Initializer | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> GRU[In, Hidden]: ...
+@told
 def gru(
     in_features: int,
     hidden_features: int,
@@ -551,6 +554,7 @@ def lstm(
     bias_init: Initializer | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> LSTM[In, Hidden]: ...
+@told
 def lstm(
     in_features: int,
     hidden_features: int,
