@@ -22,10 +22,14 @@ _DAY: Final = 86400.0  # seconds
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write to, that takes the place of what is there when all is written, with its mode, owner and group.
+def whole_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[BinaryIO]:
+    """A file to write to, that takes the place of what is there when all is written.
 
     Unfinished files that dead processes have left in the folder are removed.
+
+    Args:
+        path: of the file.
+        mode: of the file; by default it has the mode, owner and group of what was there, or the usual ones.
 
     Raises:
         FileNotFoundError: the folder does not exist.
@@ -37,7 +41,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     if target.exists() and not target.is_file():
         raise OSError(f"{target} is a folder or a device, not a file: give the path of a file to save to")
     _clear(target.parent)
-    file, unfinished = _unfinished(target)
+    file, unfinished = _unfinished(target, mode)
     try:
         with file:
             yield file
@@ -69,14 +73,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _unfinished(target: Path) -> tuple[BinaryIO, Path]:
+def is_unfinished(name: str) -> bool:
+    """Whether a file's name is that of one which is not yet, or will never be, whole."""
+    return name.startswith(".") and name.endswith(_SUFFIX)
+
+
+def _unfinished(target: Path, mode: int | None) -> tuple[BinaryIO, Path]:
     """A new file beside a file that is to be replaced, locked, and its path."""
-    before = target.stat() if target.exists() else None
+    before = target.stat() if mode is None and target.exists() else None
     name = os.fsencode(target.name)[:_LONGEST].decode(errors="ignore")
     while True:
         path = target.with_name(f".{name}.{_host()}{os.urandom(4).hex()}{_SUFFIX}")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags, 0o666 if before is None else 0o600)
+        descriptor = os.open(path, flags, 0o600 if before is not None else 0o666 if mode is None else mode)
         _lock(descriptor)
         if os.fstat(descriptor).st_nlink:  # else another process has just taken it for a dead one's
             break
@@ -113,7 +122,7 @@ def _clear(folder: Path) -> None:
     """Remove the unfinished files that nobody is writing to."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:  # of a folder that may not be read
         for entry in entries:
-            if entry.name.startswith(".") and entry.name.endswith(_SUFFIX) and entry.is_file(follow_symlinks=False):
+            if is_unfinished(entry.name) and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(OSError):  # it is another user's, or gone
                     _remove_if_dead(entry)
 

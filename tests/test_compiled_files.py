@@ -23,13 +23,14 @@ from torch import Tensor
 
 import fundl
 from fundl import Compiled, RetraceError, jit, tree
-from fundl.jit import cache, identity
+from fundl.jit import cache, identity, store
 from fundl.jit.walk import flatten
 from fundl.tree import Record
 from tests import compiled_samples as samples
 from tests.samples import SAMPLES
 
 Functions = tuple[samples.Powers | samples.Epoch, ...]
+Libraries = dict[str, dict[str, bytes]]
 
 
 def new() -> Functions:
@@ -48,13 +49,32 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def altered(saved: Path, folder: Path, **changes: object) -> Path:
-    """The first file, with another manifest."""
+def altered(saved: Path, folder: Path, *, libraries: Libraries | None = None, **changes: object) -> Path:
+    """The first file, with another manifest, and other libraries."""
+    with zipfile.ZipFile(saved / "0.compiled") as old:
+        text = json.dumps(json.loads(old.read("fundl.json")) | changes)
+    path = written(saved, folder, text, libraries)
+    if isinstance(forms := changes.get("forms"), list):  # the parts of others are not to be there
+        with zipfile.ZipFile(path) as file:
+            parts = {name: file.read(name) for name in file.namelist()}
+        with zipfile.ZipFile(path, "w") as file:
+            for name, content in parts.items():
+                number, library = name.partition(".")[0], name.partition("/")[0]
+                is_needed = "/" not in name or libraries is not None or library in {form.get("library") for form in forms}
+                if is_needed and (not number.isdigit() or int(number) < len(forms)):
+                    file.writestr(name, content)
+    return path
+
+
+def written(saved: Path, folder: Path, text: str, libraries: Libraries | None = None) -> Path:
     path = folder / "altered.compiled"
     with zipfile.ZipFile(saved / "0.compiled") as old, zipfile.ZipFile(path, "w") as file:
         for name in old.namelist():
-            content = old.read(name)
-            file.writestr(name, json.dumps(json.loads(content) | changes) if name == "fundl.json" else content)
+            if libraries is None or "/" not in name:
+                file.writestr(name, text if name == "fundl.json" else old.read(name))
+        for library, files in (libraries or {}).items():
+            for name, content in files.items():
+                file.writestr(f"{library}/{name}", content)
     return path
 
 
@@ -225,8 +245,12 @@ def test_a_file_that_is_none_is_refused(saved: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("something", "else")
     assert "(it lacks fundl.json)" in refusal(path)
-    later = altered(saved, tmp_path, format=2)
-    assert refusal(later) == "is of format 2, from a later fundl; this one reads format 1: update fundl"
+    later, earlier = (
+        altered(saved, tmp_path, format=3),
+        "is of format 1, from an earlier fundl; this one reads format 2: save it anew",
+    )
+    assert refusal(later) == "is of format 3, from a later fundl; this one reads format 2: update fundl"
+    assert refusal(altered(saved, tmp_path, format=1)) == earlier
 
 
 def test_a_file_of_another_function_is_refused(saved: Path) -> None:
@@ -278,20 +302,152 @@ def test_a_class_that_is_not_there_is_named(saved: Path, tmp_path: Path, monkeyp
     assert re.match(r"refers to something that is not there \(.*'Pair'.*\): the modules of the classes", refusal(path))
 
 
-def test_code_that_cannot_be_written_or_loaded_is_told(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_that_cannot_be_written_is_kept_for_this_process(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path / "file"))
-    for number, function in enumerate(new()):
-        with pytest.raises(
-            OSError, match=r"compiled code cannot be written to .*: name a folder that can be in FUNDL_CACHE_DIR"
-        ):
-            function.load(saved / f"{number}.compiled")
+    compiled, epoch = samples.new(max_traces=0)
+    with pytest.warns(RuntimeWarning, match=r"compiled code is kept only until this process ends: .*/file is not a folder"):
+        compiled.load(saved / "0.compiled")
+    epoch.load(saved / "1.compiled")  # of which it is told once
+    fundl.save(tmp_path / "results.safetensors", samples.results(compiled, epoch))
+    assert (tmp_path / "results.safetensors").read_bytes() == (saved / "expected.safetensors").read_bytes()
+    compiled.save(tmp_path / "again.compiled")
+    with zipfile.ZipFile(tmp_path / "again.compiled") as file, zipfile.ZipFile(saved / "0.compiled") as old:
+        assert file.namelist() == old.namelist()
+
+
+def test_code_that_cannot_be_loaded_is_told(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path / "new"))
-    for library in (str(form["library"]) for form in manifest(saved).forms):
-        place = tmp_path / "new" / "jit" / library
-        place.mkdir(parents=True)
-        (place / "broken.so").write_text("no library")
-    assert re.match("holds code that this system cannot load: .*broken.so", refusal(saved / "0.compiled"))
+    files = {"broken.so": b"no library"}
+    name = store.digest(files)
+    path = altered(
+        saved, tmp_path, forms=[{**form, "library": name} for form in manifest(saved).forms], libraries={name: files}
+    )
+    assert re.match("holds code that this system cannot load: .*broken.so", refusal(path))
+    empty = store.digest({})
+    forms = [{**form, "library": empty} for form in manifest(saved).forms]
+    assert f"it does not hold the code of the digest {empty}" in refusal(altered(saved, tmp_path, forms=forms, libraries={}))
+
+
+# --- What is wrong with a file, by accident or on purpose ---------------------------------------------------------------
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_file_that_was_cut_off_or_changed_anywhere(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, or nothing that matters was changed; it writes nothing that the whole file does not write."""
+    monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path / "cache"))
+    samples.new()[0].load(saved / "0.compiled")
+    before = everything(tmp_path)
+    whole, path = (saved / "0.compiled").read_bytes(), tmp_path / "file"
+    ends = whole.rindex(b"PK\x05\x06")
+    directory = int.from_bytes(whole[ends + 16 : ends + 20], "little")
+    places = [*range(0, directory, len(whole) // 30), *range(directory, len(whole), 11)]
+    refused = 0
+    for place in places:
+        for content in (whole[:place], whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]):
+            path.write_bytes(content)
+            compiled = samples.new()[0]
+            try:
+                compiled.load(path)
+            except ValueError:
+                refused += 1
+                assert not compiled.traces
+            path.unlink()
+            assert everything(tmp_path) == before, place
+    assert refused > 1.2 * len(places)
+
+
+WRONG: list[object] = [None, True, 1, -1, 1.5, "", "../x", "/x", "x" * 64, [], [1], [[]], {}, {"a": 1}, {"a": None}]
+
+
+def test_misshapen_manifests_are_refused(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path / "cache"))
+    with zipfile.ZipFile(saved / "0.compiled") as file:
+        text = json.loads(file.read("fundl.json"))
+    first: dict[str, object] = text["forms"][0]
+    for wrong in WRONG:
+        changes: list[dict[str, object]] = [{name: wrong} for name, value in text.items() if type(wrong) is not type(value)]
+        for name, value in first.items():
+            if type(wrong) is not type(value) or name in {"library", "classes"}:
+                changes.append({"forms": [{**first, name: wrong}, *text["forms"][1:]]})
+        for change in changes:
+            refusal(written(saved, tmp_path, json.dumps({**text, **change})))
+        assert "is not a file of compiled functions" in refusal(written(saved, tmp_path, json.dumps(wrong)))
+    for name in text:
+        less = {other: value for other, value in text.items() if other != name}
+        assert "is not a file of compiled functions" in refusal(written(saved, tmp_path, json.dumps(less)))
+    for name in first:
+        less = {other: value for other, value in first.items() if other != name}
+        assert "is not a file of compiled functions" in refusal(altered(saved, tmp_path, forms=[less]))
+    for more in ("", "{", "\x00", "[" * 100_000, '{"format": 2}', '{"format": NaN}', '{"format": 1e999}', '"\\ud800"'):
+        assert "is not a file of compiled functions" in refusal(written(saved, tmp_path, more))
+    assert "says more than it should: 'more'" in refusal(altered(saved, tmp_path, more=1))
+    assert not everything(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.so", "/tmp/evil.so", "{library}/../../evil.so", "{library}/a/b.so", "{library}/.hidden", "{library}/",
+             "{library}/a\\b.so", "{library}/..", "evil.so", "9.pickle", "0.tensor.x", "00.pickle", "loop.so", "C:evil.so",
+             "{library}/" + "x" * 300],
+)  # fmt: skip
+def test_files_cannot_name_where_they_are_written(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path / "cache" / "deep"))
+    path = tmp_path / "evil.compiled"
+    path.write_bytes((saved / "0.compiled").read_bytes())
+    evil = name.format(library=manifest(saved).forms[0]["library"])
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr(evil, b"evil")
+    assert re.match(r"is not a file of compiled functions, or only a part of one \(it holds '.*'\)", refusal(path))
+    assert [*tmp_path.iterdir()] == [path]
+
+
+def test_code_is_what_the_manifest_says(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file puts its own code in the place of another's."""
+    monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path / "cache"))
+    forms = manifest(saved).forms
+    victim = str(forms[0]["library"])
+    evil = {"evil.so": b"evil"}
+    path = altered(saved, tmp_path, forms=forms[:1], libraries={victim: evil})
+    assert f"it does not hold the code of the digest {victim}" in refusal(path)
+    for library in ("..", "../../x", "/x", victim[:-1], victim.upper(), f"{victim}/x", ""):
+        path = altered(saved, tmp_path, forms=[{**form, "library": library} for form in forms], libraries={library: evil})
+        assert "is not a file of compiled functions" in refusal(path)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_became_of_libraries_on_disk_is_repaired(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damages: list[Callable[[bytes], bytes]] = [lambda _: b"", lambda x: x[: len(x) // 2], lambda x: x[:-1] + b"!"]
+    for number, damage in enumerate(damages):
+        place = tmp_path / str(number)
+        monkeypatch.setenv("FUNDL_CACHE_DIR", str(place))
+        for count, function in enumerate(new()):
+            function.load(saved / f"{count}.compiled")
+        before = everything(place)
+        for file, content in before.items():
+            (place / file).unlink()  # which is mapped: another file takes its place
+            if not file.endswith("json"):
+                (place / file).write_bytes(damage(content))
+        compiled, epoch = samples.new(max_traces=0)
+        compiled.load(saved / "0.compiled")
+        epoch.load(saved / "1.compiled")
+        assert everything(place) == before
+        fundl.save(tmp_path / "results.safetensors", samples.results(compiled, epoch))
+        assert (tmp_path / "results.safetensors").read_bytes() == (saved / "expected.safetensors").read_bytes()
+
+
+def test_what_is_loaded_is_run_by_no_other_function(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file adds libraries, but no graph is looked up in it: what the next function compiles is its own."""
+    monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
+    for number, function in enumerate(new()):
+        function.load(saved / f"{number}.compiled")
+    assert [*tmp_path.iterdir()] == [tmp_path / "libraries"]
 
 
 # --- What a function is -------------------------------------------------------------------------------------------------

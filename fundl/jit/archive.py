@@ -1,7 +1,8 @@
 """Compiled functions in files: what one process traced and compiled, another one runs, on a machine without a compiler.
 
 A file is a zip archive: a manifest in JSON, that says what the file is of and what it needs, and is checked before all else;
-for each compiled form a pickle of its kind and of what its result is made of, and the tensors that it uses; and the libraries.
+for each compiled form a pickle of its kind and of what its result is made of, and the tensors that it uses; and the libraries,
+each in a folder named by the digest of its files. So a file can add a library to those that are on disk, and change none.
 """
 
 import io
@@ -13,11 +14,10 @@ import sys
 import time
 import types
 import zipfile
-import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Final, TypeVar
 
 import attrs
 import torch
@@ -26,18 +26,12 @@ from typing_extensions import override
 
 from fundl import processor
 from fundl.files import whole_file
-from fundl.jit import cache, identity
+from fundl.jit import cache, identity, manifests, store
 from fundl.jit.kinds import Kind, Trace
+from fundl.jit.manifests import Form, Manifest
 from fundl.jit.walk import statics
 
 F = TypeVar("F")
-
-_FORMAT: Final = 1
-_MANIFEST: Final = "fundl.json"
-_LOOP: Final = "loop.so"
-_UNREADABLE: Final = (
-    pickle.UnpicklingError, AttributeError, EOFError, ImportError, IndexError, KeyError, SyntaxError, TypeError, ValueError
-)  # fmt: skip
 
 
 @attrs.frozen(eq=False)
@@ -79,59 +73,16 @@ class Entry:
         return [device for _, _, _, device in self.kind.leaves]
 
 
-@attrs.frozen
-class _Form:
-    """What the manifest says of a form.
-
-    Args:
-        library: the folder with what was compiled.
-        role: see `Entry`.
-        threads: that torch was set to.
-        devices: of the arguments, and what they are.
-        classes: a digest of those among the arguments, and of all their static values.
-    """
-
-    library: str
-    role: str
-    threads: int
-    devices: dict[str, str]
-    classes: str
-
-
-@attrs.frozen
-class _Manifest:
-    """What the manifest says.
-
-    Args:
-        format: of the file.
-        options: see `Origin`.
-        function: its name.
-        parts: digests of what it is made of.
-        needs: what must be as it was.
-        instructions: sets of them that the CPU must have.
-        forms: what there is.
-    """
-
-    format: int
-    options: dict[str, str]
-    function: str
-    parts: dict[str, str]
-    needs: dict[str, str]
-    instructions: list[str]
-    forms: list[_Form]
-
-
 # --- Saving -------------------------------------------------------------------------------------------------------------
 
 
-def save(path: str | os.PathLike[str], origin: Origin, entries: Sequence[Entry], *, with_loop: bool = False) -> None:
+def save(path: str | os.PathLike[str], origin: Origin, entries: Sequence[Entry]) -> None:
     """Write compiled forms to a file, whole or not at all.
 
     Args:
         path: of the file.
         origin: what it is of.
         entries: the forms.
-        with_loop: whether they need the library with the loop in C.
 
     Raises:
         TypeError: a kind or a result holds what cannot be pickled, or is not the same when it comes back.
@@ -140,9 +91,11 @@ def save(path: str | os.PathLike[str], origin: Origin, entries: Sequence[Entry],
     if not entries:
         raise ValueError(f"{origin.name} is not compiled yet, so there is nothing to save: call it first")
     pickled = [_pickled(origin, entry) for entry in entries]
+    libraries = {entry.library: _files(entry.library) for entry in entries}
+    names = {library: store.digest(files) for library, files in libraries.items()}
     forms = [
-        _Form(
-            entry.library.name,
+        Form(
+            names[entry.library],
             entry.role,
             entry.kind.ambient.threads,
             {str(device): _device_name(device) for device in entry.devices},
@@ -151,18 +104,16 @@ def save(path: str | os.PathLike[str], origin: Origin, entries: Sequence[Entry],
         for entry in entries
     ]
     parts, options = identity.parts(origin.function), dict(origin.options)
-    manifest = _Manifest(_FORMAT, options, origin.name, parts, _needs(), sorted(processor.instructions()), forms)
+    manifest = Manifest(manifests.FORMAT, options, origin.name, parts, _needs(), sorted(processor.instructions()), forms)
     with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        _add(archive, _MANIFEST, json.dumps(attrs.asdict(manifest), indent=1).encode())
+        _add(archive, manifests.NAME, json.dumps(attrs.asdict(manifest), indent=1).encode())
         for number, (form, tensors) in enumerate(pickled):
             _add(archive, f"{number}.pickle", form)
             for place, tensor in enumerate(tensors):
                 _add(archive, f"{number}.tensor.{place}", tensor)
-        for library in {entry.library.name: entry.library for entry in entries}.values():
-            for part in _parts(library):
-                _add(archive, f"{library.name}/{part.name}", part.read_bytes())
-        if with_loop:
-            _add(archive, _LOOP, cache.loop_library().read_bytes())
+        for library, files in {names[library]: files for library, files in libraries.items()}.items():
+            for name, content in sorted(files.items()):
+                _add(archive, f"{library}/{name}", content)
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
@@ -171,12 +122,15 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
     archive.writestr(entry, content)
 
 
-def _parts(library: Path) -> list[Path]:
-    """The files of a library, but for the program that it was compiled from."""
-    found = [file for file in sorted(library.glob("*")) if file.is_file() and file.suffix != ".cpp"]
-    if not found:
+def _files(library: Path) -> store.Files:
+    """The files of a library, as they were made."""
+    try:
+        files = store.read(library)
+    except OSError:
+        files = {}
+    if not files or (store.is_digest(library.name) and store.digest(files) != library.name):
         raise ValueError(f"the compiled code is no longer in {library}: somebody has removed it; make the function anew")
-    return found
+    return files
 
 
 _TYPES: Final = {cls: name for name, cls in vars(types).items() if isinstance(cls, type) and cls.__module__ == "builtins"}
@@ -250,8 +204,10 @@ def _pickled(origin: Origin, entry: Entry) -> tuple[bytes, list[bytes]]:
 
 
 def _unpickled(form: bytes, memory: Callable[[int], bytes]) -> tuple[Kind, object]:
-    kind, rest = cast("tuple[Kind, object]", _Unpickler(form, memory).load())
-    return kind, rest
+    loaded: object = _Unpickler(form, memory).load()
+    if isinstance(loaded, tuple) and len(loaded) == 2 and isinstance(loaded[0], Kind):
+        return loaded[0], loaded[1]
+    raise TypeError(f"{type(loaded).__name__} is no pair of a kind and a form")
 
 
 def _unpicklable(entry: Entry) -> str:
@@ -297,6 +253,13 @@ def _device_name(device: torch.device) -> str:
     return f"{torch.cuda.get_device_name(device)}, of capability {torch.cuda.get_device_capability(device)}"
 
 
+def _named_device(name: str) -> str:
+    try:
+        return _device_name(torch.device(name))
+    except RuntimeError:  # there is no such type of device
+        return "nothing that torch knows"
+
+
 # --- Loading ------------------------------------------------------------------------------------------------------------
 
 
@@ -316,34 +279,31 @@ def load(path: str | os.PathLike[str], origin: Origin, install: Callable[[Entry]
     if not os.path.isfile(where):
         found = ", only a folder of that name" if os.path.isdir(where) else ""
         raise FileNotFoundError(f"there is no file {where}{found}")
-    contents, manifest = _read(where)
-    for reason in _misfits(manifest, origin):
-        raise ValueError(f"{where} {reason}")
-    if _LOOP in contents:
-        cache.install_loop(contents[_LOOP])
-    return [_installed(where, contents, number, form, install) for number, form in enumerate(manifest.forms)]
-
-
-def _read(where: str) -> tuple[dict[str, bytes], _Manifest]:
-    """What is in a file, and its manifest."""
+    content = Path(where).read_bytes()
     try:
-        with open(where, "rb") as file, zipfile.ZipFile(file) as archive:
-            contents = {name: archive.read(name) for name in archive.namelist()}
-        if _MANIFEST not in contents:
-            raise zipfile.BadZipFile(f"it lacks {_MANIFEST}")
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        contents, manifest = manifests.read(content)
+    except Exception as error:  # of any kind: modules for zip archives and JSON have their own, and others if all is wrong
         raise ValueError(
             f"{where} is not a file of compiled functions, or only a part of one ({error}): save it anew"
         ) from error
-    raw = json.loads(contents[_MANIFEST])
-    if raw["format"] != _FORMAT:
-        raise ValueError(
-            f"{where} is of format {raw['format']}, from a later fundl; this one reads format {_FORMAT}: update fundl"
-        )
-    return contents, _Manifest(**{**raw, "forms": [_Form(**form) for form in raw["forms"]]})
+    if isinstance(manifest, int):
+        age = "a later fundl" if manifest > manifests.FORMAT else "an earlier fundl"
+        advice = "update fundl" if manifest > manifests.FORMAT else "save it anew"
+        raise ValueError(f"{where} is of format {manifest}, from {age}; this one reads format {manifests.FORMAT}: {advice}")
+    for reason in _misfits(manifest, origin):
+        raise ValueError(f"{where} {reason}")
+    unpickled = [_form(where, contents, number, form) for number, form in enumerate(manifest.forms)]
+    libraries = {form.library: cache.install(manifests.library(contents, form.library)) for form in manifest.forms}
+    return [
+        _installed(where, Entry(kind, rest, None, libraries[form.library], form.role), install, start)
+        for form, (kind, rest, start) in zip(manifest.forms, unpickled, strict=True)
+    ]
 
 
-def _misfits(manifest: _Manifest, origin: Origin) -> Iterator[str]:
+# --- Whether it fits ----------------------------------------------------------------------------------------------------
+
+
+def _misfits(manifest: Manifest, origin: Origin) -> Iterator[str]:
     """Why a file does not fit the function, or this process."""
     if manifest.function != origin.name:
         yield f"is of {manifest.function}, and not of {origin.name}: load it into the function that it was saved from"
@@ -354,7 +314,7 @@ def _misfits(manifest: _Manifest, origin: Origin) -> Iterator[str]:
     if missing := {*manifest.instructions} - processor.instructions():
         yield f"was compiled for instructions that this CPU lacks ({', '.join(sorted(missing))}): save it anew on this machine"
     for form in manifest.forms:
-        if different := _differences(form.devices, {name: _device_name(torch.device(name)) for name in form.devices}):
+        if different := _differences(form.devices, {name: _named_device(name) for name in form.devices}):
             yield f"was compiled for another device ({different}): save it anew on this machine"
     if (threads := torch.get_num_threads()) not in (known := sorted({form.threads for form in manifest.forms})):
         yield (
@@ -377,14 +337,15 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     return ", ".join(name for name in {**before, **after} if before.get(name) != after.get(name))
 
 
-def _installed(
-    where: str, contents: Mapping[str, bytes], number: int, form: _Form, install: Callable[[Entry], F]
-) -> tuple[Entry, F, Trace]:
-    """A form, ready to run."""
+# --- Taking over --------------------------------------------------------------------------------------------------------
+
+
+def _form(where: str, contents: Mapping[str, bytes], number: int, form: Form) -> tuple[Kind, object, float]:
+    """The kind of a form, and what goes with its library; and when it was begun with."""
     start = time.perf_counter()
     try:
         kind, rest = _unpickled(contents[f"{number}.pickle"], lambda place: contents[f"{number}.tensor.{place}"])
-    except _UNREADABLE as error:
+    except Exception as error:  # of whatever kind: classes raise theirs
         raise ValueError(
             f"{where} refers to something that is not there ({error}): the modules of the classes and functions among the"
             " arguments must be as they were; or save it anew"
@@ -393,12 +354,14 @@ def _installed(
         raise ValueError(
             f"{where} was made when classes or functions among the arguments, or what these name, were others: save it anew"
         )
-    inside = f"{form.library}/"
-    files = {name.removeprefix(inside): content for name, content in contents.items() if name.startswith(inside)}
-    library = cache.install(form.library, files)
-    entry = Entry(kind, rest, None, library, form.role)
+    return kind, rest, start
+
+
+def _installed(where: str, entry: Entry, install: Callable[[Entry], F], start: float) -> tuple[Entry, F, Trace]:
+    """A form, ready to run."""
     try:
         made = install(entry)
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"{where} holds code that this system cannot load: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # of whatever kind: what loads libraries has several
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{where} holds code that this system cannot load: {reason}") from error
     return entry, made, Trace(f"it was loaded from {where}", time.perf_counter() - start, cached=True, loaded=True)

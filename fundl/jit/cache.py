@@ -1,27 +1,27 @@
-"""Compiled graphs on disk: what one process compiled, the next one loads."""
+"""Compiled graphs: what one process compiled, the next one loads.
 
+What is on disk is never a reason to stop: what is broken, or cannot be read, is compiled anew, and where nothing can be
+written, or others could have, code is kept for this process alone.
+"""
+
+import contextlib
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
 
-from fundl.jit import inductor, loops, whole
+from fundl.jit import folder, inductor, loops, store, whole
 from fundl.jit.ambient import ambient
 from fundl.jit.torch_private import Graph
 from fundl.memory import keep_freed_memory
 
+F = TypeVar("F")
 
-def folder() -> Path:
-    """Where compiled graphs are: FUNDL_CACHE_DIR, or fundl in the user's folder of caches."""
-    if chosen := os.environ.get("FUNDL_CACHE_DIR"):
-        return Path(chosen)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fundl"
+_UNLOADABLE: Final = (OSError, RuntimeError, AttributeError, StopIteration)
 
 
 def compiled(graph: Graph, examples: Sequence[Tensor]) -> tuple[inductor.Run, Path, bool]:
@@ -34,8 +34,11 @@ def compiled(graph: Graph, examples: Sequence[Tensor]) -> tuple[inductor.Run, Pa
     Raises:
         CompilerError: it was not, and cannot be compiled.
     """
-    place, found = _compiled(graph, examples)
-    return load(place, [tensor.device for tensor in examples]), place, found
+    return _loaded(
+        _key(graph),
+        lambda made: inductor.compile_graph(graph, examples, made),
+        lambda place: load(place, [tensor.device for tensor in examples]),
+    )
 
 
 def compiled_loop(graph: Graph, examples: Sequence[Tensor], plan: loops.Plan) -> tuple[loops.Loop, Path, bool]:
@@ -49,8 +52,13 @@ def compiled_loop(graph: Graph, examples: Sequence[Tensor], plan: loops.Plan) ->
     Raises:
         CompilerError: it was not, and cannot be compiled.
     """
-    place, found = _compiled(graph, examples)
-    return load_loop(place, plan), place, found
+
+    def make(made: Path) -> None:
+        inductor.compile_graph(graph, examples, made)
+        if _device(plan.devices).type == "cpu":
+            loops.build_loop(made)
+
+    return _loaded(_key(graph, loops.VERSION), make, lambda place: load_loop(place, plan))
 
 
 def load(place: Path, devices: Iterable[torch.device]) -> inductor.Run:
@@ -65,83 +73,98 @@ def load(place: Path, devices: Iterable[torch.device]) -> inductor.Run:
 
 def load_loop(place: Path, plan: loops.Plan) -> loops.Loop:
     """A loop over the compiled form in a folder; see `load` and `compiled_loop`."""
-    devices = plan.devices
-    loop = loops.c_loop(place, loop_library(), plan) if _device(devices).type == "cpu" else None
-    return loop or loops.python_loop(load(place, devices), plan)
+    loop = loops.c_loop(place, plan) if _device(plan.devices).type == "cpu" else None
+    return loop or loops.python_loop(load(place, plan.devices), plan)
 
 
-def install(name: str, files: Mapping[str, bytes]) -> Path:
-    """The folder of what another process compiled; its files are written if it is not there.
+def install(files: store.Files) -> Path:
+    """The folder of a library that another process compiled; its files are written if it is not there.
+
+    It is found by its digest alone: no graph of this process is compiled to it.
 
     Args:
-        name: of the folder that it was in there: what has this name is the same.
-        files: that were in it, by name.
+        files: that it consists of, by name.
     """
-
-    def write(made: Path) -> None:
-        for file, content in files.items():
-            (made / file).write_bytes(content)
-
-    with _writing():
-        return _made_once(name, write)[0]
-
-
-def install_loop(content: bytes) -> None:
-    """Write the library with the loop in C, as another process built it, if it is not there."""
-
-    def write(library: Path) -> None:
-        library.write_bytes(content)
-
-    with _writing():
-        loop_library(write)
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"compiled code cannot be written to {folder()} ({error}): name a folder that can be in FUNDL_CACHE_DIR"
-        ) from error
+    _prepare()
+    place = _kept(files, None)
+    if place is None:
+        place = folder.temporary()
+        for name, content in files.items():
+            (place / name).write_bytes(content)
+    return place
 
 
 def _device(devices: Iterable[torch.device]) -> torch.device:
     return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
 
-def _compiled(graph: Graph, examples: Sequence[Tensor]) -> tuple[Path, bool]:
-    """The folder of a compiled graph, and whether it was there."""
-    name = hashlib.sha256(f"{inductor.fingerprint(graph)}\n{ambient()}".encode()).hexdigest()
-    return _made_once(name, lambda made: inductor.compile_graph(graph, examples, made))
+def _key(graph: Graph, *more: str) -> str:
+    """Stands for a graph, and all that its compiled form depends on."""
+    return hashlib.sha256("\n".join([inductor.fingerprint(graph), str(ambient()), *more]).encode()).hexdigest()
 
 
-def _made_once(name: str, make: Callable[[Path], None]) -> tuple[Path, bool]:
-    """The folder of a compiled graph, filled if it is not there: whole or not at all; and whether it was."""
+def _loaded(key: str, make: Callable[[Path], None], load: Callable[[Path], F]) -> tuple[F, Path, bool]:
+    """What was compiled before, or is compiled now, ready to run; the folder that it is in, and whether it was there."""
+    _prepare()
+    place = _found(key)
+    if place is not None:
+        try:
+            return load(place), place, True
+        except _UNLOADABLE as error:
+            folder.warn(f"{place} is what was compiled, but cannot be loaded ({_first_line(error)})")
+    made = _made(make)
+    place = _kept(store.read(made), key)
+    cause: Exception | None = None
+    for each in filter(None, (place, made)):
+        try:
+            result = load(each)
+        except _UNLOADABLE as error:
+            cause = error
+        else:
+            if each is place:
+                shutil.rmtree(made, ignore_errors=True)
+            return result, each, False
+    raise inductor.CompilerError(f"what was compiled cannot be loaded ({cause and _first_line(cause)})") from cause
+
+
+def _prepare() -> None:
+    """Do what must be done before compiled code is loaded."""
     keep_freed_memory()
     whole.registered()  # for graphs that have these operations
-    place = folder() / "jit" / name
-    found = place.exists()
-    if not found:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as made:
-            make(Path(made))
-            try:
-                os.rename(made, place)
-            except OSError:  # another process was faster
-                if not place.exists():
-                    raise
-            else:
-                Path(made).mkdir()  # for the TemporaryDirectory to remove
-    return place, found
 
 
-def loop_library(make: Callable[[Path], None] = loops.build_loop) -> Path:
-    """The library with the loop in C, made if it is not there."""
-    place = folder() / "jit" / f"loop-{loops.VERSION}.so"
-    if not place.exists():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as made:
-            make(Path(made) / "loop.so")
-            os.replace(Path(made) / "loop.so", place)
+def _made(make: Callable[[Path], None]) -> Path:
+    """A temporary folder in which something was compiled."""
+    try:
+        made, own = folder.temporary(), folder.base()
+    except OSError as error:
+        raise inductor.CompilerError(f"there is no folder for temporary files ({error})") from error
+    with contextlib.suppress(OSError):
+        own = folder.kept()
+    with folder.for_torch(own=own / "torch"):
+        make(made)
+    return made
+
+
+def _found(key: str) -> Path | None:
+    try:
+        return store.Store(folder.kept()).find(key)
+    except OSError:  # which is told when there is something to keep
+        return None
+
+
+def _kept(files: store.Files, key: str | None) -> Path | None:
+    """The folder in which a library is kept for other processes, as that of a key if there is one; None if it cannot be."""
+    try:
+        there = store.Store(folder.kept())
+        place = there.add(files)
+        if key is not None:
+            there.assign(key, place)
+    except OSError as error:
+        folder.warn(f"{folder.chosen()} cannot be written ({error.strerror})" if error.filename else str(error))
+        return None
     return place
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -6,8 +6,8 @@ functions it is given, so that it needs neither headers nor libraries, and compi
 """
 
 import ctypes
+import hashlib
 import itertools
-import platform
 import subprocess
 import sys
 import threading
@@ -173,15 +173,26 @@ extern "C" int32_t fundl_loop(const loop_t* loop, int64_t steps, char** pointers
 }
 """
 
-VERSION: Final = f"3-{platform.machine()}"
+VERSION: Final = hashlib.sha256(_SOURCE.encode()).hexdigest()
+"""Stands for the loop: another one is compiled anew."""
+
+LIBRARY: Final = "loop.bin"  # beside the graph's library, which is found by its ending
 
 
-def build_loop(library: Path) -> None:
-    """Compile the loop."""
-    source = library.with_suffix(".cpp")
-    source.write_text(_SOURCE)
-    command = [inductor.cpp_compiler(), "-O2", "-shared", "-fPIC", "-o", str(library), str(source)]
-    subprocess.run(command, check=True, capture_output=True)
+def build_loop(folder: Path) -> None:
+    """Compile the loop into a folder that `compile_graph` filled.
+
+    Raises:
+        CompilerError: it cannot be compiled.
+    """
+    command = [inductor.cpp_compiler(), "-x", "c++", "-O2", "-shared", "-fPIC", "-o", str(folder / LIBRARY), "-"]
+    try:
+        done = subprocess.run(command, input=_SOURCE.encode(), check=False, capture_output=True)
+    except OSError as error:
+        raise inductor.CompilerError(f"the loop over its steps cannot be compiled ({error})") from error
+    if done.returncode:
+        reason = next(reversed(done.stderr.decode(errors="replace").splitlines()), "no message")
+        raise inductor.CompilerError(f"the loop over its steps cannot be compiled ({' '.join(command)}: {reason})")
 
 
 class _Leaf(ctypes.Structure):
@@ -214,12 +225,11 @@ class _Loop(ctypes.Structure):
     )
 
 
-def c_loop(folder: Path, library: Path, plan: Plan) -> Loop | None:
+def c_loop(folder: Path, plan: Plan) -> Loop | None:
     """The loop over a graph that was compiled for the CPU; None if the graph needs more than torch's C interface.
 
     Args:
-        folder: that `compile_graph` filled.
-        library: that `build_loop` wrote.
+        folder: that `compile_graph` filled, and then `build_loop`.
         plan: what the loop is over.
     """
     if any("metadata" not in file.name for file in folder.glob("*.json")):  # kernels that only the runner can call
@@ -241,7 +251,7 @@ def c_loop(folder: Path, library: Path, plan: Plan) -> Loop | None:
     numbers = (len(sizes), len(leaves), len(inputs))
     tables = (ctypes.c_int64 * len(sizes))(*sizes), (_Leaf * len(leaves))(*leaves), (_Input * len(inputs))(*inputs)
     c = _Loop(container, *addresses, *numbers, *tables)
-    run: Callable[..., int] = ctypes.CDLL(str(library)).fundl_loop  # type: ignore[explicit-any]  # of what `argtypes` says
+    run: Callable[..., int] = ctypes.CDLL(str(folder / LIBRARY)).fundl_loop  # type: ignore[explicit-any]  # of what `argtypes` says
     count, lock = 2 * len(leaves) + len(inputs) - len(sizes), threading.Lock()
     pointers, constants = ctypes.c_void_p * count, [tensor.data_ptr() for tensor in plan.constants]
     address = Tensor.data_ptr

@@ -100,8 +100,7 @@ class Scanned(Generic[P, R]):
             )
             for form in self._forms.there()
         ]
-        on_cpu = [all(device.type == "cpu" for device in entry.devices) for entry in entries]
-        archive.save(path, self._origin, entries, with_loop=any(on_cpu))
+        archive.save(path, self._origin, entries)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take over what was compiled in another process, from a file that `save` wrote: `traces` has it, as loaded.
