@@ -7,6 +7,7 @@ import functools
 import inspect
 import re
 import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar, cast
 
@@ -203,3 +204,81 @@ def maker_of(cls: type) -> "Callable[..., object] | None":  # type: ignore[expli
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
     maker: object = getattr(sys.modules.get(cls.__module__), words, None)
     return maker if callable(maker) else None
+
+
+# --- Things ------------------------------------------------------------------------------------------------------------
+
+_NAMES: Final[Mapping[str, str]] = {
+    "Sequential": "compose(*layers)",
+    "ModuleList": "a tuple of layers",
+    "MultiheadAttention": "self_attention(...)",
+    "TransformerEncoderLayer": "transformer_block(...)",
+    "TransformerDecoderLayer": "decoder_block(...)",
+    "TransformerEncoder": "encoder(...)",
+    "CrossEntropyLoss": "cross_entropy",
+    "MSELoss": "mse",
+    "mse_loss": "mse",
+    "L1Loss": "mae",
+    "l1_loss": "mae",
+    "HuberLoss": "huber",
+    "huber_loss": "huber",
+    "SmoothL1Loss": "huber",
+    "smooth_l1_loss": "huber",
+    "NLLLoss": "nll",
+    "nll_loss": "nll",
+    "BCELoss": "binary_cross_entropy",
+    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
+    "KLDivLoss": "kl_divergence",
+    "kl_div": "kl_divergence",
+}
+"""Their names of things, each with what to write for it; those that are told by their letters are not listed."""
+
+
+_ARRAYS: Final[Mapping[str, str]] = {"numpy": "torch.from_numpy(array)", "jaxlib": "torch.from_dlpack(array)"}
+_LIBRARIES: Final = frozenset({"flax", "equinox", "haiku", "optax", "keras", "tensorflow", "thinc", "torchopt"})
+
+
+def ours_for(name: str) -> str:
+    """What to write for a thing of theirs of this name, or ""."""
+    if name in _NAMES:
+        return _NAMES[name]
+    public: Sequence[str] = getattr(sys.modules.get("fundl"), "__all__", ())
+    plain = name.replace("_", "").lower()
+    alike = {word.replace("_", "").lower(): word for word in sorted(public)}  # of linear and Linear, linear is the later
+    word = alike.get(plain) or alike.get(re.sub(r"\dd$", "", plain)) or ""
+    return f"{word}(...)" if word else ""
+
+
+def hint(value: object) -> str:
+    """What to write for a thing that is not what it should be, to be put behind that it is not; "" if that is not known."""
+    if is_function(value):
+        name = name_of(value)
+        ours = f"{name}(...)" if str(getattr(value, "__module__", "")).partition(".")[0] == "fundl" else ours_for(name)
+        return f": write {ours}" if ours else ""
+    cls = value if isinstance(value, type) else type(value)
+    homes = {str(base.__module__) for base in cls.__mro__}
+    libraries = {home.partition(".")[0] for home in homes}
+    ours = ours_for(cls.__name__)
+    if "torch.nn.modules.module" in homes:
+        converted = "fundl.interop.torch_nn.from_torch(module) makes a layer of it, with its parameters"
+        return f": it is a module of torch.nn; {f'write {ours}, or ' if ours else ''}{converted}"
+    if library := next((library for library in _ARRAYS if library in libraries), ""):
+        return f": write {_ARRAYS[library]}"
+    theirs = "torch.optim" if "torch.optim.optimizer" in homes else next(iter(libraries & _LIBRARIES), "")
+    return f": it is {theirs}'s{f'; write {ours}' if ours else ''}" if theirs else ""
+
+
+def is_function(value: object) -> bool:
+    """Whether a value is a plain function, of Python or of C."""
+    return isinstance(value, types.FunctionType | types.BuiltinFunctionType)
+
+
+def name_of(function: object) -> str:
+    """The name of a function, or of what a partial is of."""
+    return str(getattr(getattr(function, "func", function), "__name__", type(function).__name__))
+
+
+def is_module(value: object) -> bool:
+    """Whether a value, or a class, is a module of torch.nn."""
+    cls = value if isinstance(value, type) else type(value)
+    return any(base.__module__ == "torch.nn.modules.module" for base in cls.__mro__)

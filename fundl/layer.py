@@ -1,7 +1,7 @@
 """The contract of a layer: two methods, forward and backward, on a frozen record of parameters."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Generic, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias
 
 import attrs
 import torch
@@ -54,6 +54,13 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
 
     Integers have no gradient: `backward` gives zeros for them, see `zero_gradient`.
     """
+
+    if not TYPE_CHECKING:  # a checker must go on to refuse the call
+
+        def __call__(self, *_args, **_kwargs):
+            """Say how a layer is applied: it is a value."""
+            name = type(self).__name__
+            raise TypeError(f"a {name} is a value, not a function: write apply(layer, x) for layer(x)")
 
     @abstractmethod
     def forward(self, x: In) -> tuple[Out, Residuals]:

@@ -6,7 +6,7 @@ from typing import Protocol, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 import torch
 from torch import Tensor
 
-from fundl import tree
+from fundl import elsewhere, tree
 from fundl.kernels import no_grad
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.shapes import AnyShape, Misfit, Shape, of_model
@@ -66,10 +66,8 @@ def require_model(part: object, *path: int) -> None:
             raise ValueError(f"{place} is an empty tuple: a model needs at least one layer")
         for index, inner in enumerate(part, start=1):
             require_model(inner, *path, index)
-    elif isinstance(part, type) and issubclass(part, Layer):
-        raise TypeError(f"{place} is the class {part.__name__}, not a layer: write {part.__name__}(...)")
     elif not isinstance(part, Layer):
-        raise TypeError(f"{place} is of type {type(part).__name__}, not a layer or a tuple of layers: {describe(part)}")
+        raise TypeError(f"{place} is {_no_layer(part)}")
     elif "__attrs_attrs__" not in vars(type(part)):
         raise TypeError(f"{place}: {type(part).__name__} is not a record: decorate the class with @attrs.frozen(eq=False)")
     elif misplaced := tree.misplaced_tensors(part):
@@ -77,6 +75,24 @@ def require_model(part: object, *path: int) -> None:
             f"{place}: {misplaced[0]} holds a tensor, but its annotation names none: annotate the field with Tensor, so that"
             " it counts as a parameter"
         )
+    elif modules := tree.static_fields(part, elsewhere.is_module):
+        raise TypeError(
+            f"{place}: {modules[0]} holds a module of torch.nn, whose parameters nothing here would see or train: make it a"
+            " layer with fundl.interop.torch_nn.from_torch(module), and annotate the field with its type"
+        )
+
+
+def _no_layer(part: object) -> str:
+    """What a part is that is not a layer, and what to write instead."""
+    said = elsewhere.hint(part)
+    if isinstance(part, type):
+        write = f": write {part.__name__}(...)" if issubclass(part, Layer) else said
+        return f"the class {part.__name__}, not a layer{write}"
+    if elsewhere.is_function(part):
+        return f"the function {elsewhere.name_of(part)}, not a layer{said}"
+    if isinstance(part, list):
+        said = ": write compose(*layers)"
+    return f"of type {type(part).__name__}, not a layer or a tuple of layers{said or f': {describe(part)}'}"
 
 
 class Differentiable(Protocol[Grads, X, Y, R]):
@@ -142,7 +158,7 @@ def forward(params: object, x: object) -> tuple[object, object]:
 
 def _as_model(params: object) -> Model:
     if not isinstance(params, Layer | tuple):
-        raise TypeError(f"a model is a layer or a tuple of layers, not a {type(params).__name__}: {describe(params)}")
+        raise TypeError(f"the model is {_no_layer(params)}")
     if params == ():
         raise ValueError("a model needs at least one layer, but this is an empty tuple")
     return params
@@ -154,12 +170,13 @@ def _forward(params: Model, x: object) -> tuple[object, object]:
     if isinstance(x, Tensor) and not x.is_floating_point() and not _first_layer(params).takes_integers:
         raise TypeError(f"the input must be floating-point, not {x.dtype}: convert it with x.to(torch.float32)")
     if not isinstance(x, Tensor):
-        x = tree.map(torch.detach, x)
+        x = tree.map(_input, x)
     elif x.requires_grad:  # a layer may hand its input through
         x = x.detach()
     try:
         output, residuals = run_forward(params, x)
     except Exception as error:
+        _require_layers(params, error)
         _require_fit(params, error)
         if _has_meta(params) and not _has_meta(x):
             raise _not_initialized() from error
@@ -167,6 +184,23 @@ def _forward(params: Model, x: object) -> tuple[object, object]:
     if isinstance(output, Tensor) and output.is_meta and not _has_meta(x):
         raise _not_initialized()
     return output, residuals
+
+
+def _input(leaf: Tensor) -> Tensor:
+    """A tensor of an input, off any tape; all that is none is refused."""
+    unchecked: object = leaf
+    if not isinstance(unchecked, Tensor):
+        said = elsewhere.hint(unchecked) or ": write torch.tensor(...)"
+        raise TypeError(f"an input is made of tensors, but here is a {type(unchecked).__name__}{said}")
+    return torch.detach(leaf)
+
+
+def _require_layers(params: Model, error: Exception) -> None:
+    """Raise what is wrong with a model that nobody composed, if that is what the error comes from."""
+    try:
+        require_model(params)
+    except TypeError as wrong:
+        raise wrong from error
 
 
 def _require_fit(params: Model, error: Exception) -> None:

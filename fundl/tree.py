@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fundl import constructor
 from fundl.donated import DonatedError, refusal
+from fundl.elsewhere import is_module
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -158,6 +159,11 @@ def _register(cls: type[Record]) -> None:
         if name in names:
             raise TypeError(f"{cls.__name__} has a field {name!r}, but every record has an attribute of that name: rename it")
     buffers = {field.name for field in fields if "fundl.buffer" in field.metadata}
+    if modules := [name for name in names if _names_a_module(annotations[name])]:
+        raise TypeError(
+            f"{cls.__name__}.{modules[0]} is annotated as a module of torch.nn, whose parameters nothing here would see or"
+            " train: make it a layer with fundl.interop.torch_nn.from_torch(module), and annotate the field with its type"
+        )
     cls.children = tuple(name for name in names if _holds_tensors(annotations[name]))
     cls.trainable = tuple(name for name in cls.children if name not in buffers)
     _register_node(cls, *_apart_and_together(cls, names), path_entry_type=optree.GetAttrEntry, namespace=_NAMESPACE)
@@ -229,6 +235,11 @@ def _annotations(cls: type[Record]) -> Mapping[str, object]:
         ) from error
 
 
+def _names_a_module(annotation: object) -> bool:
+    arguments = typing.get_args(annotation)
+    return is_module(annotation) if isinstance(annotation, type) else any(_names_a_module(argument) for argument in arguments)
+
+
 def _holds_tensors(annotation: object) -> bool:
     """Whether a field with this annotation can hold a tensor, and so is a child of its record."""
     if isinstance(annotation, TypeVar):
@@ -249,12 +260,16 @@ def misplaced_tensors(tree: object) -> list[str]:
 
     Such a tensor would be static: no gradient, no optimizer and no file would see it.
     """
+    return static_fields(tree, lambda value: isinstance(value, Tensor))
+
+
+def static_fields(tree: object, holds: Callable[[object], bool]) -> list[str]:
+    """The static fields of a tree's records that hold a thing of some kind, by the names of their classes and their own."""
     return [
         f"{type(record).__name__}.{field.name}"
         for record in records(tree)
         for field in attrs.fields(type(record))
-        if field.name not in record.children
-        and any(isinstance(leaf, Tensor) for leaf in flatten(getattr(record, field.name))[0])
+        if field.name not in record.children and any(holds(leaf) for leaf in flatten(getattr(record, field.name))[0])
     ]
 
 
@@ -484,29 +499,38 @@ def _like(sequence: tuple[object, ...] | list[object], parts: list[object]) -> o
 def map_records(function: Callable[[Record], Record], tree: T) -> T:
     """Replace each record of a tree by a function of it, outer before inner, in the order of `records`.
 
-    The function sees a record whose inner records are still the old ones; those of what it returns come next.
+    The function sees a record whose inner records are still the old ones; those of what it returns come next. If it puts
+    something around a record, as `frozen` does, it does not see that record again, only those in it.
     """
-    return cast("T", _map_records(function, tree))  # a record is replaced by one of its class: the tree keeps its type
+    try:
+        mapped = _map_records(function, tree)
+    except RecursionError as error:
+        raise RecursionError(
+            "the function of map_records sees what it returns again, part by part, and so finds no end: it may put a layer"
+            " around a record that it was given, but not around a new one of the kind that it looks for"
+        ) from error
+    return cast("T", mapped)  # a record is replaced by one of its class: the tree keeps its type
 
 
-def _map_records(function: Callable[[Record], Record], tree: object) -> object:
+def _map_records(function: Callable[[Record], Record], tree: object, seen: tuple[Record, ...] = ()) -> object:
     match tree:
         case Record():
-            new = function(tree)
+            new = tree if any(tree is one for one in seen) else function(tree)
+            seen = seen if new is tree else (*seen, tree)
             changed: dict[str, object] = {}
             for name in new.children:
                 before = new.trees_of(name)
-                after = [_map_records(function, part) for part in before]
+                after = [_map_records(function, part, seen) for part in before]
                 if any(part is not old for part, old in zip(after, before, strict=True)):
                     changed[name] = new.child_of(name, before, after)
             return _evolved(new, changed) if changed else new
         case tuple() | list():
-            parts = [_map_records(function, part) for part in tree]
+            parts = [_map_records(function, part, seen) for part in tree]
             if all(part is old for part, old in zip(parts, tree, strict=True)):
                 return tree
             return _like(tree, parts)
         case dict():
-            return {key: _map_records(function, part) for key, part in tree.items()}
+            return {key: _map_records(function, part, seen) for key, part in tree.items()}
         case _:
             return tree
 

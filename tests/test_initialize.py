@@ -545,7 +545,7 @@ def test_a_function_in_place_of_an_initialiser_is_told() -> None:
 
 
 def test_what_is_no_model_is_told() -> None:
-    with pytest.raises(TypeError, match="the model is of type list, not a layer or a tuple of layers"):
+    with pytest.raises(TypeError, match="the model is of type list, not a layer or a tuple of layers: write compose"):
         initialize(key(0), [linear(2, 3)])  # type: ignore[type-var]  # the error under test
     with pytest.raises(TypeError, match=r"layer 2 is the class ReLU, not a layer: write ReLU\(\.\.\.\)"):
         initialize(key(0), (linear(2, 3), ReLU))  # type: ignore[type-var]  # the error under test

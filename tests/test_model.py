@@ -42,7 +42,7 @@ MODEL: Final = compose(FIRST, ReLU(), compose(SECOND, Tanh()), THIRD)
 FLAT: Final = compose(FIRST, ReLU(), SECOND, Tanh(), THIRD)
 X: Final = normal(5, 3)
 GRAD: Final = normal(5, 2)
-NOT_A_MODEL: Final = "a model is a layer or a tuple of layers, not a "
+NOT_A_MODEL: Final = "the model is of type %s, not a layer or a tuple of layers"
 
 
 def squares(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,9 +79,9 @@ class Hidden(Layer[None]):
         ((ReLU(), ()), ValueError, r"^layer 2 is an empty tuple: a model needs at least one layer$"),
         ((ReLU(), (ReLU(), ReLU)), TypeError, r"^layer 2\.2 is the class ReLU, not a layer: write ReLU\(\.\.\.\)$"),
         ((ReLU(), 3), TypeError, r"^layer 2 is of type int, not a layer or a tuple of layers: 3$"),
-        (([ReLU()],), TypeError, r"^layer 1 is of type list, not a layer or a tuple of layers: \[ReLU\(\)\]$"),
-        ((linear,), TypeError, r"^layer 1 is of type function, not a layer"),
-        ((torch.relu, ReLU()), TypeError, r"^layer 1 is of type builtin_function_or_method, not a layer"),
+        (([ReLU()],), TypeError, r"^layer 1 is of type list, not a layer or a tuple of layers: write compose\(\*layers\)$"),
+        ((linear,), TypeError, r"^layer 1 is the function linear, not a layer: write linear\(\.\.\.\)$"),
+        ((torch.relu, ReLU()), TypeError, r"^layer 1 is the function relu, not a layer: write ReLU\(\.\.\.\)$"),
         (((Hidden(X),),), TypeError, r"^layer 1\.1: Hidden\.weight holds a tensor, but .* annotate the field with Tensor"),
     ],
 )
@@ -321,7 +321,11 @@ def test_residuals_of_another_model() -> None:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(ReLU, NOT_A_MODEL + "ABCMeta"), ([ReLU()], NOT_A_MODEL + "list"), (X, NOT_A_MODEL + r"Tensor: float64\[5, 3\]")],
+    [
+        (ReLU, r"the model is the class ReLU, not a layer: write ReLU\(\.\.\.\)$"),
+        ([ReLU()], NOT_A_MODEL % "list" + r": write compose\(\*layers\)$"),
+        (X, NOT_A_MODEL % "Tensor" + r": float64\[5, 3\]$"),
+    ],
 )
 def test_what_is_not_a_model(value: Model, message: str) -> None:
     for run in (apply, forward):
