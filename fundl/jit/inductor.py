@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fundl import kernels, products
-from fundl.jit import lowering, torch_private
+from fundl.jit import bounds, lowering, torch_private
 from fundl.processor import instructions
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def fingerprint(graph: torch_private.Graph) -> str:
 @functools.cache
 def _code() -> str:
     """Stands for this module and those that it asks: if they change, the same graph is compiled to something else."""
-    files = [__file__, *map(inspect.getfile, (lowering, torch_private, products, kernels))]
+    files = [__file__, *map(inspect.getfile, (bounds, lowering, torch_private, products, kernels))]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
@@ -89,7 +89,7 @@ def compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folder
         ImportError: this torch lacks what compiling needs.
         CompilerError: there is no compiler for C++ on this machine, or it or torch's own cannot compile the graph.
     """
-    torch_private.require_known((*NAMES, *lowering.NAMES))
+    torch_private.require_known((*NAMES, *bounds.NAMES, *lowering.NAMES))
     with _ALONE, warnings.catch_warnings(), _without_remarks():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
         try:
@@ -142,6 +142,7 @@ def _compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folde
         stack.enter_context(config.patch({**known, **settings}))
         stack.enter_context(_best_instruction_set_alone())
         stack.enter_context(_order_kept())
+        stack.enter_context(_thrown_after_loops())
         module = torch_private.make_fx(graph.module, examples, {**select_decomp_table(), **lowering.decompositions()})
         lowering.keep_numbers(module)
         lowering.finish_before_writing(module)
@@ -201,6 +202,18 @@ def _order_kept() -> AbstractContextManager[None]:
         node.set_read_writes(node.read_writes.rename(node.mutation_renames))
 
     return _replaced(SchedulerNode, "recompute_size_and_body", recompute_and_remember)
+
+
+@contextmanager
+def _thrown_after_loops() -> Iterator[None]:
+    """Have inductor write loops that throw nothing from within."""
+    from torch._inductor.codegen.cpp import CppKernel, KernelGroup
+
+    with (
+        _replaced(CppKernel, "check_bounds", bounds.noting(CppKernel.check_bounds)),
+        _replaced(KernelGroup, "codegen_group", bounds.throwing(KernelGroup.codegen_group)),
+    ):
+        yield
 
 
 @contextmanager
