@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fundl import random, tree
+from fundl.half import HALF, narrowed, widened
 from fundl.random import Key
 
 T = TypeVar("T")
@@ -211,8 +212,9 @@ def mean_and_std(x: Tensor, *, axes: int | tuple[int, ...] = 0) -> tuple[Tensor,
         axes: what to average over; the others are features. (0, 2, 3) leaves the channels of images (B, C, H, W).
 
     Returns:
-        Mean and standard deviation (of the population: divided by n), both with the averaged axes kept at size 1. Of a
-        feature that never varies the standard deviation is given as 1, so that `standardize` makes it 0.
+        Mean and standard deviation (of the population: divided by n), both with the averaged axes kept at size 1; of half
+        precision in float32, since in 16 bits a mean far from 0 would be off by more than the deviation. Of a feature that
+        never varies the standard deviation is given as 1, so that `standardize` makes it 0.
 
     Raises:
         TypeError: x is not floating-point.
@@ -229,19 +231,20 @@ def mean_and_std(x: Tensor, *, axes: int | tuple[int, ...] = 0) -> tuple[Tensor,
         raise TypeError(f"the mean is of floating-point numbers, not {x.dtype}: convert them with x.to(torch.float32)")
     if x.numel() == 0:
         raise ValueError(f"there is no mean of nothing: the shape is {tuple(x.shape)}")
-    std, mean = torch.std_mean(x, axes, correction=0, keepdim=True)
+    std, mean = torch.std_mean(widened(x), axes, correction=0, keepdim=True)
     return mean, torch.where(std == 0, torch.ones_like(std), std)
 
 
 def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Examples with each feature shifted and scaled: (x - mean) / std.
+    """Examples with each feature shifted and scaled: (x - mean) / std. Half precision stays what it is.
 
     Args:
         x: the examples, of the shape that `mean_and_std` saw but for the first axis.
         mean: to subtract.
         std: to divide by.
     """
-    return (x - mean) / std
+    scaled = (x - mean) / std
+    return narrowed(scaled, x) if x.dtype in HALF else scaled
 
 
 def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -41,6 +41,18 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or bool(torch._C._len_torch_dispatch_stack())
 
 
+def onednn_runs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN runs on the CPU in half precision of a dtype: not all processors have the instructions."""
+    if not (torch._C._has_mkldnn and torch._C._get_mkldnn_enabled()):
+        return False
+    return bool(_onednn_runs[dtype]())
+
+
+_onednn_runs: "Final[Mapping[torch.dtype, Callable[[], bool]]]" = {
+    torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+    torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+}
+
 # --- Linear ------------------------------------------------------------------------------------------------------------
 
 # x, weight, bias: x W^T + b over any leading axes.

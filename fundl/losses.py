@@ -23,13 +23,13 @@ from torch import Tensor
 
 from fundl import kernels
 from fundl.class_axis import as_rows, axis_hint, is_along
+from fundl.half import HALF
 
 Reduction: TypeAlias = Literal["mean", "sum", "batch_mean"]
 """What becomes of the losses of a batch: see the module."""
 
 ValueAndGrad: TypeAlias = tuple[Tensor, Tensor]
 
-_HALF: Final = frozenset({torch.float16, torch.bfloat16})
 _FULL: Final = frozenset({torch.float32, torch.float64})
 
 # --- Differences -------------------------------------------------------------------------------------------------------
@@ -522,7 +522,7 @@ def _computable(x: Tensor) -> Tensor:
     """A tensor that records no tape, and is at least in single precision."""
     if x.requires_grad:
         x = x.detach()
-    if x.dtype in _HALF:
+    if x.dtype in HALF:
         return x.to(torch.float32)
     if x.dtype not in _FULL:
         raise _not_floating(x)

@@ -311,7 +311,7 @@ def truncated_normal(
     standard normal distribution, and Q the inverse of P.
 
     mean and std are those of the distribution before it is truncated. All is computed in float64 and rounded once, as by
-    `normal`.
+    `normal`, but never across a bound, if a number of the dtype is between the two.
 
     Args:
         key: a key that nothing else was drawn from.
@@ -342,7 +342,18 @@ def truncated_normal(
     halves = 2 * _integers(key, shape, 52) + 1  # odd: u is neither 0 nor 1
     probabilities = halves.to(torch.float64) * (mass * 2.0**-53) + least
     deviations: Tensor = torch.special.ndtri(probabilities).clamp(left, right)
-    return (deviations * (-std if mirrored else std) + mean).to(dtype)
+    numbers = deviations * (-std if mirrored else std) + mean
+    ends = _ends(mean + low * std, mean + high * std, dtype) if std else (mean, mean)  # 0 times infinity is not a number
+    return numbers.clamp(*ends).to(dtype)
+
+
+def _ends(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
+    """The least and the greatest number of a dtype in [low, high]; if none is, the bounds, which then are rounded alike."""
+    info, digits = torch.finfo(dtype), _digits(dtype)
+    units = [_unit(bound, digits, info.tiny * info.eps) if math.isfinite(bound) else 1.0 for bound in (low, high)]
+    least = math.ceil(low / units[0]) * units[0] if math.isfinite(low) else low
+    greatest = math.floor(high / units[1]) * units[1] if math.isfinite(high) else high
+    return (least, greatest) if least <= greatest else (low, high)
 
 
 def _normal_probability(x: float) -> float:

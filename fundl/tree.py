@@ -33,6 +33,9 @@ Leaf = TypeVar("Leaf")
 BUFFER: Final[Mapping[str, bool]] = types.MappingProxyType({"fundl.buffer": True})
 """Marks a field of a record as a buffer: ``attrs.field(default=None, metadata=BUFFER)``."""
 
+STATISTIC: Final[Mapping[str, bool]] = types.MappingProxyType({**BUFFER, "fundl.statistic": True})
+"""Marks a buffer that half precision has too few bits for: layers that compute in it leave the buffer in float32."""
+
 _NAMESPACE: Final = "fundl"
 
 
@@ -101,6 +104,9 @@ class Record:
     trainable: ClassVar[tuple[str, ...]] = ()
     """Those of them that are no buffers."""
 
+    kept_wide: ClassVar[tuple[str, ...]] = ()
+    """Those of them that are marked as `STATISTIC`."""
+
     if not TYPE_CHECKING:  # a checker must see the constructor that attrs writes, not this one
 
         def __init__(self, *_args, **_kwargs):
@@ -155,7 +161,7 @@ def _register(cls: type[Record]) -> None:
     """Find out which fields are children, and how records of this class come apart and together again."""
     fields, annotations = attrs.fields(cls), _annotations(cls)
     names = [field.name for field in fields]
-    for name in ("children", "trainable", "trees_of", "child_of"):
+    for name in ("children", "trainable", "kept_wide", "trees_of", "child_of"):
         if name in names:
             raise TypeError(f"{cls.__name__} has a field {name!r}, but every record has an attribute of that name: rename it")
     buffers = {field.name for field in fields if "fundl.buffer" in field.metadata}
@@ -164,8 +170,10 @@ def _register(cls: type[Record]) -> None:
             f"{cls.__name__}.{modules[0]} is annotated as a module of torch.nn, whose parameters nothing here would see or"
             " train: make it a layer with fundl.interop.torch_nn.from_torch(module), and annotate the field with its type"
         )
+    statistics = {field.name for field in fields if "fundl.statistic" in field.metadata}
     cls.children = tuple(name for name in names if _holds_tensors(annotations[name]))
     cls.trainable = tuple(name for name in cls.children if name not in buffers)
+    cls.kept_wide = tuple(name for name in cls.children if name in statistics)
     _register_node(cls, *_apart_and_together(cls, names), path_entry_type=optree.GetAttrEntry, namespace=_NAMESPACE)
     _with_leaves_of[cls] = _replacing_leaves(cls, names)
     if init := constructor.told(cls, cls.children, {name: _store(cls, name) for name in names}):

@@ -46,6 +46,7 @@ from fundl import (
     layer_norm,
     linear,
     minibatches,
+    mixed_precision,
     mse,
     output_shape,
     parallel,
@@ -286,15 +287,45 @@ def test_track_finds_every_batch_norm_of_nested_layers() -> None:
         torch.testing.assert_close(var, module.get_buffer("running_var"), rtol=1e-9, atol=1e-9)
 
 
-def test_track_keeps_the_dtype_of_the_layer() -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        layer = tree.cast_to(with_values(batch_norm(3)), dtype)
-        x = normal(5, 3).to(dtype)
+def test_statistics_are_tracked_in_the_dtype_they_have_and_new_ones_in_float32_at_least() -> None:
+    for dtype, kept in ((torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
+        layer, x = tree.cast_to(with_values(batch_norm(3)), dtype), normal(5, 3).to(dtype)
         for _ in range(2):
             layer = track(layer, forward(without_statistics(layer), x)[1])
-        assert {leaf.dtype for leaf in tree.leaves(layer)} == {dtype}
+        assert dtypes_of_statistics(layer) == {kept}
         assert apply(layer, x).dtype == dtype
-    assert track(BatchNorm(), forward(BatchNorm(), normal(5, 3).float())[1]).mean.dtype == torch.float32  # type: ignore[union-attr]  # tracked
+        cast = tree.cast_to(layer, dtype)
+        assert dtypes_of_statistics(track(cast, forward(without_statistics(cast), x)[1])) == {dtype}
+    assert dtypes_of_statistics(track(BatchNorm(), forward(BatchNorm(), normal(5, 3).float())[1])) == {torch.float32}
+
+
+def dtypes_of_statistics(layer: BatchNorm) -> set[torch.dtype]:
+    assert layer.mean is not None
+    assert layer.var is not None
+    return {layer.mean.dtype, layer.var.dtype}
+
+
+def test_running_averages_of_half_precision_do_not_stand_still() -> None:
+    layer, x = tree.cast_to(with_values(batch_norm(1)), torch.bfloat16), torch.full((1000, 1), 4.0).bfloat16()
+    x[:872] = 5.0
+    for _ in range(200):
+        layer = track(layer, forward(without_statistics(layer), x)[1])
+    torch.testing.assert_close(layer.mean, torch.tensor([4.872]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_variance_of_float16_may_be_beyond_float16(mixed: bool) -> None:
+    x = (300 * normal(1000, 3)).half()
+    var = x.double().var(0, correction=0)
+    assert float(var.min()) > 65_504
+    plain = tree.cast_to(with_values(batch_norm(3)), torch.float16)
+    model = mixed_precision(tree.cast_to(plain, torch.float32), compute=torch.float16) if mixed else compose(plain)
+    expected = apply(model, x)
+    for ready in (calibrate(model, [x[:500], x[500:]]), track(model, forward(model, x)[1], momentum=1.0)):
+        (layer,) = norms(ready)
+        assert layer.var is not None
+        torch.testing.assert_close(layer.var.double(), var, rtol=2e-3, atol=0)
+        torch.testing.assert_close(apply(ready, x).double(), expected.double(), rtol=0, atol=2e-2)
 
 
 def test_track_of_a_model_without_batch_norm_is_the_model() -> None:
@@ -396,10 +427,10 @@ def test_a_model_that_is_calibrated_on_one_batch_treats_it_as_in_training() -> N
     assert tree.equal(without_statistics(calibrated), model)
 
 
-def test_calibrate_keeps_the_dtype_of_the_layer() -> None:
-    for dtype in (torch.float32, torch.bfloat16):
+def test_calibrate_keeps_the_dtype_of_the_layer_but_for_half_precision() -> None:
+    for dtype, kept in ((torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
         layer = calibrate(tree.cast_to(with_values(batch_norm(3)), dtype), [normal(5, 3).to(dtype)])
-        assert {leaf.dtype for leaf in tree.leaves(layer)} == {dtype}
+        assert dtypes_of_statistics(layer) == {kept}
 
 
 @pytest.mark.parametrize("batches", [[], [torch.ones(0, 3)]])

@@ -1,7 +1,8 @@
 """Activations: functions of each element, without parameters.
 
 Each keeps its output for backward where the derivative can be written in it, since the next layer mostly keeps it too, and
-its input otherwise. Neither is copied.
+its input otherwise. Neither is copied. In half precision an output near its limit is the limit, and has lost the derivative:
+where that matters, the input is kept.
 """
 
 import math
@@ -13,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import kernels
+from fundl.half import HALF, widened
 from fundl.layer import Layer
 from fundl.shapes import S
 
@@ -167,7 +169,8 @@ class ELU(Layer[Tensor]):
         any, kept
 
     Residuals:
-        The output, shared with the next layer: no bytes of its own.
+        The output, shared with the next layer: no bytes of its own. In half precision the input, not copied, but alive until
+        backward.
 
     Raises:
         ValueError: alpha is negative, infinite or not a number.
@@ -189,11 +192,11 @@ class ELU(Layer[Tensor]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = kernels.elu(x, self.alpha)
-        return y, y
+        return y, x if x.dtype in HALF else y
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, kernels.elu_backward(grad, self.alpha, 1.0, 1.0, True, residuals)
+        return self, kernels.elu_backward(grad, self.alpha, 1.0, 1.0, grad.dtype not in HALF, residuals)
 
     @override
     def output_shape(self, shape: S) -> S:
@@ -218,7 +221,8 @@ class SELU(Layer[Tensor]):
         any, kept
 
     Residuals:
-        The output, shared with the next layer: no bytes of its own.
+        The output, shared with the next layer: no bytes of its own. In half precision the input, not copied, but alive until
+        backward.
 
     Source:
         Klambauer, Unterthiner, Mayr and Hochreiter, Self-normalizing neural networks, 2017.
@@ -231,11 +235,11 @@ class SELU(Layer[Tensor]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.selu(x)
-        return y, y
+        return y, x if x.dtype in HALF else y
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, kernels.elu_backward(grad, _SELU_ALPHA, _SELU_SCALE, 1.0, True, residuals)
+        return self, kernels.elu_backward(grad, _SELU_ALPHA, _SELU_SCALE, 1.0, grad.dtype not in HALF, residuals)
 
     @override
     def output_shape(self, shape: S) -> S:
@@ -256,7 +260,8 @@ class Sigmoid(Layer[Tensor]):
         any, kept
 
     Residuals:
-        The output, shared with the next layer: no bytes of its own.
+        The output, shared with the next layer: no bytes of its own. In half precision the input, not copied, but alive until
+        backward.
 
     >>> from fundl import Sigmoid, apply
     >>> apply(Sigmoid(), torch.tensor([-1000.0, 0.0]))
@@ -266,10 +271,12 @@ class Sigmoid(Layer[Tensor]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.sigmoid(x)
-        return y, y
+        return y, x if x.dtype in HALF else y
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        if grad.dtype in HALF:
+            return self, kernels.sigmoid_backward(widened(grad), torch.sigmoid(widened(residuals))).to(grad.dtype)
         return self, kernels.sigmoid_backward(grad, residuals)
 
     @override
@@ -288,7 +295,8 @@ class Tanh(Layer[Tensor]):
         any, kept
 
     Residuals:
-        The output, shared with the next layer: no bytes of its own.
+        The output, shared with the next layer: no bytes of its own. In half precision the input, not copied, but alive until
+        backward.
 
     >>> from fundl import Tanh, apply
     >>> apply(Tanh(), torch.tensor([0.0, 100.0]))
@@ -298,10 +306,12 @@ class Tanh(Layer[Tensor]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.tanh(x)
-        return y, y
+        return y, x if x.dtype in HALF else y
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        if grad.dtype in HALF:
+            return self, kernels.tanh_backward(widened(grad), torch.tanh(widened(residuals))).to(grad.dtype)
         return self, kernels.tanh_backward(grad, residuals)
 
     @override

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl import kernels, products
+from fundl import half, products
 from fundl.elsewhere import told
 from fundl.initialize import Initializer, Stacked, xavier_uniform, zeros
 from fundl.layer import Layer
 from fundl.layers.normalization import require_dtype
 from fundl.layers.positional import Rotation, rotation
+from fundl.layers.softmax import softmax_backward
 from fundl.random import Key, bernoulli
 from fundl.shapes import AnySize, Shape, expect
 from fundl.tree import BUFFER, Record
@@ -82,7 +83,7 @@ class Attention:
         """Each query's mean of the values that it sees, 0 if it sees none; with `mask` (B, S) True where a key is real."""
         dropping = key is not None and self.dropout > 0
         if not dropping and self._has_kernel(q, k):
-            return Attended(q, k, v, *kernels.attention(q, k, v, 0, self.causal, attn_mask=_added(mask, q.dtype)))
+            return Attended(q, k, v, *half.attention(q, k, v, self.causal, _added(mask, q.dtype)))
         scores = torch.matmul(q, _for_each_query_head(k, q).transpose(-1, -2)) * (1 / math.sqrt(q.shape[-1]))
         hidden = self._hidden(scores, mask)
         if hidden is not None:
@@ -101,13 +102,13 @@ class Attention:
         q, k, v, weights, drawn = attended.q, attended.k, attended.v, attended.probabilities, attended.drawn
         if attended.logsumexp is not None:
             kept = attended.output, attended.logsumexp
-            return kernels.attention_backward(grad, q, k, v, *kept, 0, self.causal, attn_mask=_added(mask, q.dtype))
+            return half.attention_backward(grad, q, k, v, *kept, self.causal, _added(mask, q.dtype))
         assert weights is not None  # one of the two is kept
         grad_weights = torch.matmul(grad, _for_each_query_head(v, q).transpose(-1, -2))
         if drawn is not None:
             grad_weights = self._dropped(grad_weights, drawn)
         grad_v = torch.matmul((weights if drawn is None else self._dropped(weights, drawn)).transpose(-1, -2), grad)
-        grad_scores = kernels.softmax_backward(grad_weights, weights, -1, weights.dtype) * (1 / math.sqrt(q.shape[-1]))
+        grad_scores = softmax_backward(grad_weights, weights, -1) * (1 / math.sqrt(q.shape[-1]))
         grad_q = torch.matmul(grad_scores, _for_each_query_head(k, q))
         grad_k = torch.matmul(grad_scores.transpose(-1, -2), q)
         return grad_q, _for_each_key_head(grad_k, k), _for_each_key_head(grad_v, v)

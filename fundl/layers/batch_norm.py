@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import kernels, tree
+from fundl import half, tree
 from fundl.elsewhere import told
 from fundl.initialize import Initializer, ones, zeros
 from fundl.kernels import no_grad
@@ -22,7 +22,7 @@ from fundl.layers.layout import in_a_row, require_sizes
 from fundl.layers.normalization import require_channels, require_dtype, require_eps, scale_and_shift
 from fundl.model import forward
 from fundl.shapes import AnySize, Shape, expect
-from fundl.tree import BUFFER, Record
+from fundl.tree import STATISTIC, Record
 
 P = TypeVar("P", bound=Model)
 Channels = TypeVar("Channels", bound=int, covariant=True, default=AnySize)
@@ -64,7 +64,8 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
     Args:
         weight: of shape (channels,), or None, the default, for 1.
         bias: of shape (channels,), or None, the default, for 0.
-        mean: the statistics: of shape (channels,), or None, the default, for those of the batch.
+        mean: the statistics: of shape (channels,), or None, the default, for those of the batch. Of a layer in half precision
+            they may be in float32, as `track` and `calibrate` make them.
         var: likewise.
         eps: added to the variance; 1e-5 by default.
         weight_init: how `initialize` draws the weight; ones by default.
@@ -74,7 +75,7 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
         (B, channels, ...), kept, with any number of axes of space, or none
 
     Residuals:
-        The input, shared; without statistics those of the batch: 2 numbers per channel.
+        The input, shared; without statistics those of the batch: 2 numbers per channel (of half precision in float32).
 
     Raises:
         ValueError: the input's channels are not the layer's; there is one number in each, and no statistics; mean is given
@@ -95,8 +96,8 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
 
     weight: Tensor | None = None
     bias: Tensor | None = None
-    mean: Tensor | None = attrs.field(default=None, kw_only=True, metadata=BUFFER)
-    var: Tensor | None = attrs.field(default=None, kw_only=True, metadata=BUFFER)
+    mean: Tensor | None = attrs.field(default=None, kw_only=True, metadata=STATISTIC)
+    var: Tensor | None = attrs.field(default=None, kw_only=True, metadata=STATISTIC)
     eps: float = attrs.field(default=1e-5, kw_only=True)
     weight_init: Initializer = attrs.field(default=ones(), kw_only=True)
     bias_init: Initializer = attrs.field(default=zeros(), kw_only=True)
@@ -121,7 +122,7 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
             nothing = x.new_zeros(x.shape[1])
             return x, (x, Statistics(nothing, nothing, count) if self.mean is None else None)
         try:
-            y, mean, rstd = kernels.batch_norm(x, self.weight, self.bias, self.mean, self.var, self.mean is None, 0.0, self.eps)
+            y, mean, rstd = half.batch_norm(x, self.weight, self.bias, self.mean, self.var, self.eps)
         except RuntimeError as error:
             for parameter in tree.leaves(self):
                 require_dtype("BatchNorm", parameter, x, error)
@@ -155,7 +156,7 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
         # With statistics, the kernel does not look at those of the batch, but vmap's rule for it wants some.
         mean, rstd = (own_mean, own_var) if statistics is None else (statistics.mean, statistics.rstd)
         mask = (with_grad_x, with_grads and weight is not None, with_grads and self.bias is not None)
-        grad_x, grad_weight, grad_bias = kernels.batch_norm_backward(
+        grad_x, grad_weight, grad_bias = half.batch_norm_backward(
             grad, x, weight, own_mean, own_var, mean, rstd, statistics is not None, self.eps, mask
         )
         grads: BatchNorm[Channels] = BatchNorm(
@@ -258,8 +259,8 @@ def track(model: P, residuals: object, *, momentum: float = 0.1) -> P:
     """The model with statistics that follow those of the batches: new = (1 - momentum) old + momentum batch's.
 
     The batch's var is divided by one less than the number of its elements, as an estimate of the population's. Where there are
-    no statistics yet, mean starts from 0 and var from 1. A training step runs the model without statistics, and tracks in the
-    model that it keeps:
+    no statistics yet, mean starts from 0 and var from 1, in float32 at least. A training step runs the model without
+    statistics, and tracks in the model that it keeps:
 
         training = without_statistics(model)
         prediction, residuals = forward(training, x)
@@ -300,8 +301,13 @@ def _followed(layer: BatchNorm, batch: Statistics, momentum: float) -> tuple[Ten
 
 
 def _dtype(layer: BatchNorm, batch: Statistics) -> torch.dtype:
-    """The dtype of a layer: the kernels take no other for its statistics."""
-    return next((leaf.dtype for leaf in tree.leaves(layer)), batch.mean.dtype)
+    """That of the statistics that a layer has; of new ones the layer's, but float32 for half precision.
+
+    The kernels take no other. In 16 bits, a mean that moves by little stands still, and a var above 65,504 is infinite.
+    """
+    if layer.mean is not None:
+        return layer.mean.dtype
+    return next((torch.promote_types(leaf.dtype, torch.float32) for leaf in tree.leaves(layer)), batch.mean.dtype)
 
 
 def _var(layer: BatchNorm, batch: Statistics) -> Tensor:
@@ -315,7 +321,7 @@ def calibrate(model: P, batches: Iterable[Tensor]) -> P:
     Each BatchNorm gets the mean and variance of all that it was given, as if it had been one batch. Meanwhile all layers
     normalise with the statistics of the batches, as in training: so one pass, which may be over a generator, serves a model of
     any depth, and what a layer is given is what the layers before it gave in training. Batches should be of the size that the
-    model was trained with, and shuffled. Statistics that the model has do not matter.
+    model was trained with, and shuffled. Statistics that the model has do not matter. Those of half precision are in float32.
 
     Args:
         model: a layer or a nested tuple of layers.

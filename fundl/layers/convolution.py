@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl import kernels, tree
+from fundl import half, kernels, tree
 from fundl.elsewhere import told
 from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, uniform_fan_in
@@ -94,7 +94,7 @@ class Convolution(Layer[Tensor], OwnFans):
         if self.weight.is_meta and not x.is_meta:  # the kernel would read memory that is not there
             raise ValueError(f"{type(self).__name__}'s weight has no values, only a shape: call initialize(key(0), model)")
         try:
-            output = torch.convolution(self._padded(x), self.weight, self.bias, *self._settings())
+            output = half.convolution(self._padded(x), self.weight, self.bias, self._settings())
             if self.transposed and not output.numel() and x.numel():  # some kernels refuse what nothing is left of, some do not
                 self.output_shape(Shape(*self._batch(x).shape))
         except (RuntimeError, Misfit) as error:
@@ -123,7 +123,7 @@ class Convolution(Layer[Tensor], OwnFans):
             grad, (*x.shape[: -self.axes - 1], self._in_and_out()[1], *self._output_sides(padded.shape[-self.axes :]))
         )
         sizes = None if self.bias is None else self.bias.shape
-        return kernels.convolution_backward(self._batch(grad), padded, self.weight, sizes, *self._settings(), mask)
+        return half.convolution_backward(self._batch(grad), padded, self.weight, sizes, self._settings(), mask)
 
     def _output_sides(self, sides: Sequence[int]) -> list[int]:
         """The sizes of the output's spatial axes for those of the input as it was padded."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import kernels
+from fundl import half
 from fundl.elsewhere import told
 from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, normal
@@ -83,7 +83,7 @@ class Embedding(Layer[Tensor], OwnFans, Generic[Features]):
     def backward_params(self, residuals: Tensor, grad: Tensor) -> "Embedding[Features]":
         require_sizes(grad, (*residuals.shape, self.weight.shape[-1]))
         padding = -1 if self.padding is None else self.padding
-        grad_weight = kernels.embedding_backward(grad, residuals, self.weight.shape[0], padding, False)
+        grad_weight = half.embedding_backward(grad, residuals, self.weight.shape[0], padding)
         return Embedding(grad_weight, padding=self.padding, weight_init=self.weight_init)
 
     @override

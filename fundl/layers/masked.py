@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl import tree
+from fundl.half import in_float32
 from fundl.layer import AnyLayer, Layer, Model, zero_gradient
 from fundl.layers.inside import Sizes
 from fundl.model import models, output_shape, require_model, run_backward, run_backward_params, run_forward
@@ -395,15 +396,19 @@ class MeanOfPositions(Layer[Sizes]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
         _require_positions(self, x, self.mask)
-        if self.mask is None:
-            return x.sum(1) / max(1, x.shape[1]), Sizes(x.shape)
-        return (x * _shares(self.mask, x.dtype)).sum(1), Sizes(x.shape)
+        return in_float32(self._mean, x), Sizes(x.shape)
 
     @override
     def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
         if self.mask is None:
             return self, (grad / max(1, residuals.sizes[1])).unsqueeze(1).expand(residuals.sizes)
-        return self, grad.unsqueeze(1) * _shares(self.mask, grad.dtype)
+        mask = self.mask
+        return self, in_float32(lambda wide: wide.unsqueeze(1) * _shares(mask, wide.dtype), grad)
+
+    def _mean(self, x: Tensor) -> Tensor:
+        if self.mask is None:
+            return x.sum(1) / max(1, x.shape[1])
+        return (x * _shares(self.mask, x.dtype)).sum(1)
 
     @override
     def output_shape(self, shape: Shape[Batch, Steps, Features]) -> Shape[Batch, Features]:

@@ -40,10 +40,10 @@ class MixedPrecision(Layer[tuple[object, Casts]], Generic[*Ts]):
     """Layers that compute in a dtype of few bits, and whose parameters are kept in one of many: y = f(x).
 
     The parameters stay as they are, in float32, say: so an optimizer can add to them what would be lost in half precision.
-    For each run, they and the input are cast to the dtype of the computation, buffers too; the gradient is cast back, and has
-    the dtypes of the model. The kernels of softmax and of normalisation compute their sums in float32 by themselves. Layers
-    that are to compute in float32 as a whole are put in a `mixed_precision` of their own, inside: their parameters are not
-    cast by the one around them.
+    For each run, they and the input are cast to the dtype of the computation, buffers too, but for the statistics of a
+    `BatchNorm`, which stay in float32 if that has 16 bits; the gradient is cast back, and has the dtypes of the model. All
+    sums, forward and backward, are made in float32, and rounded once. Layers that are to compute in float32 as a whole are put
+    in a `mixed_precision` of their own, inside: their parameters are not cast by the one around them.
 
     Its vjp: that of f, with grad cast to the dtype of f's output, and what comes of it to those of the parameters and of x.
 
@@ -110,11 +110,11 @@ class MixedPrecision(Layer[tuple[object, Casts]], Generic[*Ts]):
     def _computing(self) -> tuple[*Ts]:
         """The layers as they are run."""
         leaves, structure = tree.flatten(self.layers)
-        own = {id(leaf) for leaf in _decided_inside(self.layers)}
+        kept = dict(_decided_inside(self.layers, torch.promote_types(self.compute, torch.float32)))
         return tree.unflatten(
             structure,
             [
-                leaf.to(self.compute) if leaf is not None and leaf.is_floating_point() and id(leaf) not in own else leaf
+                leaf.to(kept.get(id(leaf), self.compute)) if leaf is not None and leaf.is_floating_point() else leaf
                 for leaf in leaves
             ],
         )
@@ -131,14 +131,18 @@ class MixedPrecision(Layer[tuple[object, Casts]], Generic[*Ts]):
         return next((leaf.dtype for leaf in tree.leaves(self.layers) if leaf.is_floating_point()), self.compute)
 
 
-def _decided_inside(layers: object) -> Iterator[Tensor]:
-    """The tensors of layers that are in a `MixedPrecision` of their own."""
+def _decided_inside(layers: object, wide: torch.dtype) -> Iterator[tuple[int, torch.dtype]]:
+    """The ids of the tensors that get another dtype: their own in a `MixedPrecision` of their own, a wide one as statistics."""
     for record in tree.outer_records(layers):
         if isinstance(record, MixedPrecision):
-            yield from tree.leaves(record)
-        else:
-            for name in record.children:
-                yield from _decided_inside(getattr(record, name))
+            yield from ((id(leaf), leaf.dtype) for leaf in tree.leaves(record))
+            continue
+        for name in record.children:
+            child: object = getattr(record, name)
+            if name in record.kept_wide:
+                yield from ((id(leaf), wide) for leaf in tree.leaves(child))
+            else:
+                yield from _decided_inside(child, wide)
 
 
 def mixed_precision(

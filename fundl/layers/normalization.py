@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import kernels
+from fundl import half, kernels
 from fundl.elsewhere import told
+from fundl.half import narrowed, widened
 from fundl.initialize import Initializer, ones, zeros
 from fundl.layer import Layer
 from fundl.layers.layout import in_a_row, require_sizes
@@ -89,7 +90,7 @@ class LayerNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Features]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         try:
-            y, mean, rstd = kernels.layer_norm(x, _sizes(self.features), self.weight, self.bias, self.eps)
+            y, mean, rstd = half.layer_norm(x, _sizes(self.features), self.weight, self.bias, self.eps)
         except RuntimeError as error:
             _require_features("LayerNorm", self.features, x, error)
             require_dtype("LayerNorm", self.weight if self.weight is not None else self.bias, x, error)
@@ -114,7 +115,7 @@ class LayerNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Features]):
         x, mean, rstd = residuals
         require_sizes(grad, x.shape)
         mask = (with_grad_x, with_grads and self.weight is not None, with_grads and self.bias is not None)
-        grad_x, grad_weight, grad_bias = kernels.layer_norm_backward(
+        grad_x, grad_weight, grad_bias = half.layer_norm_backward(
             grad, x, _sizes(self.features), mean, rstd, self.weight, self.bias, mask
         )
         grads: LayerNorm[Features] = LayerNorm(
@@ -210,7 +211,7 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         _require_features("RMSNorm", self.features, x)  # no kernel does: sizes of 1 would be stretched, and dtypes promoted
         require_dtype("RMSNorm", self.weight, x)
-        axes, wide = tuple(range(-len(_sizes(self.features)), 0)), _widened(x)
+        axes, wide = tuple(range(-len(_sizes(self.features)), 0)), widened(x)
         norm = torch.linalg.vector_norm(wide, 2, axes, keepdim=True)
         rstd = norm.square().mul_(1 / self._count).add_(self.eps).rsqrt_()  # (..., 1): the mean of squares, and so on
         normalized = wide * rstd
@@ -234,9 +235,9 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
     ) -> tuple["RMSNorm[Features]", Tensor]:
         # The kernel for LayerNorm, told that the mean is 0, subtracts rstd times the mean of g, and else does what is due.
         grads, less = self._layer_norm_backward(residuals, grad, with_grads=with_grads)
-        rstd, wide = residuals[1], _widened(grad)
+        rstd, wide = residuals[1], widened(grad)
         flat = wide.flatten(-len(_sizes(self.features)))
-        of_row = flat.sum(-1) if self.weight is None else torch.matmul(flat, _widened(self.weight).flatten())
+        of_row = flat.sum(-1) if self.weight is None else torch.matmul(flat, widened(self.weight).flatten())
         grad_x = less.add(of_row.reshape(rstd.shape) * rstd, alpha=1 / self._count)
         return grads, grad_x.to(grad.dtype)
 
@@ -245,13 +246,13 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
     ) -> tuple["RMSNorm[Features]", Tensor]:
         x, rstd = residuals
         require_sizes(grad, x.shape)
-        weight = None if self.weight is None else _widened(self.weight)
+        weight = widened(self.weight)
         mask = (with_grad_x, with_grads and weight is not None, False)
         grad_x, grad_weight, _ = kernels.layer_norm_backward(
-            _widened(grad), _widened(x), _sizes(self.features), torch.zeros_like(rstd), rstd, weight, None, mask
+            widened(grad), widened(x), _sizes(self.features), torch.zeros_like(rstd), rstd, weight, None, mask
         )
         if grad_weight is not None:
-            grad_weight = grad_weight.to(grad.dtype)
+            grad_weight = narrowed(grad_weight, grad)
         return RMSNorm(self.features, grad_weight, eps=self.eps, weight_init=self.weight_init), grad_x
 
     @property
@@ -292,11 +293,6 @@ def rms_norm(
 
 def _sizes(features: int | tuple[int, ...]) -> tuple[int, ...]:
     return features if isinstance(features, tuple) else (features,)
-
-
-def _widened(x: Tensor) -> Tensor:
-    """The tensor in float32, if its dtype has fewer bits: sums and squares of half precision are too coarse."""
-    return x if x.dtype in {torch.float32, torch.float64} else x.to(torch.float32)
 
 
 def _expect_features(shape: Shape[*Lead, Features], features: int | tuple[int, ...]) -> Shape[*Lead, Features]:
@@ -577,9 +573,11 @@ def _group_forward(
     x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    dense = _near_zero(x, groups) if _is_channels_last(x) else x.contiguous()
-    y, mean, rstd = kernels.group_norm(dense, in_a_row(weight), in_a_row(bias), batch, channels, space, groups, eps)
-    return y, (x, mean, rstd)
+    wide = widened(x)
+    dense = _near_zero(wide, groups) if _is_channels_last(x) else wide.contiguous()
+    parameters = in_a_row(half.alike(x, weight)), in_a_row(half.alike(x, bias))
+    y, mean, rstd = kernels.group_norm(dense, *parameters, batch, channels, space, groups, eps)
+    return narrowed(y, x), (x, mean, rstd)
 
 
 def _group_backward(
@@ -588,11 +586,14 @@ def _group_backward(
     x, mean, rstd = residuals
     require_sizes(grad, x.shape)
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
+    wide, wide_grad = widened(x), widened(grad)
     if _is_channels_last(x):
-        dense, grad = _near_zero(x, groups), grad.movedim(1, -1).contiguous().movedim(-1, 1)
+        dense, dense_grad = _near_zero(wide, groups), wide_grad.movedim(1, -1).contiguous().movedim(-1, 1)
     else:
-        dense, grad = x.contiguous(), grad.contiguous()
-    return kernels.group_norm_backward(grad, dense, mean, rstd, in_a_row(weight), batch, channels, space, groups, mask)
+        dense, dense_grad = wide.contiguous(), wide_grad.contiguous()
+    parameter = in_a_row(widened(weight))
+    found = kernels.group_norm_backward(dense_grad, dense, mean, rstd, parameter, batch, channels, space, groups, mask)
+    return half.rounded(found, x, weight, weight)
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -11,11 +11,11 @@ from abc import abstractmethod
 from typing import ClassVar, Final, Generic, Literal, Self, final
 
 import attrs
-import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import kernels
+from fundl.half import in_float32
 from fundl.kernels import PerAxis
 from fundl.layer import Layer
 from fundl.layers.inside import Sizes
@@ -218,7 +218,8 @@ class _MaxPool(_Windowed[tuple[Tensor, Layout]]):
     def _run_back(self, residuals: tuple[Tensor, Layout], grad: Tensor) -> Tensor:
         indices, layout = residuals
         unpool = kernels.max_pool3d_backward if self.axes == 3 else kernels.max_pool2d_backward
-        return unpool(grad, stand_in(layout, grad), *self._settings(), self._dilation(), self.ceil_mode, indices)
+        settings = *self._settings(), self._dilation(), self.ceil_mode
+        return in_float32(lambda wide: unpool(wide, stand_in(layout, wide), *settings, indices), grad)
 
     def _dilation(self) -> PerAxis:
         return self.dilation if self.axes > 1 else _second(self.dilation, 1)
@@ -405,10 +406,6 @@ class Pooled(Record):
     sizes: tuple[int, ...]
 
 
-_HALF: Final = {torch.float16, torch.bfloat16}
-"""The dtypes for which ATen has no mean over three axes on the CPU: it is taken in float32."""
-
-
 @attrs.frozen(eq=False, init=False)
 class _AveragePool(_Windowed[Pooled]):
     """The mean of what a window sees, over any number of axes."""
@@ -431,12 +428,8 @@ class _AveragePool(_Windowed[Pooled]):
     def _run(self, x: Tensor) -> tuple[Tensor, Pooled]:
         pool = kernels.average_pool3d if self.axes == 3 else kernels.average_pool2d
         settings = *self._settings(), self.ceil_mode, self.count_include_padding, self.divisor
-        try:
-            output = pool(x, *settings)
-        except NotImplementedError:
-            if x.dtype not in _HALF:
-                raise
-            output = pool(x.float(), *settings).to(x.dtype)
+        # The kernel over three axes knows no half precision on the CPU.
+        output = in_float32(lambda wide: pool(wide, *settings), x) if self.axes == 3 else pool(x, *settings)
         return output, Pooled(layout_of(x), output.shape)
 
     @override
@@ -447,12 +440,7 @@ class _AveragePool(_Windowed[Pooled]):
     def _run_back(self, residuals: Pooled, grad: Tensor) -> Tensor:
         unpool = kernels.average_pool3d_backward if self.axes == 3 else kernels.average_pool2d_backward
         settings = *self._settings(), self.ceil_mode, self.count_include_padding, self.divisor
-        try:
-            return unpool(grad, stand_in(residuals.x, grad), *settings)
-        except NotImplementedError:
-            if grad.dtype not in _HALF:
-                raise
-            return unpool(grad.float(), stand_in(residuals.x, grad.float()), *settings).to(grad.dtype)
+        return in_float32(lambda wide: unpool(wide, stand_in(residuals.x, wide), *settings), grad)
 
     @override
     def _explain(self, x: Tensor, error: Exception | None) -> None:
@@ -673,7 +661,8 @@ class _AdaptiveAveragePool(_Adaptive[Pooled]):
     @override
     def _run(self, x: Tensor) -> tuple[Tensor, Pooled]:
         pool = kernels.adaptive_average_pool3d if self.axes == 3 else kernels.adaptive_average_pool2d
-        output = pool(x, self._sizes())
+        # The kernel over three axes adds up in the dtype of x.
+        output = in_float32(lambda wide: pool(wide, self._sizes()), x) if self.axes == 3 else pool(x, self._sizes())
         return output, Pooled(layout_of(x), output.shape)
 
     @override
@@ -686,7 +675,7 @@ class _AdaptiveAveragePool(_Adaptive[Pooled]):
         if grad.shape[-axes:].numel() == 1:
             return (grad / math.prod(sizes[-axes:])).expand(sizes)
         unpool = kernels.adaptive_average_pool3d_backward if self.axes == 3 else kernels.adaptive_average_pool2d_backward
-        return unpool(grad, stand_in(residuals.x, grad))
+        return in_float32(lambda wide: unpool(wide, stand_in(residuals.x, wide)), grad)
 
 
 @attrs.frozen(eq=False, init=False)
@@ -707,7 +696,7 @@ class _AdaptiveMaxPool(_Adaptive[tuple[Tensor, Layout]]):
     def _run_back(self, residuals: tuple[Tensor, Layout], grad: Tensor) -> Tensor:
         indices, layout = residuals
         unpool = kernels.adaptive_max_pool3d_backward if self.axes == 3 else kernels.adaptive_max_pool2d_backward
-        return unpool(grad, stand_in(layout, grad), indices)
+        return in_float32(lambda wide: unpool(wide, stand_in(layout, wide), indices), grad)
 
 
 @final

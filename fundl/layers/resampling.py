@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import kernels
+from fundl.half import in_float32
 from fundl.layer import Layer
 from fundl.layers.inside import Sizes
 from fundl.layers.layout import Layout, layout_of, require_sizes, stand_in
@@ -274,7 +275,7 @@ class Pad(Layer[Sizes], Generic[Padding]):
         if self.mode == "constant":
             return self, self._without(grad)
         framed = self._behind_two(grad)
-        grad_x = self._unwrapped(framed) if self.mode == "circular" else self._unfolded(framed)
+        grad_x = in_float32(self._unwrapped if self.mode == "circular" else self._unfolded, framed)
         return self, grad_x if framed is grad else grad_x.reshape(*grad.shape[: -len(self.padding)], *grad_x.shape[2:])
 
     @override

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import kernels
+from fundl.half import HALF, in_float32, narrowed, widened
 from fundl.layer import Layer
 from fundl.shapes import S
 
@@ -52,7 +53,7 @@ class Softmax(Layer[Tensor]):
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, kernels.softmax_backward(grad, residuals, self.axis, residuals.dtype)
+        return self, softmax_backward(grad, residuals, self.axis)
 
     @override
     def output_shape(self, shape: S) -> S:
@@ -89,16 +90,30 @@ class LogSoftmax(Layer[Tensor]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         _require_axis(self, self.axis, x)
-        y = torch.log_softmax(x, self.axis)
+        y = in_float32(lambda wide: torch.log_softmax(wide, self.axis), x)  # in 16 bits the kernel takes 0.9997 for 1
         return y, y
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, kernels.log_softmax_backward(grad, residuals, self.axis, residuals.dtype)
+        y = widened(residuals)
+        return self, narrowed(kernels.log_softmax_backward(widened(grad), y, self.axis, y.dtype), grad)
 
     @override
     def output_shape(self, shape: S) -> S:
         return shape
+
+
+def softmax_backward(grad: Tensor, y: Tensor, axis: int) -> Tensor:
+    """The vjp of softmax, from its output: y (grad - s), with s the sum of grad y along the axis.
+
+    Probabilities of 16 bits do not sum to 1, and grad - s is off by as much, which may be all of it where one is nearly 1:
+    they are made to sum to 1, in float32. Those that are all 0, where nothing was to be seen, stay so.
+    """
+    if y.dtype not in HALF:
+        return kernels.softmax_backward(grad, y, axis, y.dtype)
+    wide = widened(y)
+    exact = wide / wide.sum(axis, keepdim=True).clamp_(min=torch.finfo(wide.dtype).tiny)
+    return kernels.softmax_backward(widened(grad), exact, axis, exact.dtype).to(grad.dtype)
 
 
 def _require_axis(layer: Layer[Tensor], axis: int, x: Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl import kernels
+from fundl import half, kernels
 from fundl.initialize import Dependent, Initializer, ones
 from fundl.layer import AnyLayer, Layer
 from fundl.layers.inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
@@ -216,7 +216,7 @@ class WeightStandardization(Layer[tuple[object, Tensor, Tensor, Tensor]], Generi
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, Tensor, Tensor, Tensor]]:
         v = _weight(self.layer)
         rows = v.flatten(1)
-        standardized, mean, rstd = kernels.layer_norm(rows, rows.shape[1:], None, None, self.eps)
+        standardized, mean, rstd = half.layer_norm(rows, rows.shape[1:], None, None, self.eps)
         weight = standardized.view(v.shape)
         y, residuals = forward_inside(_with_weight(self.layer, weight), x)
         return y, (residuals, weight, mean, rstd)
@@ -242,7 +242,7 @@ class WeightStandardization(Layer[tuple[object, Tensor, Tensor, Tensor]], Generi
         """The gradients, from those of the layer, whose weight was w."""
         v, grad_weight = _weight(self.layer), _weight(grads)
         rows = v.flatten(1)
-        grad_rows, _, _ = kernels.layer_norm_backward(
+        grad_rows, _, _ = half.layer_norm_backward(
             grad_weight.flatten(1), rows, rows.shape[1:], mean, rstd, None, None, (True, False, False)
         )
         return WeightStandardization(_with_weight(grads, grad_rows.view(v.shape)), eps=self.eps)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
+from fundl import tree
 from fundl.elsewhere import told
+from fundl.half import HALF, narrowed, widened
 from fundl.initialize import Initializer, VarianceScaling
 from fundl.layer import Layer
 from fundl.layers.recurrent import sweeps
@@ -82,6 +84,9 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
     def run(self, x: Tensor, states: Sequence[States] | None) -> tuple[Tensor, list[States], Residuals]:
         """The output for an input and the state of each recurrence, their states after the last step, and the residuals."""
         self._require_sequences(x)
+        if self._is_half(x):
+            output, after, residuals = tree.cast_to(self, torch.float32).run(widened(x), _widened(states))
+            return narrowed(output, x), _narrowed(after, x), residuals
         sequence = x.transpose(0, 1)
         inputs: list[Tensor] = []
         kept: list[Kept] = []
@@ -102,6 +107,10 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
         self, residuals: Residuals, states: Sequence[States] | None, grad: Tensor, grad_last: Sequence[States] | None
     ) -> tuple[Callable[[], Self], Callable[[], Tensor], list[States]]:
         """What computes the gradients with respect to the parameters and the input, and those with respect to the states."""
+        if self._is_half(grad):
+            wide = tree.cast_to(self, torch.float32)
+            grads, grad_x, state = wide.run_back(residuals, _widened(states), widened(grad), _widened(grad_last))
+            return lambda: tree.cast_to(grads(), grad.dtype), lambda: narrowed(grad_x(), grad), _narrowed(state, grad)
         inputs, kept = residuals
         every: list[list[SweptBack]] = []
         back: list[SweptBack] = []
@@ -121,6 +130,10 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
             lambda: _grad_x(every[0]).transpose(0, 1),
             [found.state for of_layer in every for found in of_layer],
         )
+
+    def _is_half(self, x: Tensor) -> bool:
+        """Whether to run in float32, and round what comes: what a state adds up over the steps, 16 bits do not hold."""
+        return x.dtype in HALF and self.layers[0][0].weight_ih.dtype is x.dtype
 
     def _sweeps(self, index: int, x: Tensor, states: Sequence[States] | None) -> list[Sweep]:
         """Where the recurrences of a layer run: the first from the first step to the last, the second back."""
@@ -156,6 +169,14 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
                 f"{name}'s weights are {weight.dtype}, but the input is {x.dtype}: convert one of them, the input with"
                 f" x.to({weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
             ) from error
+
+
+def _widened(states: Sequence[States] | None) -> list[States] | None:
+    return None if states is None else [tuple(map(widened, state)) for state in states]
+
+
+def _narrowed(states: Sequence[States], like: Tensor) -> list[States]:
+    return [tuple(narrowed(part, like) for part in state) for state in states]
 
 
 def _grad_x(back: list[SweptBack]) -> Tensor:
