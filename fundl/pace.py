@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl.jit import Scanned, TraceError, scan
+from fundl.jit import Scanned, TraceError, inductor, scan, torch_private
 from fundl.progress import Progress
 
 S = TypeVar("S")
@@ -62,7 +62,9 @@ class CompiledPace(Pace[S, B, R]):
 
     def __init__(self, step: Callable[[S, B], tuple[S, R]], shown: Progress, *, insist: bool) -> None:
         super().__init__(step)
-        self._many: Scanned[[S, B], tuple[S, R]] | None = scan(step)
+        if insist:
+            torch_private.require_known(torch_private.NAMES)
+        self._many: Scanned[[S, B], tuple[S, R]] | None = scan(step) if torch_private.is_known("the step") else None
         self._shown, self._insist = shown, insist
         self._kind: _Kind | None = None
 
@@ -94,6 +96,8 @@ class CompiledPace(Pace[S, B, R]):
             self._many = None
             self._shown.say("not compiled: the step does what no graph can hold; compile=True says where")
         else:
+            if self._insist and not any(trace.compiled for trace in self._many.traces):
+                inductor.require_known()  # says so if it is why
             self._shown.say(f"compiled in {time.perf_counter() - start:.1f} s")
         return self._many
 

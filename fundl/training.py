@@ -405,6 +405,7 @@ def fit(
         TypeError: what `batches` gives are not pairs.
         FloatingPointError: the loss is no longer finite. Looked for after each epoch, since looking waits for the device.
         Interrupted: Ctrl-C was pressed.
+        ImportError: `compile` is True, and this version of torch is not one that compiling is known to work with.
 
     >>> from fundl import disk, fit, initialize, key, linear, minibatches, mse, one_hot, sgd, train_state, train_step
     >>> points, labels = disk(key(0), 100)

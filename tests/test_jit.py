@@ -698,15 +698,6 @@ def test_a_graph_that_cannot_be_compiled_runs_as_it_is(tmp_path: Path, monkeypat
     assert [trace.compiled for trace in (*compiled.traces, *scanned.traces)] == [False, False]
 
 
-def test_a_torch_that_lacks_what_compiling_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FUNDL_CACHE_DIR", str(tmp_path))
-    for module in (torch_private, inductor, lowering):
-        with monkeypatch.context() as context:
-            context.setattr(module, "NAMES", ("torch.neg", "torch.no_such_thing"))
-            with pytest.raises(ImportError, match=r"torch .* lacks torch\.no_such_thing: use one of those versions"):
-                jit(torch.neg)(torch.ones(2))
-
-
 def test_one_dnns_lstm_stays_whole() -> None:
     """A graph calls its kernel, forward and backward, so that it is small, and gives the kernel's own bits."""
     model = initialize(key(0), lstm(3, 4, depth=2, bidirectional=True))

@@ -213,6 +213,8 @@ class Compiled(Generic[P, R]):
 
     def _first_call(self, args: tuple[object, ...], kwargs: dict[str, object]) -> R:
         """Find the compiled form for these arguments, or make it, and call it."""
+        if not torch_private.is_known(_name(self.function)):
+            return self._run_as_it_is(args, kwargs)
         arguments = self._with_static(args, kwargs)
         flat = self._flatten(arguments)
         require_not_donated(flat.leaves, flat.paths)

@@ -1,6 +1,6 @@
 """Compiling a graph with inductor, torch's compiler, ahead of time: C++ in a shared library, that a runner of torch loads.
 
-It is written for torch 2.11 to 2.13. Inductor is imported when something is compiled: that takes seconds.
+Inductor is imported when something is compiled: that takes seconds.
 """
 
 import functools
@@ -73,6 +73,15 @@ def _code() -> str:
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
+def require_known() -> None:
+    """Raise an error that says what this torch lacks, if it lacks anything that compiling needs; it takes seconds.
+
+    Raises:
+        UnknownTorchError: it does.
+    """
+    torch_private.require_known((*torch_private.NAMES, *NAMES, *bounds.NAMES, *lowering.NAMES))
+
+
 class CompilerError(RuntimeError):
     """A graph cannot be compiled; the message says why."""
 
@@ -86,10 +95,10 @@ def compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folder
         folder: where the library goes, and what belongs to it; it exists, and is empty.
 
     Raises:
-        ImportError: this torch lacks what compiling needs.
+        UnknownTorchError: this torch lacks what compiling needs.
         CompilerError: there is no compiler for C++ on this machine, or it or torch's own cannot compile the graph.
     """
-    torch_private.require_known((*NAMES, *bounds.NAMES, *lowering.NAMES))
+    require_known()
     with _ALONE, warnings.catch_warnings(), _without_remarks():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
         try:

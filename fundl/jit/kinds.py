@@ -175,12 +175,12 @@ class Forms(Generic[F]):
             raise RetraceError(
                 f"{self.name} was traced {traced} times, and may not be traced again (max_traces={self.most}), but {reason}"
             )
-        torch_private.require_known(torch_private.NAMES)
         form: F | None = None
         cached = False
         try:
+            torch_private.require_known(torch_private.NAMES)
             form, cached = make()
-        except inductor.CompilerError as error:
+        except (inductor.CompilerError, torch_private.UnknownTorchError) as error:
             warnings.warn(f"{self.name} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=5)
         self.traces = (*self.traces, Trace(reason, time.perf_counter() - start, cached, compiled=form is not None))
         return form

@@ -150,6 +150,8 @@ class Scanned(Generic[P, R]):
     def _first_call(self, state: object, batches: object) -> object:
         """Find the loop for these arguments, or make it, and run it."""
         steps = count_rows(batches)
+        if not torch_private.is_known(self._name):
+            return self._one_by_one(state, batches, steps)
         before, data = flatten(state, "state"), flatten(batches, "batches")
         require_not_donated(before.leaves, before.paths)
         leaves = [*before.leaves, *data.leaves]

@@ -1,10 +1,13 @@
-"""What is private in torch and that tracing stands on. It is written for torch 2.11 to 2.13; tests watch it.
+"""What is private in torch and that tracing stands on. `OLDEST` to `NEWEST` have it; tests watch it.
 
-Tracing is make_fx with fake tensors. Its modules are imported when they are used: they take a second.
+Tracing is make_fx with fake tensors. Its modules are imported when they are used: they take a second. Of a torch that lacks
+something, nothing is asked when this is imported: then functions run as they are.
 """
 
 import copy
+import functools
 import pkgutil
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,7 +16,6 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, cast
 import attrs
 import torch
 from torch import Tensor
-from torch.utils._device import DeviceContext
 from typing_extensions import override
 
 from fundl import kernels
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 # --- What must be there -------------------------------------------------------------------------------------------------
 
-NAMES: Final = (
+CALLED: Final = (
     "torch._C._len_torch_dispatch_stack",
     "torch._C._len_torch_function_stack",
     "torch._C._dynamo.guards.TensorGuards",
@@ -34,26 +36,78 @@ NAMES: Final = (
     "torch._C._functorch.is_functorch_wrapped_tensor",
     "torch._C._aoti.AOTIModelContainerRunnerCpu.run",  # runs what is compiled, also where nothing more is
     "torch._is_functional_tensor",
-    "torch._ops.OpOverload",
-    "torch.fx.experimental.proxy_tensor.make_fx",
     "torch.overrides._get_current_function_mode_stack",
     "torch.utils._device.DeviceContext",
+)
+"""What a compiled function needs when it is called; to look for it imports nothing."""
+
+NAMES: Final = (
+    *CALLED,
+    "torch._ops.OpOverload",
+    "torch.fx.experimental.proxy_tensor.make_fx",
     "torch.utils._python_dispatch.TorchDispatchMode",
     "torch.utils._python_dispatch._disable_current_modes",
 )
 """What is used here; the modules that compile say the same of themselves."""
 
+OLDEST: Final = (2, 11)
+NEWEST: Final = (2, 14)
+"""The versions of torch that the tests are run with, and all between them."""
+
+
+class UnknownTorchError(ImportError):
+    """This torch lacks what compiling needs; the message says what, and which versions have it."""
+
 
 def require_known(names: Sequence[str]) -> None:
-    """Raise an error that says which of some names torch lacks, if it lacks any."""
+    """Raise an error that says which of some names torch lacks, if it lacks any; warn once of a torch that is too new.
+
+    Raises:
+        UnknownTorchError: it lacks some.
+    """
+    if missing := _missing(tuple(names)):
+        raise UnknownTorchError(
+            f"fundl compiles with torch {_known_versions()}, and torch {torch.__version__} lacks {', '.join(missing)}: use one"
+            " of those versions, or a newer fundl"
+        )
+    _warn_of_a_newer(str(torch.__version__))
+
+
+def is_known(function: str) -> bool:
+    """Whether torch has what a call of a compiled function needs; if not, a warning says that the function runs as it is."""
+    try:
+        require_known(CALLED)
+    except UnknownTorchError as error:
+        _warn_of_what_is_missing(function, str(error))
+        return False
+    return True
+
+
+@functools.cache
+def _warn_of_what_is_missing(function: str, error: str) -> None:
+    warnings.warn(f"{function} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=5)
+
+
+@functools.cache
+def _warn_of_a_newer(version: str) -> None:
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) > NEWEST:
+        warnings.warn(
+            f"fundl is tested with torch {_known_versions()}, and this is torch {version}: what is compiled may be wrong;"
+            " compare it with what runs as it is, or update fundl",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _known_versions() -> str:
+    return " to ".join(".".join(map(str, version)) for version in (OLDEST, NEWEST))
+
+
+@functools.cache
+def _missing(names: tuple[str, ...]) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
-        missing = [name for name in names if not _is_there(name)]
-    if missing:
-        raise ImportError(
-            f"fundl.jit is written for torch 2.11 to 2.13; torch {torch.__version__} lacks {', '.join(missing)}: use one of"
-            " those versions, or a newer fundl"
-        )
+        return [name for name in names if not _is_there(name)]
 
 
 def _is_there(name: str) -> bool:
@@ -66,14 +120,20 @@ def _is_there(name: str) -> bool:
 
 # --- Tensors ------------------------------------------------------------------------------------------------------------
 
-mode_count: Callable[[], int] = torch._C._len_torch_dispatch_stack
+
+def _of_torch(name: str) -> Callable[[], int]:
+    """A function of torch that asks for a number; of a torch that has none, it is not called."""
+    return getattr(torch._C, name, int)
+
+
+mode_count: Callable[[], int] = _of_torch("_len_torch_dispatch_stack")
 """How many modes (tracing, fake tensors, counting of operations) see the operations of this thread."""
 
-function_mode_count: Callable[[], int] = torch._C._len_torch_function_stack
+function_mode_count: Callable[[], int] = _of_torch("_len_torch_function_stack")
 """How many modes see the functions of torch that this thread calls; a default device is one of them."""
 
 
-is_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
+is_any_autocast: Callable[[], int] = _of_torch("_is_any_autocast_enabled")
 """Whether operations cast what they are given, on a device of any type."""
 
 
@@ -86,7 +146,13 @@ def without_modes() -> AbstractContextManager[None]:
 
 def is_watched() -> bool:
     """Whether a mode sees what this thread does, other than a default device: then it must be done one by one."""
-    return bool(mode_count()) or (bool(function_mode_count()) and not all(isinstance(m, DeviceContext) for m in _modes()))
+    return bool(mode_count()) or (bool(function_mode_count()) and not _are_default_devices(_modes()))
+
+
+def _are_default_devices(modes: Sequence[object]) -> bool:
+    from torch.utils._device import DeviceContext
+
+    return all(isinstance(mode, DeviceContext) for mode in modes)
 
 
 def _modes() -> list[object]:
