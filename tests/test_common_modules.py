@@ -11,7 +11,6 @@ layer with its axes moved.
 
 import copy
 import functools
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Protocol, cast
@@ -47,6 +46,7 @@ from fundl import (
     without_statistics,
 )
 from fundl.interop import torch_nn
+from tests.oracles.listing import Listed, NotRunError, compare_with_list, outcome
 from tests.test_layers import backward_any, forward_any
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of much that its samples do
@@ -100,53 +100,6 @@ def samples_of(info: Info, *, training: bool = False) -> Iterator[tuple[nn.Modul
         for sample in samples:
             made = sample.constructor_input
             yield info.module_cls(*made.args, **made.kwargs).double().train(training), sample.forward_input
-
-
-@attrs.frozen
-class Listed:
-    """Samples that are not run, or do not agree."""
-
-    message: str
-    """What is raised for them, as a regular expression."""
-    counts: Mapping[str, int]
-    """How many samples of each module, those in training counted by themselves."""
-    reason: str
-
-
-class NotRunError(Exception):
-    """A sample asks for something that a layer has no counterpart of."""
-
-
-def outcome(run: Callable[[], None]) -> str | None:
-    """What is raised, if anything is."""
-    try:
-        run()
-    except (ValueError, AssertionError, NotRunError) as error:
-        return str(error)
-    return None
-
-
-def compare_with_list(refused: Sequence[tuple[str, str]], listed: Sequence[Listed]) -> None:
-    """Raise unless what is raised for the samples of modules, by name, is what is listed, as often as is listed."""
-    found: list[Counter[str]] = [Counter() for _ in listed]
-    unlisted = []
-    for name, message in refused:
-        rows = [row for row, entry in enumerate(listed) if re.search(entry.message, message)]
-        if len(rows) == 1:
-            found[rows[0]][name] += 1
-        else:
-            unlisted.append(f"{name} in {len(rows)} rows: {message}")
-    assert not unlisted, "\n".join(unlisted)
-    assert [dict(counts) for counts in found] == [dict(entry.counts) for entry in listed]
-
-
-def test_the_list_is_exact() -> None:
-    listed = [Listed("no layer", {"nn.A": 2}, "there is none")]
-    compare_with_list([("nn.A", "no layer"), ("nn.A", "no layer")], listed)
-    with pytest.raises(AssertionError):  # one of them would agree
-        compare_with_list([("nn.A", "no layer")], listed)
-    with pytest.raises(AssertionError, match=r"nn\.B in 0 rows: not close"):  # which nobody listed
-        compare_with_list([("nn.A", "no layer"), ("nn.A", "no layer"), ("nn.B", "not close")], listed)
 
 
 # --- Modules -----------------------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ def require_no_key(key: object) -> None:
 
 
 def _from_gelu(module: nn.GELU) -> GELU:
+    require(module.approximate in {"none", "tanh"}, f"approximate={module.approximate!r} is neither 'none' nor 'tanh'")
     return GELU("tanh" if module.approximate == "tanh" else "none")
 
 

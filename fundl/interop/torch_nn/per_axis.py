@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from fundl.interop.torch_nn.pairs import Refused
 from fundl.kernels import PerAxis
 
 One = tuple[int]
@@ -18,19 +19,28 @@ def same_for_all(setting: int | Sequence[int]) -> PerAxis:
 
 def one_axis(setting: int | Sequence[int]) -> int:
     """The setting of a module's only axis."""
-    return setting if isinstance(setting, int) else setting[0]
+    (only,) = _each(setting, 1)
+    return only
 
 
 def two_axes(setting: int | Sequence[int]) -> int | Two:
     """The setting of a module's two axes, as one number if it is the same for both."""
-    first, second = two(setting if isinstance(setting, int) else tuple(setting))
+    first, second = _each(setting, 2)
     return first if first == second else (first, second)
 
 
 def three_axes(setting: int | Sequence[int]) -> int | Three:
     """The setting of a module's three axes, as one number if it is the same for all."""
-    first, second, third = three(setting if isinstance(setting, int) else tuple(setting))
+    first, second, third = _each(setting, 3)
     return first if first == second == third else (first, second, third)
+
+
+def _each(setting: int | Sequence[int], axes: int) -> tuple[int, ...]:
+    """The setting of a module for each of its axes; one in brackets is that of all, as it is for torch's operators."""
+    numbers = (setting,) if isinstance(setting, int) else tuple(setting)
+    if len(numbers) not in {1, axes}:
+        raise Refused(f"{numbers} is no setting of {axes} {'axis' if axes == 1 else 'axes'}: give a number for each, or one")
+    return numbers if len(numbers) == axes else numbers * axes
 
 
 def one(setting: PerAxis) -> One:

@@ -1,0 +1,1 @@
+"""PyTorch's own samples as oracles: what has a counterpart agrees, or is listed with the reason."""

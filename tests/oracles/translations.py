@@ -1,0 +1,315 @@
+"""For each operator of torch's that a layer is a counterpart of: what its parameters are called, and how to make the layer."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import attrs
+import torch
+from torch import Tensor, nn
+
+from fundl import CrossAttention, Model, Pad, SelfAttention, without_statistics
+from fundl.interop import torch_nn
+from fundl.layers.resampling import PadMode
+from tests.oracles.database import Arguments
+from tests.oracles.listing import NotRunError
+
+
+@attrs.frozen
+class Translation:
+    """How a call of an operator becomes a layer."""
+
+    names: Sequence[str]
+    """Of the operator's first parameters."""
+    make: "Callable[[Arguments], nn.Module | Model]"
+    """The layer, or a module whose parameters are still to be put in by name."""
+    inputs: Sequence[str] = ("input",)
+    """The names of what the layer is applied to."""
+
+
+# --- Typed looks at arguments ------------------------------------------------------------------------------------------
+
+
+def tensor(a: Arguments, name: str) -> Tensor:
+    value = a[name]
+    assert isinstance(value, Tensor)
+    return value
+
+
+def integers(value: object) -> tuple[int, ...]:
+    assert isinstance(value, tuple | list)
+    return tuple(int(str(number)) for number in value)
+
+
+def chosen(a: Arguments, *names: str) -> dict[str, object]:
+    """Those of the arguments that are given."""
+    return {name: a[name] for name in names if name in a}
+
+
+def module_of(kind: type[nn.Module], *args: object, **options: object) -> nn.Module:
+    return kind(*args, **options)
+
+
+def has(a: Arguments, name: str) -> bool:
+    return a.get(name) is not None
+
+
+# --- Modules with options, and nothing else ----------------------------------------------------------------------------
+
+
+def of_options(kind: type[nn.Module], *names: str, **renamed: str) -> Translation:
+    """A module whose options are called as the operator's, or renamed: the module's name, and the operator's."""
+
+    def make(a: Arguments) -> nn.Module:
+        options = {**chosen(a, *names), **{own: a[theirs] for own, theirs in renamed.items() if theirs in a}}
+        return kind(**options)
+
+    return Translation(("input", *names, *renamed.values()), make)
+
+
+def softmax(kind: type[nn.Module]) -> Translation:
+    def make(a: Arguments) -> nn.Module:
+        if a.get("dtype", tensor(a, "input").dtype) != tensor(a, "input").dtype:
+            raise NotRunError("another dtype")
+        return kind(a["dim"])
+
+    return Translation(("input", "dim"), make)
+
+
+def dropout(a: Arguments) -> nn.Module:
+    if a.get("training", True) and a.get("p", 0.5) != 0:
+        raise NotRunError("draws from the global generator")
+    return nn.Dropout(float(str(a.get("p", 0.5))))
+
+
+def average_pool(kind: type[nn.Module]) -> Translation:
+    divisor = () if kind is nn.AvgPool1d else ("divisor_override",)
+    return of_options(kind, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", *divisor)
+
+
+def max_pool(kind: type[nn.Module]) -> Translation:
+    return of_options(kind, "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+
+
+def adaptive_max_pool(kind: type[nn.Module]) -> Translation:
+    return of_options(kind, "output_size", "return_indices")
+
+
+def interpolate(a: Arguments) -> nn.Module:
+    if has(a, "antialias") and a["antialias"]:
+        raise NotRunError("antialias=True")
+    return module_of(nn.Upsample, **chosen(a, "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"))
+
+
+def upsample(kind: type[nn.Module]) -> Translation:
+    return of_options(kind, "size", "scale_factor")
+
+
+def pad(mode: PadMode) -> Callable[[Arguments], Model]:
+    def make(a: Arguments) -> Model:
+        counts = integers(a["pad"])
+        if len(counts) % 2:
+            raise NotRunError("an odd number of paddings")
+        pairs = tuple((counts[place], counts[place + 1]) for place in range(len(counts) - 2, -1, -2))
+        return Pad(pairs, mode=mode, value=float(str(a.get("value") or 0.0)))
+
+    return make
+
+
+# --- Modules with parameters -------------------------------------------------------------------------------------------
+
+
+def linear(a: Arguments) -> nn.Module:
+    weight = tensor(a, "weight")
+    return nn.Linear(weight.shape[1], weight.shape[0], bias=has(a, "bias"))
+
+
+def bilinear(a: Arguments) -> nn.Module:
+    outputs, first, second = tensor(a, "weight").shape
+    return nn.Bilinear(first, second, outputs, bias=has(a, "bias"))
+
+
+def embedding(a: Arguments) -> nn.Module:
+    if tensor(a, "weight").ndim != 2:
+        raise ValueError("the weight is no matrix")
+    options = chosen(a, "padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse")
+    return module_of(nn.Embedding, *tensor(a, "weight").shape, **options)
+
+
+CONVOLUTION: Final = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+
+
+def convolution(kind: type[nn.Module], axes: int) -> Translation:
+    def make(a: Arguments) -> nn.Module:
+        weight, groups = tensor(a, "weight"), int(str(a.get("groups", 1)))
+        if weight.ndim != axes + 2:
+            raise ValueError("the weight has another number of axes")
+        channels = weight.shape[1] * groups, weight.shape[0]
+        options = chosen(a, "stride", "padding", "dilation", "groups")
+        return kind(*channels, tuple(weight.shape[2:]), bias=has(a, "bias"), **options)
+
+    return Translation(CONVOLUTION, make)
+
+
+def transposed_convolution(kind: type[nn.Module]) -> Translation:
+    def make(a: Arguments) -> nn.Module:
+        weight, groups = tensor(a, "weight"), int(str(a.get("groups", 1)))
+        options = chosen(a, "stride", "padding", "output_padding", "dilation", "groups")
+        return kind(weight.shape[0], weight.shape[1] * groups, tuple(weight.shape[2:]), bias=has(a, "bias"), **options)
+
+    return Translation(("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"), make)
+
+
+def layer_norm(a: Arguments) -> nn.Module:
+    if has(a, "bias") and not has(a, "weight"):
+        raise NotRunError("a bias without a weight")
+    shape = integers(a["normalized_shape"])
+    return module_of(nn.LayerNorm, shape, elementwise_affine=has(a, "weight"), bias=has(a, "bias"), **chosen(a, "eps"))
+
+
+def rms_norm(a: Arguments) -> nn.Module:
+    return module_of(nn.RMSNorm, integers(a["normalized_shape"]), elementwise_affine=has(a, "weight"), **chosen(a, "eps"))
+
+
+def of_channels(a: Arguments, module: nn.Module) -> nn.Module:
+    """A normalisation of channels, whose module has a weight and a bias."""
+    if has(a, "bias") and not has(a, "weight"):
+        raise NotRunError("a bias without a weight")
+    if not has(a, "bias"):
+        module.register_parameter("bias", None)
+    if not has(a, "weight"):
+        module.register_parameter("weight", None)
+    return module
+
+
+def group_norm(a: Arguments) -> nn.Module:
+    return of_channels(a, module_of(nn.GroupNorm, int(str(a["num_groups"])), tensor(a, "input").shape[1], **chosen(a, "eps")))
+
+
+def instance_norm(a: Arguments) -> nn.Module:
+    if not a.get("use_input_stats", True):
+        raise NotRunError("running statistics of an instance")
+    x = tensor(a, "input")
+    kinds: dict[int, type[nn.Module]] = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}
+    if x.ndim not in kinds:
+        raise NotRunError("without a batch")
+    return of_channels(a, module_of(kinds[x.ndim], x.shape[1], affine=True, **chosen(a, "eps")))
+
+
+def batch_norm(a: Arguments) -> Model:
+    x = tensor(a, "input")
+    kinds: dict[int, type[nn.Module]] = {4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+    if x.ndim < 2:
+        raise NotRunError("an input of one axis")
+    kind = kinds.get(x.ndim, nn.BatchNorm1d)
+    by_batch = bool(a.get("training"))
+    module = of_channels(a, module_of(kind, x.shape[1], track_running_stats=not by_batch, **chosen(a, "eps")))
+    model = torch_nn.from_torch(filled(module, a))
+    return without_statistics(model) if by_batch else model
+
+
+def attention(a: Arguments) -> Model:
+    """Attention whose projections pick queries, keys and values from what it is given."""
+    query, key, value = (tensor(a, name) for name in ("query", "key", "value"))
+    if a.get("dropout_p", 0.0) != 0:
+        raise NotRunError("draws from the global generator")
+    if has(a, "attn_mask"):
+        raise NotRunError("a mask of pairs of positions")
+    if query.ndim != key.ndim or query.shape[:-2] != key.shape[:-2] or query.shape[-1] != value.shape[-1]:
+        raise NotRunError("heads that broadcast, or are of other sizes")
+    heads, features = query.shape[-3] if query.ndim == 4 else 1, query.shape[-1]
+    width = heads * features
+    if not a.get("is_causal"):
+        one, two = (torch.eye(size, dtype=query.dtype) for size in (width, 2 * width))
+        return CrossAttention(one, None, two, None, one, None, heads)
+    if query.shape[-2] != key.shape[-2]:
+        raise NotRunError("a causal mask of two lengths")
+    three = torch.eye(3 * width, dtype=query.dtype)
+    return SelfAttention(three, None, three[:, :width], None, heads, causal=True)
+
+
+def filled(module: nn.Module, a: Arguments) -> nn.Module:
+    """The module with the operator's tensors for its parameters and buffers of the same names."""
+    for name, _ in list(module.named_parameters()):
+        module.register_parameter(name, nn.Parameter(tensor(a, name).detach().clone()))
+    for name, _ in list(module.named_buffers()):
+        if name != "num_batches_tracked":
+            module.register_buffer(name, tensor(a, name).detach().clone())
+    return module
+
+
+# --- The table ---------------------------------------------------------------------------------------------------------
+
+BATCH_NORM: Final = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+
+TRANSLATIONS: Final[Mapping[str, Translation]] = {
+    "tanh": of_options(nn.Tanh),
+    "sigmoid": of_options(nn.Sigmoid),
+    "softmax": softmax(nn.Softmax),
+    "softmax with_dtype": softmax(nn.Softmax),
+    "log_softmax": softmax(nn.LogSoftmax),
+    "log_softmax with_dtype": softmax(nn.LogSoftmax),
+    "flatten": of_options(nn.Flatten, "start_dim", "end_dim"),
+    "unflatten": of_options(nn.Unflatten, dim="dim", unflattened_size="sizes"),
+    "native_layer_norm": Translation(("input", "normalized_shape", "weight", "bias", "eps"), layer_norm),
+    "nn.functional.relu": of_options(nn.ReLU),
+    "nn.functional.relu6": of_options(nn.ReLU6),
+    "nn.functional.leaky_relu": of_options(nn.LeakyReLU, "negative_slope"),
+    "nn.functional.hardtanh": of_options(nn.Hardtanh, "min_val", "max_val"),
+    "nn.functional.elu": of_options(nn.ELU, "alpha"),
+    "nn.functional.selu": of_options(nn.SELU),
+    "nn.functional.silu": of_options(nn.SiLU),
+    "nn.functional.mish": of_options(nn.Mish),
+    "nn.functional.gelu": of_options(nn.GELU, "approximate"),
+    "nn.functional.softplus": of_options(nn.Softplus, "beta", "threshold"),
+    "nn.functional.glu": of_options(nn.GLU, "dim"),
+    "nn.functional.dropout": Translation(("input", "p", "training"), dropout),
+    "nn.functional.adaptive_avg_pool1d": of_options(nn.AdaptiveAvgPool1d, "output_size"),
+    "nn.functional.adaptive_avg_pool2d": of_options(nn.AdaptiveAvgPool2d, "output_size"),
+    "nn.functional.adaptive_avg_pool3d": of_options(nn.AdaptiveAvgPool3d, "output_size"),
+    "nn.functional.adaptive_max_pool1d": adaptive_max_pool(nn.AdaptiveMaxPool1d),
+    "nn.functional.adaptive_max_pool2d": adaptive_max_pool(nn.AdaptiveMaxPool2d),
+    "nn.functional.adaptive_max_pool3d": adaptive_max_pool(nn.AdaptiveMaxPool3d),
+    "nn.functional.avg_pool1d": average_pool(nn.AvgPool1d),
+    "nn.functional.avg_pool2d": average_pool(nn.AvgPool2d),
+    "nn.functional.avg_pool3d": average_pool(nn.AvgPool3d),
+    "nn.functional.max_pool1d": max_pool(nn.MaxPool1d),
+    "nn.functional.max_pool2d": max_pool(nn.MaxPool2d),
+    "nn.functional.max_pool3d": max_pool(nn.MaxPool3d),
+    "nn.functional.interpolate area": Translation(("input", "size", "scale_factor"), interpolate),
+    "nn.functional.interpolate bicubic": Translation(("input", "size", "scale_factor"), interpolate),
+    "nn.functional.interpolate bilinear": Translation(("input", "size", "scale_factor"), interpolate),
+    "nn.functional.interpolate linear": Translation(("input", "size", "scale_factor"), interpolate),
+    "nn.functional.interpolate nearest": Translation(("input", "size", "scale_factor"), interpolate),
+    "nn.functional.interpolate nearest-exact": Translation(("input", "size", "scale_factor"), interpolate),
+    "nn.functional.interpolate trilinear": Translation(("input", "size", "scale_factor"), interpolate),
+    "nn.functional.upsample_bilinear": upsample(nn.UpsamplingBilinear2d),
+    "nn.functional.upsample_nearest": upsample(nn.UpsamplingNearest2d),
+    "nn.functional.pad constant": Translation(("input", "pad", "mode", "value"), pad("constant")),
+    "nn.functional.pad reflect": Translation(("input", "pad", "mode", "value"), pad("reflect")),
+    "nn.functional.pad replicate": Translation(("input", "pad", "mode", "value"), pad("replicate")),
+    "nn.functional.pad replicate_negative": Translation(("input", "pad", "mode", "value"), pad("replicate")),
+    "nn.functional.pad circular": Translation(("input", "pad", "mode", "value"), pad("circular")),
+    "nn.functional.pixel_shuffle": of_options(nn.PixelShuffle, "upscale_factor"),
+    "nn.functional.pixel_unshuffle": of_options(nn.PixelUnshuffle, "downscale_factor"),
+    "nn.functional.linear": Translation(("input", "weight", "bias"), linear),
+    "nn.functional.bilinear": Translation(("input1", "input2", "weight", "bias"), bilinear, ("input1", "input2")),
+    "nn.functional.embedding": Translation(("weight", "input"), embedding),
+    "nn.functional.conv1d": convolution(nn.Conv1d, 1),
+    "nn.functional.conv2d": convolution(nn.Conv2d, 2),
+    "nn.functional.conv3d": convolution(nn.Conv3d, 3),
+    "nn.functional.conv_transpose1d": transposed_convolution(nn.ConvTranspose1d),
+    "nn.functional.conv_transpose2d": transposed_convolution(nn.ConvTranspose2d),
+    "nn.functional.conv_transpose3d": transposed_convolution(nn.ConvTranspose3d),
+    "nn.functional.layer_norm": Translation(("input", "normalized_shape", "weight", "bias", "eps"), layer_norm),
+    "nn.functional.rms_norm": Translation(("input", "normalized_shape", "weight", "eps"), rms_norm),
+    "nn.functional.group_norm": Translation(("input", "num_groups", "weight", "bias", "eps"), group_norm),
+    "nn.functional.instance_norm": Translation(
+        ("input", "running_mean", "running_var", "weight", "bias", "use_input_stats"), instance_norm
+    ),
+    "nn.functional.batch_norm": Translation(BATCH_NORM, batch_norm),
+    "nn.functional.batch_norm without_cudnn": Translation(BATCH_NORM, batch_norm),
+    "native_batch_norm": Translation(("input", "weight", "bias", *BATCH_NORM[1:3], *BATCH_NORM[5:]), batch_norm),
+    "nn.functional.scaled_dot_product_attention": Translation(
+        ("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), attention, ("query", "key", "value")
+    ),
+}
