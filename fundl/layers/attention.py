@@ -15,6 +15,7 @@ from fundl import half, products
 from fundl.elsewhere import told
 from fundl.initialize import Initializer, Stacked, xavier_uniform, zeros
 from fundl.layer import Layer
+from fundl.layers.layout import as_matrix
 from fundl.layers.normalization import require_dtype
 from fundl.layers.positional import Rotation, rotation
 from fundl.layers.softmax import softmax_backward
@@ -160,14 +161,9 @@ def _merged(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
-def _rows(x: Tensor) -> Tensor:
-    """(B, T, F) as a matrix (B T, F)."""
-    return x.reshape(-1, x.shape[-1])
-
-
 def _of_output(weight: Tensor, bias: Tensor | None, heads: Tensor, grad: Tensor) -> tuple[tuple[Tensor, Tensor | None], Tensor]:
     """The gradients of the output's weight and bias, and with respect to the heads."""
-    grads = _of_affine(_rows(_merged(heads)), _rows(grad), bias)
+    grads = _of_affine(as_matrix(_merged(heads)), as_matrix(grad), bias)
     return grads, products.matmul(grad, weight).view(*grad.shape[:2], heads.shape[1], heads.shape[3]).transpose(1, 2)
 
 
@@ -295,7 +291,7 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         if turning is not None:
             grad_q, grad_k = turning.backward(grad_q), turning.backward(grad_k)
         grad_heads = _merged(torch.cat((grad_q, grad_k, grad_v), 1))
-        grad_weight, grad_bias = _of_affine(_rows(x), _rows(grad_heads), self.bias)
+        grad_weight, grad_bias = _of_affine(as_matrix(x), as_matrix(grad_heads), self.bias)
         grads = attrs.evolve(self, weight=grad_weight, bias=grad_bias, output_weight=grads_out[0], output_bias=grads_out[1])
         return grads, grad_heads
 
@@ -499,8 +495,8 @@ class CrossAttention(Layer[_KeptOfBoth, tuple[Tensor, Tensor], Tensor], Generic[
         attention = Attention(causal=False, dropout=self.dropout)
         grad_q, grad_k, grad_v = attention.backward(attended, self.memory_mask, grad_output)
         grad_q, grad_heads = _merged(grad_q), _merged(torch.cat((grad_k, grad_v), 1))
-        grad_query_weight, grad_query_bias = _of_affine(_rows(x), _rows(grad_q), self.query_bias)
-        grad_weight, grad_bias = _of_affine(_rows(memory), _rows(grad_heads), self.bias)
+        grad_query_weight, grad_query_bias = _of_affine(as_matrix(x), as_matrix(grad_q), self.query_bias)
+        grad_weight, grad_bias = _of_affine(as_matrix(memory), as_matrix(grad_heads), self.bias)
         grads = attrs.evolve(
             self,
             query_weight=grad_query_weight,

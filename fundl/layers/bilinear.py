@@ -11,6 +11,7 @@ from fundl.elsewhere import told
 from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.layer import Layer
+from fundl.layers.layout import as_matrix
 from fundl.layers.pairs import Pair, require_pair
 from fundl.shapes import AnyShape, AnySize, Shape
 
@@ -59,7 +60,7 @@ class Bilinear(Layer[Pair, Pair, Tensor], OwnFans, Generic[OutFeatures]):
     @override
     def forward(self, x: Pair) -> tuple[Tensor, Pair]:
         self._require_fit(x)
-        x1, x2 = map(_rows, x)
+        x1, x2 = map(as_matrix, x)
         y = torch.bmm(self._of_first(x1), x2.unsqueeze(2)).squeeze(2)  # (N, out, in2) (N, in2, 1)
         y = y if self.bias is None else y + self.bias
         return y.reshape(*x[0].shape[:-1], y.shape[1]), x
@@ -70,7 +71,7 @@ class Bilinear(Layer[Pair, Pair, Tensor], OwnFans, Generic[OutFeatures]):
 
     @override
     def backward_params(self, residuals: Pair, grad: Tensor) -> "Bilinear[OutFeatures]":
-        (x1, x2), rows = map(_rows, residuals), _rows(grad)
+        (x1, x2), rows = map(as_matrix, residuals), as_matrix(grad)
         outer = (rows.unsqueeze(2) * x1.unsqueeze(1)).flatten(1)  # (N, out in1)
         grad_weight = torch.mm(outer.t(), x2).reshape(self.weight.shape)  # (out in1, N) (N, in2)
         grad_bias = None if self.bias is None else rows.sum(0)
@@ -78,9 +79,9 @@ class Bilinear(Layer[Pair, Pair, Tensor], OwnFans, Generic[OutFeatures]):
 
     @override
     def backward_input(self, residuals: Pair, grad: Tensor) -> Pair:
-        (x1, x2), rows = map(_rows, residuals), _rows(grad).unsqueeze(1)  # (N, 1, out)
-        grad_x1 = torch.bmm(rows, self._of_second(x2)).squeeze(1)  # (N, 1, out) (N, out, in1)
-        grad_x2 = torch.bmm(rows, self._of_first(x1)).squeeze(1)  # (N, 1, out) (N, out, in2)
+        (x1, x2), each = map(as_matrix, residuals), as_matrix(grad).unsqueeze(1)  # (N, 1, out)
+        grad_x1 = torch.bmm(each, self._of_second(x2)).squeeze(1)  # (N, 1, out) (N, out, in1)
+        grad_x2 = torch.bmm(each, self._of_first(x1)).squeeze(1)  # (N, 1, out) (N, out, in2)
         return grad_x1.reshape(residuals[0].shape), grad_x2.reshape(residuals[1].shape)
 
     @override
@@ -97,12 +98,12 @@ class Bilinear(Layer[Pair, Pair, Tensor], OwnFans, Generic[OutFeatures]):
         """W x1 for each row: (N, out, in2)."""
         out, in1, in2 = self.weight.shape
         matrix = self.weight.transpose(0, 1).reshape(in1, out * in2)
-        return torch.mm(x1, matrix).reshape(-1, out, in2)
+        return torch.mm(x1, matrix).reshape(len(x1), out, in2)
 
     def _of_second(self, x2: Tensor) -> Tensor:
         """W x2 for each row: (N, out, in1)."""
         out, in1, in2 = self.weight.shape
-        return torch.mm(x2, self.weight.reshape(out * in1, in2).t()).reshape(-1, out, in1)
+        return torch.mm(x2, self.weight.reshape(out * in1, in2).t()).reshape(len(x2), out, in1)
 
     def _require_fit(self, x: Pair) -> None:
         x1, x2 = require_pair("Bilinear", x)
@@ -117,11 +118,6 @@ class Bilinear(Layer[Pair, Pair, Tensor], OwnFans, Generic[OutFeatures]):
                 f"Bilinear's weight is {self.weight.dtype}, but the inputs are {x1.dtype} and {x2.dtype}: convert them, or the"
                 f" model with tree.cast_to(model, {x1.dtype})"
             )
-
-
-def _rows(x: Tensor) -> Tensor:
-    """The rows of all leading axes, one below the other."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
 @told

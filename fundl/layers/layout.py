@@ -43,3 +43,10 @@ def require_sizes(grad: Tensor, sizes: Sequence[int]) -> None:
         raise ValueError(
             f"grad is the gradient with respect to the output, and must have its shape {tuple(sizes)}, not {tuple(grad.shape)}"
         )
+
+
+def as_matrix(x: Tensor) -> Tensor:
+    """The rows of all leading axes, one below the other: there may be no axes, no rows, and nothing in them."""
+    if x.ndim == 2:
+        return x
+    return x.flatten(0, -2) if x.ndim > 1 else x.unsqueeze(0)

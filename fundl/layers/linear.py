@@ -11,6 +11,7 @@ from fundl import products
 from fundl.elsewhere import told
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.layer import Layer
+from fundl.layers.layout import as_matrix
 from fundl.shapes import AnySize, Shape, expect
 
 InFeatures = TypeVar("InFeatures", bound=int, covariant=True, default=AnySize)
@@ -71,8 +72,8 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
 
     @override
     def backward_params(self, residuals: Tensor, grad: Tensor) -> "Linear[InFeatures, OutFeatures]":
-        if grad.ndim != 2:  # the rows of all leading axes, one below the other
-            residuals, grad = residuals.reshape(-1, residuals.shape[-1]), grad.reshape(-1, grad.shape[-1])
+        if grad.ndim != 2:
+            residuals, grad = as_matrix(residuals), as_matrix(grad)
         grad_weight = torch.mm(grad.t(), residuals)  # (out, B) (B, in)
         grad_bias = None if self.bias is None else grad.sum(0)
         return Linear(grad_weight, grad_bias, weight_init=self.weight_init, bias_init=self.bias_init)

@@ -12,6 +12,7 @@ from fundl import products
 from fundl.elsewhere import told
 from fundl.initialize import Initializer, uniform_fan_in, zeros
 from fundl.layer import Layer
+from fundl.layers.layout import as_matrix
 from fundl.layers.linear import Linear, explain_misfit
 from fundl.shapes import AnySize, Shape, expect
 from fundl.tree import BUFFER
@@ -83,7 +84,7 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
             explain_misfit("LowRank", x, self.weight, error)
             raise
         h = products.linear(x, self.down, None)
-        changed = torch.addmm(_rows(y), _rows(h), self.up.t(), alpha=self._factor)  # (N, out) + (N, rank) (rank, out)
+        changed = torch.addmm(as_matrix(y), as_matrix(h), self.up.t(), alpha=self._factor)  # (N, out) + (N, rank) (rank, out)
         return changed.reshape(y.shape), (x, h)
 
     @override
@@ -110,23 +111,18 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
         return Linear(torch.addmm(self.weight, self.up, self.down, alpha=self._factor), self.bias)
 
     def _grad_h(self, grad: Tensor) -> Tensor:
-        return products.matmul(_rows(grad), self.up) * self._factor  # (N, out) (out, rank)
+        return products.matmul(as_matrix(grad), self.up) * self._factor  # (N, out) (out, rank)
 
     def _grad_x(self, residuals: tuple[Tensor, Tensor], grad: Tensor, grad_h: Tensor) -> Tensor:
-        grad_x = torch.addmm(products.matmul(_rows(grad), self.weight), grad_h, self.down)  # (N, in) + (N, rank) (rank, in)
+        grad_x = torch.addmm(products.matmul(as_matrix(grad), self.weight), grad_h, self.down)  # (N, in) + (N, rank) (rank, in)
         return grad_x.reshape(residuals[0].shape)
 
     def _grads(self, residuals: tuple[Tensor, Tensor], grad: Tensor, grad_h: Tensor) -> "LowRank[InFeatures, OutFeatures]":
-        x, h = map(_rows, residuals)
+        x, h = map(as_matrix, residuals)
         grad_down = torch.mm(grad_h.t(), x)  # (rank, N) (N, in)
-        grad_up = torch.mm(_rows(grad).t(), h) * self._factor  # (out, N) (N, rank)
+        grad_up = torch.mm(as_matrix(grad).t(), h) * self._factor  # (out, N) (N, rank)
         inits = {"down_init": self.down_init, "up_init": self.up_init}
         return LowRank(self.weight, self.bias, grad_down, grad_up, scale=self.scale, **inits)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """The rows of all leading axes, one below the other."""
-    return x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
 
 
 @told

@@ -11,6 +11,7 @@ from fundl import products, tree
 from fundl.layer import Layer, zero_gradient
 from fundl.layers.embedding import Embedding
 from fundl.layers.inside import backward_inside, fitting, forward_inside
+from fundl.layers.layout import as_matrix
 from fundl.model import models
 from fundl.shapes import AnySize, Ending, Kept, Shape
 
@@ -75,8 +76,7 @@ class Tied(Layer[tuple[Tensor, object, Tensor]], Generic[Features, *Ts]):
         kept.append(kept_layers)
         del residuals, kept_layers  # so that those of each layer are freed once its backward has run: see fundl/model.py
         weight = self.embedding.weight
-        rows = grad.reshape(-1, grad.shape[-1])  # (N, vocabulary)
-        grad_weight = torch.mm(rows.t(), h.reshape(-1, h.shape[-1]))  # (vocabulary, N) (N, features)
+        grad_weight = torch.mm(as_matrix(grad).t(), as_matrix(h))  # (vocabulary, N) (N, features)
         del h
         grads, grad_embedded = backward_inside(self.layers, kept.pop(), products.matmul(grad, weight))
         grads_embedding = self.embedding.backward_params(tokens, grad_embedded)
