@@ -4,8 +4,11 @@ The model runs on the meta device, which computes shapes without memory or arith
 model of any size, initialised or not.
 """
 
+import functools
 import io
-from collections.abc import Callable
+import types
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
@@ -17,6 +20,8 @@ from fundl import shapes, tree
 from fundl.initialize import Initializer
 from fundl.kernels import no_grad
 from fundl.layer import AnyLayer, Layer, Model
+from fundl.layers.masked import FromMasked, Masked, OnMasked, OnMaskedPair
+from fundl.layers.pairs import Pipe
 from fundl.model import apply, output_shape, require_model, run_forward
 from fundl.tree import Record
 
@@ -38,7 +43,7 @@ class Row:
         depth: how many layers the layer is part of.
         layer: its name, with its sizes and options.
         output: its output's shape.
-        parameters: how many trainable numbers are its own, not those of a layer with a row of its own.
+        parameters: how many trainable numbers are its own, not those of a layer with a row of its own; none if it is frozen.
         nbytes: how many bytes its own parameters and buffers take.
     """
 
@@ -113,15 +118,17 @@ def _size(nbytes: int) -> str:
     return f"{size:,.1f} {units[0]}" if units[0] != "B" else f"{nbytes} B"
 
 
-def summary(model: Model, input_shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Summary:
+def summary(model: Model, input_shape: tuple[Shape, ...], *, dtype: torch.dtype = torch.float32) -> Summary:
     """The layers of a model, with the shapes of what they make of an input, and what their parameters take.
 
     Nothing is allocated or computed, so it is all one whether the model is initialised. Buffers count as bytes, not as
-    parameters. A layer that contains layers stands before them; its own row counts only what they do not.
+    parameters, and so do all parameters that are `frozen`. A layer that contains layers stands before them; its own row counts
+    only what they do not. Of layers that are repeated, there are the rows of one block, with the parameters of all.
 
     Args:
         model: a layer or a nested tuple of layers.
-        input_shape: the shape of an input, its batch axis included.
+        input_shape: the shape of an input, its batch axis included; of several inputs, such as a pair, the tuple of theirs. Of
+            a masked batch, it is that of the values.
         dtype: of the input, such as torch.int64 for token numbers.
 
     Raises:
@@ -140,83 +147,156 @@ def summary(model: Model, input_shape: tuple[int, ...], *, dtype: torch.dtype = 
     total                                                 101  404 B
     """
     require_model(model)
-    _require_shape(input_shape)
-    output_shape(model, shapes.Shape(*input_shape))  # raises, if the layers do not fit together, or not the input
+    x = _masked_for(_first(model), _input(input_shape, dtype))
+    # raises, if the layers do not fit together, or not the input
+    output_shape(model, shapes.Shape(*x.shape) if isinstance(x, Tensor) else None)
     with no_grad():
         shapes_only = tree.map(lambda leaf: leaf.to("meta"), model)
-        x = torch.empty(input_shape, dtype=dtype, device="meta")
-        apply(shapes_only, x)  # what else does not fit is told here, with the place of the layer
-        return Summary(input_shape, tuple(_rows(shapes_only, x, "", 0)[0]))
+        if isinstance(x, Tensor):
+            apply(shapes_only, x)  # what else does not fit is told here, with the place of the layer
+        else:
+            run_forward(shapes_only, x)
+        try:
+            rows = _Watched(inner=True).run(shapes_only, x)
+        except Exception:  # a layer asks more of its parts than that they are of their class
+            rows = _Watched(inner=False).run(shapes_only, x)
+        return Summary(input_shape, tuple(rows))
 
 
-def _require_shape(shape: object) -> None:
-    if not isinstance(shape, tuple) or not all(isinstance(size, int) and size >= 0 for size in shape):
-        raise TypeError(f"input_shape is a tuple of sizes, the batch axis included, such as (10, 2), not {shape!r}")
+# --- The input --------------------------------------------------------------------------------------------------------
 
 
-def _rows(model: Model, x: object, place: str, depth: int) -> tuple[list[Row], object]:
-    """The rows of a model that is at a place, and its output."""
-    if isinstance(model, tuple):
-        rows: list[Row] = []
-        for index, part in enumerate(model):
-            more, x = _rows(part, x, f"{place}[{index}]", depth)
-            rows += more
-        return rows, x
-    output, _ = run_forward(model, x)
-    inner = [row for path, layer, seen in _seen_inside(model, x) for row in _rows(layer, seen, place + path, depth + 1)[0]]
-    row = Row(
-        place=place,
-        depth=depth,
-        layer=_name(model),
-        output=_shape(output),
-        parameters=tree.count(model) - sum(row.parameters for row in inner),
-        nbytes=tree.nbytes(model) - sum(row.nbytes for row in inner),
+def _input(shape: object, dtype: torch.dtype) -> object:
+    """An input of a shape, or several; without values."""
+    if isinstance(shape, tuple) and all(isinstance(size, int) and size >= 0 for size in shape):
+        return torch.empty(shape, dtype=dtype, device="meta")
+    if isinstance(shape, tuple) and all(isinstance(part, tuple) for part in shape):
+        return tuple(_input(part, dtype) for part in shape)
+    raise TypeError(
+        f"input_shape is a tuple of sizes, the batch axis included, such as (10, 2), not {shape!r}; of a pair of inputs, it is"
+        " the pair of theirs, such as ((10, 2), (10, 3))"
     )
-    return [row, *inner], output
 
 
-# --- Looking inside a layer -------------------------------------------------------------------------------------------
+def _first(model: object) -> object:
+    """The layer that the input comes to first."""
+    if isinstance(model, tuple):
+        return _first(model[0])
+    return _first(model.layers) if isinstance(model, Pipe) else model
+
+
+def _masked_for(layer: object, x: object) -> object:
+    """The input as a layer takes it: masked batches for one that takes such."""
+    match x:
+        case Tensor() if isinstance(layer, OnMasked | FromMasked):
+            return _masked(x)
+        case (Tensor() as first, Tensor() as second) if isinstance(layer, OnMaskedPair):
+            return _masked(first), _masked(second)
+        case _:
+            return x
+
+
+def _masked(values: Tensor) -> Masked:
+    return Masked(values, torch.empty(values.shape[:2], dtype=torch.bool, device="meta"))
+
+
+# --- Watching a model run ---------------------------------------------------------------------------------------------
+
+# The model runs as it is, but that each of its layers is of a class of ours, which derives from its own and writes down what
+# its forward is given and gives. A layer keeps that class in whatever is made of it on the way: with another weight, a mask, of
+# another dtype, or as one of many blocks.
+
+
+Outputs: TypeAlias = dict[str, list[object]]
+"""What layers gave, each time that they were run, by their places, in the order of their first runs."""
 
 
 @attrs.frozen(eq=False)
-class _Watched(Layer[object, object, object]):
-    """Stands in for a layer inside another, and tells what input it is run on."""
+class _Watch:
+    """What a watched layer knows: its place in the model, and where to write down what it gives."""
 
-    run: Callable[[object], tuple[object, object]]
-
-    @override
-    def forward(self, x: object) -> tuple[object, object]:
-        return self.run(x)
-
-    @override
-    def backward(self, residuals: object, grad: object) -> tuple["_Watched", object]:
-        raise NotImplementedError("a watched layer is run forward only")
+    place: str
+    outputs: Outputs
 
 
-def _seen_inside(layer: AnyLayer, x: object) -> list[tuple[str, AnyLayer, object]]:
-    """The layers that a layer runs as it is applied: where each is, itself, and the first input that it is run on."""
-    seen: dict[str, tuple[AnyLayer, object]] = {}
+@functools.cache
+def _watched_class(cls: type[AnyLayer]) -> type[AnyLayer]:
+    """A class of layers that write down how they are run, and are otherwise of a class."""
 
-    def watched(part: object, place: str) -> object:
-        if isinstance(part, tuple):
-            return tuple(watched(inner, f"{place}[{index}]") for index, inner in enumerate(part))
+    def forward(self: AnyLayer, x: object) -> tuple[object, object]:
+        watch: object = getattr(self, "watch")  # noqa: B009  # the field that is added below
+        assert isinstance(watch, _Watch)
+        outputs = watch.outputs.setdefault(watch.place, [])
+        result: tuple[object, object] = cls.forward(self, x)
+        outputs.append(result[0])
+        return result
+
+    members = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__annotations__": {"watch": _Watch},
+        "watch": attrs.field(kw_only=True),
+        "forward": forward,
+    }
+    derived: type[AnyLayer] = types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(members))
+    return attrs.frozen(eq=False)(derived)
+
+
+@attrs.frozen(eq=False)
+class _Watched:
+    """A model that is run to see its layers run, with or without those inside others."""
+
+    inner: bool
+    layers: dict[str, tuple[AnyLayer, bool]] = attrs.field(factory=dict[str, tuple[AnyLayer, bool]])
+    """Each layer by its place, and whether it is trained."""
+    outputs: Outputs = attrs.field(factory=Outputs)
+
+    def run(self, model: Model, x: object) -> list[Row]:
+        """The rows of the layers that run on an input."""
+        watched = self._watch(model, "", is_trained=True)
+        assert isinstance(watched, Layer | tuple)
+        run_forward(watched, x)
+        inside = defaultdict[str, list[str]](list)
+        for place in self.outputs:
+            for outer in self._outer(place)[-1:]:
+                inside[outer].append(place)
+        return [self._row(place, inside[place]) for place in self.outputs]
+
+    def _watch(self, part: object, place: str, *, is_trained: bool) -> object:
+        if type(part) is tuple:
+            return tuple(self._watch(one, f"{place}[{index}]", is_trained=is_trained) for index, one in enumerate(part))
         if not isinstance(part, Layer):
             return part
+        self.layers[place] = part, is_trained
+        watched = object.__new__(_watched_class(type(part)))
+        for field in attrs.fields(type(part)):
+            value: object = getattr(part, field.name)
+            if self.inner and field.name in part.children:
+                value = self._watch(value, f"{place}.{field.name}", is_trained=is_trained and field.name in part.trainable)
+            object.__setattr__(watched, field.name, value)
+        object.__setattr__(watched, "watch", _Watch(place, self.outputs))
+        return watched
 
-        def run(x: object) -> tuple[object, object]:
-            seen.setdefault(place, (part, x))
-            return run_forward(part, x)
+    def _row(self, place: str, inside: Sequence[str]) -> Row:
+        """A layer's row, given the places of those inside that have one; those that never run count for it."""
+        layer, _ = self.layers[place]
+        return Row(
+            place=place,
+            depth=len(self._outer(place)),
+            layer=_name(layer),
+            output=_shape(self.outputs[place][0]),
+            parameters=self._count(place) - sum(map(self._count, inside)),
+            nbytes=tree.nbytes(layer) - sum(tree.nbytes(self.layers[other][0]) for other in inside),
+        )
 
-        return _Watched(run)
+    def _count(self, place: str) -> int:
+        layer, is_trained = self.layers[place]
+        return tree.count(layer) if is_trained else 0
 
-    if not any(isinstance(record, Layer) for record in tree.records(layer)[1:]):
-        return []
-    try:
-        parts = {name: watched(getattr(layer, name), f".{name}") for name in layer.children}
-        run_forward(attrs.evolve(layer, **parts), x)
-    except Exception:  # it asks more of its parts than that they run: it has one row, with theirs in it
-        return []
-    return [(place, part, x) for place, (part, x) in seen.items()]
+    def _outer(self, place: str) -> list[str]:
+        """The places of the layers with a row that the one at a place is in, the outermost first."""
+        ends = [index for index, letter in enumerate(place) if letter in ".["]
+        return [place[:end] for end in ends if place[:end] in self.outputs]
 
 
 # --- What a row says --------------------------------------------------------------------------------------------------

@@ -20,12 +20,21 @@ from fundl.initialize import initialize
 from fundl.layer import Layer, Model
 from fundl.layers.activation import LeakyReLU, ReLU, Tanh
 from fundl.layers.dropout import Dropout, rekey
+from fundl.layers.embedding import embedding
+from fundl.layers.frozen import frozen
 from fundl.layers.linear import Linear, linear
+from fundl.layers.masked import LastPosition, Masked, from_masked
+from fundl.layers.pairs import Multiply, pipe
+from fundl.layers.recurrent.layers import lstm
+from fundl.layers.repeated import repeat
+from fundl.layers.shared import shared
 from fundl.layers.structure import Flatten, parallel, residual
+from fundl.layers.weight_norm import weight_norm
 from fundl.model import compose, run_forward
 from fundl.random import key
-from fundl.summary import Summary, summary
+from fundl.summary import Shape, Summary, summary
 from fundl.tree import BUFFER
+from tests.samples import SAMPLES, Sample
 
 SMALL: Final = """\
 place  layer                             output    params   size
@@ -219,7 +228,7 @@ class Transposed(Layer[None]):
         return self, grad
 
 
-def test_a_layer_that_cannot_be_looked_into_has_one_row() -> None:
+def test_a_layer_that_does_not_run_its_part_has_one_row() -> None:
     (row,) = summary(Transposed(linear(3, 4)), (2, 4)).rows
     assert (row.layer, row.output, row.parameters) == ("Transposed()", (2, 3), 16)
 
@@ -242,6 +251,105 @@ class Lookup(Layer[None]):
 def test_the_input_may_be_of_integers() -> None:
     shown = summary(compose(Lookup(torch.zeros(50, 6)), linear(6, 2)), (3, 7), dtype=torch.int64)
     assert [row.output for row in shown.rows] == [(3, 7, 6), (3, 7, 2)]
+
+
+# --- Layers made of layers --------------------------------------------------------------------------------------------
+
+# Of the samples, those with a batch, whose input is of one dtype and no record but a masked batch.
+ROWS: Final = [
+    row
+    for row in SAMPLES
+    if row.batched
+    and len({leaf.dtype for leaf in tree.leaves(row.x) if leaf.dtype != torch.bool}) == 1
+    and all(isinstance(part, Masked) for part in tree.records(row.x))
+]
+FUSED: Final = {"GLU", "GLU, axis"}
+"""Samples of a layer that has another inside, and a kernel that does what both do."""
+
+
+def shape_of(x: object) -> tuple[Shape, ...]:
+    """The shape of an input, as `summary` takes it."""
+    match x:
+        case Tensor():
+            return tuple(x.shape)
+        case Masked():
+            return tuple(x.values.shape)
+        case tuple():
+            return tuple(map(shape_of, x))
+        case _:
+            raise AssertionError(x)
+
+
+def places_of_layers(model: object, place: str = "") -> list[str]:
+    """The places of all layers of a model, those that are many blocks once."""
+    if isinstance(model, tuple):
+        return [at for index, part in enumerate(model) for at in places_of_layers(part, f"{place}[{index}]")]
+    if not isinstance(model, Layer):
+        return []
+    return [place, *(at for name in model.children for at in places_of_layers(getattr(model, name), f"{place}.{name}"))]
+
+
+@pytest.mark.parametrize("sample", ROWS, ids=lambda sample: sample.name)
+def test_every_layer_of_every_sample_has_its_row(sample: Sample) -> None:
+    dtype = next(leaf.dtype for leaf in tree.leaves(sample.x) if leaf.dtype != torch.bool)
+    shown = summary(sample.model, shape_of(sample.x), dtype=dtype)
+    every = [""] if sample.name in FUSED else places_of_layers(sample.model)
+    assert sorted(places(shown)) == sorted(every)
+    assert (shown.parameters, shown.nbytes) == (tree.count(sample.model), tree.nbytes(sample.model))
+    assert all(row.parameters >= 0 and row.nbytes >= 0 for row in shown.rows)
+
+
+REPEATED: Final = """\
+place           layer                               output  params     size
+───────────────────────────────────────────────────────────────────────────
+input                                               (4, 2)
+[0]             WeightNorm(gain=[8,1])              (4, 8)       8     32 B
+  .layer        Linear(weight=[8,2], bias=[8])      (4, 8)      24     96 B
+[1]             Repeat(count=3)                     (4, 8)
+  .stacked[0]   Residual()                          (4, 8)
+    .layers[0]  Linear(weight=[3,8,8], bias=[3,8])  (4, 8)     216    864 B
+    .layers[1]  ReLU()                              (4, 8)
+[2]             Frozen()                            (4, 1)
+  .layers[0]    Linear(weight=[1,8], bias=[1])      (4, 1)       0     36 B
+───────────────────────────────────────────────────────────────────────────
+total                                                          248  1.0 KiB"""
+
+
+def test_blocks_and_reparametrised_and_frozen_layers_to_the_letter() -> None:
+    model = compose(weight_norm(linear(2, 8)), repeat(3, residual(linear(8, 8), ReLU())), frozen(linear(8, 1)))
+    assert str(summary(model, (4, 2))) == REPEATED
+
+
+def test_tokens_of_sequences_of_different_lengths() -> None:
+    shown = summary(from_masked(embedding(10, 4), lstm(4, 8), LastPosition()), (2, 5), dtype=torch.int64)
+    assert [row.output for row in shown.rows] == [(2, 8), (2, 5, 4), (2, 5, 8), (2, 8)]
+
+
+def test_a_model_of_two_inputs() -> None:
+    shown = summary(pipe(shared(linear(3, 8), Tanh()), Multiply(), linear(8, 1)), ((10, 3), (10, 3)))
+    assert shown.input == ((10, 3), (10, 3))
+    assert [row.output for row in shown.rows][:2] == [(10, 1), ((10, 8), (10, 8))]
+
+
+@attrs.frozen(eq=False)
+class Choosy(Layer[None]):
+    """Runs its part only if it is of that very class."""
+
+    part: Linear
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        assert type(self.part) is Linear
+        return self.part.forward(x)[0], None
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple["Choosy", Tensor]:
+        return self, grad
+
+
+def test_a_layer_that_cannot_be_looked_into_has_one_row() -> None:
+    shown = summary(compose(Choosy(linear(3, 4)), residual(Tanh())), (2, 3))
+    assert [(row.place, row.parameters) for row in shown.rows] == [("[0]", 16), ("[1]", 0)]
 
 
 # --- Errors -----------------------------------------------------------------------------------------------------------
