@@ -263,8 +263,8 @@ ROWS: Final = [
     and len({leaf.dtype for leaf in tree.leaves(row.x) if leaf.dtype != torch.bool}) == 1
     and all(isinstance(part, Masked) for part in tree.records(row.x))
 ]
-FUSED: Final = {"GLU", "GLU, axis"}
-"""Samples of a layer that has another inside, and a kernel that does what both do."""
+FUSED: Final = {"GLU", "GLU, axis", "stateful RNN", "stateful GRU, deep, both directions"}
+"""Samples of a layer that does itself what the one inside would do."""
 
 
 def shape_of(x: object) -> tuple[Shape, ...]:
