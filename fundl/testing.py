@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fundl import random, tree
 from fundl.layer import Model
+from fundl.layouts import LAYOUTS, expanded
 from fundl.model import compose, run_backward, run_backward_input, run_backward_params, run_forward
 from fundl.tree import describe
 
@@ -32,6 +33,8 @@ def check_vjp(
     - both give the same bits each time, whether grad mode is on or off or inference mode is on, and nothing requires grad;
     - gradients have the structure, shapes, dtypes and devices of what they belong to; buffers come back as they are;
     - backward_params and backward_input give the two halves of what backward gives;
+    - wherever the numbers lie in memory, output and gradients are the same: with the parameters, x or the cotangent transposed,
+      with the channels last, strided or expanded, up to the tolerance;
     - backward gives the derivatives that central differences give: for each trainable tensor p of the parameters, and each
       floating-point tensor p of x, along random directions d, with a random cotangent c,
 
@@ -50,7 +53,8 @@ def check_vjp(
         key: what directions and cotangents are drawn from; key(0) unless given.
 
     Raises:
-        AssertionError: something is wrong. The message names each wrong tensor, such as ``model[0].weight`` or ``x``.
+        AssertionError: something is wrong. The message names each wrong tensor, such as ``model[0].weight`` or ``x``, and the
+            layout in which it was wrong.
         TypeError: params is not a model.
         ValueError: params or x has no values (it is on the meta device), or an option is not positive.
 
@@ -72,6 +76,7 @@ def check_vjp(
             or _variations(point, key)
             or _misfits(point, key, tolerance)
             or _wrong_derivatives(point, key, tolerance=tolerance, directions=directions, step=step)
+            or _layout_faults(point, key, tolerance)
         )
     if faults:
         raise AssertionError("\n  ".join((f"{describe(params)} breaks the contract of a layer:", *faults)))
@@ -261,6 +266,63 @@ def _distance(path: str, actual: Tensor | None, expected: Tensor | None, *, rtol
     where = f"{path}{list(index) if index else ''}" or "it"
     message = f"{where} is {float(one[index])} instead of {float(other[index])}"
     return float(distances[index]), f"{message} ({int(far.sum())} of {far.numel()} elements differ)"
+
+
+# --- Layouts -----------------------------------------------------------------------------------------------------------
+
+
+class _Given(NamedTuple):
+    """All that a run needs: what may lie in memory in one way or another."""
+
+    model: Model
+    x: object
+    grad: object
+
+
+class _Found(NamedTuple):
+    """All that comes out of it, under the names that messages use."""
+
+    output: object
+    gradient: _Point
+
+
+def _layout_faults(point: _Point, key: Tensor, tolerance: float) -> list[str]:
+    """What comes out different, or not at all, if something that goes in lies in memory in another order."""
+    given = _Given(*point, _random_like(run_forward(*point)[0], key))
+    expected = _found(given)
+    faults = []
+    for part, named in (("model", "the parameters"), ("x", "x"), ("grad", "grad")):
+        for name, layout in LAYOUTS.items():
+            before: object = getattr(given, part)
+            moved = tree.map(layout, before)
+            if all(one.stride() == other.stride() for one, other in zip(tree.leaves(moved), tree.leaves(before), strict=True)):
+                continue
+            own = expected if layout is not expanded else _found(_with(given, part, tree.map(_copied, moved)))
+            faults += _layout_fault(_with(given, part, moved), own, tolerance, f"with {named} {name}")
+    return faults
+
+
+def _copied(x: Tensor) -> Tensor:
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def _with(given: _Given, part: str, value: object) -> _Given:
+    changes = {part: value}
+    return given._replace(**changes)
+
+
+def _found(given: _Given) -> _Found:
+    output, residuals = run_forward(given.model, given.x)
+    return _Found(output, _Point(*run_backward(given.model, residuals, given.grad)))
+
+
+def _layout_fault(given: _Given, expected: _Found, tolerance: float, when: str) -> list[str]:
+    try:
+        found = _found(given)
+    except Exception as error:  # whatever the layer raises is what is wrong
+        return [f"{when}, {type(error).__name__}: {str(error).splitlines()[0]}"]
+    distances = _distances(found, expected, rtol=tolerance, atol=tolerance)
+    return [f"{when}, {distance.removeprefix('.')}" for distance in distances[:1]]
 
 
 # --- Central differences -----------------------------------------------------------------------------------------------

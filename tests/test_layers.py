@@ -170,35 +170,6 @@ def test_batch_of_none_and_of_one(sample: Sample, size: int) -> None:
     assert_equals_autograd(sample, sample.model, x, 1e-9)
 
 
-def strided(leaf: Tensor) -> Tensor:
-    """The same numbers, every second of a tensor twice as large."""
-    return torch.stack((leaf, torch.ones_like(leaf)), -1)[..., 0]
-
-
-def transposed(leaf: Tensor) -> Tensor:
-    """The same numbers, in memory with the first axis last."""
-    return leaf.movedim(0, -1).contiguous().movedim(-1, 0)
-
-
-@every_sample
-@pytest.mark.parametrize("view", [strided, transposed])
-def test_strides_do_not_matter(sample: Sample, view: Callable[[Tensor], Tensor]) -> None:
-    expected = run(sample.model, sample.x)
-    model, x = tree.map(strided, sample.model), tree.map(view, sample.x)
-    output, residuals = forward_any(model, x)
-    actual = output, *backward_any(model, residuals, tree.map(view, cotangent(output)))
-    assert_trees_close(actual, expected, rtol=1e-12, atol=1e-12)
-
-
-@every_sample
-def test_a_gradient_may_be_one_number_expanded(sample: Sample) -> None:
-    output, residuals = forward_any(sample.model, sample.x)
-    ones = tree.map(torch.ones_like, output)
-    expanded = tree.map(lambda leaf: torch.ones((), dtype=leaf.dtype).expand(leaf.shape), output)
-    expected = backward_any(sample.model, residuals, ones)
-    assert_trees_close(backward_any(sample.model, residuals, expanded), expected, rtol=1e-12, atol=1e-12)
-
-
 @every_sample
 def test_meta_tensors_give_shapes_and_dtypes(sample: Sample) -> None:
     expected = tree.move_to(run(sample.model, sample.x), "meta")

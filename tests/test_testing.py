@@ -143,6 +143,65 @@ def test_wrong_backward_is_caught(fault: str) -> None:
     assert_faults(scale(rule), X, expected)
 
 
+def packed(x: Tensor) -> Tensor:
+    """What a kernel reads that takes a tensor to be contiguous."""
+    return torch.as_strided(x, x.shape, torch.empty_like(x, memory_format=torch.contiguous_format).stride(), 0)
+
+
+LAYOUT_FAULTS: Final[dict[str, tuple[Rule, Formula, list[str]]]] = {
+    "a cotangent taken to be contiguous": (
+        lambda w, x, g: ((packed(g) * x).sum(0), g.sum(0), w * g),
+        scaled,
+        [
+            r"^with grad transposed, gradient\.model\.weight\[\d\] is \S+ instead of \S+ \(3 of 3 elements differ\)$",
+            r"^with grad strided, gradient\.model\.weight\[\d\] is nan instead of",
+            r"^with grad expanded, gradient\.model\.weight\[\d\] is",
+        ],
+    ),
+    "an input taken to be contiguous": (
+        right,
+        lambda w, b, x: w * packed(x) + b,
+        [
+            r"^with x transposed, output\[\d, \d\] is",
+            r"^with x strided, output\[\d, \d\] is nan",
+            r"^with x expanded, output\[\d, \d\] is",
+        ],
+    ),
+    "a weight taken to be contiguous": (
+        lambda w, x, g: ((g * x).sum(0), g.sum(0), packed(w) * g),
+        scaled,
+        [
+            r"^with the parameters strided, gradient\.x\[\d, \d\] is nan",
+            r"^with the parameters expanded, gradient\.x\[\d, \d\] is",
+        ],
+    ),
+    "a view of what may not be seen so": (
+        lambda w, x, g: ((g.view(-1) * x.reshape(-1)).view(x.shape).sum(0), g.sum(0), w * g),
+        scaled,
+        [
+            r"^with grad transposed, RuntimeError: view size is not compatible",
+            r"^with grad expanded, RuntimeError: view size",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", LAYOUT_FAULTS)
+def test_layouts_taken_for_granted_are_caught(fault: str) -> None:
+    rule, formula, expected = LAYOUT_FAULTS[fault]
+    assert_faults(scale(rule, formula), X, expected)
+
+
+def test_the_order_of_channels_is_tried() -> None:
+    def weighed(w: Tensor, b: Tensor, x: Tensor) -> Tensor:
+        return w * x + b * float(x.movedim(1, -1).is_contiguous() and not x.is_contiguous())
+
+    def rule(w: Tensor, x: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (g * x).sum((0, 1)), 0 * w, w * g
+
+    assert_faults(scale(rule, weighed), normal(2, 4, 3), [r"^with x with the channels last, output"])
+
+
 WRONG_FORMULAS: Final[dict[str, tuple[Formula, list[str]]]] = {
     "x mutated": (lambda w, b, x: x.mul_(w).add_(b), [r"^forward changes x$"]),
     "the parameters mutated": (lambda w, b, x: w.mul_(2) * x / 2 + b.add_(0), [r"^forward changes model\.weight$"]),
