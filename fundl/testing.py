@@ -289,26 +289,22 @@ class _Found(NamedTuple):
 def _layout_faults(point: _Point, key: Tensor, tolerance: float) -> list[str]:
     """What comes out different, or not at all, if something that goes in lies in memory in another order."""
     given = _Given(*point, _random_like(run_forward(*point)[0], key))
-    expected = _found(given)
-    faults = []
-    for part, named in (("model", "the parameters"), ("x", "x"), ("grad", "grad")):
-        for name, layout in LAYOUTS.items():
-            before: object = getattr(given, part)
-            moved = tree.map(layout, before)
-            if all(one.stride() == other.stride() for one, other in zip(tree.leaves(moved), tree.leaves(before), strict=True)):
-                continue
-            own = expected if layout is not expanded else _found(_with(given, part, tree.map(_copied, moved)))
-            faults += _layout_fault(_with(given, part, moved), own, tolerance, f"with {named} {name}")
+    expected, faults = _found(given), list[str]()
+    for name, layout in LAYOUTS.items():
+        moved = tree.map(layout, given)
+        for what, some in (
+            ("the parameters", given._replace(model=moved.model)),
+            ("x", given._replace(x=moved.x)),
+            ("grad", given._replace(grad=moved.grad)),
+        ):
+            if [leaf.stride() for leaf in tree.leaves(some)] != [leaf.stride() for leaf in tree.leaves(given)]:
+                own = expected if layout is not expanded else _found(tree.map(_copied, some))
+                faults += _layout_fault(some, own, tolerance, f"with {what} {name}")
     return faults
 
 
 def _copied(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
-
-
-def _with(given: _Given, part: str, value: object) -> _Given:
-    changes = {part: value}
-    return given._replace(**changes)
 
 
 def _found(given: _Given) -> _Found:

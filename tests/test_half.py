@@ -75,8 +75,9 @@ from fundl import (
     weight_norm,
     weight_standardization,
 )
+from fundl.layouts import strided, transposed
 from tests.samples import ELEMENTWISE, SAMPLES, Sample, attention, normal, transformer, with_values
-from tests.test_layers import backward_any, forward_any, strided, transposed, without_integers
+from tests.test_layers import backward_any, forward_any, without_integers
 from tests.test_losses import REDUCTIONS
 from tests.test_losses import SAMPLES as LOSSES
 
