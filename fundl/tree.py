@@ -11,9 +11,12 @@ optree does the walking, in C++, and holds the structures. The one exception is 
 taking the trainable leaves out of a tree and putting others in. There a few lines of our own are three times as fast.
 """
 
+import copy
+import math
 import operator
 import types
 import typing
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, Generic, Protocol, TypeVar, cast, overload
 
@@ -25,6 +28,7 @@ from torch import Tensor
 from fundl import constructor
 from fundl.donated import DonatedError, refusal
 from fundl.elsewhere import is_module
+from fundl.kernels import is_traced
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -37,6 +41,9 @@ STATISTIC: Final[Mapping[str, bool]] = types.MappingProxyType({**BUFFER, "fundl.
 """Marks a buffer that half precision has too few bits for: layers that compute in it leave the buffer in float32."""
 
 _NAMESPACE: Final = "fundl"
+
+_DICTS: Final = frozenset({dict, OrderedDict, defaultdict})
+"""What optree takes for a dict: any other class that derives from it would be a leaf."""
 
 
 # --- The border -----------------------------------------------------------------------------------------------------
@@ -375,7 +382,7 @@ def _gather(tree: object, found: list[Tensor]) -> None:
     elif isinstance(tree, Tensor):
         found.append(tree)
     elif isinstance(tree, dict):
-        for key in sorted(tree):  # as optree has it: the same leaves in the same order, however the dict was made
+        for key in _keys(tree):
             _gather(tree[key], found)
     elif tree is not None:
         raise TypeError(
@@ -410,9 +417,25 @@ def _replace(tree: object, leaves: Iterator[Tensor]) -> object:
     if isinstance(tree, tuple | list):
         return _like(tree, [_replace(part, leaves) for part in tree])
     if isinstance(tree, dict):
-        replaced = {key: _replace(tree[key], leaves) for key in sorted(tree)}
-        return {key: replaced[key] for key in tree}
+        new = copy.copy(tree)  # its class and order stay
+        new.update({key: _replace(tree[key], leaves) for key in _keys(tree)})
+        return new
     return tree
+
+
+def _keys(tree: dict[str, object]) -> list[str]:
+    """The keys of a dict in order: the same leaves in the same order, however the dict was made.
+
+    optree has it so for all but ordered dicts, where two that are made in another way are of other structure.
+    """
+    if type(tree) not in _DICTS:
+        raise TypeError(
+            f"a tree is made of plain dicts, OrderedDict and defaultdict, not of {type(tree).__name__}: make it a dict"
+        )
+    try:
+        return sorted(tree)
+    except TypeError as error:
+        raise TypeError(f"the keys of a dict must be of one kind, so that they have an order, not {[*tree]}") from error
 
 
 def trainable_paths(tree: object) -> list[str]:
@@ -429,7 +452,7 @@ def trainable_paths(tree: object) -> list[str]:
             steps = [f".{name}" for name in names] or [f"[{index}]" for index in range(len(tree))]
             parts = [*zip(steps, tree, strict=True)]
         case dict():
-            parts = [(f"[{key!r}]", tree[key]) for key in sorted(tree)]
+            parts = [(f"[{key!r}]", tree[key]) for key in _keys(tree)]
         case _:
             return [""] if isinstance(tree, Tensor) else []
     return [step + path for step, part in parts for path in trainable_paths(part)]
@@ -538,7 +561,9 @@ def _map_records(function: Callable[[Record], Record], tree: object, seen: tuple
                 return tree
             return _like(tree, parts)
         case dict():
-            return {key: _map_records(function, part, seen) for key, part in tree.items()}
+            new_dict = copy.copy(tree)
+            new_dict.update({key: _map_records(function, part, seen) for key, part in tree.items()})
+            return new_dict
         case _:
             return tree
 
@@ -619,20 +644,48 @@ def zeros_like(tree: T) -> T:
 def norm(tree: object) -> Tensor:
     """The global norm of a tree: the square root of the sum of the squares of all its trainable elements.
 
+    It is right wherever float32 (float64, if an element is) can hold it, also where it could not hold the squares.
+
     >>> norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])})
     tensor(5.)
     """
-    return norm_of(trainable_leaves(tree))
+    tensors = trainable_leaves(tree)
+    return norm_of(tensors).to(torch.float64 if _is_wide(tensors) else torch.float32)
 
 
 def norm_of(tensors: Sequence[Tensor]) -> Tensor:
-    """The global norm of several tensors."""
+    """The global norm of several tensors, in float32, or in float64 where that could not hold it or its square."""
     if not tensors:
         return torch.zeros(())
-    wide = any(tensor.dtype == torch.float64 for tensor in tensors)  # half precision would overflow at 256
-    norms = torch._foreach_norm(tuple(tensors), dtype=torch.float64 if wide else torch.float32)
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    wide = _is_wide(tensors)
+    if is_traced() or not tensors[0].is_cpu:
+        return _scaled_norm(tensors) if wide else _plain_norm(tensors, torch.float64)
+    total = _plain_norm(tensors, torch.float64 if wide else torch.float32)
+    least, most = (1e-140, 1e150) if wide else (1e-15, 1e18)
+    # For the CPU, to look at a number costs little, and sums in a wider dtype much.
+    if least < total.item() < most:
+        return total
+    return _scaled_norm(tensors) if wide else _plain_norm(tensors, torch.float64)
+
+
+def _is_wide(tensors: Sequence[Tensor]) -> bool:
+    return torch.float64 in [tensor.dtype for tensor in tensors]
+
+
+def _plain_norm(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The norm by squares of that dtype; half precision would overflow at 256."""
+    total: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tuple(tensors), dtype=dtype)))
     return total
+
+
+def _scaled_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm where even float64 may not hold the squares: all is divided by the largest number first."""
+    filled = [tensor.to(torch.float64) for tensor in tensors if tensor.numel()]
+    if not filled:
+        return torch.zeros((), dtype=torch.float64, device=tensors[0].device)
+    largest = torch.stack(torch._foreach_norm(filled, math.inf)).amax()
+    unit = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
+    return unit * _plain_norm(torch._foreach_div(filled, unit), torch.float64)
 
 
 def count(tree: object) -> int:
@@ -738,7 +791,9 @@ class _Step:
                 index = range(len(node))[self.key]
                 return _like(node, [*node[:index], value, *node[index + 1 :]])
             case dict():
-                return {**node, self.key: value}
+                new = copy.copy(node)
+                new[self.key] = value
+                return new
             case _:
                 raise TypeError(f"a {type(node).__name__} has no part {self.key!r} that can be replaced")
 

@@ -33,6 +33,7 @@ from fundl.optim import (
     clip_by_global_norm,
     clip_by_value,
     cosine_schedule,
+    dynamic_loss_scale,
     ema,
     is_matrix,
     lion,
@@ -696,6 +697,15 @@ BAD: Final[Mapping[str, Callable[[], object]]] = {
     r"factor must be a finite number, not nan": lambda: scale(math.nan),
     r"steps must be 1 or more, not 0": lambda: accumulate(sgd(0.1), 0),
     r"a chain needs at least one transform": chain,
+    r"the scale stays between 1 and 2\^24, so initial must too, and not be 1073741824\.0": lambda: dynamic_loss_scale(
+        sgd(0.1), initial=2.0**30
+    ),
+    r"the scale stays between 1 and 2\^24, so initial must too, and not be 1e\+39": lambda: dynamic_loss_scale(
+        sgd(0.1), initial=1e39
+    ),
+    r"the scale stays between 1 and 2\^24, so initial must too, and not be 0\.5": lambda: dynamic_loss_scale(
+        sgd(0.1), initial=0.5
+    ),
 }
 
 

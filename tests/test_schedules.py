@@ -26,6 +26,7 @@ from typing_extensions import override
 import fundl.optim
 from fundl.optim import (
     Schedule,
+    adam,
     constant_schedule,
     cosine_schedule,
     exponential_schedule,
@@ -33,9 +34,11 @@ from fundl.optim import (
     join_schedules,
     linear_schedule,
     one_cycle_schedule,
+    sgd,
     step_schedule,
     warmup_cosine_schedule,
 )
+from fundl.optim.chain import AnyTransform
 
 BASE: Final = 0.3  # the learning rate that torch's schedulers multiply
 Peer = Callable[[SGD], LRScheduler]
@@ -189,3 +192,51 @@ def test_a_schedule_of_ones_own_is_a_few_lines() -> None:
             return count.add(1).rsqrt()
 
     assert Root()(3).item() == 0.5
+
+
+def test_functions_are_joined_as_schedules_are() -> None:
+    seen: list[torch.dtype] = []
+
+    def rising(count: Tensor) -> Tensor:
+        seen.append(count.dtype)
+        return 0.5 * count
+
+    joined = join_schedules([rising, linear_schedule(1.0, 0.0, steps=2), torch.ones_like], [3, 5])
+    assert joined(torch.arange(7)).tolist() == [0.0, 0.5, 1.0, 1.0, 0.5, 1.0, 1.0]
+    assert joined(4).dtype == torch.float64
+    assert set(seen) == {torch.int64}  # as an optimizer gives it
+    params = torch.zeros(1)
+    state = sgd(joined).init(params)
+    for _ in range(3):
+        params, state = sgd(joined).step(torch.ones(1), state, params)
+    assert params.tolist() == [-1.5]
+
+
+@pytest.mark.parametrize(
+    ("schedules", "message"),
+    [
+        ([0.1, constant_schedule(0.2)], r"schedule 0 is 0\.1, not a schedule: write constant_schedule\(0\.1\)"),
+        ([constant_schedule(0.2), None], "schedule 1 is None, not a schedule$"),
+    ],
+)
+def test_what_is_no_schedule_is_not_joined(schedules: list[Schedule], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        join_schedules(schedules, [3])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        (lambda _count: torch.full((1,), 0.1), r"float32\[1\]"),
+        (lambda _count: None, "None"),
+    ],
+)
+def test_a_rate_that_is_no_number_is_refused(schedule: Callable[[Tensor], Tensor], message: str) -> None:
+    optimizers: list[AnyTransform] = [sgd(schedule), adam(schedule), sgd(join_schedules([schedule, schedule], [3]))]
+    for optimizer in optimizers:
+        state = optimizer.init(torch.zeros(2))
+        for call in (optimizer.step, optimizer.update):
+            with pytest.raises(
+                TypeError, match=f"a schedule gives a number for each count, a tensor of shape .* here, not {message}"
+            ):
+                call(torch.ones(2), state, torch.zeros(2))

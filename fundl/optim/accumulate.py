@@ -100,7 +100,7 @@ class Accumulate(Transform[AccumulateState[S]]):
         else:
             total = torch._foreach_add(state.total, grads, alpha=weight)
         weights, count = state.weight + weight, state.count + 1
-        full = count == self.steps
+        full = count >= self.steps  # the state may be of more steps
         results, inner = rule(times(total, weights.reciprocal()), state.inner, params)
         return select(full, results, until_full), AccumulateState(
             count=torch.where(full, 0, count),

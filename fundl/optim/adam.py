@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from fundl.elsewhere import told
 from fundl.optim.decay import AddDecayedWeights, DecayState, Predicate
-from fundl.optim.flat import Tensors, new_count, require_fit, times, zeros_like
+from fundl.optim.flat import StateError, Tensors, new_count, require_fit, times, zeros_like
 from fundl.optim.fused import Columns, adam_in_place, can_fuse
 from fundl.optim.hyperparameters import Rate, fraction, non_negative
 from fundl.optim.scaling import RateState, ScaleByLearningRate
@@ -26,17 +26,13 @@ class AdamState(Record):
         count: the steps done, int64 without axes.
         first_moment: m, the decayed mean of the gradients.
         second_moment: v, the decayed mean of their squares.
-        max_second_moment: the greatest v so far, with `amsgrad`, else nothing.
+        max_second_moment: the greatest v so far, if there was `amsgrad` in `init`, else nothing.
     """
 
     count: Tensor
     first_moment: Tensors
     second_moment: Tensors
     max_second_moment: Tensors
-
-    def columns(self, params: Tensors, grads: Tensors) -> Columns:
-        """The moments beside the params and gradients that they belong to."""
-        return Columns(params, grads, self.first_moment, self.second_moment, self.max_second_moment)
 
 
 @final
@@ -54,24 +50,38 @@ class _ScaleByAdam(Transform[AdamState]):
 
     @override
     def change(self, grads: Tensors, state: AdamState, params: Tensors) -> tuple[Tensors, AdamState]:
-        columns, count = state.columns(grads, grads), state.count + 1
+        columns, count = self.columns(grads, grads, state), state.count + 1
         if not can_fuse(columns):
             return self._formula(grads, state, count)
         new = columns.unshared()
         torch._foreach_zero_(new.params)  # from 0, a step of rate -1 leads to the direction
         self.write(new, count, -1.0)
-        return new.params, AdamState(count, *new[2:])
+        return new.params, self.next_state(state, count, new)
+
+    def columns(self, params: Tensors, grads: Tensors, state: AdamState) -> Columns:
+        """What of the state the kernel needs, beside the params and gradients that it belongs to."""
+        if self.amsgrad and not state.max_second_moment:
+            raise StateError("amsgrad=True", "a greatest second moment")
+        greatest = state.max_second_moment if self.amsgrad else ()
+        return Columns(params, grads, state.first_moment, state.second_moment, greatest)
+
+    def next_state(self, state: AdamState, count: Tensor, new: Columns) -> AdamState:
+        """The state after a step of the kernel."""
+        greatest = new.max_second_moment or _greatest(state, new.second_moment)
+        return AdamState(count, new.first_moment, new.second_moment, greatest)
 
     def _formula(self, grads: Tensors, state: AdamState, count: Tensor) -> tuple[Tensors, AdamState]:
         require_fit(state.first_moment, grads)
         require_fit(state.second_moment, grads)
         first = torch._foreach_lerp(state.first_moment, grads, 1 - self.beta1)
-        second = torch._foreach_lerp(state.second_moment, torch._foreach_mul(grads, grads), 1 - self.beta2)
-        greatest = torch._foreach_maximum(state.max_second_moment, second) if self.amsgrad else ()
+        # As the kernel has it: once it is infinite it stays so, where a difference of infinities would be NaN.
+        kept = torch._foreach_mul(state.second_moment, self.beta2)
+        second = torch._foreach_addcmul(kept, grads, grads, value=1 - self.beta2)
+        greatest = _greatest(state, second)
 
         steps = count.to(torch.float64)
         first_bias, second_bias = 1 - torch.pow(self.beta1, steps), 1 - torch.pow(self.beta2, steps)
-        root = times(torch._foreach_sqrt(greatest or second), second_bias.rsqrt())
+        root = times(torch._foreach_sqrt(greatest if self.amsgrad else second), second_bias.rsqrt())
         direction = torch._foreach_div(first, torch._foreach_add(root, self.epsilon))
         return times(direction, 1 / first_bias), AdamState(count, first, second, greatest)
 
@@ -88,6 +98,14 @@ class _ScaleByAdam(Transform[AdamState]):
             weight_decay=weight_decay,
             decoupled=decoupled,
         )
+
+
+def _greatest(state: AdamState, second_moment: Tensors) -> Tensors:
+    """The greatest second moment, if the state keeps it, also if it is not what this transform divides by."""
+    if not state.max_second_moment:
+        return ()
+    require_fit(state.max_second_moment, second_moment)
+    return torch._foreach_maximum(state.max_second_moment, second_moment)
 
 
 def scale_by_adam(
@@ -141,7 +159,7 @@ class _Adam(Transform[AdamChainState]):
 
     @override
     def move(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamChainState]:
-        columns = state[0].columns(params, grads)
+        columns = self.moments.columns(params, grads, state[0])
         if can_fuse(columns):
             return self._move_fused(columns, state)
         updates, moments = self._direction(grads, state, params)
@@ -158,16 +176,14 @@ class _Adam(Transform[AdamChainState]):
     def _move_fused(self, columns: Columns, state: AdamChainState) -> tuple[Tensors, AdamChainState]:
         moments, decay, rate_state = state
         rate, next_rate_state = self.rate.next_rate(rate_state)
-        new, count = columns.unshared(), moments.count + 1
-        if False not in decay.mask:
-            self.moments.write(new, count, rate, weight_decay=self.decay.weight_decay, decoupled=self.decoupled)
+        new, count, mask = columns.unshared(), moments.count + 1, self.decay.mask(decay, columns.grads)
+        weight_decay = self.decay.weight_decay
+        if False not in mask:
+            self.moments.write(new, count, rate, weight_decay=weight_decay, decoupled=self.decoupled)
         else:
-            spared = new.rows(tuple(not on for on in decay.mask))
-            self.moments.write(
-                new.rows(decay.mask), count, rate, weight_decay=self.decay.weight_decay, decoupled=self.decoupled
-            )
-            self.moments.write(spared, count, rate)
-        return new.params, (AdamState(count, *new[2:]), decay, next_rate_state)
+            self.moments.write(new.rows(mask), count, rate, weight_decay=weight_decay, decoupled=self.decoupled)
+            self.moments.write(new.rows(tuple(not on for on in mask)), count, rate)
+        return new.params, (self.moments.next_state(moments, count, new), decay, next_rate_state)
 
 
 @told

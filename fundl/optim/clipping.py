@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl.elsewhere import told
-from fundl.optim.flat import Tensors, times
+from fundl.optim.flat import Tensors, require_stateless, times
 from fundl.optim.hyperparameters import positive
 from fundl.optim.transform import Transform
 
@@ -24,6 +24,7 @@ class _ClipByGlobalNorm(Transform[tuple[()]]):
 
     @override
     def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
+        require_stateless(state)
         norm = tree.norm_of(grads)
         return times(grads, self.max_norm / norm.clamp(min=self.max_norm)), state
 
@@ -61,6 +62,7 @@ class _ClipByValue(Transform[tuple[()]]):
 
     @override
     def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
+        require_stateless(state)
         return torch._foreach_clamp_max(torch._foreach_clamp_min(grads, -self.limit), self.limit), state
 
 

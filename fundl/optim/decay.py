@@ -36,7 +36,7 @@ class DecayState(Record):
     """The state of `add_decayed_weights`.
 
     Args:
-        mask: for each leaf, whether it decays; nothing if the weight decay is 0. It is static.
+        mask: for each leaf, whether it decays. It is static.
     """
 
     mask: tuple[bool, ...]
@@ -52,21 +52,26 @@ class AddDecayedWeights(Transform[DecayState]):
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> DecayState:
-        if self.weight_decay == 0:
-            return DecayState(())
         if self.where is None:
             return DecayState((True,) * len(leaves))
         return DecayState(tuple(bool(self.where(path, leaf)) for path, leaf in zip(paths, leaves, strict=True)))
 
     @override
     def change(self, grads: Tensors, state: DecayState, params: Tensors) -> tuple[Tensors, DecayState]:
-        if True not in state.mask:
+        mask = self.mask(state, grads)
+        if not mask or True not in mask:
             return grads, state
-        if False not in state.mask:
+        if False not in mask:
             return torch._foreach_add(grads, params, alpha=self.weight_decay), state
-        chosen = tuple(compress(grads, state.mask)), tuple(compress(params, state.mask))
+        chosen = tuple(compress(grads, mask)), tuple(compress(params, mask))
         decayed = iter(torch._foreach_add(*chosen, alpha=self.weight_decay))
-        return tuple(next(decayed) if on else grad for grad, on in zip(grads, state.mask, strict=True)), state
+        return tuple(next(decayed) if on else grad for grad, on in zip(grads, mask, strict=True)), state
+
+    def mask(self, state: DecayState, grads: Tensors) -> tuple[bool, ...]:
+        """For each leaf whether it decays; nothing if the weight decay is 0."""
+        if len(state.mask) != len(grads):
+            raise ValueError("the state's mask is of other leaves")
+        return state.mask if self.weight_decay else ()
 
 
 def add_decayed_weights(weight_decay: float, *, where: Predicate | None = None) -> Transform[DecayState]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fundl import tree
 from fundl.kernels import no_grad
-from fundl.optim.flat import copies, new_count, times
+from fundl.optim.flat import copies, new_count, select, widened
 from fundl.optim.hyperparameters import fraction
 from fundl.optim.transform import flatten_alike, flatten_params
 from fundl.tree import Record
@@ -22,7 +22,7 @@ class Average(Record, Generic[P]):
     """The average of params of type P so far.
 
     Args:
-        value: the averaged params; their buffers are those of the last params.
+        value: the averaged params, those of 16 bits in float32; their buffers are those of the last params.
         count: how many params they are the average of, int64 without axes.
     """
 
@@ -50,7 +50,7 @@ class Ema:
         """
         leaves = flatten_params(params)
         with no_grad():
-            return Average(tree.with_trainable_leaves(params, copies(leaves)), new_count(leaves))
+            return Average(tree.with_trainable_leaves(params, copies(widened(leaves))), new_count(leaves))
 
     def update(self, average: Average[P], params: P) -> Average[P]:
         """The average with the params of one more step.
@@ -64,11 +64,15 @@ class Ema:
             ValueError: they are of different shapes, or on different devices.
         """
         with no_grad():
-            old, new = flatten_alike(average.value, params, name="average")
+            wide = tree.with_trainable_leaves(params, widened(tuple(tree.trainable_leaves(params))))
+            old, new, _ = flatten_alike(average.value, wide, name="average")
             count = average.count + 1
             if self.debias:
                 share = (1 - self.decay) / (1 - torch.pow(self.decay, count.to(torch.float64)))
-                leaves = torch._foreach_add(old, times(torch._foreach_sub(new, old), share))
+                shares = {dtype: share.to(dtype) for dtype in (torch.float32, torch.float64)}
+                mixed = torch._foreach_lerp(old, new, tuple(shares[leaf.dtype] for leaf in new))
+                # The params of `init` count for nothing, whatever they are: infinity times 0 would be NaN.
+                leaves = select(count == 1, new, mixed)
             else:
                 leaves = torch._foreach_lerp(old, new, 1 - self.decay)
             return Average(tree.with_trainable_leaves(params, leaves), count)
@@ -77,8 +81,9 @@ class Ema:
 def ema(decay: float, *, debias: bool = True) -> Ema:
     """An exponential moving average of params: a = decay a + (1 - decay) p.
 
-    It is for evaluation, beside the training, which goes on with the params themselves. In half precision, steps of
-    1 - decay are lost in rounding: average float32 params.
+    It is for evaluation, beside the training, which goes on with the params themselves. Params of 16 bits are averaged in
+    float32, where steps of 1 - decay are not lost in rounding: cast the value with `tree.cast_to` to apply it to inputs of
+    16 bits.
 
     Args:
         decay: how much of the average is kept, in [0, 1).

@@ -1,6 +1,6 @@
 """Arithmetic on flat tuples of tensors, the trainable leaves of a tree: what several transforms share."""
 
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,19 @@ S = TypeVar("S")
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 """The trainable leaves of a tree, from left to right."""
+
+HALVES: Final = frozenset({torch.float16, torch.bfloat16})
+"""The dtypes of 16 bits, in which nothing is computed: sums stop growing at 256, and epsilon is 0."""
+
+
+def widened(tensors: Tensors) -> Tensors:
+    """The tensors, those of 16 bits in float32."""
+    return tuple(tensor.to(torch.float32) if tensor.dtype in HALVES else tensor for tensor in tensors)
+
+
+def rounded_like(tensors: Tensors, originals: Tensors) -> Tensors:
+    """The tensors in the dtypes of others."""
+    return tuple(tensor.to(original.dtype) for tensor, original in zip(tensors, originals, strict=True))
 
 
 def zeros_like(tensors: Tensors) -> Tensors:
@@ -26,7 +39,7 @@ def new_count(tensors: Tensors) -> Tensor:
 def times(tensors: Tensors, factor: Tensor) -> Tensors:
     """The tensors times a factor, a tensor without axes; they keep their dtypes."""
     # A factor of another dtype than the tensors costs a conversion for each of them, instead of the one here.
-    wide = any(tensor.dtype == torch.float64 for tensor in tensors)
+    wide = torch.float64 in [tensor.dtype for tensor in tensors]
     products = torch._foreach_mul(tensors, factor.to(torch.float64 if wide else torch.float32))
     # Among tensors without axes, the wider dtype wins.
     return tuple(
@@ -54,6 +67,25 @@ def select(condition: Tensor, yes: S, no: S) -> S:
 
 
 def require_fit(state: Tensors, grads: Tensors) -> None:
-    """Raise unless a transform's tensors have the gradients' shapes: kernels would broadcast some that have not."""
-    if [tensor.shape for tensor in state] != [grad.shape for grad in grads]:
-        raise ValueError("the state's tensors are not of the gradient's shapes")
+    """Raise unless a transform's tensors have the gradients' shapes: kernels would broadcast some that have not.
+
+    Of the dtypes, which kernels would promote, it looks at the first: who casts params casts all of them.
+    """
+    if [tensor.shape for tensor in state] != [grad.shape for grad in grads] or state[0].dtype is not grads[0].dtype:
+        raise ValueError("the state's tensors are not of the gradient's shapes and dtypes")
+
+
+class StateError(ValueError):
+    """A state lacks what a transform's hyper-parameters ask for: it was made under others."""
+
+    def __init__(self, hyper_parameter: str, missing: str) -> None:
+        super().__init__(
+            f"{hyper_parameter} needs {missing}, which the state has not: it was made under other hyper-parameters. Make a"
+            " new one with init(params), or go on under those"
+        )
+
+
+def require_stateless(state: object) -> None:
+    """Raise unless a state is that of a transform which remembers nothing."""
+    if state != ():
+        raise TypeError("the state is of another transform: this one has none")

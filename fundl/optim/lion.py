@@ -43,13 +43,17 @@ class _ScaleByLion(Transform[LionState]):
         require_fit(state.momentum, grads)
         direction = torch._foreach_lerp(state.momentum, grads, 1 - self.beta1)
         momentum = torch._foreach_lerp(state.momentum, grads, 1 - self.beta2)
-        return torch._foreach_sign(direction), LionState(momentum)
+        sign = torch._foreach_sign(direction)
+        # torch.sign says that of NaN it is 0, and nothing would tell; 0 times NaN, and 0 times infinity, is NaN.
+        return torch._foreach_add(sign, direction, alpha=0), LionState(momentum)
 
 
 def scale_by_lion(*, beta1: float = 0.9, beta2: float = 0.99) -> Transform[LionState]:
     """Replace the gradient by the sign of a momentum that looks ahead.
 
         u = sign(beta1 m + (1 - beta1) g),    m = beta2 m + (1 - beta2) g
+
+    Where a gradient is infinite or not a number, so that the momentum is from then on, u is NaN.
 
     Args:
         beta1: how much of the momentum the direction has, in [0, 1).

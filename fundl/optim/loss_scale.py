@@ -22,6 +22,12 @@ MOST: Final = 2.0**24
 """Between these the scale stays: gradients that are all 0 would let it grow for ever."""
 
 
+def _in_range(_record: object, field: "attrs.Attribute[float]", value: float) -> None:
+    positive(_record, field, value)
+    if not LEAST <= value <= MOST:
+        raise ValueError(f"the scale stays between {LEAST:g} and 2^24, so {field.name} must too, and not be {value}")
+
+
 def scale_loss(loss: Loss[Tensor, Target], scale: float | Tensor) -> Loss[Tensor, Target]:
     """The loss whose gradient is multiplied by a scale: (value, scale grad). Its value stays what it is.
 
@@ -69,7 +75,7 @@ class DynamicLossScale(Transform[LossScaleState[S]]):
     """See `dynamic_loss_scale`."""
 
     transform: Transform[S]
-    initial: float = attrs.field(default=2.0**16, validator=positive, kw_only=True)
+    initial: float = attrs.field(default=2.0**16, validator=_in_range, kw_only=True)
     growth: float = attrs.field(default=2.0, validator=positive, kw_only=True)
     backoff: float = attrs.field(default=0.5, validator=positive, kw_only=True)
     every: int = attrs.field(default=2000, validator=count_of_steps, kw_only=True)
@@ -106,7 +112,7 @@ class DynamicLossScale(Transform[LossScaleState[S]]):
         finite = _all_finite(unscaled)
         results, inner = rule(unscaled, state.inner, params)
         good_steps = state.good_steps + 1
-        due = good_steps == self.every
+        due = good_steps >= self.every  # the state may be of more steps
         scale = state.scale * torch.where(finite, torch.where(due, self.growth, 1.0), self.backoff)
         return select(finite, results, if_skipped), LossScaleState(
             scale=scale.clamp(LEAST, MOST).to(torch.float32),
@@ -148,7 +154,7 @@ def dynamic_loss_scale(
 
     Args:
         transform: what sees the gradient: an optimizer. This one is the outermost: no part of a `chain`.
-        initial: the scale to begin with, above 0.
+        initial: the scale to begin with, between 1 and 2^24.
         growth: what the scale is multiplied by, of 1 or more; it stays between 1 and 2^24.
         backoff: what it is multiplied by if a gradient is not finite, above 0 and below 1.
         every: after how many steps without such it grows, of 1 or more.

@@ -9,7 +9,7 @@ from typing_extensions import override
 from fundl.elsewhere import told
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, add_decayed_weights
-from fundl.optim.flat import Tensors, require_fit, zeros_like
+from fundl.optim.flat import StateError, Tensors, require_fit, zeros_like
 from fundl.optim.hyperparameters import Rate, fraction, non_negative
 from fundl.optim.scaling import RateState, scale_by_learning_rate
 from fundl.optim.sgd import TraceState, trace
@@ -24,7 +24,7 @@ class RMSState(Record):
 
     Args:
         square: the decayed mean of the squares of the gradients.
-        mean: the decayed mean of the gradients, if it is centered, else nothing.
+        mean: the decayed mean of the gradients, if it was centered in `init`, else nothing.
     """
 
     square: Tensors
@@ -47,8 +47,12 @@ class _ScaleByRMS(Transform[RMSState]):
         require_fit(state.square, grads)
         square = torch._foreach_lerp(state.square, torch._foreach_mul(grads, grads), 1 - self.decay)
         variance, mean = square, state.mean
+        if mean:
+            require_fit(mean, grads)
+            mean = torch._foreach_lerp(mean, grads, 1 - self.decay)
         if self.centered:
-            mean = torch._foreach_lerp(state.mean, grads, 1 - self.decay)
+            if not mean:
+                raise StateError("centered=True", "a mean of the gradients")
             # Rounding must not make the root's argument negative, as it does once all gradients are alike.
             variance = torch._foreach_clamp_min(torch._foreach_addcmul(square, mean, mean, value=-1), 0)
         root = torch._foreach_add(torch._foreach_sqrt(variance), self.epsilon)

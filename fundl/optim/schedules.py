@@ -6,7 +6,7 @@ All is computed in float64. The count may be a tensor of any shape, so that ``sc
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import final
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl.optim.hyperparameters import count_of_steps, finite, fraction, non_negative, positive
+from fundl.optim.hyperparameters import count_of_steps, finite, fraction, non_negative, positive, value_at
 
 
 class Schedule(ABC):
@@ -122,10 +122,15 @@ class _OneCycle(Schedule):
 @final
 @attrs.frozen
 class _Joined(Schedule):
-    schedules: tuple[Schedule, ...]
+    schedules: tuple[Callable[[Tensor], Tensor], ...]
     boundaries: tuple[int, ...]
 
     def __attrs_post_init__(self) -> None:
+        given: tuple[object, ...] = self.schedules
+        for place, schedule in enumerate(given):
+            if not callable(schedule):
+                hint = f": write constant_schedule({schedule})" if isinstance(schedule, float | int) else ""
+                raise TypeError(f"schedule {place} is {schedule!r}, not a schedule{hint}")
         if len(self.schedules) != len(self.boundaries) + 1:
             raise ValueError(
                 f"{len(self.schedules)} schedules meet at {len(self.schedules) - 1} boundaries, not {len(self.boundaries)}"
@@ -135,10 +140,17 @@ class _Joined(Schedule):
 
     @override
     def at(self, count: Tensor) -> Tensor:
-        value = self.schedules[0].at(count)
+        value = _at(self.schedules[0], count)
         for schedule, boundary in zip(self.schedules[1:], self.boundaries, strict=True):
-            value = torch.where(count < boundary, value, schedule.at(count - boundary))
+            value = torch.where(count < boundary, value, _at(schedule, count - boundary))
         return value
+
+
+def _at(schedule: Callable[[Tensor], Tensor], count: Tensor) -> Tensor:
+    """The value of a schedule, or of a user's function, which is given an integer as from an optimizer."""
+    if isinstance(schedule, Schedule):
+        return schedule.at(count)
+    return torch.as_tensor(value_at(schedule, count.to(torch.int64)), dtype=torch.float64, device=count.device)
 
 
 def constant_schedule(value: float) -> Schedule:
@@ -283,11 +295,11 @@ def one_cycle_schedule(
     return _OneCycle(peak, steps, rise, initial_divisor, final_divisor)
 
 
-def join_schedules(schedules: Sequence[Schedule], boundaries: Sequence[int]) -> Schedule:
+def join_schedules(schedules: Sequence[Callable[[Tensor], Tensor]], boundaries: Sequence[int]) -> Schedule:
     """Schedules one after the other, each counting its steps from where it begins.
 
     Args:
-        schedules: in the order of time.
+        schedules: in the order of time; functions from a count to a number as well.
         boundaries: the steps at which the second schedule, the third... take over; one less than schedules.
 
     >>> from fundl.optim import constant_schedule, join_schedules, linear_schedule

@@ -10,7 +10,7 @@ from typing_extensions import override
 from fundl.elsewhere import told
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, add_decayed_weights
-from fundl.optim.flat import Tensors, new_count, require_fit, times, zeros_like
+from fundl.optim.flat import StateError, Tensors, copies, new_count, require_fit, times, zeros_like
 from fundl.optim.hyperparameters import Rate, non_negative
 from fundl.optim.scaling import RateState, scale_by_learning_rate
 from fundl.optim.transform import Transform
@@ -23,8 +23,8 @@ class TraceState(Record):
     """The state of `trace`.
 
     Args:
-        trace: the decayed sum of the gradients; nothing if the momentum is 0.
-        count: the steps done, int64 without axes, if there is dampening.
+        trace: the decayed sum of the gradients; nothing if the momentum was 0 in `init`.
+        count: the steps done, int64 without axes, if there was dampening as well.
     """
 
     trace: Tensors
@@ -53,13 +53,20 @@ class _Trace(Transform[TraceState]):
 
     @override
     def change(self, grads: Tensors, state: TraceState, params: Tensors) -> tuple[Tensors, TraceState]:
-        if self.momentum == 0:
+        if not state.trace and self.momentum == 0:
             return grads, state
+        count = None if state.count is None else state.count + 1
+        if self.momentum == 0:
+            require_fit(state.trace, grads)
+            return grads, TraceState(copies(grads), count)
+        if not state.trace:
+            raise StateError(f"momentum={self.momentum}", "a trace of the gradients")
+        if self.dampening and state.count is None:
+            raise StateError(f"dampening={self.dampening}", "a count of steps")
         require_fit(state.trace, grads)
-        damped, count = grads, state.count
-        if count is not None:
-            share = 1 - self.dampening * (count > 0).to(torch.float64)
-            damped, count = times(grads, share), count + 1
+        damped = grads
+        if state.count is not None:
+            damped = times(grads, 1 - self.dampening * (state.count > 0).to(torch.float64))
         total = torch._foreach_add(damped, state.trace, alpha=self.momentum)
         updates = torch._foreach_add(grads, total, alpha=self.momentum) if self.nesterov else total
         return updates, TraceState(total, count)

@@ -6,7 +6,7 @@ and `change`; the walk over the tree of parameters, and all checks of what its u
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Generic, TypeAlias, TypeVar, final
+from typing import Final, Generic, TypeAlias, TypeVar, final
 
 import attrs
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fundl import tree
 from fundl.kernels import no_grad
-from fundl.optim.flat import Tensors
+from fundl.optim.flat import HALVES, StateError, Tensors, rounded_like, widened
 from fundl.tape import refuse_tape
 from fundl.tree import Record, describe
 
@@ -23,6 +23,9 @@ S = TypeVar("S")
 
 Rule: TypeAlias = Callable[[Tensors, S, Tensors], tuple[Tensors, S]]
 """From gradients, state and params to new tensors and the next state: what `Transform.change` and `Transform.move` are."""
+
+
+_LEARNED: Final = HALVES | {torch.float32, torch.float64}
 
 
 @final
@@ -46,8 +49,18 @@ class Transform(ABC, Generic[S]):
     what is to be added to the params; ``params, state = transform.step(grads, state, params)`` adds it as well. params is a
     model, or any other tree of tensors; its buffers stay as they are.
 
+    What is in the state is the state's: what was gathered so far, the count of steps, and what was settled in `init`, as which
+    leaves decay. What is in the record is the record's: a transform may go on from the state that another one of its kind
+    made, and its own rates, decays and bounds hold from there on. What the state holds and the record has no need of is kept up
+    to date; what the record needs and the state lacks is a ValueError that says which hyper-parameter asks for it.
+
+    Numbers of 16 bits are too short to gather anything: for bfloat16 and float16 params, all is computed, and every state
+    kept, in float32, and the result is rounded once. `mixed_precision` keeps the params themselves in float32, so that small
+    steps are not lost in them.
+
     Whoever derives from it decorates the class with ``@attrs.frozen``, and writes `start` and `change` out of place, on
-    foreach kernels, without asking for the values of tensors: so that a step can be traced.
+    foreach kernels, without asking for the values of tensors: so that a step can be traced. Tensors of 16 bits come to both
+    as float32.
 
     >>> from fundl.optim import Tensors, Transform, chain, scale_by_learning_rate
     >>> @attrs.frozen
@@ -98,7 +111,7 @@ class Transform(ABC, Generic[S]):
         """
         leaves = flatten_params(params)
         with no_grad():
-            return State(self.start(leaves, tuple(tree.trainable_paths(params))))
+            return State(self.start(widened(leaves), tuple(tree.trainable_paths(params))))
 
     def update(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """The updates, to be added to the params with `apply_updates`, and the next state.
@@ -131,13 +144,20 @@ class Transform(ABC, Generic[S]):
     def _run(self, rule: Rule[S], grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """Apply a rule for flat tuples of tensors to trees."""
         with no_grad():
-            flat_grads, flat_params = flatten_alike(grads, params, name="grads")
+            flat_grads, flat_params, halves = flatten_alike(grads, params, name="grads")
             refuse_tape(flat_grads, flat_params)
             try:
-                results, inner = rule(flat_grads, state.inner, flat_params)
+                if halves:
+                    results, inner = rule(widened(flat_grads), state.inner, widened(flat_params))
+                else:
+                    results, inner = rule(flat_grads, state.inner, flat_params)
+            except StateError:
+                raise
             except Exception as error:
                 self._require_state(state, params, error)
                 raise
+            if halves:
+                results = rounded_like(results, flat_params)
             return tree.with_trainable_leaves(params, results), State(inner)
 
     def _require_state(self, state: object, params: P, error: Exception) -> None:
@@ -175,7 +195,7 @@ def apply_updates(params: P, updates: P) -> P:
     {'weight': tensor([1.5000, 0.5000])}
     """
     with no_grad():
-        flat_updates, flat_params = flatten_alike(updates, params, name="updates")
+        flat_updates, flat_params, _ = flatten_alike(updates, params, name="updates")
         refuse_tape(flat_updates, flat_params)
         return tree.with_trainable_leaves(params, torch._foreach_add(flat_params, flat_updates))
 
@@ -186,23 +206,28 @@ def flatten_params(params: object) -> Tensors:
     if not leaves:
         raise ValueError(f"params have no trainable leaf, so there is nothing to optimize: {describe(params)}")
     for place, leaf in enumerate(leaves):
-        if not leaf.is_floating_point():
+        if leaf.dtype not in _LEARNED:
             raise TypeError(
                 f"params{tree.trainable_paths(params)[place]} is {describe(leaf)}, but optimizers update real"
-                " floating-point tensors: if it is not to be learned, mark its field with attrs.field(metadata=tree.BUFFER)"
+                " floating-point tensors of 16 bits or more: if it is not to be learned, mark its field with"
+                " attrs.field(metadata=tree.BUFFER)"
             )
     return tuple(leaves)
 
 
-def flatten_alike(other: P, params: P, *, name: str) -> tuple[Tensors, Tensors]:
-    """The trainable leaves of a tree, and of params, which must be alike."""
+def flatten_alike(other: P, params: P, *, name: str) -> tuple[Tensors, Tensors, bool]:
+    """The trainable leaves of a tree, and of params, which must be alike, and whether some are of 16 bits."""
     leaves, other_leaves = tree.trainable_leaves(params), tree.trainable_leaves(other)
     if not leaves or len(other_leaves) != len(leaves) or other_leaves[0].device != leaves[0].device:
         raise _mismatch(other, params, name)
+    halves = False
     for one, leaf in zip(other_leaves, leaves, strict=True):
-        if one.shape != leaf.shape or one.dtype is not leaf.dtype:
+        dtype = leaf.dtype
+        if one.shape != leaf.shape or one.dtype is not dtype:
             raise _mismatch(other, params, name)
-    return tuple(other_leaves), tuple(leaves)
+        if dtype in HALVES:
+            halves = True
+    return tuple(other_leaves), tuple(leaves), halves
 
 
 def _mismatch(other: P, params: P, name: str) -> Exception:
