@@ -220,6 +220,9 @@ class Compiled(Generic[P, R]):
         require_not_donated(flat.leaves, flat.paths)
         if torch_private.is_watched() or not all(map(torch_private.is_plain, flat.leaves)):
             return self._run_as_it_is(args, kwargs)  # within another trace, or for shapes alone
+        if any(map(torch_private.is_lazy, flat.leaves)):
+            args, kwargs = cast("_Arguments", replace(arguments, map(torch_private.resolved, flat.leaves)))
+            return self(*args, **kwargs)  # type: ignore[arg-type]  # they are P's
         kind = _kind(flat)
         found = self._forms.find(kind, lambda: self._compile(kind, arguments, flat))
         if found is None:
@@ -267,12 +270,13 @@ class Compiled(Generic[P, R]):
             with no_grad():
                 return self._run_as_it_is(*cast("_Arguments", replace(arguments, iter(leaves))))
 
-        traced = trace(function, flat.leaves)
+        examples = [*map(torch_private.usual, flat.leaves)]
+        traced = trace(function, examples)
         graph, result, outputs, slots = traced.graph, traced.result, traced.outputs, list[Tensor]()
         donated = self._donated(traced, kind, flat)
         if donated:
             graph, result, outputs, slots = _write_back(traced, donated, len(flat.leaves) + len(traced.constants))
-        run, library, cached = cache.compiled(graph, [*flat.leaves, *traced.constants, *slots])
+        run, library, cached = cache.compiled(graph, [*examples, *traced.constants, *slots])
         return _Program(run, library, kind, traced.constants, result, outputs, tuple(map(like, slots)), donated), cached
 
     def _donated(self, traced: Traced, kind: Kind, flat: Flat) -> tuple[_Donated, ...]:

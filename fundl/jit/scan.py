@@ -157,6 +157,9 @@ class Scanned(Generic[P, R]):
         leaves = [*before.leaves, *data.leaves]
         if torch_private.is_watched() or not all(map(torch_private.is_plain, leaves)):
             return self._one_by_one(state, batches, steps)
+        if any(map(torch_private.is_lazy, leaves)):
+            in_memory = map(torch_private.resolved, leaves)
+            return self._first_call(replace(state, in_memory), replace(batches, in_memory))
         kind = _kind(before, data)
         form = self._forms.find(kind, lambda: self._compile(kind, state, batches, before, data))
         if form is None:

@@ -194,6 +194,26 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether a tensor is not what is in its memory, but has still to be negated or conjugated, or to be filled with zeros."""
+    return tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
+
+
+def resolved(tensor: Tensor) -> Tensor:
+    """A tensor as it is in memory: compilers look at nothing else (https://github.com/pytorch/pytorch/issues/145093)."""
+    if not is_lazy(tensor):
+        return tensor
+    return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_conj().resolve_neg()
+
+
+def usual(tensor: Tensor) -> Tensor:
+    """A tensor that may be written to wherever its stand-in is: one that was made in inference mode as a copy."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
 def owns_its_memory(tensor: Tensor) -> bool:
     """Whether a tensor is all that is in its memory, each number once."""
     overlapping = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
@@ -390,6 +410,7 @@ def trace(function: _OfTensors, examples: Sequence[Tensor]) -> tuple[Graph, list
             raise TypeError(f"the trace holds a {type(value).__name__}, for which there is no compiler: {node.target}")
         with module.graph.inserting_after(inputs[-1]) if inputs else module.graph.inserting_before():
             inputs.append(module.graph.placeholder(f"constant_{len(constants)}"))
+        value = resolved(value)
         inputs[-1].meta = {"val": value}
         node.replace_all_uses_with(inputs[-1])
         module.graph.erase_node(node)
