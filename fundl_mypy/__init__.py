@@ -13,6 +13,7 @@ know, it says nothing about. It loads mypy and no torch.
     checks.py        which models a call makes or takes, and what is wrong with them
     shared.py        values that are kept where others may come to be: their types keep no sizes
     hooks.py         what mypy calls
+    needs.py         what it needs of mypy
 """
 
 import re
@@ -20,17 +21,23 @@ import re
 from mypy.plugin import Plugin
 from mypy.version import __version__
 
+from fundl_mypy.needs import missing
+
 OLDEST = (1, 19)
 NEWEST = (2, 4)
+"""The versions of mypy that the plugin is tested with; a newer one does as well if it has what is needed."""
 
 
 def _require_mypy(version: str) -> None:
-    """Raise unless this version of mypy is one of those that the plugin is tested with: its inner parts change."""
-    if not OLDEST <= tuple(map(int, re.findall(r"\d+", version)[:2])) <= NEWEST:
-        first, last = (".".join(map(str, bound)) for bound in (OLDEST, NEWEST))
+    """Raise unless the plugin works with this version of mypy, whose inner parts change."""
+    known = " to ".join(".".join(map(str, bound)) for bound in (OLDEST, NEWEST))
+    advice = "or take fundl_mypy out of the plugins"
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
+        raise ImportError(f"it works with mypy {known} and newer, and this is mypy {version}: install one of these, {advice}")
+    if lacking := missing():
         raise ImportError(
-            f"it works with mypy {first} to {last}, and this is mypy {version}: install one of these, or take fundl_mypy out"
-            " of the plugins"
+            f"it is tested with mypy {known}, and mypy {version} lacks {', '.join(lacking)}: install one of these, or a newer"
+            f" fundl, {advice}"
         )
 
 

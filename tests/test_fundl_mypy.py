@@ -1,5 +1,6 @@
 """The plugin for mypy as a program: in a cache, in a daemon, beside other versions of mypy, and without torch."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 import fundl_mypy
 from fundl_mypy.defaults import default_of
+from fundl_mypy.needs import NEEDS, missing
 
 ROOT: Final = Path(__file__).parent.parent
 MISFIT: Final = "error: layer 2 (Linear) expects 4 features but layer 1 (Linear) gives 3 features  [layer-misfit]"
@@ -171,20 +173,54 @@ def test_mypy_loads_no_torch(project: Project) -> None:
     project.run("-c", f"{program}; assert 'torch' not in sys.modules; assert 'fundl' not in sys.modules")
 
 
-@pytest.mark.parametrize("version", ["1.18.2", "2.5.0", "3.0.0+dev.0123456789abcdef"])
-def test_another_mypy_is_told_clearly(project: Project, version: str) -> None:
-    program = f"import mypy.version; mypy.version.__version__ = {version!r}; from mypy import api; print(*api.run(['use.py']))"
-    said = project.run("-c", program)
+def as_if(version: str, *changes: str) -> str:
+    """A program that runs mypy as if it were of another version, and otherwise, too."""
+    steps = ["import mypy.version", f"mypy.version.__version__ = {version!r}", *changes, "from mypy import api"]
+    return "; ".join([*steps, "print(*api.run(['use.py']))"])
+
+
+def test_an_older_mypy_is_told_clearly(project: Project) -> None:
+    said = project.run("-c", as_if("1.18.2"))
     assert (
-        f'mypy.ini:2: error: Error importing plugin "fundl_mypy": it works with mypy 1.19 to 2.4, and this is mypy {version}'
-        in said
+        'mypy.ini:2: error: Error importing plugin "fundl_mypy": it works with mypy 1.19 to 2.4 and newer, and this is' in said
     )
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("version", ["1.19.0", "1.20.2", "2.0.0", "2.4.1", "2.4.0+dev.0123456789abcdef"])
-def test_mypy_between_the_oldest_and_the_newest_is_welcome(version: str) -> None:
+@pytest.mark.parametrize("version", ["2.5.0", "3.0.0+dev.0123456789abcdef"])
+def test_a_newer_mypy_runs_if_it_has_what_is_needed(project: Project, version: str) -> None:
+    assert MISFIT in project.run("-c", as_if(version))
+    said = project.run("-c", as_if(version, "import mypy.main, mypy.expandtype", "del mypy.expandtype.expand_type"))
+    assert (
+        f'error: Error importing plugin "fundl_mypy": it is tested with mypy 1.19 to 2.4, and mypy {version} lacks'
+        " mypy.expandtype.expand_type: install one of these, or a newer fundl, or take fundl_mypy out of the plugins" in said
+    )
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("version", ["1.19.0", "1.20.2", "2.0.0", "2.4.1", "2.4.0+dev.0123456789abcdef", "2.5", "10.0"])
+def test_mypy_from_the_oldest_on_is_welcome(version: str) -> None:
     assert fundl_mypy.plugin(version).__name__ == "FundlPlugin"
+
+
+def test_what_is_missing_is_named() -> None:
+    found = missing({"mypy.nodes": ["Var", "Vax", "Var.fullname", "Var.fallname", "Vax.name"], "mypy.none": ["A"]})
+    assert found == ["mypy.nodes.Vax", "mypy.nodes.Var.fallname", "mypy.nodes.Vax.name", "mypy.none.A"]
+
+
+def test_all_that_is_imported_is_looked_for() -> None:
+    """And of the members that are looked for, all are used."""
+    trees = [ast.parse(file.read_text()) for file in (ROOT / "fundl_mypy").glob("*.py") if file.name != "__init__.py"]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "mypy"]
+    imported = {f"{node.module}.{alias.name}" for node in froms for alias in node.names}
+    needed = {f"{module}.{name}" for module, names in NEEDS.items() for name in names}
+    assert imported <= needed
+    used = {node.attr for node in nodes if isinstance(node, ast.Attribute)} | {
+        keyword for node in nodes if isinstance(node, ast.MatchClass) for keyword in node.kwd_attrs
+    }
+    used |= {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    assert {name.rpartition(".")[2] for name in needed - imported} <= used
 
 
 # --- Defaults ----------------------------------------------------------------------------------------------------------
