@@ -164,13 +164,13 @@ class Compiled(Generic[P, R]):
         libraries than fundl and torch do.
 
         Load only files that you trust: a file holds machine code, and pickled names of classes and functions. Whoever wrote
-        it can have this process do anything.
+        it can have this process do anything. Loading itself replaces no code that is there: the name of code is its digest.
 
         Args:
             path: of the file.
 
         Raises:
-            FileNotFoundError: there is no such file; another OSError if it may not be read, or its code not be written.
+            FileNotFoundError: there is no such file; another OSError if it may not be read.
             ValueError: it is no such file, or only a part of one, or it does not fit the function or this process; the
                 message says what differs. Then nothing of it is taken over.
         """
@@ -545,7 +545,8 @@ def jit(
         print(step.traces)
 
     Compiling takes seconds, once: what is compiled is kept on disk, in the folder that the environment variable
-    FUNDL_CACHE_DIR names (by default ~/.cache/fundl), and found by the next process.
+    FUNDL_CACHE_DIR names (by default ~/.cache/fundl), and found by the next process. If that folder cannot be written, or others
+    can write to it, a warning says so, and each process compiles anew.
     """
     return Compiled(function, _names(static), _names(donate), max_traces)
 
