@@ -376,12 +376,17 @@ from fundl.training import (
     TrainState,
     evaluate,
     fit,
+    last_good,
     train_state,
     train_step,
 )
 from fundl.tree import (
     BUFFER,
     Record,
+)
+from fundl.weights import (
+    weighed_by,
+    weight_of,
 )
 
 __all__ = [
@@ -596,6 +601,7 @@ __all__ = [
     "keep_freed_memory",
     "key",
     "kl_divergence",
+    "last_good",
     "layer_norm",
     "learned_positions",
     "lecun_normal",
@@ -666,7 +672,9 @@ __all__ = [
     "value_and_grad",
     "vjp",
     "warmup_cosine_schedule",
+    "weighed_by",
     "weight_norm",
+    "weight_of",
     "weight_standardization",
     "with_mask",
     "without_statistics",

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fundl import random, tree
 from fundl.half import HALF, narrowed, widened
+from fundl.kernels import inference_mode
 from fundl.random import Key
 
 T = TypeVar("T")
@@ -56,8 +57,14 @@ def minibatches(key: Key | None, data: T, batch_size: int, *, drop_last: bool = 
             " smaller, or keep the last one"
         )
     used = rows - rows % batch_size if drop_last else rows
-    order = None if key is None else random.permutation(key, rows)[:used]
-    return Minibatches(data, order, used, batch_size)
+    return Minibatches(data, None if key is None else _order(key, rows)[:used], used, batch_size)
+
+
+def _order(key: Key, rows: int) -> Tensor:
+    """A random order. It is made of many small kernels, and these are cheaper in inference mode; the copy is for any use."""
+    with inference_mode():
+        order = random.permutation(key, rows)
+    return order.clone()
 
 
 @final

@@ -9,7 +9,7 @@ The annotations are strings, since torch 2.11's OpOverload cannot be subscripted
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import torch
@@ -34,6 +34,29 @@ class no_grad:  # noqa: N801  # torch's own is called so, and does the same in t
     def __exit__(self, *_: object) -> None:
         if self._before:
             torch._C._set_grad_enabled(True)
+
+
+def inference_mode() -> AbstractContextManager[None]:
+    """A context that records no tape and makes small kernels cheaper: what comes of it serves for computing with it alone."""
+    return torch._C._InferenceMode(True)  # torch's own does the same in three times the time
+
+
+class callers_mode:  # noqa: N801  # likewise
+    """The mode that it was made in; ``with`` it, inside of `inference_mode`, what a user wrote runs in the user's own mode."""
+
+    __slots__ = ("_grad", "_guard", "_inference")
+
+    def __init__(self) -> None:
+        self._grad, self._inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    def __enter__(self) -> None:
+        self._guard = torch._C._InferenceMode(self._inference)
+        self._guard.__enter__()  # type: ignore[no-untyped-call]  # torch does not say
+        if torch.is_grad_enabled() is not self._grad:
+            torch._C._set_grad_enabled(self._grad)
+
+    def __exit__(self, *_: object) -> None:
+        self._guard.__exit__(None, None, None)
 
 
 def is_traced() -> bool:

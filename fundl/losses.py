@@ -24,6 +24,7 @@ from torch import Tensor
 from fundl import kernels
 from fundl.class_axis import as_rows, axis_hint, is_along
 from fundl.half import HALF
+from fundl.weights import Weight, weighed_by
 
 Reduction: TypeAlias = Literal["mean", "sum", "batch_mean"]
 """What becomes of the losses of a batch: see the module."""
@@ -32,9 +33,38 @@ ValueAndGrad: TypeAlias = tuple[Tensor, Tensor]
 
 _FULL: Final = frozenset({torch.float32, torch.float64})
 
+# --- What a mean divides by -------------------------------------------------------------------------------------------
+
+
+def _elements(prediction: Tensor, _target: Tensor, *, reduction: Reduction = "mean", **_options: object) -> int:
+    return _divisor(prediction, reduction)
+
+
+def _samples(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    axis: int = 1,
+    **_options: object,
+) -> Weight:
+    if target.is_floating_point():
+        return _divisor(prediction, reduction, prediction.shape[axis])
+    if reduction != "mean":
+        return _divisor(target, reduction)
+    counts = target != ignore_index
+    if weight is None:
+        return counts.sum()
+    weights = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    return (weights[torch.where(counts, target, 0)] * counts).sum()
+
+
 # --- Differences -------------------------------------------------------------------------------------------------------
 
 
+@weighed_by(_elements)
 def mse(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> ValueAndGrad:
     """The mean squared error: of each element (x - t)^2, with x the prediction and t the target.
 
@@ -65,6 +95,7 @@ def mse(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") ->
     return _over_elements(formula, prediction, target, reduction)
 
 
+@weighed_by(_elements)
 def mae(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> ValueAndGrad:
     """The mean absolute error: of each element |x - t|, with x the prediction and t the target.
 
@@ -94,6 +125,7 @@ def mae(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") ->
     return _over_elements(formula, prediction, target, reduction)
 
 
+@weighed_by(_elements)
 def huber(prediction: Tensor, target: Tensor, *, delta: float = 1.0, reduction: Reduction = "mean") -> ValueAndGrad:
     """Huber's loss: quadratic near the target, linear far from it, so that outliers pull with a bounded force.
 
@@ -136,6 +168,7 @@ def huber(prediction: Tensor, target: Tensor, *, delta: float = 1.0, reduction: 
 # --- Classes -----------------------------------------------------------------------------------------------------------
 
 
+@weighed_by(_samples)
 def cross_entropy(
     prediction: Tensor,
     target: Tensor,
@@ -213,6 +246,7 @@ def cross_entropy(
     return value, _as(prediction, kernels.log_softmax_backward(grad, log_probabilities, 1, x.dtype))
 
 
+@weighed_by(_samples)
 def nll(
     prediction: Tensor,
     target: Tensor,
@@ -356,6 +390,7 @@ def _along_classes(weight: Tensor, scores: Tensor) -> Tensor:
 # --- Probabilities -----------------------------------------------------------------------------------------------------
 
 
+@weighed_by(_elements)
 def binary_cross_entropy(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> ValueAndGrad:
     """The cross-entropy of yes or no, from probabilities: of each element -t log(p) - (1 - t) log(1 - p).
 
@@ -390,6 +425,7 @@ def binary_cross_entropy(prediction: Tensor, target: Tensor, *, reduction: Reduc
     return _over_elements(formula, prediction, target, reduction)
 
 
+@weighed_by(_elements)
 def binary_cross_entropy_with_logits(
     prediction: Tensor, target: Tensor, *, pos_weight: Tensor | float | None = None, reduction: Reduction = "mean"
 ) -> ValueAndGrad:
@@ -446,6 +482,7 @@ def _binary_of_any(x: Tensor, yes: Tensor, no: Tensor, scale: Tensor) -> Tensor:
     return ((torch.where(slope == 0, 0.0, slope * x) - (yes + no) * kernels.log_sigmoid(x.abs())) * scale).sum()
 
 
+@weighed_by(_elements)
 def kl_divergence(
     prediction: Tensor, target: Tensor, *, log_target: bool = False, reduction: Reduction = "mean"
 ) -> ValueAndGrad:

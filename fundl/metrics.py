@@ -9,8 +9,15 @@ from torch import Tensor
 
 from fundl.class_axis import as_rows, axis_hint, is_along
 from fundl.losses import is_readable
+from fundl.weights import weighed_by
 
 
+def _decisions(prediction: Tensor, _target: Tensor, *, threshold: float | None = None, axis: int = 1) -> int:
+    """How many decisions `accuracy` averages."""
+    return prediction.numel() // (prediction.shape[axis] if threshold is None else 1)
+
+
+@weighed_by(_decisions)
 def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = None, axis: int = 1) -> Tensor:
     """The fraction of decisions that are right.
 

@@ -156,6 +156,11 @@ def forward(params: object, x: object) -> tuple[object, object]:
         return _forward(_as_model(params), x)
 
 
+def run(params: Model, x: object) -> tuple[object, object]:
+    """`forward`, for who knows of the input and the output only that they are trees; the caller has turned grad mode off."""
+    return _forward(_as_model(params), x)
+
+
 def _as_model(params: object) -> Model:
     if not isinstance(params, Layer | tuple):
         raise TypeError(f"the model is {_no_layer(params)}")

@@ -90,11 +90,11 @@ class CompiledPace(Pace[S, B, R]):
         start = time.perf_counter()
         try:
             self._many(state, _stacked([batch]))
-        except TraceError:
+        except Exception as error:  # what is wrong with the step itself comes up again as it runs as it is
             if self._insist:
                 raise
             self._many = None
-            self._shown.say("not compiled: the step does what no graph can hold; compile=True says where")
+            self._shown.say(f"not compiled: {_reason(error)}; compile=True says where")
         else:
             if self._insist and not any(trace.compiled for trace in self._many.traces):
                 inductor.require_known()  # says so if it is why
@@ -102,17 +102,23 @@ class CompiledPace(Pace[S, B, R]):
         return self._many
 
 
-_Kind: TypeAlias = tuple[tuple[torch.Size, torch.dtype, torch.device], ...]
+def _reason(error: Exception) -> str:
+    """Why a step was not compiled, in a few words."""
+    if isinstance(error, TraceError):
+        return "the step does what no graph can hold"
+    return "the step gives a state of another structure" if isinstance(error, TypeError) else f"{type(error).__name__}"
+
+
+_Kind: TypeAlias = tuple[object, ...]
 
 
 def _groups(batches: Iterable[B]) -> Iterator[tuple[_Kind, list[B]]]:
-    """The batches in lists of such as have the same shapes and dtypes, which are told as well."""
+    """The batches in lists of such as have the same structure, shapes and dtypes, which are told as well."""
     group: list[B] = []
     kind: _Kind = ()
     most = 0
     for batch in batches:
-        leaves = tree.leaves(batch)
-        its_kind = tuple([(leaf.shape, leaf.dtype, leaf.device) for leaf in leaves])
+        its_kind = _kind_of(batch)
         if group and (its_kind != kind or len(group) == most):
             yield kind, group
             group = []
@@ -123,6 +129,12 @@ def _groups(batches: Iterable[B]) -> Iterator[tuple[_Kind, list[B]]]:
         yield kind, group
 
 
+def _kind_of(batch: object) -> _Kind:
+    """What batches have in common that one compiled step can take."""
+    leaves, structure = tree.flatten(batch)
+    return structure, *((leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+
+
 def _stacked(batches: Sequence[B]) -> B:
     """Batches along a new first axis."""
     structure = tree.flatten(batches[0])[1]
@@ -131,5 +143,6 @@ def _stacked(batches: Sequence[B]) -> B:
 
 
 def _stack(column: tuple[Tensor | None, ...]) -> Tensor | None:
-    tensors = [leaf for leaf in column if leaf is not None]
-    return torch.stack(tensors) if tensors else None
+    """Tensors as one; what is no tensor is the same in all batches of one kind."""
+    tensors = [leaf for leaf in column if isinstance(leaf, Tensor)]
+    return torch.stack(tensors) if tensors else column[0]

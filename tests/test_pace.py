@@ -29,11 +29,11 @@ from fundl import (
     one_hot,
     train_state,
     train_step,
-    training,
     tree,
 )
 from fundl.optim import AdamChainState
 from fundl.pace import pays
+from fundl.training import fitting
 
 POINTS, LABELS = disk(key(0), 100)
 DATA = POINTS, one_hot(LABELS, 2)
@@ -103,7 +103,7 @@ def test_a_step_that_cannot_be_compiled_is_an_error_only_where_that_was_asked_fo
     step, batches = train_step(asks_for_a_value, OPTIMIZER), [*minibatches(None, DATA, 50)]
     with pytest.raises(TraceError, match=r"asks for the value of a tensor, at .*float\(value\)"):
         fit(step, start(), batches, epochs=1, compile=True, progress=False)
-    monkeypatch.setattr(training, "pays", lambda _steps, _model: True)
+    monkeypatch.setattr(fitting, "pays", lambda _steps, _model: True)
     file = io.StringIO()
     state, _ = fit(step, start(), batches, epochs=2, progress=Console(file=file, width=100))
     plain, _ = fit(step, start(), batches, epochs=2, compile=False, progress=False)

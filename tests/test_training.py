@@ -40,12 +40,13 @@ from fundl import (
     random,
     rekey,
     sgd,
-    training,
     tree,
     value_and_grad,
 )
 from fundl.random import Key
-from fundl.training import Evaluation, Interrupted, TrainState, evaluate, fit, train_state, train_step
+from fundl.training import Evaluation, Interrupted, TrainState, evaluate, evaluation, fit, train_state, train_step
+from fundl.training.run import described
+from fundl.training.step import draws
 from fundl.tree import BUFFER
 
 Batch = tuple[Tensor, Tensor]
@@ -204,7 +205,7 @@ class Keyed(Layer[None]):
     ids=tree.describe,
 )
 def test_a_step_knows_whether_a_model_draws(model: Model) -> None:
-    assert training._draws(model) == (rekey(model, key(0)) is not model)
+    assert draws(model) == (rekey(model, key(0)) is not model)
 
 
 def test_a_step_draws_anew_from_its_own_key_and_the_model_keeps_none() -> None:
@@ -242,7 +243,7 @@ def test_evaluating_in_batches_is_evaluating_at_once() -> None:
 def test_how_many_predictions_wait_to_be_measured_changes_nothing(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
     x, target = data(50)
     expected = accuracy(apply(network(), x), target).item()
-    monkeypatch.setattr(training, "_BUFFER_NUMBERS", numbers)
+    monkeypatch.setattr(evaluation, "_BUFFER_NUMBERS", numbers)
     result = evaluate(mse, network(), minibatches(key(0), (x, target), 7), metric=accuracy)
     assert result.metric == pytest.approx(expected, rel=1e-6)
 
@@ -576,5 +577,5 @@ def test_on_a_terminal_there_is_a_bar() -> None:
 
 
 def test_small_numbers_stay_readable() -> None:
-    assert training._described(Evaluation(0.5, 0.25), "loss", "accuracy") == ["loss 0.5000", "accuracy 0.2500"]
-    assert training._described(Evaluation(0.00002), "loss", "accuracy") == ["loss 2e-05"]
+    assert described(Evaluation(0.5, 0.25), "loss", "accuracy") == ["loss 0.5000", "accuracy 0.2500"]
+    assert described(Evaluation(0.00002), "loss", "accuracy") == ["loss 2e-05"]

@@ -21,8 +21,8 @@ computed for all runs by one kernel, which may round a last bit differently: ker
 
 from fundl.ensemble.batches import RunMinibatches, minibatches
 from fundl.ensemble.models import Ensemble, initialize, stack, unstack
-from fundl.ensemble.runs import each, share
 from fundl.ensemble.training import fit, train_state, train_step
+from fundl.runs import each, share
 
 __all__ = [
     "Ensemble",

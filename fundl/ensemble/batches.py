@@ -11,7 +11,7 @@ from fundl import random, tree
 from fundl.data import Minibatches, count_rows
 from fundl.data import minibatches as minibatches_of_one
 from fundl.ensemble.models import require_keys
-from fundl.ensemble.runs import count_runs, each
+from fundl.runs import count_runs, each
 
 T = TypeVar("T")
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import kernels
-from fundl.ensemble.runs import each
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.activation import ELU, GELU, SELU, Hardtanh, LeakyReLU, Mish, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from fundl.layers.dropout import Dropout
 from fundl.layers.linear import Linear
 from fundl.layers.structure import Identity
+from fundl.runs import each
 
 P = TypeVar("P", bound=Model)
 T = TypeVar("T")

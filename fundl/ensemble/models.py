@@ -10,11 +10,11 @@ from typing_extensions import override
 
 from fundl import random, tree
 from fundl.ensemble.layers import as_models, batched
-from fundl.ensemble.runs import each, of_each, together
 from fundl.initialize import initialize as initialize_one
 from fundl.kernels import no_grad
 from fundl.layer import Layer, Model
 from fundl.model import run_backward, run_backward_params, run_forward
+from fundl.runs import each, of_each, together
 from fundl.shapes import AnyShape, Shape, expect, of_model
 from fundl.tree import describe
 

@@ -1,25 +1,24 @@
 """The transforms that do for all runs what a transform does for each."""
 
-from typing import Final, TypeVar, final
+from collections.abc import Sequence
+from typing import Final, Self, TypeVar, final
 
 import attrs
 from torch import Tensor
 from typing_extensions import override
 
 from fundl import optim, tree
-from fundl.ensemble.runs import of_each, together
 from fundl.optim.chain import AnyTransform
 from fundl.optim.decay import AddDecayedWeights
 from fundl.optim.flat import Tensors
 from fundl.optim.transform import Rule, Transform
+from fundl.runs import of_each, together
 
 S = TypeVar("S")
-
 
 _ELEMENTWISE_TRANSFORMS: Final = frozenset(
     type(transform)
     for transform in (
-        optim.accumulate(optim.scale(1.0), 1),
         optim.adam(0.1),
         optim.add_decayed_weights(0.1),
         optim.chain(optim.scale(1.0)),
@@ -58,9 +57,13 @@ def _is_elementwise(transform: AnyTransform) -> bool:
 @final
 @attrs.frozen
 class _EachRun(Transform[S]):
-    """Applies a transform to one run after the other. Its state is that of the transform, with a first axis of runs."""
+    """Applies a transform to one run after the other. Its state is that of the transform, with a first axis of runs.
+
+    What gathers micro-batches (`accumulate`) is among them, since the weights of the runs may differ.
+    """
 
     transform: Transform[S]
+    weights: float | Tensor | None = None
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> S:
@@ -72,16 +75,33 @@ class _EachRun(Transform[S]):
 
     @override
     def change(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
-        return self._of_each(self.transform.change, grads, state, params)
+        return self._of_each([transform.change for transform in self._transforms(params)], grads, state, params)
 
     @override
     def move(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
-        return self._of_each(self.transform.move, grads, state, params)
+        return self._of_each([transform.move for transform in self._transforms(params)], grads, state, params)
 
     @override
     def loss_scale(self, state: S) -> Tensor | None:
         return self.transform.loss_scale(state)
 
-    def _of_each(self, rule: Rule[S], grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
-        states = of_each(state) if tree.leaves(state) else [state] * params[0].shape[0]
-        return together([rule(*of_one) for of_one in zip(of_each(grads), states, of_each(params), strict=True)])
+    @override
+    def weighed(self, weight: float | Tensor) -> Self:
+        return self if self.transform.weighed(1.0) is self.transform else attrs.evolve(self, weights=weight)
+
+    def _transforms(self, params: Tensors) -> list[Transform[S]]:
+        """The transform, with the weight of each run's gradient if there are any."""
+        runs, weights = params[0].shape[0], self.weights
+        if weights is None:
+            return [self.transform] * runs
+        of_runs = weights.unbind() if isinstance(weights, Tensor) and weights.ndim else [weights] * runs
+        return [self.transform.weighed(weight) for weight in of_runs]
+
+    def _of_each(self, rules: Sequence[Rule[S]], grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        runs = range(len(rules))
+        states, all_grads, all_params = (
+            of_each(state) if tree.leaves(state) else [state for _ in runs],
+            of_each(grads),
+            of_each(params),
+        )
+        return together([rules[run](all_grads[run], states[run], all_params[run]) for run in runs])

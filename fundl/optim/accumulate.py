@@ -1,8 +1,7 @@
 """Gradients of several micro-batches, gathered into one step: a large batch in a small memory."""
 
 import math
-from functools import partial
-from typing import Generic, TypeVar, final
+from typing import Generic, Self, TypeVar, final
 
 import attrs
 import torch
@@ -43,6 +42,7 @@ class Accumulate(Transform[AccumulateState[S]]):
 
     transform: Transform[S]
     steps: int = attrs.field(validator=count_of_steps)
+    weight: float | Tensor = attrs.field(default=1.0, kw_only=True)
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> AccumulateState[S]:
@@ -50,30 +50,30 @@ class Accumulate(Transform[AccumulateState[S]]):
         return AccumulateState(new_count(leaves), weight, zeros_like(leaves), self.transform.start(leaves, paths))
 
     @override
-    def change(
-        self, grads: Tensors, state: AccumulateState[S], params: Tensors, weight: float | Tensor = 1.0
-    ) -> tuple[Tensors, AccumulateState[S]]:
-        return self._gather(self.transform.change, grads, state, params, weight, until_full=zeros_like(params))
+    def change(self, grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
+        return self._gather(self.transform.change, grads, state, params, until_full=zeros_like(params))
 
     @override
-    def move(
-        self, grads: Tensors, state: AccumulateState[S], params: Tensors, weight: float | Tensor = 1.0
-    ) -> tuple[Tensors, AccumulateState[S]]:
-        return self._gather(self.transform.move, grads, state, params, weight, until_full=params)
+    def move(self, grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
+        return self._gather(self.transform.move, grads, state, params, until_full=params)
 
     @override
     def update(
         self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor = 1.0
     ) -> tuple[P, State[P, AccumulateState[S]]]:
         """As `Transform.update`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
-        return self._run(partial(self.change, weight=_positive(weight)), grads, state, params)
+        return self._run(self.weighed(_positive(weight)).change, grads, state, params)
 
     @override
     def step(
         self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor = 1.0
     ) -> tuple[P, State[P, AccumulateState[S]]]:
         """As `Transform.step`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
-        return self._run(partial(self.move, weight=_positive(weight)), grads, state, params)
+        return self._run(self.weighed(_positive(weight)).move, grads, state, params)
+
+    @override
+    def weighed(self, weight: float | Tensor) -> Self:
+        return attrs.evolve(self, weight=weight)
 
     @override
     def loss_scale(self, state: AccumulateState[S]) -> Tensor | None:
@@ -85,7 +85,6 @@ class Accumulate(Transform[AccumulateState[S]]):
         grads: Tensors,
         state: AccumulateState[S],
         params: Tensors,
-        weight: float | Tensor,
         *,
         until_full: Tensors,
     ) -> tuple[Tensors, AccumulateState[S]]:
@@ -95,13 +94,15 @@ class Accumulate(Transform[AccumulateState[S]]):
         traced step is one graph.
         """
         require_fit(state.total, grads)
+        weight = self.weight
         if isinstance(weight, Tensor):
             total = torch._foreach_add(state.total, times(grads, weight))
         else:
             total = torch._foreach_add(state.total, grads, alpha=weight)
         weights, count = state.weight + weight, state.count + 1
         full = count >= self.steps  # the state may be of more steps
-        results, inner = rule(times(total, weights.reciprocal()), state.inner, params)
+        share = torch.where(weights == 0, 0.0, weights.reciprocal())  # where nothing counts, the mean is 0
+        results, inner = rule(times(total, share), state.inner, params)
         return select(full, results, until_full), AccumulateState(
             count=torch.where(full, 0, count),
             weight=torch.where(full, 0.0, weights),
@@ -127,8 +128,8 @@ def accumulate(transform: Transform[S], steps: int) -> Accumulate[S]:
 
         params, state = optimizer.step(grads, state, params, weight=len(x))
 
-    A weight that is a tensor without axes may differ from call to call of a traced step. Inside of a `chain`, all weights are
-    1: so let the accumulation be the outermost.
+    `train_step` does so, by itself and wherever in an optimizer the accumulation is: the weight is what the loss divided by. A
+    weight that is a tensor without axes may differ from call to call of a traced step.
 
     Args:
         transform: what sees the mean: an optimizer.

@@ -1,8 +1,9 @@
 """Transforms one after the other, as one transform."""
 
-from typing import Any, TypeAlias, TypeVar, cast, final, overload
+from typing import Any, Self, TypeAlias, TypeVar, cast, final, overload
 
 import attrs
+from torch import Tensor
 from typing_extensions import override
 
 from fundl.optim.flat import Tensors
@@ -43,6 +44,12 @@ class _Chain(Transform[States]):
             grads, next_inner = transform.change(grads, inner, params)
             states.append(next_inner)
         return grads, cast("States", tuple(states))
+
+    @override
+    def weighed(self, weight: float | Tensor) -> Self:
+        parts = tuple([transform.weighed(weight) for transform in self.transforms])
+        unchanged = all(part is transform for part, transform in zip(parts, self.transforms, strict=True))
+        return self if unchanged else attrs.evolve(self, transforms=parts)
 
     @override
     def move(self, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:

@@ -1,13 +1,15 @@
 """Scaling the loss, so that small gradients are not lost in float16: by a constant, or by as much as is possible."""
 
+import functools
 import math
-from typing import Final, Generic, TypeVar, final
+from typing import Final, Generic, Self, TypeVar, final
 
 import attrs
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl import tree
 from fundl.model import Loss
 from fundl.optim.flat import Tensors, new_count, select, times, zeros_like
 from fundl.optim.hyperparameters import count_of_steps, positive
@@ -16,6 +18,7 @@ from fundl.tree import Record
 
 S = TypeVar("S")
 Target = TypeVar("Target")
+Prediction = TypeVar("Prediction")
 
 LEAST: Final = 1.0
 MOST: Final = 2.0**24
@@ -28,7 +31,7 @@ def _in_range(_record: object, field: "attrs.Attribute[float]", value: float) ->
         raise ValueError(f"the scale stays between {LEAST:g} and 2^24, so {field.name} must too, and not be {value}")
 
 
-def scale_loss(loss: Loss[Tensor, Target], scale: float | Tensor) -> Loss[Tensor, Target]:
+def scale_loss(loss: Loss[Prediction, Target], scale: float | Tensor) -> Loss[Prediction, Target]:
     """The loss whose gradient is multiplied by a scale: (value, scale grad). Its value stays what it is.
 
     What comes of it is to be divided by the scale before anything looks at its size: ``chain(fundl.scale(1 / 1024), adam())``
@@ -46,11 +49,17 @@ def scale_loss(loss: Loss[Tensor, Target], scale: float | Tensor) -> Loss[Tensor
     (tensor(1.), tensor([2048.]))
     """
 
-    def scaled(prediction: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    @functools.wraps(loss)
+    def of_scaled(prediction: Prediction, target: Target) -> tuple[Tensor, Prediction]:
         value, grad = loss(prediction, target)
-        return value, grad * scale
+        return value, scaled(grad, scale)
 
-    return scaled
+    return of_scaled
+
+
+def scaled(grad: Prediction, scale: float | Tensor) -> Prediction:
+    """The gradient of a scaled loss: a tensor, or a tree, in which that of integers and booleans, which is 0, stays."""
+    return tree.map(lambda leaf: leaf * scale if leaf.is_floating_point() else leaf, grad)
 
 
 @final
@@ -103,6 +112,11 @@ class DynamicLossScale(Transform[LossScaleState[S]]):
     @override
     def loss_scale(self, state: LossScaleState[S]) -> Tensor:
         return state.scale
+
+    @override
+    def weighed(self, weight: float | Tensor) -> Self:
+        transform = self.transform.weighed(weight)
+        return self if transform is self.transform else attrs.evolve(self, transform=transform)
 
     def _guarded(
         self, rule: Rule[S], grads: Tensors, state: LossScaleState[S], params: Tensors, *, if_skipped: Tensors

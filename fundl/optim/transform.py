@@ -6,7 +6,7 @@ and `change`; the walk over the tree of parameters, and all checks of what its u
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final, Generic, TypeAlias, TypeVar, final
+from typing import Final, Generic, Self, TypeAlias, TypeVar, final
 
 import attrs
 import torch
@@ -96,6 +96,13 @@ class Transform(ABC, Generic[S]):
     def loss_scale(self, state: S) -> Tensor | None:  # noqa: ARG002  # most have none
         """What the loss' gradient is to be multiplied by for the next step; None for nothing. See `dynamic_loss_scale`."""
         return None
+
+    def weighed(self, weight: float | Tensor) -> Self:  # noqa: ARG002  # most do not look at it
+        """The transform for one step whose gradient has this weight, where that is gathered with others: see `accumulate`.
+
+        What is made of other transforms asks them.
+        """
+        return self
 
     # --- What its user calls ---
 

@@ -1,0 +1,174 @@
+"""A training run's state, and the step that makes the next state of it."""
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeAlias, TypeVar, cast, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypeVar as TypeVarWithDefault
+
+from fundl import random, tree
+from fundl.kernels import no_grad
+from fundl.layer import Model
+from fundl.layers.dropout import rekey
+from fundl.model import Loss, backward_params, require_gradient, require_model, run
+from fundl.optim.loss_scale import scaled
+from fundl.optim.transform import State, Transform
+from fundl.random import Key
+from fundl.tree import BUFFER, Record
+from fundl.weights import by_rows, rule_of, weighed_by
+
+P = TypeVar("P", bound=Model)
+S = TypeVar("S")
+X = TypeVar("X")
+Target = TypeVar("Target")
+Prediction = TypeVar("Prediction")
+Reported = TypeVarWithDefault("Reported", default=Tensor)
+
+
+@final
+@attrs.frozen(eq=False)
+class TrainState(Record, Generic[P, S]):
+    """All that a training run carries from step to step; made by `train_state`.
+
+    Args:
+        model: the model, without keys: what inference applies.
+        optimizer: the state of the optimizer.
+        key: where all randomness of the run comes from; it stays the same.
+        step: how many steps have been made, an int64 tensor of no axes.
+    """
+
+    model: P
+    optimizer: State[P, S]
+    key: Key
+    step: Tensor
+
+
+@final
+@attrs.frozen(eq=False)
+class Report(Record, Generic[Reported]):
+    """What a step says of itself, without waiting for the device.
+
+    Args:
+        loss: the batch's loss, before the step's update.
+        prediction: what the model made of the batch, before the step's update: a tensor, or any tree.
+    """
+
+    loss: Tensor
+    prediction: Reported
+
+
+Step: TypeAlias = Callable[[TrainState[P, S], tuple[X, Target]], tuple[TrainState[P, S], Report[Prediction]]]
+"""A step: from a state and a batch (x, target) to the next state and a report. It counts `TrainState.step` up by one."""
+
+
+def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]:
+    """The state that a training run starts from.
+
+    Args:
+        key: where all randomness of the run comes from: the order of the batches, dropout.
+        model: with values, as `initialize` gives them.
+        optimizer: makes its own first state.
+
+    Raises:
+        TypeError: the key is none, or the model is not a layer or a tuple of layers.
+        ValueError: the model has no values yet.
+
+    >>> from fundl import initialize, key, linear, sgd, train_state
+    >>> state = train_state(key(1), initialize(key(0), linear(2, 1)), sgd(0.1))
+    >>> state.step
+    tensor(0)
+    """
+    random.require_key(key)
+    require_model(model)
+    if any(leaf.is_meta for leaf in tree.leaves(model)):
+        raise ValueError("the model has no values yet, only shapes: train what initialize(key(0), model) returns")
+    return TrainState(model, optimizer.init(model), key, torch.zeros((), dtype=torch.int64, device=key.device))
+
+
+def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[P, S, X, Target, Prediction]:
+    """The step of a training run: forward, loss, backward, update, as one pure function.
+
+        state, report = step(state, (x, target))
+
+    x, target and the model's output, the prediction, are what the model and the loss take and give: tensors, or any trees of
+    them (pairs, dicts, `Masked`).
+
+    If layers of the model draw random numbers, they get keys that are folded from the state's key and step: the same state
+    and batch give the same next state. The model in the state never has keys. If the optimizer scales the loss (see
+    `dynamic_loss_scale`), its gradient is scaled here. If it gathers micro-batches (`accumulate`), each has the weight that
+    its loss divided by (see `weight_of`), so that they are just one large batch; of a loss with ``reduction="sum"`` the
+    gradients are averaged.
+
+    Args:
+        loss: from a prediction and its target to the loss and its gradient.
+        optimizer: that made the state.
+
+    >>> from fundl import initialize, key, linear, mse, sgd, train_state, train_step
+    >>> optimizer = sgd(0.1)
+    >>> state = train_state(key(1), initialize(key(0), linear(2, 1)), optimizer)
+    >>> after, report = train_step(mse, optimizer)(state, (torch.ones(4, 2), torch.zeros(4, 1)))
+    >>> state.step, after.step, report
+    (tensor(0), tensor(1), Report(loss=float32[], prediction=float32[4, 1]))
+    """
+    rule, gathers = rule_of(loss) or by_rows, optimizer.weighed(1.0) is not optimizer
+
+    @weighed_by(rule)
+    def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[Prediction]]:
+        x, target = pair(batch)
+        model = rekey(state.model, random.fold_in(state.key, state.step)) if draws(state.model) else state.model
+        with no_grad():
+            output, residuals = run(model, x)
+            prediction = cast("Prediction", output)  # only the model's run tells what it gives: the loss says what it is for
+            kept = [residuals]
+            del residuals  # so that backward can free them one by one
+            value, grad = loss(prediction, target)
+            require_gradient(grad, prediction, loss)
+            if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
+                grad = scaled(grad, scale)
+            grads = backward_params(model, kept.pop(), grad)
+            transform = optimizer.weighed(rule(prediction, target)) if gathers else optimizer
+            trained, memory = transform.step(grads, state.optimizer, state.model)
+            return TrainState(trained, memory, state.key, state.step + 1), Report(value, prediction)
+
+    return step
+
+
+def pair(batch: tuple[X, Target]) -> tuple[X, Target]:
+    """A batch taken apart; a DataLoader gives lists, and a data set in place of batches gives tensors."""
+    parts: object = batch
+    if not isinstance(parts, tuple | list) or len(parts) != 2:
+        raise TypeError(
+            f"a batch is a pair (x, target), not {tree.describe(parts)}; the batches of a data set in memory are"
+            " minibatches(key, (x, target), batch_size), or [(x, target)] for all in one"
+        )
+    x, target = batch
+    return x, target
+
+
+def draws(model: object) -> bool:
+    """Whether a layer of a model is stochastic. Each step asks, so it takes a microsecond; making keys takes a hundred."""
+    parts: Iterable[object] = ()
+    if isinstance(model, Record):
+        stochastic, inner = _where_itdraws(type(model))  # type: ignore[arg-type]  # a class can be hashed, whatever its records can
+        if stochastic or not inner:
+            return stochastic
+        parts = [getattr(model, name) for name in inner]
+    elif isinstance(model, tuple | list):
+        parts = model
+    elif isinstance(model, dict):
+        parts = model.values()
+    for part in parts:  # noqa: SIM110  # any() over a generator takes four times as long
+        if draws(part):
+            return True
+    return False
+
+
+@functools.cache
+def _where_itdraws(cls: type[Record]) -> tuple[bool, tuple[str, ...]]:
+    """Whether records of a class are stochastic (as `rekey` has it), and which fields may hold more than a tensor."""
+    fields = [field for field in attrs.fields(cls) if field.name in cls.children]
+    stochastic = any(field.name == "key" and field.metadata.keys() >= BUFFER.keys() for field in fields)
+    return stochastic, tuple(field.name for field in fields if field.type not in {Tensor, Tensor | None})

@@ -1,0 +1,112 @@
+"""What a mean divided by: so that means of several batches can be put together as the mean of all.
+
+A loss or a metric of a batch is a mean over something: over elements, samples, tokens that count, weights. What the sum was
+divided by is the batch's weight, and the mean over several batches is
+
+    (w_1 m_1 + ... + w_k m_k) / (w_1 + ... + w_k)
+
+The losses and metrics of fundl can be asked for it, by `weight_of`, and so can one of a user's that `weighed_by` marks. Any
+other counts as a mean over the batch's rows.
+"""
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Final, ParamSpec, TypeAlias, TypeVar, cast
+
+from torch import Tensor
+
+from fundl import tree
+
+F = TypeVar("F")
+P = ParamSpec("P")
+Prediction = TypeVar("Prediction")
+Target = TypeVar("Target")
+
+Weight: TypeAlias = Tensor | float
+"""A weight: a number, or a tensor without axes."""
+Rule: TypeAlias = Callable[[object, object], Weight]
+"""From a prediction and its target to the weight of their mean."""
+
+_MARK: Final = "__fundl_weight__"
+
+
+def weighed_by(rule: Callable[P, Weight]) -> Callable[[F], F]:
+    """Say what a loss or a metric, which is a mean, divides by: a decorator that marks it, and changes nothing else.
+
+    Args:
+        rule: from the same arguments, options included, to what the mean is divided by: a number where the shapes alone decide
+            it, else a tensor without axes, 0 or more. Like a loss, it must not look at the values of tensors to decide what
+            to do.
+
+    A loss over the tokens that are not padding, by hand:
+
+    >>> import torch
+    >>> from fundl import weight_of, weighed_by
+    >>> def tokens(prediction, target):
+    ...     return (target >= 0).sum()
+    >>> @weighed_by(tokens)
+    ... def squared(prediction, target):
+    ...     grad = torch.where(target >= 0, prediction - target, 0.0) * (2 / tokens(prediction, target))
+    ...     return (grad * (prediction - target)).sum() / 2, grad
+    >>> weight_of(squared, torch.zeros(2, 3), torch.tensor([[1.0, 1.0, -1.0], [1.0, -1.0, -1.0]]))
+    tensor(3)
+    """
+
+    def mark(function: F) -> F:
+        setattr(function, _MARK, rule)
+        return function
+
+    return mark
+
+
+def weight_of(mean: Callable[[Prediction, Target], object], prediction: Prediction, target: Target) -> Weight:
+    """What a loss or a metric divides by, for this prediction and target.
+
+    Args:
+        mean: the loss or metric; a `functools.partial` of one, or what `functools.wraps` one, is asked as that one is.
+        prediction: as it takes it.
+        target: likewise.
+
+    Returns:
+        A number, or a tensor without axes: for ``reduction="mean"`` the number of elements, or of samples that count, or the
+        sum of their weights; for "batch_mean" the number of samples, for "sum" 1. Of a function that nothing is known of, the
+        number of rows: the size of the first axis of the prediction, or of its first tensor that has one; 1 if none has.
+
+    >>> import functools, torch
+    >>> from fundl import cross_entropy, mse, weight_of
+    >>> weight_of(mse, torch.zeros(4, 3), torch.zeros(4, 3))
+    12
+    >>> weight_of(functools.partial(cross_entropy, ignore_index=0), torch.zeros(3, 5), torch.tensor([2, 0, 4]))
+    tensor(2)
+    """
+    return (rule_of(mean) or by_rows)(prediction, target)
+
+
+def rule_of(function: object) -> Rule | None:
+    """How a function's results weigh; None if nothing is known."""
+    if isinstance(function, functools.partial):
+        rule = rule_of(function.func)
+        return None if rule is None else functools.partial(rule, *function.args, **function.keywords)
+    rule = cast("Rule | None", getattr(function, _MARK, None))  # only `weighed_by` writes it
+    if rule is None:
+        wrapped: object = getattr(function, "__wrapped__", None)
+        return None if wrapped is None else rule_of(wrapped)
+    if isinstance(function, types.MethodType):
+        return functools.partial(rule, function.__self__)
+    return rule
+
+
+def by_rows(prediction: object, _target: object) -> int:
+    """The weight of a mean over rows, those of the prediction."""
+    return count_along(prediction, 0)
+
+
+def count_along(value: object, axis: int) -> int:
+    """The size of an axis of a tree's first tensor that has it, such as the number of rows of a batch; 1 if none has it."""
+    if isinstance(value, Tensor):
+        return value.shape[axis] if value.ndim > axis else 1
+    for leaf in tree.leaves(value):
+        if leaf.ndim > axis:
+            return leaf.shape[axis]
+    return 1
