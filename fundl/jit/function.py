@@ -545,8 +545,8 @@ def jit(
         print(step.traces)
 
     Compiling takes seconds, once: what is compiled is kept on disk, in the folder that the environment variable
-    FUNDL_CACHE_DIR names (by default ~/.cache/fundl), and found by the next process. If that folder cannot be written, or others
-    can write to it, a warning says so, and each process compiles anew.
+    FUNDL_CACHE_DIR names (by default ~/.cache/fundl), and found by the next process. If that folder cannot be written,
+    or others can write to it, a warning says so, and each process compiles anew.
     """
     return Compiled(function, _names(static), _names(donate), max_traces)
 
