@@ -9,7 +9,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,6 @@ from fundl.jit.torch_private import Graph
 from fundl.memory import keep_freed_memory
 
 F = TypeVar("F")
-
-_UNLOADABLE: Final = (OSError, RuntimeError, AttributeError, StopIteration)
 
 
 def compiled(graph: Graph, examples: Sequence[Tensor]) -> tuple[inductor.Run, Path, bool]:
@@ -110,15 +108,15 @@ def _loaded(key: str, make: Callable[[Path], None], load: Callable[[Path], F]) -
     if place is not None:
         try:
             return load(place), place, True
-        except _UNLOADABLE as error:
+        except Exception as error:  # of whatever kind: what loads libraries has several
             folder.warn(f"{place} is what was compiled, but cannot be loaded ({_first_line(error)})")
-    made = _made(make)
-    place = _kept(store.read(made), key)
+    made, files = _made(make)
+    place = _kept(files, key)
     cause: Exception | None = None
     for each in filter(None, (place, made)):
         try:
             result = load(each)
-        except _UNLOADABLE as error:
+        except Exception as error:  # likewise
             cause = error
         else:
             if each is place:
@@ -133,8 +131,8 @@ def _prepare() -> None:
     whole.registered()  # for graphs that have these operations
 
 
-def _made(make: Callable[[Path], None]) -> Path:
-    """A temporary folder in which something was compiled."""
+def _made(make: Callable[[Path], None]) -> tuple[Path, store.Files]:
+    """A temporary folder in which something was compiled, and what is in it."""
     try:
         made, own = folder.temporary(), folder.base()
     except OSError as error:
@@ -143,7 +141,10 @@ def _made(make: Callable[[Path], None]) -> Path:
         own = folder.kept()
     with folder.for_torch(own=own / "torch"):
         make(made)
-    return made
+    try:
+        return made, store.read(made)
+    except OSError as error:
+        raise inductor.CompilerError(f"what was compiled cannot be read ({error})") from error
 
 
 def _found(key: str) -> Path | None:
