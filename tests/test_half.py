@@ -55,6 +55,7 @@ from fundl import (
     group_norm,
     gru,
     instance_norm,
+    jit,
     key,
     layer_norm,
     learned_positions,
@@ -77,7 +78,8 @@ from fundl import (
 )
 from fundl.layouts import strided, transposed
 from tests.samples import ELEMENTWISE, SAMPLES, Sample, attention, normal, transformer, with_values
-from tests.test_layers import backward_any, forward_any, without_integers
+from tests.test_jit_samples import GROUPS
+from tests.test_layers import backward_any, forward_any, vjp_any, without_integers
 from tests.test_losses import REDUCTIONS
 from tests.test_losses import SAMPLES as LOSSES
 
@@ -86,11 +88,14 @@ T = TypeVar("T")
 ROWS: Final = 5_000
 HALF: Final = (torch.bfloat16, torch.float16)
 
+SHORT: Final = {"LearnedPositions, one sequence"}
+"""Of 7 steps at most."""
+
 every_dtype = pytest.mark.parametrize("dtype", HALF, ids=str)
 every_sample = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
 batched_sample = pytest.mark.parametrize(
     "sample",
-    [sample for sample in SAMPLES if sample.batched and sample.name != "LearnedPositions, one sequence"],  # of 7 steps at most
+    [sample for sample in SAMPLES if sample.batched and sample.name not in SHORT],
     ids=lambda sample: sample.name,
 )
 # Scores of attention are products of two numbers that are rounded: far from 0 they are off by more than 1. So is, where its
@@ -112,14 +117,17 @@ def roundings(model: Model) -> int:
     return 2 + sum(8 if isinstance(record, SelfAttention | CrossAttention) else 2 for record in tree.records(model))
 
 
-def deviation(actual: Tensor, expected: Tensor) -> float:
-    """The greatest, in units of the last place of the largest number expected; what is as good as 0 is none."""
-    info = torch.finfo(actual.dtype)
+def deviation(actual: Tensor, expected: Tensor, lost: float = 1e-7) -> float:
+    """The greatest, in units of the last place of the largest number expected.
+
+    No error are what float16 takes for 0 or for infinity, and what float32 does not see beside 1.
+    """
+    info, wanted = torch.finfo(actual.dtype), expected.to(actual.dtype)
     if not expected.numel():
         return 0.0
-    error = (actual.double() - expected.to(actual.dtype).double()).abs().nan_to_num(math.inf).max()
-    lost = max(2 * info.tiny * info.eps, 1e-7)  # where float16 takes numbers for 0, and float32 a sum of 1 and them for 1
-    return float((error - lost).clamp(min=0) / (expected.abs().max() * info.eps).clamp(min=info.tiny))
+    errors = torch.where(actual == wanted, 0, (actual.double() - wanted.double()).abs().nan_to_num(math.inf))
+    error = (errors.max() - max(2 * info.tiny * info.eps, lost)).clamp(min=0)
+    return float(error / (expected.abs().max() * info.eps).clamp(min=info.tiny))
 
 
 def cotangents(output: T) -> T:
@@ -129,26 +137,38 @@ def cotangents(output: T) -> T:
 
 
 def assert_as_float64(
-    model: Model, x: object, dtype: torch.dtype, *, view: Callable[[Tensor], Tensor] = lambda leaf: leaf
+    model: Model,
+    x: object,
+    dtype: torch.dtype,
+    *,
+    view: Callable[[Tensor], Tensor] = lambda leaf: leaf,
+    lost: float = 1e-7,
 ) -> None:
     """Output and gradients in half precision are those in float64, but for roundings."""
     model, x = tree.cast_to((model, x), dtype)
     output, residuals = forward_any(tree.map(view, model), tree.map(view, x))
     grad = cotangents(output)
     grads, grad_x = backward_any(tree.map(view, model), residuals, tree.map(view, grad))
-    wide, wide_x, wide_grad = tree.cast_to((model, x, grad), torch.float64)
-    wide_output, wide_residuals = forward_any(wide, wide_x)
-    expected, expected_x = backward_any(wide, wide_residuals, wide_grad)
+    assert_near_float64((output, (grads, grad_x)), (model, x, grad), lost)
+
+
+def assert_near_float64(found: tuple[object, tuple[object, object]], given: tuple[Model, object, object], lost: float) -> None:
+    """What an output and gradients are, found for a model, an input and a cotangent of 16 bits."""
+    model, x, grad = given
+    wide, wide_x, wide_grad = tree.cast_to(given, torch.float64)
+    output, residuals = forward_any(wide, wide_x)
+    grads, grad_x = backward_any(wide, residuals, wide_grad)
     parts = {
-        "output": (output, wide_output),
-        "gradient of the parameters": (grads, expected),
-        "gradient of the input": (without_integers(x, grad_x), without_integers(wide_x, expected_x)),
+        "output": (found[0], output),
+        "gradient of the parameters": (found[1][0], grads),
+        "gradient of the input": (without_integers(x, found[1][1]), without_integers(wide_x, grad_x)),
     }
-    for name, (found, wanted) in parts.items():
-        for actual, leaf in zip(tree.leaves(found), tree.leaves(wanted), strict=True):
+    dtype = next(leaf.dtype for leaf in tree.leaves(grad) if leaf.is_floating_point())
+    for name, (of_half, expected) in parts.items():
+        for actual, leaf in zip(tree.leaves(of_half), tree.leaves(expected), strict=True):
             if leaf.is_floating_point():
                 assert actual.dtype == dtype
-                assert deviation(actual, leaf) <= roundings(model), name
+                assert deviation(actual, leaf, lost) <= roundings(model), name
 
 
 def repeated(x: object, rows: int) -> object:
@@ -181,7 +201,7 @@ def test_means_far_from_0(sample: Sample, dtype: torch.dtype) -> None:
 @every_dtype
 def test_sums_over_many_rows_with_means_far_from_0(sample: Sample, dtype: torch.dtype) -> None:
     if sample.name not in OFF:
-        assert_as_float64(sample.model, far(repeated(sample.x, ROWS)), dtype)
+        assert_as_float64(sample.model, far(repeated(sample.x, ROWS)), dtype, lost=1e-7 * ROWS)
 
 
 def channels_last(leaf: Tensor) -> Tensor:
@@ -202,11 +222,32 @@ def test_any_layout(sample: Sample, dtype: torch.dtype, view: Callable[[Tensor],
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:TF32 acceleration on top of oneDNN")
 @batched_sample
 @every_dtype
 def test_sums_on_processors_without_instructions_for_half_precision(sample: Sample, dtype: torch.dtype) -> None:
     with torch.backends.mkldnn.flags(enabled=False):
         assert_as_float64(sample.model, repeated(sample.x, 1_000), dtype)
+
+
+@pytest.mark.slow
+@every_dtype
+@pytest.mark.parametrize("samples", GROUPS.values(), ids=GROUPS.keys())
+def test_compiled_sums_over_many_rows(samples: Sequence[Sample], dtype: torch.dtype) -> None:
+    given: dict[str, tuple[Model, object, object]] = {}
+    for sample in samples:
+        model, x = tree.cast_to((sample.model, sample.x), dtype)
+        if sample.batched and sample.name not in SHORT:
+            x = repeated(x, ROWS)
+        given[sample.name] = model, x, cotangents(forward_any(model, x)[0])
+
+    def all_of_them(given: dict[str, tuple[Model, object, object]]) -> dict[str, tuple[object, tuple[object, object]]]:
+        return {name: (forward_any(model, x)[0], vjp_any(model, x, grad)) for name, (model, x, grad) in given.items()}
+
+    compiled = jit(all_of_them)
+    for name, found in compiled(given).items():
+        assert_near_float64(found, given[name], 1e-7)
+    assert all(trace.compiled for trace in compiled.traces)
 
 
 # --- Long axes ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl import kernels
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.activation import ELU, GELU, SELU, Hardtanh, LeakyReLU, Mish, ReLU, Sigmoid, SiLU, Softplus, Tanh
 from fundl.layers.dropout import Dropout
@@ -131,15 +130,14 @@ class _Tanh(Layer[Tensor]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not x.is_cpu or x.dtype != torch.float32:
-            y = torch.tanh(x)
-            return y, y
+            return Tanh().forward(x)
         e = torch.clamp(x, max=30.0).mul_(2.0).expm1_()  # beyond 9, y is 1; beyond 44, e would be inf
         y = e / (e + 2.0)
         return y, y
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, kernels.tanh_backward(grad, residuals)
+        return self, Tanh().backward(residuals, grad)[1]
 
 
 @final
