@@ -76,7 +76,7 @@ from fundl import (
     weight_norm,
     weight_standardization,
 )
-from fundl.layouts import strided, transposed
+from fundl.layouts import channels_last, strided, transposed
 from tests.samples import ELEMENTWISE, SAMPLES, Sample, attention, normal, transformer, with_values
 from tests.test_jit_samples import GROUPS
 from tests.test_layers import backward_any, forward_any, vjp_any, without_integers
@@ -202,10 +202,6 @@ def test_means_far_from_0(sample: Sample, dtype: torch.dtype) -> None:
 def test_sums_over_many_rows_with_means_far_from_0(sample: Sample, dtype: torch.dtype) -> None:
     if sample.name not in OFF:
         assert_as_float64(sample.model, far(repeated(sample.x, ROWS)), dtype, lost=1e-7 * ROWS)
-
-
-def channels_last(leaf: Tensor) -> Tensor:
-    return leaf.movedim(1, -1).contiguous().movedim(-1, 1) if leaf.ndim > 2 else leaf
 
 
 def overlapping(leaf: Tensor) -> Tensor:
