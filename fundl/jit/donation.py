@@ -64,9 +64,13 @@ def are_exclusive(donated: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return all(addresses[tensor.untyped_storage().data_ptr()] == 1 for tensor in donated if tensor.numel())
 
 
+def _nothing() -> None:
+    """Gives no record."""
+
+
 @attrs.define(eq=False)
 class Estate:
-    """The record that a compiled function returned last, and what is in it.
+    """A record that a compiled function returned, and what is in it.
 
     Args:
         root: gives the record, if it is still there.
@@ -74,23 +78,11 @@ class Estate:
         leaves: its tensors.
     """
 
-    root: Callable[[], Record | None] = attrs.field(default=lambda: None)
+    root: Callable[[], Record | None] = attrs.field(default=_nothing)
     kind: object = None
     leaves: tuple[Tensor, ...] = ()
     _parts: tuple[object, ...] = ()
     _counts: tuple[int, ...] = ()
-
-    def adopt(self, root: object, kind: object, leaves: Sequence[Tensor]) -> None:
-        """Remember a record, of parts that nobody else has."""
-        found: list[object] = []
-        if not isinstance(root, Record) or not _gather(root, found):
-            return
-        references = Counter(map(id, [*found, *leaves]))
-        self.kind = kind
-        self._parts = tuple({id(part): part for part in found}.values())
-        self._counts = tuple(references[id(part)] + _UNREFERENCED for part in self._parts)
-        self.leaves = tuple(leaves)
-        self.follow(root)
 
     def follow(self, root: Record) -> None:
         """The parts are now in this record."""
@@ -102,6 +94,30 @@ class Estate:
 
     def _forget(self, _root: object) -> None:
         self.leaves, self._parts, self._counts = (), (), ()
+        self.root = _nothing
+
+
+@attrs.define(eq=False)
+class Estates:
+    """The last of the records that a compiled function returned; other threads replace it, but leave it as it is.
+
+    Args:
+        last: it.
+    """
+
+    last: Estate = attrs.field(factory=Estate)
+
+    def adopt(self, root: object, kind: object, leaves: Sequence[Tensor]) -> None:
+        """Remember a record, of parts that nobody else has."""
+        found: list[object] = []
+        if not isinstance(root, Record) or not _gather(root, found):
+            return
+        references = Counter(map(id, [*found, *leaves]))
+        parts = tuple({id(part): part for part in found}.values())
+        counts = tuple([references[id(part)] + _UNREFERENCED for part in parts])
+        estate = Estate(kind=kind, leaves=tuple(leaves), parts=parts, counts=counts)
+        estate.follow(root)
+        self.last = estate
 
 
 def _gather(node: object, found: list[object]) -> bool:

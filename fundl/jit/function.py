@@ -14,8 +14,9 @@ from typing_extensions import override
 
 from fundl.donated import DonatedError
 from fundl.jit import archive, cache, inductor, torch_private
+from fundl.jit.alone import ALONE
 from fundl.jit.ambient import ambient
-from fundl.jit.donation import Estate, are_exclusive, bury, empty, require_not_donated
+from fundl.jit.donation import Estates, are_exclusive, bury, empty, require_not_donated
 from fundl.jit.kinds import Forms, Kind, Like, Signature, Trace, leaf_kind, like
 from fundl.jit.quick import MOST, write_ambient, write_empty, write_guard
 from fundl.jit.tracing import Traced, source_of, trace
@@ -98,7 +99,7 @@ class Compiled(Generic[P, R]):
             raise ValueError(f"{min(both)!r} is in static and in donate: what is no tree has no memory to be written over")
         self._forms = Forms[_Program](_name(function), max_traces)
         self._calls: tuple[_Call, ...] = ()  # quick ones, each for trees of one kind
-        self._estates = {name: Estate() for name in donate}
+        self._estates = {name: Estates() for name in donate}
         self._kinds: dict[object, object] = {}  # of what was donated
         self._shared = Compiled(function, static, (), max_traces) if donate else None
 
@@ -174,7 +175,9 @@ class Compiled(Generic[P, R]):
             ValueError: it is no such file, or only a part of one, or it does not fit the function or this process; the
                 message says what differs. Then nothing of it is taken over.
         """
-        for entry, program, loaded in archive.load(path, self._origin, self._installed):
+        with ALONE:
+            found = archive.load(path, self._origin, self._installed)
+        for entry, program, loaded in found:
             self._of_role(entry.role)._forms.add(entry.kind, program, loaded)
 
     @property
@@ -408,7 +411,7 @@ class _QuickCall:
         self.constants = [self.source.constant(constant) for constant in program.constants]
         self.outputs = [self.source.variable() for _ in range(program.outputs)]
 
-    def write(self, estates: dict[str, Estate], shared: Callable[..., object] | None) -> _Call:  # type: ignore[explicit-any]  # of any arguments
+    def write(self, estates: dict[str, Estates], shared: Callable[..., object] | None) -> _Call:  # type: ignore[explicit-any]  # of any arguments
         """The function.
 
         Args:
@@ -425,7 +428,7 @@ class _QuickCall:
         if self.program.donated:
             source.scope |= {"shared": shared, "exclusive": are_exclusive, "bury": bury, "empty": empty}
             for one in self.program.donated:
-                source.scope[f"estate_{one.place}"] = estates[one.name]
+                source.scope[f"estates_{one.place}"] = estates[one.name]
             self._write_shortcut(self.program.donated)
         leaves = [leaf for name, arg in zip(self.names, args, strict=True) for leaf in source.read(name, arg)]
         for keyword, arg in kwargs.items():
@@ -465,7 +468,7 @@ class _QuickCall:
             own, heirs = heirs[: len(one.leaves)], heirs[len(one.leaves) :]
             trees.append(self.source.build(one.heir, {"heir": own}))
             kind = self.source.constant(one.kind)
-            self.source.add(f"estate_{one.place}.adopt({trees[-1]}, {kind}, [{', '.join(own)}])")
+            self.source.add(f"estates_{one.place}.adopt({trees[-1]}, {kind}, [{', '.join(own)}])")
         self._return(leaves, trees)
 
     def _return(self, leaves: Sequence[str], trees: Sequence[str]) -> None:
@@ -500,7 +503,8 @@ class _QuickCall:
             f" and estate_{one.place}.is_untouched()"
             for one in donated
         ]
-        source.lines[before:] = [f"if {' and '.join(conditions)}:", *(f"    {line}" for line in source.lines[before:])]
+        shortcut = [f"if {' and '.join(conditions)}:", *(f"    {line}" for line in source.lines[before:])]
+        source.lines[before:] = [*(f"estate_{place} = estates_{place}.last" for place in roots), *shortcut]
 
 
 def jit(

@@ -10,7 +10,6 @@ import itertools
 import logging
 import os
 import platform
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from fundl import kernels, products
 from fundl.jit import bounds, lowering, torch_private
+from fundl.jit.alone import ALONE, uninterrupted
 from fundl.processor import instructions
 
 if TYPE_CHECKING:
@@ -54,8 +54,6 @@ NAMES: Final = (
 """What is private in torch and used here."""
 
 _SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
-
-_ALONE: Final = threading.Lock()  # inductor's settings are those of all threads
 
 
 def fingerprint(graph: torch_private.Graph) -> str:
@@ -98,8 +96,10 @@ def compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folder
         UnknownTorchError: this torch lacks what compiling needs.
         CompilerError: there is no compiler for C++ on this machine, or it or torch's own cannot compile the graph.
     """
-    require_known()
-    with _ALONE, warnings.catch_warnings(), _without_remarks():
+    with uninterrupted():
+        require_known()
+        lowering.prepare()
+    with ALONE, warnings.catch_warnings(), _without_remarks():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
         try:
             _compile_graph(graph, examples, folder)

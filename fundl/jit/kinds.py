@@ -1,6 +1,5 @@
 """Kinds of arguments: a function is compiled once for each. Which there are is remembered, and what was new in each is told."""
 
-import threading
 import time
 import warnings
 from collections.abc import Callable, Hashable
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl.jit import inductor, torch_private
+from fundl.jit import inductor, torch_private, tracing
+from fundl.jit.alone import ALONE, uninterrupted
 from fundl.jit.ambient import Ambient
 from fundl.jit.walk import explain, statics
 
@@ -134,7 +134,6 @@ class Forms(Generic[F]):
     most: int | None
     traces: tuple[Trace, ...] = ()
     _found: dict[Kind, F | None] = attrs.field(factory=dict)
-    _lock: threading.RLock = attrs.field(factory=threading.RLock)
 
     def find(self, kind: Kind, make: Callable[[], tuple[F, bool]]) -> F | None:
         """The form for arguments of a kind.
@@ -146,19 +145,21 @@ class Forms(Generic[F]):
         Raises:
             RetraceError: there is none, and may not be another.
         """
-        with self._lock:
+        if kind in self._found:
+            return self._found[kind]
+        with ALONE:
             if kind not in self._found:
                 self._found[kind] = self._make(kind, make)
             return self._found[kind]
 
     def there(self) -> list[F]:
         """All forms that are compiled."""
-        with self._lock:
+        with ALONE:
             return [form for form in self._found.values() if form is not None]
 
     def add(self, kind: Kind, form: F, trace: Trace) -> None:
         """Add a form that was compiled elsewhere, unless there is one for its kind."""
-        with self._lock:
+        with ALONE:
             if self._found.get(kind) is None:
                 self._found[kind] = form
                 self.traces = (*self.traces, trace)
@@ -178,7 +179,9 @@ class Forms(Generic[F]):
         form: F | None = None
         cached = False
         try:
-            torch_private.require_known(torch_private.NAMES)
+            with uninterrupted():
+                torch_private.require_known(torch_private.NAMES)
+                tracing.prepare()
             form, cached = make()
         except (inductor.CompilerError, torch_private.UnknownTorchError) as error:
             warnings.warn(f"{self.name} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=5)

@@ -29,6 +29,13 @@ NAMES: Final = (
 )
 """What is private in torch and used here."""
 
+
+def prepare() -> None:
+    """Make operations known to torch, and to inductor, once."""
+    _onednn_product()
+    _finished()
+
+
 # --- Operations ---------------------------------------------------------------------------------------------------------
 
 # More multiplications than these make a product of matrices worth a call into the BLAS; measured: sums take from half the time

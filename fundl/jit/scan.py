@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from fundl.data import count_rows
 from fundl.jit import archive, cache, torch_private
+from fundl.jit.alone import ALONE
 from fundl.jit.ambient import ambient
 from fundl.jit.donation import require_not_donated
 from fundl.jit.kinds import Forms, Kind, Like, Signature, Trace, like
@@ -114,7 +115,9 @@ class Scanned(Generic[P, R]):
         Raises:
             FileNotFoundError, OSError, ValueError: as there.
         """
-        for entry, form, loaded in archive.load(path, self._origin, _installed):
+        with ALONE:
+            found = archive.load(path, self._origin, _installed)
+        for entry, form, loaded in found:
             self._forms.add(entry.kind, form, loaded)
 
     @property

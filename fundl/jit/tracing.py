@@ -4,6 +4,7 @@ What a graph cannot hold is found as it happens, and told with the line of the p
 of a tensor, an input that is written to, a random number from a hidden state, a tensor that is kept behind the back.
 """
 
+import functools
 import gc
 import linecache
 import sys
@@ -52,6 +53,17 @@ class Traced:
     def is_like(self, leaf: Leaf, example: Tensor) -> bool:
         """Whether a leaf of the result can be written into a tensor like an example."""
         return leaf.kind in {"input", "output"} and self.graph.is_like(leaf.kind == "output", leaf.index, example)
+
+
+@functools.cache
+def prepare() -> None:
+    """Do what the first trace does, once: hundreds of modules are imported, and operations made known to torch."""
+    whole.registered()
+
+    def twice(*tensors: Tensor) -> list[Tensor]:
+        return [tensor + tensor for tensor in tensors]
+
+    torch_private.trace(twice, [torch.ones(1, device="cpu")])
 
 
 def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Tensor]) -> Traced:
