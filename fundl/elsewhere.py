@@ -278,6 +278,12 @@ def name_of(function: object) -> str:
     return str(getattr(getattr(function, "func", function), "__name__", type(function).__name__))
 
 
+def is_from_torch(function: object) -> bool:
+    """Whether a value is a function of torch's, or a module or a class of modules that stands for one."""
+    home = str(getattr(getattr(function, "func", function), "__module__", ""))
+    return is_module(function) or home.partition(".")[0] == "torch"
+
+
 def is_module(value: object) -> bool:
     """Whether a value, or a class, is a module of torch.nn."""
     cls = value if isinstance(value, type) else type(value)

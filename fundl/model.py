@@ -383,11 +383,39 @@ def value_and_grad(loss: Loss[Prediction, Target], params: object, x: object, ta
     with no_grad():
         model = _as_model(params)
         prediction, residuals = _forward(model, x)
-        value, grad = loss(cast("Prediction", prediction), target)  # the overloads say that the loss is for such
+        # the overloads say that the loss is for such
+        value, grad = loss_and_gradient(loss, cast("Prediction", prediction), target)
         require_gradient(grad, prediction, loss)
         given = [grad, residuals]
         del prediction, residuals, grad  # see "Running a model"
         return value, run_backward_params(model, given.pop(), given.pop())
+
+
+def loss_and_gradient(loss: Loss[Prediction, Target], prediction: Prediction, target: Target) -> tuple[Tensor, Prediction]:
+    """What a loss says of a prediction: its value and its gradient."""
+    returned = loss(prediction, target)
+    if type(returned) is tuple and len(returned) == 2:
+        return returned
+    require_loss(loss)
+    raise TypeError(
+        f"a loss returns two things, its value and its gradient with respect to the prediction, but {elsewhere.name_of(loss)}"
+        f" returned {describe(returned)}"
+    )
+
+
+def require_loss(loss: object) -> None:
+    """Raise an error that says what to write, unless this may be a loss."""
+    if elsewhere.is_from_torch(loss):
+        ours = elsewhere.ours_for(elsewhere.name_of(loss)).removesuffix("(...)")
+        raise TypeError(
+            f"{elsewhere.name_of(loss)} of torch gives the value of the loss alone, but a loss gives its gradient with respect"
+            f" to the prediction as well: {f'write {ours} of fundl' if ours else 'those of fundl do, such as mse'}"
+        )
+    if not callable(loss):
+        raise TypeError(
+            "a loss is a function of a prediction and a target that returns its value and its gradient, such as mse, not"
+            f" {describe(loss)}"
+        )
 
 
 def require_gradient(grad: object, output: object, loss: object = None) -> None:

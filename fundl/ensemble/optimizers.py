@@ -11,7 +11,7 @@ from fundl import optim, tree
 from fundl.optim.chain import AnyTransform
 from fundl.optim.decay import AddDecayedWeights
 from fundl.optim.flat import Tensors
-from fundl.optim.transform import Rule, Transform
+from fundl.optim.transform import Rule, Transform, require_transform
 from fundl.runs import of_each, together
 
 S = TypeVar("S")
@@ -36,6 +36,7 @@ _ELEMENTWISE_TRANSFORMS: Final = frozenset(
 
 def of_runs(transform: Transform[S]) -> Transform[S]:
     """The transform that does for an ensemble what a transform does for each run."""
+    require_transform(transform)
     return transform if _is_elementwise(transform) else _EachRun(transform)
 
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
 from fundl.optim.hyperparameters import count_of_steps
-from fundl.optim.transform import Rule, State, Transform
+from fundl.optim.transform import Rule, State, Transform, require_transform
 from fundl.tree import Record
 
 P = TypeVar("P")
@@ -143,4 +143,5 @@ def accumulate(transform: Transform[S], steps: int) -> Accumulate[S]:
     >>> optimizer.step(torch.tensor([5.0]), state, params, weight=1)[0]
     tensor([-2.])
     """
+    require_transform(transform)
     return Accumulate(transform, steps)

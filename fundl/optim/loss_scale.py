@@ -10,10 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl.model import Loss
+from fundl.model import Loss, loss_and_gradient
 from fundl.optim.flat import Tensors, new_count, select, times, zeros_like
 from fundl.optim.hyperparameters import count_of_steps, positive
-from fundl.optim.transform import Rule, Transform
+from fundl.optim.transform import Rule, Transform, require_transform
 from fundl.tree import Record
 
 S = TypeVar("S")
@@ -51,7 +51,7 @@ def scale_loss(loss: Loss[Prediction, Target], scale: float | Tensor) -> Loss[Pr
 
     @functools.wraps(loss)
     def of_scaled(prediction: Prediction, target: Target) -> tuple[Tensor, Prediction]:
-        value, grad = loss(prediction, target)
+        value, grad = loss_and_gradient(loss, prediction, target)
         return value, scaled(grad, scale)
 
     return of_scaled
@@ -187,4 +187,5 @@ def dynamic_loss_scale(
     >>> params, optimizer.loss_scale(state.inner)
     (tensor([0.5000, 0.0000]), tensor(4.))
     """
+    require_transform(transform)
     return DynamicLossScale(transform, initial=initial, growth=growth, backoff=backoff, every=every)

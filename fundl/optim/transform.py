@@ -12,7 +12,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl import tree
+from fundl import elsewhere, tree
 from fundl.kernels import no_grad
 from fundl.optim.flat import HALVES, StateError, Tensors, rounded_like, widened
 from fundl.tape import refuse_tape
@@ -184,6 +184,17 @@ class Transform(ABC, Generic[S]):
                     f"the state is of other params: its leaf at {path} is {describe(old)} on {old.device}, where"
                     f" {describe(new)} on {new.device} is expected; make a new one with init(params)"
                 ) from error
+
+
+def require_transform(optimizer: object) -> None:
+    """Raise an error that says what to write, unless this is a transform."""
+    if isinstance(optimizer, Transform):
+        return
+    said = elsewhere.hint(optimizer)
+    what = f"the function {elsewhere.name_of(optimizer)}" if elsewhere.is_function(optimizer) else describe(optimizer)
+    if said and not elsewhere.is_function(optimizer):
+        what = f"a {type(optimizer).__name__}"
+    raise TypeError(f"an optimizer is what adam(0.001), say, makes, not {what}{said}")
 
 
 def apply_updates(params: P, updates: P) -> P:

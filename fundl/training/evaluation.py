@@ -11,7 +11,7 @@ from torch import Tensor
 from fundl import tree
 from fundl.kernels import callers_mode, no_grad
 from fundl.layer import Model
-from fundl.model import Loss, run
+from fundl.model import Loss, loss_and_gradient, run
 from fundl.runs import each, of_each
 from fundl.training.step import Report, pair
 from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
@@ -78,7 +78,7 @@ def evaluate(
         with no_grad():
             output, _ = run(model, x)
             prediction = cast("Prediction", output)  # only the model's run tells what it gives: the loss says what it is for
-            value, _ = loss(prediction, target)
+            value, _ = loss_and_gradient(loss, prediction, target)
             means.add(x, target, Report(value, prediction))
     if not means.losses:
         raise ValueError("there is nothing to evaluate on: no batches came")

@@ -13,9 +13,9 @@ from fundl import random, tree
 from fundl.kernels import no_grad
 from fundl.layer import Model
 from fundl.layers.dropout import rekey
-from fundl.model import Loss, backward_params, require_gradient, require_model, run
+from fundl.model import Loss, backward_params, loss_and_gradient, require_gradient, require_loss, require_model, run
 from fundl.optim.loss_scale import scaled
-from fundl.optim.transform import State, Transform
+from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
 from fundl.tree import BUFFER, Record
 from fundl.weights import by_rows, rule_of, weighed_by
@@ -83,6 +83,7 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
     """
     random.require_key(key)
     require_model(model)
+    require_transform(optimizer)
     if any(leaf.is_meta for leaf in tree.leaves(model)):
         raise ValueError("the model has no values yet, only shapes: train what initialize(key(0), model) returns")
     return TrainState(model, optimizer.init(model), key, torch.zeros((), dtype=torch.int64, device=key.device))
@@ -113,6 +114,8 @@ def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[
     >>> state.step, after.step, report
     (tensor(0), tensor(1), Report(loss=float32[], prediction=float32[4, 1]))
     """
+    require_loss(loss)
+    require_transform(optimizer)
     rule, gathers = rule_of(loss) or by_rows, optimizer.weighed(1.0) is not optimizer
 
     @weighed_by(rule)
@@ -124,7 +127,7 @@ def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[
             prediction = cast("Prediction", output)  # only the model's run tells what it gives: the loss says what it is for
             kept = [residuals]
             del residuals  # so that backward can free them one by one
-            value, grad = loss(prediction, target)
+            value, grad = loss_and_gradient(loss, prediction, target)
             require_gradient(grad, prediction, loss)
             if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
                 grad = scaled(grad, scale)
