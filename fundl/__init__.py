@@ -4,7 +4,9 @@ Everything that a user needs is here, in one flat namespace; the functions on tr
 read with the name of their module, `tree.map` and `random.normal`.
 """
 
-from fundl import ensemble, random, shapes, tree
+import typing
+
+from fundl import elsewhere, ensemble, random, shapes, tree
 from fundl.data import (
     Minibatches,
     disk,
@@ -388,6 +390,13 @@ from fundl.weights import (
     weighed_by,
     weight_of,
 )
+
+if not typing.TYPE_CHECKING:  # a checker knows what there is
+
+    def __getattr__(name):
+        ours = elsewhere.ours_for(name)
+        raise AttributeError(f"module 'fundl' has no attribute {name!r}{f': write {ours}' if ours else ''}", name=name)
+
 
 __all__ = [
     "BUFFER",

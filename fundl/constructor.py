@@ -15,12 +15,12 @@ from fundl import elsewhere
 _NOTHING: Final = object()
 
 
-def told(cls: type, children: Sequence[str], stores: Mapping[str, object]) -> "Callable[..., None] | None":  # type: ignore[explicit-any]  # of any record
+def told(cls: type, parameters: Sequence[str], stores: Mapping[str, object]) -> "Callable[..., None] | None":  # type: ignore[explicit-any]  # of any record
     """The constructor for a record class that attrs has finished; None if the class has one of its own.
 
     Args:
         cls: the class.
-        children: the names of the fields that hold tensors.
+        parameters: the names of the fields that hold tensors which are no buffers.
         stores: for each field what writes it into a new record.
     """
     theirs: Callable[..., None] = cls.__init__  # type: ignore[explicit-any,misc]  # that of the class itself
@@ -31,7 +31,9 @@ def told(cls: type, children: Sequence[str], stores: Mapping[str, object]) -> "C
         field.init and field.converter is None and field.validator is None and not _is_made(field.default) for field in fields
     )
     ours = (
-        _compiled(cls, fields, children, stores) if plain and not hasattr(cls, "__attrs_pre_init__") else _watched(cls, theirs)
+        _compiled(cls, fields, parameters, stores)
+        if plain and not hasattr(cls, "__attrs_pre_init__")
+        else _watched(cls, theirs)
     )
     functools.update_wrapper(ours, theirs)
     return ours
@@ -42,7 +44,7 @@ def _is_made(default: object) -> bool:
 
 
 def _compiled(  # type: ignore[explicit-any]  # of any record
-    cls: type, fields: "Sequence[attrs.Attribute[object]]", children: Sequence[str], stores: Mapping[str, object]
+    cls: type, fields: "Sequence[attrs.Attribute[object]]", names: Sequence[str], stores: Mapping[str, object]
 ) -> Callable[..., None]:
     """The constructor of a class whose fields are given as they are kept."""
     scope: dict[str, object] = {f"store_{name}": store for name, store in stores.items()}
@@ -53,7 +55,7 @@ def _compiled(  # type: ignore[explicit-any]  # of any record
         parameters[field.kw_only].append(f"{field.alias}=default_{field.name}")
         if field.default is attrs.NOTHING:
             wrong.append(f"{field.alias} is NOTHING")
-        if field.name in children and not field.kw_only:
+        if field.name in names and not field.kw_only:
             wrong.append(f"type({field.alias}) is int")
     given = "".join(f"({field.alias!r}, {field.alias}, default_{field.name}, {field.kw_only}), " for field in fields)
     lines = [

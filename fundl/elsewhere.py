@@ -54,6 +54,18 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "scale_factor": ("factor",),
     "upscale_factor": ("factor",),
     "downscale_factor": ("factor",),
+    "a": ("negative_slope",),
+    "T_max": ("steps",),
+    "decay_steps": ("steps",),
+    "transition_steps": ("steps",),
+    "total_steps": ("steps",),
+    "eta_min": ("final",),
+    "end_value": ("final",),
+    "init_value": ("initial",),
+    "gamma": ("factor",),
+    "decay_rate": ("factor",),
+    "max_lr": ("peak",),
+    "peak_value": ("peak",),
     "min_val": ("low",),
     "max_val": ("high",),
     "divisor_override": ("divisor",),
@@ -106,11 +118,27 @@ def told(function: F) -> F:
             return called(*args, **keywords)
         except TypeError:
             if fits(called, args, keywords):
+                _require_sizes(called, args, keywords)
                 raise
             raise misfit(called.__name__, called, args, keywords) from None
 
     functools.update_wrapper(run, called)
     return cast("F", run)  # which is called as the function is
+
+
+def _require_sizes(function: "Callable[..., object]", args: Sequence[object], keywords: Mapping[str, object]) -> None:  # type: ignore[explicit-any]  # any
+    """Raise an error if a parameter for a whole number is given something else."""
+    signature = inspect.signature(function)
+    for word, value in signature.bind(*args, **keywords).arguments.items():
+        annotation: object = signature.parameters[word].annotation
+        is_size = annotation is int or (isinstance(annotation, TypeVar) and annotation.__bound__ is int)
+        if is_size and not isinstance(value, int):
+            raise TypeError(f"{word} must be an int, not {_said(value)}") from None
+
+
+def _holds_parameters(value: object) -> bool:
+    """Whether a value is a model, or parameters, as optimizers of torch are given them."""
+    return isinstance(value, tuple | list | types.GeneratorType) or hasattr(type(value), "forward")
 
 
 def misfit(  # type: ignore[explicit-any]  # of any function
@@ -119,13 +147,17 @@ def misfit(  # type: ignore[explicit-any]  # of any function
     """What to say of a call that does not fit a function: what to write, if what was meant is known."""
     known = inspect.signature(function).parameters
     unknown = [word for word in keywords if word not in known]
-    if unknown and all(word in _NEEDLESS or _ours(word, known) for word in unknown):
+    if function.__module__.startswith("fundl.optim") and args and _holds_parameters(args[0]):
+        return TypeError(f"{name} is made without the model: write {name}(0.001), say, whose init(model) makes its first state")
+    if unknown and _would_fit(function, args, keywords):
         return TypeError(f"{name} has no {' and '.join(unknown)}: write {written(name, function, args, keywords)}")
     by_place = [word for word, parameter in known.items() if parameter.kind is not parameter.KEYWORD_ONLY]
     by_name = [word for word in known if word not in by_place]
     takes = f"it takes {', '.join([*by_place, *by_name]) or 'nothing'}"
     if unknown:
-        return TypeError(f"{name} has no {' and '.join(unknown)}: {takes}")
+        renamed = [f"; for {word}, write {' and '.join(ours)}" for word in unknown if (ours := _ours(word, known))]
+        strange = [word for word in unknown if not _ours(word, known)]
+        return TypeError(f"{name} has no {' and '.join(strange or unknown)}: {takes}{''.join(renamed)}")
     if len(args) > len(by_place):
         places = f"{len(by_place)} by place ({', '.join(by_place)})" if by_place else "nothing by place"
         return TypeError(f"{name} takes {places}, not {len(args)}{'; by name, ' if by_name else ''}{', '.join(by_name)}")
@@ -206,6 +238,47 @@ def maker_of(cls: type) -> "Callable[..., object] | None":  # type: ignore[expli
     return maker if callable(maker) else None
 
 
+# --- Attributes --------------------------------------------------------------------------------------------------------
+
+_MODES: Final = "there are no modes: rekey(model, key) is the model that drops, the model itself is for use"
+_MOVED: Final = 'write tree.move_to(model, "cuda")'
+_ATTRIBUTES: Final[Mapping[str, str]] = {
+    "parameters": "write tree.trainable_leaves(model)",
+    "named_parameters": "write tree.trainable_paths(model) and tree.trainable_leaves(model)",
+    "buffers": "write tree.leaves(model)",
+    "modules": "write tree.records(model)",
+    "named_modules": "write tree.records(model)",
+    "apply": "write tree.map_records(function, model), or apply(model, x)",
+    "to": 'write tree.move_to(model, "cuda") or tree.cast_to(model, torch.bfloat16)',
+    "cuda": _MOVED,
+    "cpu": 'write tree.move_to(model, "cpu")',
+    "half": "write tree.cast_to(model, torch.float16)",
+    "float": "write tree.cast_to(model, torch.float32)",
+    "double": "write tree.cast_to(model, torch.float64)",
+    "bfloat16": "write tree.cast_to(model, torch.bfloat16)",
+    "train": _MODES,
+    "eval": _MODES,
+    "training": _MODES,
+    "state_dict": "write save(path, model)",
+    "load_state_dict": "write load(path, like=model)",
+    "zero_grad": "gradients are values that value_and_grad returns, and nothing adds to them",
+    "grad": "gradients are values that value_and_grad returns",
+    "requires_grad_": "write frozen(layer) for a layer that is not to be trained",
+    "register_forward_hook": "forward(model, x) gives the residuals as well, and any part of a model can be applied by itself",
+    "register_buffer": "write attrs.field(metadata=BUFFER)",
+    "add_module": "a model is a value: write compose(*model, layer) for another one",
+    "append": "a model is a value: write compose(*model, layer) for another one",
+    "param_groups": "an optimizer holds no parameters: its init(model) makes its state",
+}
+"""What their objects have and ours have not, each with what to write."""
+
+
+def no_attribute(obj: object, name: str) -> AttributeError:
+    """What to say of an attribute that an object of ours does not have."""
+    said = f": {_ATTRIBUTES[name]}" if name in _ATTRIBUTES else ""
+    return AttributeError(f"{type(obj).__name__!r} object has no attribute {name!r}{said}", name=name, obj=obj)
+
+
 # --- Things ------------------------------------------------------------------------------------------------------------
 
 _NAMES: Final[Mapping[str, str]] = {
@@ -255,17 +328,25 @@ def hint(value: object) -> str:
         name = name_of(value)
         ours = f"{name}(...)" if str(getattr(value, "__module__", "")).partition(".")[0] == "fundl" else ours_for(name)
         return f": write {ours}" if ours else ""
+    if type(value) is dict:
+        return ": a model with named parts is a NamedTuple of layers"
     cls = value if isinstance(value, type) else type(value)
     homes = {str(base.__module__) for base in cls.__mro__}
     libraries = {home.partition(".")[0] for home in homes}
     ours = ours_for(cls.__name__)
     if "torch.nn.modules.module" in homes:
-        converted = "fundl.interop.torch_nn.from_torch(module) makes a layer of it, with its parameters"
-        return f": it is a module of torch.nn; {f'write {ours}, or ' if ours else ''}{converted}"
+        converted = "fundl.interop.torch_nn.from_torch(module), which makes a layer of it, with its parameters"
+        return f": write {f'{ours}, or ' if ours else ''}{converted}"
     if library := next((library for library in _ARRAYS if library in libraries), ""):
         return f": write {_ARRAYS[library]}"
     theirs = "torch.optim" if "torch.optim.optimizer" in homes else next(iter(libraries & _LIBRARIES), "")
     return f": it is {theirs}'s{f'; write {ours}' if ours else ''}" if theirs else ""
+
+
+def require_tensor(value: object, claim: str) -> None:
+    """Raise an error that begins with the claim, unless a value is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{claim} a tensor, not {type(value).__name__}{hint(value) or ': write torch.tensor(...)'}")
 
 
 def is_function(value: object) -> bool:
@@ -274,7 +355,7 @@ def is_function(value: object) -> bool:
 
 
 def name_of(function: object) -> str:
-    """The name of a function, or of what a partial is of."""
+    """The name of a function or class, of what a partial is of, or of a thing's class."""
     return str(getattr(getattr(function, "func", function), "__name__", type(function).__name__))
 
 

@@ -21,7 +21,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from fundl import kernels
+from fundl import elsewhere, kernels
 from fundl.class_axis import as_rows, axis_hint, is_along
 from fundl.half import HALF
 from fundl.weights import Weight, weighed_by
@@ -221,6 +221,7 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing, a probability, must be from 0 to 1, not {label_smoothing}")
+    elsewhere.require_tensor(target, "the target must be")
     if not is_along(axis, prediction):
         of_rows = partial(cross_entropy, weight=weight, label_smoothing=label_smoothing, ignore_index=ignore_index)
         return _by_rows(of_rows, prediction, target, axis, reduction)
@@ -538,6 +539,8 @@ def _over_elements(
 
 def _unlike(prediction: Tensor, target: Tensor) -> Exception:
     """What to tell about a prediction and a target that differ in shape or dtype."""
+    elsewhere.require_tensor(prediction, "the prediction must be")
+    elsewhere.require_tensor(target, "the target must be")
     if prediction.shape != target.shape:
         shapes = f"the prediction's shape is {tuple(prediction.shape)}, the target's {tuple(target.shape)}"
         if prediction.numel() != target.numel():
@@ -557,6 +560,7 @@ def _unlike(prediction: Tensor, target: Tensor) -> Exception:
 
 def _computable(x: Tensor) -> Tensor:
     """A tensor that records no tape, and is at least in single precision."""
+    elsewhere.require_tensor(x, "predictions and targets must each be")
     if x.requires_grad:
         x = x.detach()
     if x.dtype in HALF:

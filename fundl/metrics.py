@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fundl.class_axis import as_rows, axis_hint, is_along
+from fundl.elsewhere import require_tensor
 from fundl.losses import is_readable
 from fundl.weights import weighed_by
 
@@ -47,6 +48,7 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
     >>> accuracy(torch.tensor([[0.7], [-0.2]]), torch.tensor([[1.0], [-1.0]]), threshold=0.0)
     tensor(1.)
     """
+    _require_tensors(prediction, target)
     if not prediction.is_floating_point():
         raise TypeError(f"the prediction must hold scores, floating-point, not {prediction.dtype}")
     if not prediction.numel():
@@ -91,6 +93,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int, axis: 
     tensor([[1, 1],
             [0, 2]])
     """
+    _require_tensors(prediction, target)
     if classes < 1:
         raise ValueError(f"classes must be at least 1, not {classes}")
     if prediction.is_floating_point() and not is_along(axis, prediction):
@@ -109,6 +112,11 @@ def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int, axis: 
     for indices, name in ((predicted, "prediction"), (true, "target")):
         _require_range(indices, classes, name)
     return torch.bincount((true * classes + predicted).flatten(), minlength=classes**2).reshape(classes, classes)
+
+
+def _require_tensors(prediction: object, target: object) -> None:
+    require_tensor(prediction, "the prediction must be")
+    require_tensor(target, "the target must be")
 
 
 def _true_classes(target: Tensor, shape: torch.Size) -> Tensor:

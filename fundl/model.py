@@ -85,11 +85,14 @@ def require_model(part: object, *path: int) -> None:
 def _no_layer(part: object) -> str:
     """What a part is that is not a layer, and what to write instead."""
     said = elsewhere.hint(part)
+    if elsewhere.is_module(part):
+        return f"the module {elsewhere.name_of(part)} of torch.nn, not a layer{said}"
     if isinstance(part, type):
         write = f": write {part.__name__}(...)" if issubclass(part, Layer) else said
         return f"the class {part.__name__}, not a layer{write}"
     if elsewhere.is_function(part):
-        return f"the function {elsewhere.name_of(part)}, not a layer{said}"
+        how = said or ": a layer is a record with a forward and a backward, see Layer"
+        return f"the function {elsewhere.name_of(part)}, not a layer{how}"
     if isinstance(part, list):
         said = ": write compose(*layers)"
     return f"of type {type(part).__name__}, not a layer or a tuple of layers{said or f': {describe(part)}'}"
@@ -163,7 +166,8 @@ def run(params: Model, x: object) -> tuple[object, object]:
 
 def _as_model(params: object) -> Model:
     if not isinstance(params, Layer | tuple):
-        raise TypeError(f"the model is {_no_layer(params)}")
+        first = "; the model is the first argument, apply(model, x)" if isinstance(params, Tensor) else ""
+        raise TypeError(f"the model is {_no_layer(params)}{first}")
     if params == ():
         raise ValueError("a model needs at least one layer, but this is an empty tuple")
     return params
@@ -193,10 +197,7 @@ def _forward(params: Model, x: object) -> tuple[object, object]:
 
 def _input(leaf: Tensor) -> Tensor:
     """A tensor of an input, off any tape; all that is none is refused."""
-    unchecked: object = leaf
-    if not isinstance(unchecked, Tensor):
-        said = elsewhere.hint(unchecked) or ": write torch.tensor(...)"
-        raise TypeError(f"an input is made of tensors, but here is a {type(unchecked).__name__}{said}")
+    elsewhere.require_tensor(leaf, "the input must be")
     return torch.detach(leaf)
 
 
@@ -381,7 +382,11 @@ def value_and_grad(loss: Loss[Prediction, Target], params: object, x: object, ta
     (tensor(9.), tensor([[6., 6.]]))
     """
     with no_grad():
-        model = _as_model(params)
+        try:
+            model = _as_model(params)
+        except TypeError:
+            require_loss(loss)  # the model may be in its place
+            raise
         prediction, residuals = _forward(model, x)
         # the overloads say that the loss is for such
         value, grad = loss_and_gradient(loss, cast("Prediction", prediction), target)
@@ -399,7 +404,7 @@ def loss_and_gradient(loss: Loss[Prediction, Target], prediction: Prediction, ta
     require_loss(loss)
     raise TypeError(
         f"a loss returns two things, its value and its gradient with respect to the prediction, but {elsewhere.name_of(loss)}"
-        f" returned {describe(returned)}"
+        f" returned {describe(returned)}: return both, as mse does"
     )
 
 
@@ -411,7 +416,7 @@ def require_loss(loss: object) -> None:
             f"{elsewhere.name_of(loss)} of torch gives the value of the loss alone, but a loss gives its gradient with respect"
             f" to the prediction as well: {f'write {ours} of fundl' if ours else 'those of fundl do, such as mse'}"
         )
-    if not callable(loss):
+    if isinstance(loss, Layer) or not callable(loss):
         raise TypeError(
             "a loss is a function of a prediction and a target that returns its value and its gradient, such as mse, not"
             f" {describe(loss)}"
@@ -434,6 +439,7 @@ def require_gradient(grad: object, output: object, loss: object = None) -> None:
     for path, one, other in zip(tree.paths(output), tree.flatten(grad)[0], tree.flatten(output)[0], strict=True):
         if one is None or other is None or not other.is_floating_point():  # what has no gradient
             continue
+        elsewhere.require_tensor(one, f"{_claim(loss, path)} must be")
         if one.shape != other.shape:
             raise ValueError(f"{_claim(loss, path)} must have its shape {tuple(other.shape)}, not {tuple(one.shape)}")
         if one.dtype != other.dtype:

@@ -173,8 +173,8 @@ def _input(shape: object, dtype: torch.dtype) -> object:
     if isinstance(shape, tuple) and all(isinstance(part, tuple) for part in shape):
         return tuple(_input(part, dtype) for part in shape)
     raise TypeError(
-        f"input_shape is a tuple of sizes, the batch axis included, such as (10, 2), not {shape!r}; of a pair of inputs, it is"
-        " the pair of theirs, such as ((10, 2), (10, 3))"
+        "input_shape is a tuple of sizes, the batch axis included, such as (10, 2), not"
+        f" {tree.describe(shape)}; of a pair of inputs, it is the pair of theirs, such as ((10, 2), (10, 3))"
     )
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fundl import constructor
 from fundl.donated import DonatedError, refusal
-from fundl.elsewhere import is_module
+from fundl.elsewhere import is_module, no_attribute
 from fundl.kernels import is_traced
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class Record:
         def __getattr__(self, name):  # called for what is not there, so that it costs nothing
             if name in self.children:
                 raise DonatedError(refusal(type(self).__name__))
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            raise no_attribute(self, name)
 
     def trees_of(self, name: str) -> Sequence[object]:
         """What a child is, for whoever goes through records: one tree, or several if the record has stacked them there."""
@@ -183,7 +183,7 @@ def _register(cls: type[Record]) -> None:
     cls.kept_wide = tuple(name for name in cls.children if name in statistics)
     _register_node(cls, *_apart_and_together(cls, names), path_entry_type=optree.GetAttrEntry, namespace=_NAMESPACE)
     _with_leaves_of[cls] = _replacing_leaves(cls, names)
-    if init := constructor.told(cls, cls.children, {name: _store(cls, name) for name in names}):
+    if init := constructor.told(cls, cls.trainable, {name: _store(cls, name) for name in names}):
         type.__setattr__(cls, "__init__", init)
 
 

@@ -324,7 +324,7 @@ def test_residuals_of_another_model() -> None:
     [
         (ReLU, r"the model is the class ReLU, not a layer: write ReLU\(\.\.\.\)$"),
         ([ReLU()], NOT_A_MODEL % "list" + r": write compose\(\*layers\)$"),
-        (X, NOT_A_MODEL % "Tensor" + r": float64\[5, 3\]$"),
+        (X, NOT_A_MODEL % "Tensor" + r": float64\[5, 3\]; the model is the first argument, apply\(model, x\)$"),
     ],
 )
 def test_what_is_not_a_model(value: Model, message: str) -> None:

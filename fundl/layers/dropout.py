@@ -102,6 +102,9 @@ def rekey(model: P, key: Key) -> P:
     """
     count = sum(_is_stochastic(record) for record in tree.records(model))
     if not count:
+        unchecked: object = model
+        if not isinstance(unchecked, Layer | tuple):
+            raise TypeError(f"rekey(model, key) takes a model first, a layer or a tuple of layers, not {tree.describe(model)}")
         return model
     keys = iter(split(key, count))
 

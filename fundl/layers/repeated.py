@@ -173,6 +173,9 @@ def repeat(count: int, *layers: *Ts) -> Repeat[*Ts]:
     >>> model[1].stacked[0].layers[0]
     Linear(weight=float32[3, 25, 25], bias=float32[3, 25])
     """
+    unchecked: object = count
+    if not isinstance(unchecked, int):
+        raise TypeError(f"repeat(count, *layers) takes the number of blocks first, an int, not {tree.describe(unchecked)}")
     block = models(*layers)
     if count < 1:
         raise ValueError(f"repeat's count must be at least 1, not {count}")

@@ -6,6 +6,7 @@ import attrs
 from torch import Tensor
 from typing_extensions import override
 
+from fundl.elsewhere import name_of
 from fundl.optim.flat import Tensors
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.transform import Transform
@@ -100,8 +101,11 @@ def chain(*transforms: AnyTransform) -> AnyTransform:
     parts: tuple[object, ...] = transforms
     for place, part in enumerate(parts):
         if not isinstance(part, Transform):
-            hint = ": call it to make one" if callable(part) else ""
-            raise TypeError(f"part {place} of the chain is {part!r}, not a transform{hint}")
+            if isinstance(part, tuple | list):
+                raise TypeError(f"part {place} of the chain is a {name_of(part)}, not a transform: write chain(*transforms)")
+            if callable(part):
+                raise TypeError(f"part {place} of the chain is {name_of(part)}, not a transform: call it to make one")
+            raise TypeError(f"part {place} of the chain is {part!r}, not a transform")
         if isinstance(part, DynamicLossScale):
             raise ValueError("dynamic_loss_scale is the outermost of all transforms: write dynamic_loss_scale(chain(...))")
     return _Chain(transforms)

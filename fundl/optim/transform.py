@@ -6,7 +6,7 @@ and `change`; the walk over the tree of parameters, and all checks of what its u
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Final, Generic, Self, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, Final, Generic, Self, TypeAlias, TypeVar, final
 
 import attrs
 import torch
@@ -77,6 +77,11 @@ class Transform(ABC, Generic[S]):
     """
 
     __slots__ = ()
+
+    if not TYPE_CHECKING:  # a checker knows what there is
+
+        def __getattr__(self, name):
+            raise elsewhere.no_attribute(self, name)
 
     # --- What a transform's author writes ---
 
@@ -191,9 +196,10 @@ def require_transform(optimizer: object) -> None:
     if isinstance(optimizer, Transform):
         return
     said = elsewhere.hint(optimizer)
-    what = f"the function {elsewhere.name_of(optimizer)}" if elsewhere.is_function(optimizer) else describe(optimizer)
-    if said and not elsewhere.is_function(optimizer):
-        what = f"a {type(optimizer).__name__}"
+    if elsewhere.is_function(optimizer):
+        what = f"the function {elsewhere.name_of(optimizer)}"
+    else:
+        what = elsewhere.name_of(optimizer) if said else describe(optimizer)
     raise TypeError(f"an optimizer is what adam(0.001), say, makes, not {what}{said}")
 
 
