@@ -12,7 +12,6 @@ from typing import Final
 import attrs
 import pytest
 import torch
-from _pytest.mark import ParameterSet
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -116,20 +115,34 @@ def others(name: str, value: object) -> Sequence[object]:
             raise NotImplementedError(f"write in OTHERS what values {name}={value!r} can have")
 
 
-def pairs() -> Iterator[ParameterSet]:
-    """A state's maker, who goes on with it, and what is changed; of the tests that are quick, each change of a record once."""
+@attrs.frozen
+class Pair:
+    """Who makes a state, and who goes on with it."""
+
+    id: str
+    made_by: AnyTransform
+    continued_by: AnyTransform
+    change: Change
+    is_quick: bool
+
+
+def pairs() -> Iterator[Pair]:
+    """Each change of each sample, forth and back; quick are those of which nothing alike came before."""
     seen: set[tuple[str, str, bool, str]] = set()
     for name, optimizer in OPTIMIZERS.items():
         for number, change in enumerate(changes(optimizer)):
             for forth in (True, False):
                 pair = (optimizer, change.changed) if forth else (change.changed, optimizer)
                 kind = (change.record, change.field, forth, name.partition(":")[0] if "adam" in name else "")
-                marks = [pytest.mark.slow] if kind in seen else []
+                identity = f"{name}-{change.record}.{change.field}-{number}-{'forth' if forth else 'back'}"
+                yield Pair(identity, *pair, change, is_quick=kind not in seen)
                 seen.add(kind)
-                yield pytest.param(*pair, change, id=f"{name}-{change.record}.{change.field}-{number}-{forth}", marks=marks)
 
 
-PAIRS: Final = list(pairs())
+PAIRS: Final = [
+    pytest.param(pair.made_by, pair.continued_by, pair.change, id=pair.id, marks=[] if pair.is_quick else [pytest.mark.slow])
+    for pair in pairs()
+]
 
 REFUSED: Final = {
     ("_ScaleByAdam", "amsgrad"),
@@ -210,15 +223,12 @@ def test_what_is_in_the_record_is_the_records(made_by: AnyTransform, continued_b
 
 
 def test_each_kind_of_refusal_is_seen() -> None:
-    seen = set()
-    for pair in PAIRS:
-        made_by, continued_by, change = pair.values
-        assert isinstance(made_by, Transform)
-        assert isinstance(continued_by, Transform)
-        assert isinstance(change, Change)
-        if refuses(continued_by, made_by.init(params_of(0))):
-            seen.add((change.record, change.field))
-    assert seen == REFUSED
+    refused = {
+        (pair.change.record, pair.change.field)
+        for pair in pairs()
+        if refuses(pair.continued_by, pair.made_by.init(params_of(0)))
+    }
+    assert refused == REFUSED
 
 
 @pytest.mark.parametrize(
