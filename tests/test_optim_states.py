@@ -95,6 +95,7 @@ OTHERS: Final[Mapping[str, Sequence[object]]] = {
     "where": (None, is_matrix),
     "initial": (1.0, 4.0),
     "growth": (1.0, 4.0),
+    "weight": (),  # of one gradient, given for one step by `weighed`
     "decay": (0.25, 0.75),  # at 0, what centered RMSprop divides by is rounding alone
 }
 """Other values of hyper-parameters, where numbers as of others would not do."""

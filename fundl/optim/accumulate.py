@@ -59,17 +59,20 @@ class Accumulate(Transform[AccumulateState[S]]):
 
     @override
     def update(
-        self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor = 1.0
+        self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor | None = None
     ) -> tuple[P, State[P, AccumulateState[S]]]:
         """As `Transform.update`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
-        return self._run(self.weighed(_positive(weight)).change, grads, state, params)
+        return self._run(self._of(weight).change, grads, state, params)
 
     @override
     def step(
-        self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor = 1.0
+        self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor | None = None
     ) -> tuple[P, State[P, AccumulateState[S]]]:
         """As `Transform.step`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
-        return self._run(self.weighed(_positive(weight)).move, grads, state, params)
+        return self._run(self._of(weight).move, grads, state, params)
+
+    def _of(self, weight: float | Tensor | None) -> Self:
+        return self if weight is None else self.weighed(_positive(weight))
 
     @override
     def weighed(self, weight: float | Tensor) -> Self:
