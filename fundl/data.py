@@ -90,6 +90,25 @@ class Minibatches(Generic[T]):
             for batch in zip(*columns, strict=False):  # as many as the tensors have pieces: None repeats without end
                 yield tree.unflatten(structure, batch)
 
+    def stacked(self) -> tuple[T | None, T | None]:
+        """All batches of whole size at once, along a new first axis, and the one of the rows that are left over; None for none.
+
+        >>> from fundl import minibatches
+        >>> minibatches(None, torch.arange(5), 2).stacked()
+        (tensor([[0, 1],
+                [2, 3]]), tensor([4]))
+        """
+        whole, rest = range(self.rows - self.rows % self.batch_size), range(self.rows - self.rows % self.batch_size, self.rows)
+
+        def several(leaf: Tensor) -> Tensor:
+            rows = self._take(leaf, whole)
+            return rows.view(-1, self.batch_size, *rows.shape[1:])
+
+        return (
+            tree.map(several, self.data) if whole else None,
+            tree.map(lambda leaf: self._take(leaf, rest), self.data) if rest else None,
+        )
+
     def _chunks(self, row_bytes: int) -> Iterator[range]:
         """Consecutive ranges of rows, each of so many whole batches that it takes about a chunk's bytes."""
         step = max(1, _CHUNK_BYTES // max(1, row_bytes * self.batch_size)) * self.batch_size

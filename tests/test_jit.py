@@ -35,6 +35,7 @@ from fundl import (
     key,
     linear,
     lstm,
+    minibatches,
     mse,
     random,
     scan,
@@ -542,6 +543,32 @@ def test_a_scan_tells_why_it_was_traced_again() -> None:
         RetraceError, match=r"a scan of .* was traced 2 times, .* but state was float32\[2\], and is float64\[2\]"
     ):
         scanned(torch.ones(2).double(), torch.ones(3, 2))
+
+
+@pytest.mark.usefixtures("interpreted_loop")
+def test_a_scan_takes_minibatches() -> None:
+    model, optimizer = initialize(key(0), linear(2, 3)), adam(0.1)
+    step, state = train_step(mse, optimizer), train_state(key(1), model, optimizer)
+    for rows, size in ((20, 10), (7, 10), (5, 1)):
+        data = random.normal(key(2), (rows, 2)), random.normal(key(3), (rows, 3))
+        for order in (key(4), None):
+            batches = minibatches(order, data, size)
+            scanned = scan(step)
+            after, reports = scanned(state, batches)
+            expected, losses = state, list[Tensor]()
+            for batch in batches:
+                expected, report = step(expected, batch)
+                losses.append(report.loss)
+            assert_trees_close(after, expected, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(reports.loss, torch.stack(losses))
+            assert len(scanned.traces) == 1
+    total, means = scan(lambda total, x: (total + x.sum(), x.mean()))(torch.zeros(()), minibatches(None, torch.arange(5.0), 2))
+    assert torch.equal(total, torch.tensor(10.0))
+    assert torch.equal(means, torch.tensor([0.5, 2.5, 4.0]))
+    with pytest.raises(ValueError, match=r"the last batch is smaller .* drop_last=True"):  # predictions are in the report
+        scan(step)(state, minibatches(key(0), (torch.ones(25, 2), torch.ones(25, 3)), 10))
+    with pytest.raises(ValueError, match=r"the last batch is smaller .* drop_last=True"):
+        scan(lambda total, x: (total + x.sum(), x))(torch.zeros(()), minibatches(None, torch.ones(5), 2))
 
 
 # --- What a graph cannot hold -------------------------------------------------------------------------------------------

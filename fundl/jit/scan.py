@@ -4,14 +4,15 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, ParamSpec, TypeAlias, TypeVar, cast, final
+from typing import Generic, ParamSpec, TypeAlias, TypeVar, cast, final, overload
 
 import attrs
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl.data import count_rows
+from fundl import tree
+from fundl.data import Minibatches, count_rows
 from fundl.jit import archive, cache, torch_private
 from fundl.jit.alone import ALONE
 from fundl.jit.ambient import ambient
@@ -26,6 +27,10 @@ from fundl.tree import describe
 
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
+B = TypeVar("B")
+K = TypeVar("K")
+Before = TypeVar("Before")
 
 
 @attrs.frozen(eq=False)
@@ -124,22 +129,49 @@ class Scanned(Generic[P, R]):
     def _origin(self) -> archive.Origin:
         return archive.Origin(self.step, self._name, {"compiled by": "scan"})
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    @overload
+    def __call__(  # type: ignore[explicit-any]  # a generic step leaves no parameter to name: any minibatches are taken
+        self: "Scanned[..., tuple[Before, K]]", state: S, batches: Minibatches[B], /
+    ) -> tuple[S, K]: ...
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    def __call__(self, *args: object, **kwargs: object) -> object:
         """The state after all steps, and the reports of all steps, stacked along a new first axis.
 
         Args:
             args: the state before the first step, which stays as it is, and the batches: a tree like a batch, whose tensors
-                have one more axis, the first, along which the batches are.
+                have one more axis, the first, along which the batches are; or what `minibatches` returns. A last batch that
+                is smaller is compiled for by itself, and its report must be like the others.
             kwargs: none.
         """
         if len(args) != 2 or kwargs:
             raise TypeError("a scan takes the state and the batches, by place")
         state, batches = args
+        if isinstance(batches, Minibatches):
+            return self._minibatches(state, *batches.stacked())
+        return self._batches(state, batches)
+
+    def _minibatches(self, state: object, whole: object, rest: object) -> tuple[object, object]:
+        """What all steps make: those over batches of whole size, and then one over what is left."""
+        reports: list[object] = []
+        for batches in (whole, None if rest is None else tree.map(lambda leaf: leaf.unsqueeze(0), rest)):
+            if batches is not None:
+                state, report = cast("tuple[object, object]", self._batches(state, batches))
+                reports.append(report)
+        unlike = len({tuple([(leaf.dtype, leaf.shape[1:]) for leaf in tree.leaves(report)]) for report in reports}) > 1
+        if unlike:
+            raise ValueError(
+                "the last batch is smaller than the others, and what the step reports of it has other shapes, so that the"
+                " reports cannot be stacked: leave it out, minibatches(..., drop_last=True), or report means"
+            )
+        return state, tree.map(lambda *parts: torch.cat(parts), *reports)
+
+    def _batches(self, state: object, batches: object) -> object:
         for call in self._calls:
             result = self._run(call, state, batches)
             if result is not MISS:
-                return cast("R", result)  # of the types that a step's result is of
-        return cast("R", self._first_call(state, batches))  # likewise
+                return result
+        return self._first_call(state, batches)
 
     def _run(self, call: "_Call", state: object, batches: object) -> object:
         try:
@@ -322,10 +354,10 @@ def scan(step: Callable[P, R], *, max_traces: int | None = None) -> Scanned[P, R
         ValueError: the batches' tensors have different numbers of rows, or none.
         TraceError, RetraceError: as of `jit`.
 
-    An epoch of 50 batches of 8 examples:
+    An epoch of 50 batches of 8 examples; where the batches lie one behind the other, their tensors can be given as well:
 
-        data = tree.map(lambda leaf: leaf[order].unflatten(0, (50, 8)), (x, target))
-        state, reports = scan(train_step(cross_entropy, adamw(0.001)))(state, data)
+        epoch = scan(train_step(cross_entropy, adamw(0.001)))
+        state, reports = epoch(state, minibatches(key(0), (x, target), 8))
         print(reports.loss.mean())
     """
     return Scanned(step, max_traces)
