@@ -40,6 +40,7 @@ def minibatches(key: Key | None, data: T, batch_size: int, *, drop_last: bool = 
         Something to iterate over, as often as one likes, that has a length. A batch is a tree like the data.
 
     Raises:
+        TypeError: the batch size is no int.
         ValueError: the batch size is less than 1, the data holds nothing, its first axes differ, or no batch is left.
 
     >>> from fundl import key, minibatches
@@ -49,6 +50,8 @@ def minibatches(key: Key | None, data: T, batch_size: int, *, drop_last: bool = 
     7
     """
     rows = count_rows(data)
+    if type(batch_size) is not int:
+        raise TypeError(f"the batch size must be an int, not {batch_size!r}")
     if batch_size < 1:
         raise ValueError(f"the batch size must be at least 1, not {batch_size}")
     if drop_last and rows < batch_size:
