@@ -4,9 +4,10 @@ import functools
 import inspect
 import os
 import re
+import types
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
-from typing import Final, Generic, NoReturn, ParamSpec, TypeAlias, TypeVar, cast, final
+from typing import Concatenate, Final, Generic, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, cast, final, overload
 
 import attrs
 from torch import Tensor
@@ -18,6 +19,7 @@ from fundl.jit.alone import ALONE
 from fundl.jit.ambient import ambient
 from fundl.jit.donation import Estates, are_exclusive, bury, empty, require_not_donated
 from fundl.jit.kinds import Forms, Kind, Like, Signature, Trace, leaf_kind, like
+from fundl.jit.pickling import pickled
 from fundl.jit.quick import MOST, write_ambient, write_empty, write_guard
 from fundl.jit.tracing import Traced, source_of, trace
 from fundl.jit.walk import MISS, Flat, Leaf, Source, Static, children, flatten, replace, with_parts
@@ -25,7 +27,9 @@ from fundl.kernels import no_grad
 from fundl.tree import Record
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _Arguments: TypeAlias = tuple[tuple[object, ...], dict[str, object]]
 _Call: TypeAlias = Callable[[tuple[object, ...], dict[str, object]], object]
@@ -122,6 +126,27 @@ class Compiled(Generic[P, R]):
     @override
     def __repr__(self) -> str:
         return f"<compiled {_name(self.function)}, {self._forms}>"
+
+    # --- As functions are: methods of classes, their own copies, pickled by name ---
+
+    @overload
+    def __get__(self, instance: None, owner: type, /) -> Self: ...
+    @overload
+    def __get__(self: "Compiled[Concatenate[T, Q], R]", instance: T, owner: type | None = None, /) -> Callable[Q, R]: ...
+    def __get__(self, instance: object, owner: type | None = None, /) -> object:
+        """The compiled function as a method: its first argument is the instance."""
+        return self if instance is None else types.MethodType(self, instance)
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
+    def __copy__(self) -> Self:
+        return self
+
+    @override
+    def __reduce__(self) -> str | tuple[object, ...]:
+        options = (tuple(self._static), self._donate, self._forms.most)
+        return pickled(self, self.function, (Compiled, (self.function, *options)))
 
     # --- Files ---
 

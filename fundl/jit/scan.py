@@ -4,7 +4,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, ParamSpec, TypeAlias, TypeVar, cast, final, overload
+from typing import Generic, ParamSpec, Self, TypeAlias, TypeVar, cast, final, overload
 
 import attrs
 import torch
@@ -19,6 +19,7 @@ from fundl.jit.ambient import ambient
 from fundl.jit.donation import require_not_donated
 from fundl.jit.kinds import Forms, Kind, Like, Signature, Trace, like
 from fundl.jit.loops import Loop, Plan
+from fundl.jit.pickling import pickled
 from fundl.jit.quick import MOST, write_ambient, write_empty, write_guard
 from fundl.jit.tracing import source_of, trace
 from fundl.jit.walk import MISS, Flat, Leaf, Source, explain, flatten, replace
@@ -75,6 +76,16 @@ class Scanned(Generic[P, R]):
     @override
     def __repr__(self) -> str:
         return f"<{self._name}, {self._forms}>"
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self
+
+    def __copy__(self) -> Self:
+        return self
+
+    @override
+    def __reduce__(self) -> str | tuple[object, ...]:
+        return pickled(self, self.step, (Scanned, (self.step, self._forms.most)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write what was compiled so far to a file, whole or not at all, for `load` in another process.
