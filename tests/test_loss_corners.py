@@ -174,7 +174,6 @@ CORNERS: Final[Mapping[str, Corner]] = {
     "minus infinite, left out": left_out_and_broken(-INF, -INF, -INF),
     "int8": indices_of(torch.int8),
     "uint8": indices_of(torch.uint8),
-    "int16": indices_of(torch.int16),
     "int32": indices_of(torch.int32),
     "one-hot": one_hot,
     "float32": in_dtype(torch.float32),
@@ -182,8 +181,17 @@ CORNERS: Final[Mapping[str, Corner]] = {
     "bfloat16": in_dtype(torch.bfloat16),
 }
 
-ORDINARY: Final = frozenset({"as it is", "one row", "int8", "uint8", "int16", "int32", "float32", "float16"})
-"""Corners that take the same path as others, once traced."""
+FOR_TRACES: Final = (
+    "all ignored",
+    "no weight",
+    "an unlikely class without weight",
+    "infinite and true",
+    "nan, left out",
+    "one-hot",
+    "uint8",
+    "bfloat16",
+)
+"""Corners for which traced losses have formulas of their own; the others are slow tests."""
 
 
 # --- Layouts -----------------------------------------------------------------------------------------------------------
@@ -302,7 +310,7 @@ def test_every_corner_in_all_layouts(name: str, corner: str) -> None:
     check(case_in(name, corner), product(LAYOUTS, LAYOUTS))
 
 
-@pytest.mark.parametrize(("name", "corner"), [(name, corner) for name, corner in cases() if corner not in ORDINARY])
+@pytest.mark.parametrize(("name", "corner"), [(name, corner) for name, corner in cases() if corner in FOR_TRACES])
 def test_every_corner_traced(name: str, corner: str) -> None:
     check_traced(case_in(name, corner), "mean")
 

@@ -196,7 +196,12 @@ LISTED: Final = [
     ),
 ]
 
-every_operator = pytest.mark.parametrize("name", TRANSLATIONS)
+MANY: Final = {"nn.functional.max_pool1d", "nn.functional.max_pool2d", "nn.functional.max_pool3d"}
+"""Operators with hundreds of samples, which differ little; test_common_modules.py has a few."""
+
+every_operator = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in MANY else name for name in TRANSLATIONS]
+)
 
 
 def known(name: str) -> Operator:
