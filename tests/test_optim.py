@@ -607,6 +607,8 @@ def test_weights_are_positive(weight: float) -> None:
     for call in (gathering.step, gathering.update):
         with pytest.raises(ValueError, match=f"weight of a micro-batch is a finite number above 0, not {weight}"):
             call(params, gathering.init(params), params, weight=weight)
+        with pytest.raises(ValueError, match=r"one number: a tensor without axes, not float32\[2\]"):
+            call(params, gathering.init(params), params, weight=torch.ones(2))
 
 
 # --- Averages -----------------------------------------------------------------------------------------------------------

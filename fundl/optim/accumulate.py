@@ -11,7 +11,7 @@ from typing_extensions import override
 from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
 from fundl.optim.hyperparameters import count_of_steps
 from fundl.optim.transform import Rule, State, Transform, require_transform
-from fundl.tree import Record
+from fundl.tree import Record, describe
 
 P = TypeVar("P")
 S = TypeVar("S")
@@ -115,7 +115,10 @@ class Accumulate(Transform[AccumulateState[S]]):
 
 
 def _positive(weight: float | Tensor) -> float | Tensor:
-    if not isinstance(weight, Tensor) and not 0 < weight < math.inf:
+    if isinstance(weight, Tensor):
+        if weight.ndim:
+            raise ValueError(f"the weight of a micro-batch is one number: a tensor without axes, not {describe(weight)}")
+    elif not 0 < weight < math.inf:
         raise ValueError(f"the weight of a micro-batch is a finite number above 0, not {weight}")
     return weight
 

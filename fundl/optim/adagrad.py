@@ -51,6 +51,8 @@ class _ScaleByAdagrad(Transform[AdagradState]):
 def scale_by_adagrad(*, initial: float = 0.0, epsilon: float = 1e-10) -> Transform[AdagradState]:
     """Divide by the root of the sum of all squares: s = s + g^2, u = g / (sqrt(s) + epsilon).
 
+    The square of a gradient beyond 1e19 is more than float32 holds: s is infinite from then on, and u is 0. Clip before.
+
     Args:
         initial: the sum before the first step, of 0 or more.
         epsilon: keeps the denominator from 0; of 0 or more.

@@ -74,9 +74,10 @@ class _ScaleByAdam(Transform[AdamState]):
         require_fit(state.first_moment, grads)
         require_fit(state.second_moment, grads)
         first = torch._foreach_lerp(state.first_moment, grads, 1 - self.beta1)
-        # As the kernel has it: once it is infinite it stays so, where a difference of infinities would be NaN.
+        # As the kernel has it: once it is infinite it stays so, where a difference of infinities would be NaN; and squares of
+        # 2e20 are divided before they are too large, for which inductor has to be told the order.
         kept = torch._foreach_mul(state.second_moment, self.beta2)
-        second = torch._foreach_addcmul(kept, grads, grads, value=1 - self.beta2)
+        second = torch._foreach_addcmul(kept, torch._foreach_mul(grads, 1 - self.beta2), grads)
         greatest = _greatest(state, second)
 
         steps = count.to(torch.float64)
@@ -115,6 +116,8 @@ def scale_by_adam(
 
         m = beta1 m + (1 - beta1) g,    v = beta2 v + (1 - beta2) g^2,
         u = (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon)    at step t = 1, 2, ...
+
+    The square of a gradient beyond 2e20 is more than float32 holds: v is infinite from then on, and u is 0. Clip before.
 
     Args:
         beta1: the decay of m, in [0, 1).

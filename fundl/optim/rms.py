@@ -64,6 +64,8 @@ def scale_by_rms(*, decay: float = 0.99, epsilon: float = 1e-8, centered: bool =
 
         v = decay v + (1 - decay) g^2,    u = g / (sqrt(v) + epsilon)
 
+    The square of a gradient beyond 1e19 is more than float32 holds: u is 0 then, and not a number after. Clip before.
+
     With `centered`, it is by the standard deviation, sqrt(v - m^2), where m = decay m + (1 - decay) g.
 
     Args:
