@@ -534,5 +534,16 @@ ARITHMETIC: Final[frozenset[object]] = frozenset(
         _aten.cos.default,
     }
 )
+# Those of the poolings above that compiled code is to call, see `fundl.jit.pools`.
+POOLS: Final[frozenset[Callable[..., object]]] = frozenset(  # type: ignore[explicit-any]  # of their arguments
+    {
+        _aten.max_pool2d_with_indices.default,
+        _aten.max_pool3d_with_indices.default,
+        _aten.adaptive_max_pool2d.default,
+        _aten.adaptive_max_pool3d.default,
+        _aten.avg_pool2d_backward.default,
+        _aten.avg_pool3d_backward.default,
+    }
+)
 # destination, source: writes to it.
 copy_: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.copy_.default

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fundl import kernels, products
-from fundl.jit import bounds, lowering, torch_private
+from fundl.jit import bounds, lowering, pools, torch_private
 from fundl.jit.alone import ALONE, uninterrupted
 from fundl.processor import instructions
 
@@ -67,7 +67,7 @@ def fingerprint(graph: torch_private.Graph) -> str:
 @functools.cache
 def _code() -> str:
     """Stands for this module and those that it asks: if they change, the same graph is compiled to something else."""
-    files = [__file__, *map(inspect.getfile, (bounds, lowering, torch_private, products, kernels))]
+    files = [__file__, *map(inspect.getfile, (bounds, lowering, pools, torch_private, products, kernels))]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
@@ -77,7 +77,7 @@ def require_known() -> None:
     Raises:
         UnknownTorchError: it does.
     """
-    torch_private.require_known((*torch_private.NAMES, *NAMES, *bounds.NAMES, *lowering.NAMES))
+    torch_private.require_known((*torch_private.NAMES, *NAMES, *bounds.NAMES, *lowering.NAMES, *pools.NAMES))
 
 
 class CompilerError(RuntimeError):
@@ -152,7 +152,9 @@ def _compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folde
         stack.enter_context(_best_instruction_set_alone())
         stack.enter_context(_order_kept())
         stack.enter_context(_thrown_after_loops())
-        module = torch_private.make_fx(graph.module, examples, {**select_decomp_table(), **lowering.decompositions()})
+        stack.enter_context(pools.called())
+        table = {**select_decomp_table(), **lowering.decompositions(), **pools.decompositions()}
+        module = torch_private.make_fx(graph.module, examples, table)
         lowering.keep_numbers(module)
         lowering.finish_before_writing(module)
         outputs = module.graph.output_node()
