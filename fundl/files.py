@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import platform
@@ -148,6 +149,7 @@ def _lock(descriptor: int) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
+@functools.cache
 def _host() -> str:
     """Stands for this machine."""
     return hashlib.sha256(platform.node().encode(errors="surrogateescape")).hexdigest()[:8]

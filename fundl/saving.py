@@ -15,8 +15,8 @@ import ctypes
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final, TypeVar
 
 import attrs
@@ -141,16 +141,17 @@ def _texts(metadata: Mapping[str, str]) -> dict[str, str]:
 
 def _write(file: BinaryIO, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> None:
     ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
-    unknown = dict.fromkeys(ordered, 0)
-    file.write(_header(ordered, texts, _sums_text(ordered, texts, unknown)))
+    unknown = " ".join(["0" * 8] * (len(ordered) + 1))
+    header = _header(ordered, {_SUMS_KEY: unknown, **texts})
+    file.write(header)
     with ThreadPoolExecutor(1) as worker:
         sums = {name: _write_numbers(file, tensor, worker) for name, tensor in ordered.items()}
     file.seek(0)
-    file.write(_header(ordered, texts, _sums_text(ordered, texts, sums)))
+    file.write(header.replace(unknown.encode(), _sums_text(ordered, texts, sums).encode(), 1))  # the first text that it has
 
 
-def _header(ordered: Mapping[str, Tensor], texts: Mapping[str, str], sums: str) -> bytes:
-    entries: dict[str, object] = {"__metadata__": {_SUMS_KEY: sums, **texts}}
+def _header(ordered: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": texts}
     end = 0
     for name, tensor in ordered.items():
         start, end = end, end + tensor.numel() * tensor.element_size()
@@ -165,7 +166,7 @@ def _write_numbers(file: BinaryIO, tensor: Tensor, worker: ThreadPoolExecutor) -
     dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
     sums = _sum_of(dense, worker)
     file.write(_memory(dense))
-    return sums.result()
+    return sums()
 
 
 # --- Checksums --------------------------------------------------------------------------------------------------------
@@ -183,13 +184,12 @@ def _sums_text(tensors: Mapping[str, Tensor], texts: Mapping[str, str], sums: Ma
     return " ".join(f"{number:08x}" for number in (rest, *(sums[name] for name in names)))
 
 
-def _sum_of(dense: Tensor, worker: ThreadPoolExecutor) -> "Future[int]":
-    """The checksum of a contiguous tensor's numbers."""
+def _sum_of(dense: Tensor, worker: ThreadPoolExecutor) -> Callable[[], int]:
+    """What waits for the checksum of a contiguous tensor's numbers."""
     if dense.nbytes > _SMALL:
-        return worker.submit(zlib.crc32, _memory(dense))
-    done = Future[int]()
-    done.set_result(zlib.crc32(_memory(dense)))
-    return done
+        return worker.submit(zlib.crc32, _memory(dense)).result
+    number = zlib.crc32(_memory(dense))
+    return lambda: number
 
 
 def _memory(dense: Tensor) -> "ctypes.Array[ctypes.c_char]":
@@ -244,7 +244,7 @@ def load(path: str | os.PathLike[str], like: T, *, device: torch.device | str | 
     leaves, structure = flatten(like)
     first = next((leaf.device for leaf in leaves if leaf is not None), torch.device("cpu"))
     loaded: list[Tensor | None] = []
-    sums: dict[str, Future[int]] = {}
+    sums: dict[str, Callable[[], int]] = {}
     with ThreadPoolExecutor(1) as worker:
         for name, leaf in zip(paths(like), leaves, strict=True):
             target = torch.device(device or _off_meta(first if leaf is None else leaf.device))
@@ -253,7 +253,7 @@ def load(path: str | os.PathLike[str], like: T, *, device: torch.device | str | 
                 sums[name] = _sum_of(stored, worker)
             # What is stored lies in the file itself: a copy is safe from who writes there next, and aligned as tensors are.
             loaded.append(None if stored is None else stored.to(target, copy=True))
-    if damaged := [name for name, number in sums.items() if number.result() != file.sums[name]]:
+    if damaged := [name for name, number in sums.items() if number() != file.sums[name]]:
         raise _damaged(path, f"the numbers of {', '.join(name or 'its root' for name in damaged)}")
     return unflatten(structure, loaded)
 
