@@ -298,6 +298,7 @@ LONG: Final[Sequence[tuple[str, Model, object]]] = [
     ("LayerNorm", layer_norm(ROWS), normal(2, ROWS) + 70),
     ("RMSNorm", rms_norm(ROWS), normal(2, ROWS) + 70),
     ("GroupNorm", group_norm(2, 4), normal(2, 4, ROWS) + 7),
+    ("GroupNorm, channels last", group_norm(2, 4), channels_last(normal(2, 4, 70, 70)) + 70),
     ("InstanceNorm", instance_norm(4), normal(2, 4, ROWS) + 7),
     ("BatchNorm", batch_norm(4), normal(2, 4, ROWS) + 70),
     ("BatchNorm, channels last", batch_norm(4), channels_last(normal(2, 4, 70, 70)) + 70),
@@ -392,7 +393,7 @@ def test_the_slope_of_elu_far_from_0() -> None:
 
 
 def every_number(dtype: torch.dtype) -> Tensor:
-    """All numbers of 16 bits whose squares are finite in float32."""
+    """All numbers of 16 bits whose squares are finite in float32, which GELU's kernel takes."""
     numbers = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
     return numbers[numbers.float().square().isfinite()]
 

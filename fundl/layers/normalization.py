@@ -573,11 +573,12 @@ def _group_forward(
     x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    wide = widened(x)
-    dense = _near_zero(wide, groups) if _is_channels_last(x) else wide.contiguous()
-    parameters = in_a_row(half.alike(x, weight)), in_a_row(half.alike(x, bias))
-    y, mean, rstd = kernels.group_norm(dense, *parameters, batch, channels, space, groups, eps)
-    return narrowed(y, x), (x, mean, rstd)
+    if x.dtype in half.HALF:
+        y, (_, mean, rstd) = _group_forward(widened(x), groups, half.alike(x, weight), half.alike(x, bias), eps)
+        return narrowed(y, x), (x, mean, rstd)
+    dense = _near_zero(x, groups) if _is_channels_last(x) else x.contiguous()
+    y, mean, rstd = kernels.group_norm(dense, in_a_row(weight), in_a_row(bias), batch, channels, space, groups, eps)
+    return y, (x, mean, rstd)
 
 
 def _group_backward(
@@ -586,14 +587,14 @@ def _group_backward(
     x, mean, rstd = residuals
     require_sizes(grad, x.shape)
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    wide, wide_grad = widened(x), widened(grad)
+    if x.dtype in half.HALF:
+        found = _group_backward((widened(x), mean, rstd), widened(grad), groups, widened(weight), mask)
+        return half.rounded(found, x, weight, weight)
     if _is_channels_last(x):
-        dense, dense_grad = _near_zero(wide, groups), wide_grad.movedim(1, -1).contiguous().movedim(-1, 1)
+        dense, grad = _near_zero(x, groups), grad.movedim(1, -1).contiguous().movedim(-1, 1)
     else:
-        dense, dense_grad = wide.contiguous(), wide_grad.contiguous()
-    parameter = in_a_row(widened(weight))
-    found = kernels.group_norm_backward(dense_grad, dense, mean, rstd, parameter, batch, channels, space, groups, mask)
-    return half.rounded(found, x, weight, weight)
+        dense, grad = x.contiguous(), grad.contiguous()
+    return kernels.group_norm_backward(grad, dense, mean, rstd, in_a_row(weight), batch, channels, space, groups, mask)
 
 
 def _is_channels_last(x: Tensor) -> bool:
