@@ -29,6 +29,7 @@ from fundl import (
     pipe,
     repeat,
     residual,
+    shared,
     thaw,
     tied,
     value_and_grad,
@@ -91,5 +92,8 @@ reveal_type(vjp(model, two, x)[1])  # R: tuple[torch._tensor.Tensor, torch._tens
 reveal_type(vjp(model, two, x)[0].layers[0].first)  # R: fundl.layers.linear.Linear[Literal[3], Literal[8]]
 reveal_type(value_and_grad(mse, model, two, x)[1].layers[2])  # R: fundl.layers.linear.Linear[Literal[16], Literal[1]]
 reveal_type(apply(pipe(linear(3, 2), Duplicate()), x))  # R: tuple[torch._tensor.Tensor, torch._tensor.Tensor]
+siamese = pipe(shared(linear(3, 8), Tanh()), Multiply(), linear(8, 1))
+reveal_type(apply(siamese, two))  # R: torch._tensor.Tensor
+reveal_type(vjp(siamese, two, x)[0].layers[0].layers[0])  # R: fundl.layers.linear.Linear[Literal[3], Literal[8]]
 pipe(Add(), Multiply())  # E: Cannot infer value of type parameter "A" of "pipe"
 compose(bilinear(3, 2, 4), linear(5, 1))  # E: layer 2 (Linear) expects 5 features but layer 1 (Bilinear) gives 4 features
