@@ -114,7 +114,7 @@ def softmax_backward(grad: Tensor, y: Tensor, axis: int) -> Tensor:
     if y.dtype not in HALF:
         return kernels.softmax_backward(grad, y, axis, y.dtype)
     wide = widened(y)
-    exact = wide / wide.sum(axis, keepdim=True).clamp_(min=torch.finfo(wide.dtype).tiny)
+    exact = wide / wide.sum(axis, keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
     return kernels.softmax_backward(widened(grad), exact, axis, exact.dtype).to(grad.dtype)
 
 
