@@ -1,5 +1,6 @@
 """Compiled functions in several threads, and where Ctrl-C comes at a bad time."""
 
+import linecache
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fundl import jit, tree
+from fundl import jit, scan, tree
 from fundl.tree import Record
 
 TRACED_ALONE = """
@@ -119,6 +120,20 @@ def test_first_calls_of_many_functions_may_come_at_once(how: str, tmp_path: Path
 )
 def test_an_interrupted_first_call_may_be_repeated(seconds: float, how: str, tmp_path: Path) -> None:
     assert output_of(INTERRUPTED, tmp_path, str(seconds), how) == "1 True"
+
+
+@pytest.mark.usefixtures("interpreted", "interpreted_loop")
+def test_compiled_functions_that_are_dropped_leave_nothing() -> None:
+    from torch.fx import graph_module  # which takes a second
+
+    def make() -> tuple[int, int]:
+        jit(lambda x: x * 2)(torch.ones(2))
+        scan(lambda state, x: (state + x, x))(torch.ones(2), torch.ones(3, 2))
+        kept: dict[str, str] = graph_module._loader.eval_cache
+        return len(kept), sum(name.startswith("<eval_with_key>") for name in linecache.cache)
+
+    first = make()
+    assert [make() for _ in range(3)] == [first] * 3
 
 
 @attrs.frozen(eq=False)

@@ -182,7 +182,8 @@ class Forms(Generic[F]):
             with uninterrupted():
                 torch_private.require_known(torch_private.NAMES)
                 tracing.prepare()
-            form, cached = make()
+            with torch_private.sources_forgotten():
+                form, cached = make()
         except (inductor.CompilerError, torch_private.UnknownTorchError) as error:
             warnings.warn(f"{self.name} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=5)
         self.traces = (*self.traces, Trace(reason, time.perf_counter() - start, cached, compiled=form is not None))

@@ -11,6 +11,7 @@ import itertools
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
@@ -264,6 +265,7 @@ def c_loop(folder: Path, plan: Plan) -> Loop | None:
         if error:
             raise RuntimeError("the compiled step failed; torch has written the reason to standard error")
 
+    weakref.finalize(loop, model.AOTInductorModelContainerDelete, container).atexit = False
     return loop
 
 

@@ -6,11 +6,12 @@ something, nothing is asked when this is imported: then functions run as they ar
 
 import copy
 import functools
+import linecache
 import pkgutil
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, cast
 
 import attrs
@@ -45,6 +46,7 @@ NAMES: Final = (
     *CALLED,
     "torch._ops.OpOverload",
     "torch.fx.experimental.proxy_tensor.make_fx",
+    "torch.fx.graph_module._loader.eval_cache",
     "torch.utils._python_dispatch.TorchDispatchMode",
     "torch.utils._python_dispatch._disable_current_modes",
 )
@@ -418,6 +420,21 @@ def trace(function: _OfTensors, examples: Sequence[Tensor]) -> tuple[Graph, list
     module.graph.eliminate_dead_code()
     module.recompile()
     return Graph(module), constants
+
+
+@contextmanager
+def sources_forgotten() -> Iterator[None]:
+    """In it, graphs are made whose programs torch does not keep for tracebacks: it would do so for ever."""
+    from torch.fx import graph_module
+
+    kept: dict[str, str] = graph_module._loader.eval_cache
+    before = {*kept}
+    try:
+        yield
+    finally:
+        for name in {*kept} - before:
+            kept.pop(name, None)
+            linecache.cache.pop(name, None)
 
 
 def _writes(target: object) -> bool:
