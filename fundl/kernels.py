@@ -76,6 +76,15 @@ _onednn_runs: "Final[Mapping[torch.dtype, Callable[[], bool]]]" = {
     torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
 }
 
+
+def is_in_forward_mode() -> bool:
+    """Whether ``torch.func.jvp`` differentiates what this thread computes, by torch's own formulas for each kernel."""
+    functorch = torch._C._functorch
+    return functorch.maybe_current_level() is not None and any(
+        interpreter.key() == functorch.TransformType.Jvp for interpreter in functorch.get_interpreter_stack()
+    )
+
+
 # --- Linear ------------------------------------------------------------------------------------------------------------
 
 # x, weight, bias: x W^T + b over any leading axes.

@@ -224,3 +224,10 @@ def test_selu_keeps_mean_and_variance_of_normal_numbers() -> None:
     y = apply(SELU(), torch.special.ndtri(quantiles))
     assert abs(y.mean().item()) < 1e-3
     assert abs(y.var().item() - 1) < 1e-2
+
+
+def test_gelu_is_right_up_to_its_limit() -> None:
+    x = torch.tensor([1e12, -1e12])
+    for approximate in ("none", "tanh"):
+        _, grad_x = vjp(GELU(approximate=approximate), x, torch.ones(2))
+        assert torch.equal(grad_x, torch.tensor([1.0, 0.0]))

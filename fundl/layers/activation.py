@@ -389,7 +389,8 @@ class GELU(Layer[Tensor]):
 
     Its vjp: grad_x = grad (P(x) + x P'(x)), with P'(x) = exp(-x^2 / 2) / sqrt(2 pi) if not approximate.
 
-    An infinite x, the mark of an overflow before, gives NaN.
+    An infinite x, the mark of an overflow before, gives NaN. With ``approximate="tanh"``, so does the vjp where x^3 is
+    infinite: in float32, beyond 1e12.
 
     Args:
         approximate: "none", the default, or "tanh".

@@ -160,8 +160,8 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
             grad, x, weight, own_mean, own_var, mean, rstd, statistics is not None, self.eps, mask
         )
         grads: BatchNorm[Channels] = BatchNorm(
-            grad_weight,
-            grad_bias,
+            grad_weight if mask[1] else None,  # in forward mode, torch has zeros for None
+            grad_bias if mask[2] else None,
             mean=self.mean,
             var=self.var,
             eps=self.eps,

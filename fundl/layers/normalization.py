@@ -7,6 +7,9 @@ n = (x - mean) rstd, the normalised input, and g = grad weight, the gradient wit
 
 where the sums are over all that a weight multiplies, and the means over what mean and var are taken over: both depend on x,
 whence the last two terms.
+
+Squares are taken in the dtype of x, in float32 at least. Where they are infinite, in float32 of numbers beyond 1e18, there is
+nothing to divide by: y is 0 or NaN.
 """
 
 import math
@@ -119,7 +122,12 @@ class LayerNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Features]):
             grad, x, _sizes(self.features), mean, rstd, self.weight, self.bias, mask
         )
         grads: LayerNorm[Features] = LayerNorm(
-            self.features, grad_weight, grad_bias, eps=self.eps, weight_init=self.weight_init, bias_init=self.bias_init
+            self.features,
+            grad_weight if mask[1] else None,  # in forward mode, torch has zeros for None
+            grad_bias if mask[2] else None,
+            eps=self.eps,
+            weight_init=self.weight_init,
+            bias_init=self.bias_init,
         )
         return grads, grad_x
 
@@ -224,7 +232,11 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
 
     @override
     def backward_params(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> "RMSNorm[Features]":
-        return self if self.weight is None else self._layer_norm_backward(residuals, grad, with_grad_x=False)[0]
+        if self.weight is None:
+            return self
+        if kernels.is_in_forward_mode():
+            return self._by_formula(residuals, grad)[0]
+        return self._layer_norm_backward(residuals, grad, with_grad_x=False)[0]
 
     @override
     def backward_input(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> Tensor:
@@ -233,6 +245,8 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
     def _backward(
         self, residuals: tuple[Tensor, Tensor], grad: Tensor, *, with_grads: bool = True
     ) -> tuple["RMSNorm[Features]", Tensor]:
+        if kernels.is_in_forward_mode():
+            return self._by_formula(residuals, grad, with_grads=with_grads)
         # The kernel for LayerNorm, told that the mean is 0, subtracts rstd times the mean of g, and else does what is due.
         grads, less = self._layer_norm_backward(residuals, grad, with_grads=with_grads)
         rstd, wide = residuals[1], widened(grad)
@@ -240,6 +254,20 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
         of_row = flat.sum(-1) if self.weight is None else torch.matmul(flat, widened(self.weight).flatten())
         grad_x = less.add(of_row.reshape(rstd.shape) * rstd, alpha=1 / self._count)
         return grads, grad_x.to(grad.dtype)
+
+    def _by_formula(
+        self, residuals: tuple[Tensor, Tensor], grad: Tensor, *, with_grads: bool = True
+    ) -> tuple["RMSNorm[Features]", Tensor]:
+        """The vjp as the docstring has it: torch would differentiate the kernel as if its mean were that of x."""
+        x, rstd = residuals
+        require_sizes(grad, x.shape)
+        wide, normalized, weight = widened(grad), widened(x) * rstd, widened(self.weight)
+        axes = tuple(range(-len(_sizes(self.features)), 0))
+        g = wide if weight is None else wide * weight
+        grad_x = rstd * (g - normalized * (g * normalized).mean(axes, keepdim=True))
+        grad_weight = (wide * normalized).flatten(0, axes[0] - 1).sum(0) if wide.ndim > len(axes) else wide * normalized
+        own = narrowed(grad_weight, grad) if with_grads and self.weight is not None else None
+        return RMSNorm(self.features, own, eps=self.eps, weight_init=self.weight_init), grad_x.to(grad.dtype)
 
     def _layer_norm_backward(
         self, residuals: tuple[Tensor, Tensor], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True

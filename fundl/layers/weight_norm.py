@@ -55,6 +55,9 @@ class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
 
         grad_gain = sum of grad_w v / ||v||,    grad_v = gain / ||v|| (grad_w - v / ||v|| grad_gain)
 
+    Weights of zeros have no direction, and w is NaN. The squares of the norms must fit into v's dtype: in float32, norms above
+    1e19 are infinite, and w is 0; those below 1e-22 are 0.
+
     Args:
         layer: any layer with a field ``weight``; best given to `weight_norm`, which makes the gain.
         gain: the norm of the weights of each output, of v's shape, but of size 1 along all other axes.
