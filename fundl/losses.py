@@ -343,10 +343,13 @@ def _without_weightless(target: Tensor, weight: Tensor, ignore_index: int) -> Te
 
 def _all_count(total: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int) -> bool:
     """Whether no sample is left out, if that is quickly seen."""
-    if not is_readable(total) or not target.numel():
+    if not is_readable(total):
         return False
+    count = target.numel()
     if weight is None:
-        return total.item() == target.numel()
+        return total.item() == count
+    if not count:
+        return True
     low, high = torch.aminmax(target)
     return not low.item() <= ignore_index <= high.item()
 

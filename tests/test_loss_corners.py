@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fundl import Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, nll
+from fundl import Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, jit, nll
 from tests.naive_losses import Options, axis_of, naive, slopes
 from tests.test_losses import REDUCTIONS, SAMPLES, normal
 
@@ -322,6 +322,27 @@ def test_every_corner_traced_in_every_layout(name: str, corner: str, layout: str
     case, lay = case_in(name, corner), LAYOUTS[layout]
     for reduction in REDUCTIONS:
         check_traced(attrs.evolve(case, prediction=lay(case.prediction), target=lay(case.target)), reduction)
+
+
+COMPILED: Final = (
+    "cross_entropy, all options",
+    "nll of planes",
+    "binary_cross_entropy_with_logits, pos_weight",
+    "kl_divergence",
+)
+
+
+@pytest.mark.slow
+def test_corners_compiled() -> None:
+    """Some in one graph: hundreds would compile for many minutes."""
+    chosen = [case_in(name, corner) for name, corner in cases() if name in COMPILED and corner in FOR_TRACES]
+
+    def evaluate(inputs: tuple[tuple[Tensor, Tensor], ...]) -> tuple[tuple[Tensor, Tensor], ...]:
+        return tuple(case.run(x, t) for case, (x, t) in zip(chosen, inputs, strict=True))
+
+    results = jit(evaluate)(tuple((case.prediction, case.target) for case in chosen))
+    for case, result in zip(chosen, results, strict=True):
+        Expected.of(case).compare(case.prediction, "mean", *result)
 
 
 # --- By hand -----------------------------------------------------------------------------------------------------------
