@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from fundl import (
     Batches,
+    Epoch,
     Layer,
     Linear,
     Loss,
@@ -34,6 +35,7 @@ from fundl import (
     compose,
     cross_entropy,
     disk,
+    ensemble,
     evaluate,
     fit,
     forward,
@@ -46,7 +48,9 @@ from fundl import (
     mse,
     pipe,
     random,
+    sgd,
     shared,
+    split,
     train_state,
     train_step,
     transformer_block,
@@ -74,6 +78,22 @@ class Task(Generic[P, X, Target, Prediction]):
 
     def start(self) -> tuple[Step[P, AdamChainState, X, Target, Prediction], TrainState[P, AdamChainState]]:
         return train_step(self.loss, OPTIMIZER), train_state(key(2), initialize(key(1), self.model), OPTIMIZER)
+
+    def learn_together(self) -> tuple[list[Epoch], list[Epoch]]:
+        """The last epochs of two runs as an ensemble, and by themselves."""
+        keys, optimizer = split(key(2), 2), sgd(0.05)
+        models = ensemble.initialize(split(key(1), 2), self.model)
+        state = ensemble.train_state(keys, models, optimizer)
+        data = [ensemble.share(batch, 2) for batch in self.data]
+        step = ensemble.train_step(self.loss, optimizer)
+        _, together = ensemble.fit(step, state, data, epochs=3, metric=self.metric, progress=False)
+        alone: list[Epoch] = []
+        for run, model in enumerate(ensemble.unstack(models)):
+            of_run = train_state(keys[run], model, optimizer)
+            of_step = train_step(self.loss, optimizer)
+            _, history = fit(of_step, of_run, self.data, epochs=3, metric=self.metric, progress=False)
+            alone.append(history[-1])
+        return [history[-1] for history in together], alone
 
     def learn(self, *, compiled: bool) -> tuple[float, float, float]:
         """The loss before, after, and as it was in the last epoch."""
@@ -296,3 +316,16 @@ def test_masked_batches_of_several_lengths(*, compiled: bool) -> None:
 @pytest.mark.usefixtures("interpreted_loop")
 def test_records_go_in_and_come_out(*, compiled: bool) -> None:
     check(*turning().learn(compiled=compiled))
+
+
+@pytest.mark.parametrize("name", ["pair out", "pair in", "dicts", "records"])
+def test_they_learn_in_an_ensemble_as_by_themselves(name: str) -> None:
+    runs = {
+        "pair out": lambda: autoencoder().learn_together(),
+        "pair in": lambda: siamese().learn_together(),
+        "dicts": lambda: two_heads().learn_together(),
+        "records": lambda: turning().learn_together(),
+    }
+    for together, alone in zip(*runs[name](), strict=True):
+        assert together.train.loss == pytest.approx(alone.train.loss, rel=1e-5)
+        assert together.train.metric == pytest.approx(alone.train.metric, rel=1e-5)

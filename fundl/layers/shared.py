@@ -113,7 +113,8 @@ class Shared(Layer[KeptOfBoth, Pair, Pair], Generic[*Ts]):
 def _sum(grads1: G, grads2: G) -> G:
     """The sum of two gradients of one model; its buffers stay as they are."""
     leaves = tree.trainable_leaves(grads1)
-    return tree.with_trainable_leaves(grads1, torch._foreach_add(leaves, tree.trainable_leaves(grads2))) if leaves else grads1
+    sums = [*map(torch.add, leaves, tree.trainable_leaves(grads2))]  # vmap knows no foreach kernels
+    return tree.with_trainable_leaves(grads1, sums) if leaves else grads1
 
 
 def shared(*layers: *Ts) -> Shared[*Ts]:
