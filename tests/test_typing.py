@@ -81,6 +81,16 @@ def test_the_oldest_mypy_says_the_same_of_what_fits_and_what_does_not() -> None:
         assert differences(program, findings(done.stdout)) == ([], [])
 
 
+@pytest.mark.slow
+def test_trees_in_training_need_no_plugin(tmp_path: Path) -> None:
+    config = tmp_path / "pyproject.toml"
+    settings = (ROOT / "pyproject.toml").read_text().replace('plugins = ["fundl_mypy"]\n', "")
+    config.write_text(settings.replace("$MYPY_CONFIG_FILE_DIR", str(ROOT)))
+    program = ROOT / "tests" / "test_training_trees.py"
+    options = ["--config-file", str(config), "--cache-dir", str(ROOT / ".mypy_cache" / "no_plugin")]
+    assert api.run([*options, str(program)])[::2] == ("Success: no issues found in 1 source file\n", 0)
+
+
 # --- What fits, and what does not --------------------------------------------------------------------------------------
 
 
