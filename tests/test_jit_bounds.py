@@ -21,7 +21,7 @@ ALL = "tokens", "classes", "gathered", "indexed", "log classes", "selected", "ma
 names = ALL if sys.argv[2] == "all" else ALL[:4]
 WRAPS = {"indexed", "masked", "selected", "added"}  # -1 is the last one; for two of them in compiled code alone: pytorch#185885
 if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
-    WRAPS.add("tokens")  # pytorch#183608
+    WRAPS |= {"tokens", "gathered", "scattered"}  # pytorch#183608
 
 
 def function(inputs: dict[str, Tensor]) -> dict[str, object]:
