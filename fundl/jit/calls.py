@@ -17,6 +17,16 @@ Call: TypeAlias = Callable[[tuple[object, ...], dict[str, object]], object]
 class QuickCall:
     """Writes the function that a call goes through: it takes trees of one kind apart, runs, and puts the result together."""
 
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+    flat: Flat
+    kind: Kind
+    program: Program
+    source: Source
+    names: list[str]
+    constants: list[str]
+    outputs: list[str]
+
     def __init__(self, arguments: Arguments, flat: Flat, kind: Kind, program: Program) -> None:
         self.args, self.kwargs = arguments
         self.flat, self.kind, self.program = flat, kind, program

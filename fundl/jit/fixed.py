@@ -37,7 +37,7 @@ class Fixed:
                 f"{path} is {value!r}, of type {type(value).__name__}, which cannot be hashed ({error}): what is no tensor is a"
                 " part of what is compiled, and is looked up by its hash; take a tuple for a list, a frozen record for a dict"
             ) from None
-        self.value = value
+        self.value: object = value
         self._exact = _exact(value)
 
     @override

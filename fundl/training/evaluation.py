@@ -99,7 +99,7 @@ class Means(Generic[Prediction, Target]):
 
     def __init__(self, rule: Rule, metric: Metric[Prediction, Target] | None, *, rows: Literal[0, 1] = 0) -> None:
         self.losses: list[Tensor] = []
-        self.examples = 0
+        self.examples: int = 0
         self._rule: Rule = each(rule) if rows else rule
         self._rows = rows
         self._weights: list[Weight] = []
