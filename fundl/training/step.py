@@ -155,7 +155,7 @@ def draws(model: object) -> bool:
     """Whether a layer of a model is stochastic. Each step asks, so it takes a microsecond; making keys takes a hundred."""
     parts: Iterable[object] = ()
     if isinstance(model, Record):
-        stochastic, inner = _where_itdraws(type(model))  # type: ignore[arg-type]  # a class can be hashed, whatever its records can
+        stochastic, inner = _where_it_draws(type(model))  # type: ignore[arg-type]  # a class can be hashed, whatever its records can
         if stochastic or not inner:
             return stochastic
         parts = [getattr(model, name) for name in inner]
@@ -170,7 +170,7 @@ def draws(model: object) -> bool:
 
 
 @functools.cache
-def _where_itdraws(cls: type[Record]) -> tuple[bool, tuple[str, ...]]:
+def _where_it_draws(cls: type[Record]) -> tuple[bool, tuple[str, ...]]:
     """Whether records of a class are stochastic (as `rekey` has it), and which fields may hold more than a tensor."""
     fields = [field for field in attrs.fields(cls) if field.name in cls.children]
     stochastic = any(field.name == "key" and field.metadata.keys() >= BUFFER.keys() for field in fields)
