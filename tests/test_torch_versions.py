@@ -5,15 +5,17 @@ import subprocess
 import sys
 import tomllib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 import pytest
 import torch
+from torch import Tensor
 
 import fundl
-from fundl import fit, initialize, jit, key, linear, mse, scan, sgd, train_state, train_step
-from fundl.jit import inductor, lowering, torch_private
+from fundl import fit, initialize, jit, kernels, key, linear, mse, scan, sgd, train_state, train_step
+from fundl.jit import inductor, lowering, torch_private, tracing
 from fundl.jit.torch_private import UnknownTorchError
 from fundl.pace import Compile
 
@@ -123,3 +125,19 @@ def test_the_oldest_is_the_one_that_is_asked_for() -> None:
 
 def test_all_is_there() -> None:
     inductor.require_known()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_stand_ins_for_the_results_of_attention_are_of_their_dtypes(dtype: torch.dtype) -> None:
+    def attention(tensors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        (q,) = tensors
+        return kernels.attention(q, q, q, 0, False, attn_mask=None)
+
+    q = torch.ones(1, 3, 2, 4, dtype=dtype).transpose(1, 2)
+    tracing.prepare()
+    graph = tracing.trace(attention, [q]).graph
+    (outputs,) = graph.module.graph.output_node().args
+    assert isinstance(outputs, tuple | list)
+    for output, right in zip(outputs, attention([q]), strict=True):
+        seen = output.meta["val"]
+        assert (seen.dtype, seen.shape, seen.stride()) == (right.dtype, right.shape, right.stride())

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fundl import kernels, products
-from fundl.jit import bounds, lowering, pools, torch_private
+from fundl.jit import bounds, corrected, lowering, pools, torch_private
 from fundl.jit.alone import ALONE, uninterrupted
 from fundl.processor import instructions
 
@@ -67,7 +67,7 @@ def fingerprint(graph: torch_private.Graph) -> str:
 @functools.cache
 def _code() -> str:
     """Stands for this module and those that it asks: if they change, the same graph is compiled to something else."""
-    files = [__file__, *map(inspect.getfile, (bounds, lowering, pools, torch_private, products, kernels))]
+    files = [__file__, *map(inspect.getfile, (bounds, corrected, lowering, pools, torch_private, products, kernels))]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
@@ -77,7 +77,7 @@ def require_known() -> None:
     Raises:
         UnknownTorchError: it does.
     """
-    torch_private.require_known((*torch_private.NAMES, *NAMES, *bounds.NAMES, *lowering.NAMES, *pools.NAMES))
+    torch_private.require_known((*torch_private.NAMES, *NAMES, *bounds.NAMES, *corrected.NAMES, *lowering.NAMES, *pools.NAMES))
 
 
 class CompilerError(RuntimeError):

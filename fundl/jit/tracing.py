@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fundl import kernels
-from fundl.jit import torch_private, whole
+from fundl.jit import corrected, torch_private, whole
 from fundl.jit.walk import Leaf, flatten, replace
 
 _LIBRARIES: Final = (
@@ -59,6 +59,7 @@ class Traced:
 def prepare() -> None:
     """Do what the first trace does, once: hundreds of modules are imported, and operations made known to torch."""
     whole.registered()
+    corrected.correct()
 
     def twice(*tensors: Tensor) -> list[Tensor]:
         return [tensor + tensor for tensor in tensors]

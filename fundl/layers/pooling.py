@@ -260,6 +260,7 @@ class MaxPool2d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
         Ranzato, Huang, Boureau and LeCun, Unsupervised learning of invariant feature hierarchies with applications to object
         recognition, 2007.
 
+    >>> import torch
     >>> from fundl import MaxPool2d, apply
     >>> apply(MaxPool2d(2), torch.tensor([[[1.0, 4.0], [2.0, 3.0]]]))
     tensor([[[4.]]])
@@ -317,6 +318,7 @@ class MaxPool1d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
         Ranzato, Huang, Boureau and LeCun, Unsupervised learning of invariant feature hierarchies with applications to object
         recognition, 2007.
 
+    >>> import torch
     >>> from fundl import MaxPool1d, apply
     >>> apply(MaxPool1d(2), torch.tensor([[1.0, 4.0, 2.0, 3.0]]))
     tensor([[4., 3.]])
@@ -372,6 +374,7 @@ class MaxPool3d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
         Ranzato, Huang, Boureau and LeCun, Unsupervised learning of invariant feature hierarchies with applications to object
         recognition, 2007.
 
+    >>> import torch
     >>> from fundl import MaxPool3d, apply
     >>> apply(MaxPool3d(2), torch.arange(8.0).reshape(1, 2, 2, 2))
     tensor([[[[7.]]]])
@@ -488,6 +491,7 @@ class AveragePool2d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
         LeCun, Boser, Denker, Henderson, Howard, Hubbard and Jackel, Handwritten digit recognition with a back-propagation
         network, 1989.
 
+    >>> import torch
     >>> from fundl import AveragePool2d, apply
     >>> apply(AveragePool2d(2), torch.tensor([[[1.0, 4.0], [2.0, 3.0]]]))
     tensor([[[2.5000]]])
@@ -546,6 +550,7 @@ class AveragePool1d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
         LeCun, Boser, Denker, Henderson, Howard, Hubbard and Jackel, Handwritten digit recognition with a back-propagation
         network, 1989.
 
+    >>> import torch
     >>> from fundl import AveragePool1d, apply
     >>> apply(AveragePool1d(2), torch.tensor([[1.0, 4.0, 2.0, 3.0]]))
     tensor([[2.5000, 2.5000]])
@@ -602,6 +607,7 @@ class AveragePool3d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
         LeCun, Boser, Denker, Henderson, Howard, Hubbard and Jackel, Handwritten digit recognition with a back-propagation
         network, 1989.
 
+    >>> import torch
     >>> from fundl import AveragePool3d, apply
     >>> apply(AveragePool3d(2), torch.arange(8.0).reshape(1, 2, 2, 2))
     tensor([[[[3.5000]]]])
@@ -725,6 +731,7 @@ class AdaptiveAveragePool2d(_AdaptiveAveragePool, Generic[OutputSize]):
     Source:
         He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
 
+    >>> import torch
     >>> from fundl import AdaptiveAveragePool2d, apply
     >>> apply(AdaptiveAveragePool2d((1, 2)), torch.tensor([[[1.0, 4.0, 2.0, 3.0]]]))
     tensor([[[2.5000, 2.5000]]])
@@ -767,6 +774,7 @@ class AdaptiveAveragePool1d(_AdaptiveAveragePool, Generic[OutputSize]):
     Source:
         He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
 
+    >>> import torch
     >>> from fundl import AdaptiveAveragePool1d, apply
     >>> apply(AdaptiveAveragePool1d(2), torch.tensor([[1.0, 4.0, 2.0, 3.0]]))
     tensor([[2.5000, 2.5000]])
@@ -807,6 +815,7 @@ class AdaptiveAveragePool3d(_AdaptiveAveragePool, Generic[OutputSize]):
     Source:
         He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
 
+    >>> import torch
     >>> from fundl import AdaptiveAveragePool3d, apply
     >>> apply(AdaptiveAveragePool3d(1), torch.arange(8.0).reshape(1, 2, 2, 2))
     tensor([[[[3.5000]]]])
@@ -849,6 +858,7 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool, Generic[OutputSize]):
     Source:
         He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
 
+    >>> import torch
     >>> from fundl import AdaptiveMaxPool2d, apply
     >>> apply(AdaptiveMaxPool2d((1, 2)), torch.tensor([[[1.0, 4.0, 2.0, 3.0]]]))
     tensor([[[4., 3.]]])
@@ -891,6 +901,7 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool, Generic[OutputSize]):
     Source:
         He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
 
+    >>> import torch
     >>> from fundl import AdaptiveMaxPool1d, apply
     >>> apply(AdaptiveMaxPool1d(2), torch.tensor([[1.0, 4.0, 2.0, 3.0]]))
     tensor([[4., 3.]])
@@ -931,6 +942,7 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool, Generic[OutputSize]):
     Source:
         He, Zhang, Ren and Sun, Spatial pyramid pooling in deep convolutional networks for visual recognition, 2014.
 
+    >>> import torch
     >>> from fundl import AdaptiveMaxPool3d, apply
     >>> apply(AdaptiveMaxPool3d(1), torch.arange(8.0).reshape(1, 2, 2, 2))
     tensor([[[[7.]]]])
@@ -993,6 +1005,7 @@ class GlobalAveragePool(_Global[Sizes]):
     Source:
         Lin, Chen and Yan, Network in network, 2013.
 
+    >>> import torch
     >>> from fundl import GlobalAveragePool, apply
     >>> apply(GlobalAveragePool(), torch.tensor([[[1.0, 4.0, 2.0, 3.0]]]))
     tensor([[2.5000]])
@@ -1037,6 +1050,7 @@ class GlobalMaxPool(_Global[tuple[Tensor, Layout, Sizes]]):
         Oquab, Bottou, Laptev and Sivic, Is object localization for free? Weakly-supervised learning with convolutional neural
         networks, 2015.
 
+    >>> import torch
     >>> from fundl import GlobalMaxPool, apply
     >>> apply(GlobalMaxPool(), torch.tensor([[[1.0, 4.0, 2.0, 3.0]]]))
     tensor([[4.]])
