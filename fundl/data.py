@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl import random, tree
+from fundl import elsewhere, random, tree
 from fundl.half import HALF, narrowed, widened
 from fundl.kernels import inference_mode
 from fundl.random import Key
@@ -140,6 +140,7 @@ def count_rows(data: object) -> int:
     for path, leaf in zip(tree.paths(data), tree.flatten(data)[0], strict=True):
         if leaf is None:
             continue
+        elsewhere.require_tensor(leaf, f"data{path} must be")
         if leaf.ndim == 0:
             raise ValueError(f"data{path} is a single number, but each tensor of the data needs a first axis, of its examples")
         sizes[f"data{path}"] = leaf.shape[0]

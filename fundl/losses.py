@@ -531,7 +531,11 @@ def _over_elements(
     formula: Callable[[Tensor, Tensor, Tensor], ValueAndGrad], prediction: Tensor, target: Tensor, reduction: Reduction
 ) -> ValueAndGrad:
     """A loss of a prediction and a target of one shape, from its formula of both and the reduction's factor."""
-    if prediction.shape != target.shape or prediction.dtype is not target.dtype:
+    try:
+        alike = prediction.shape == target.shape and prediction.dtype is target.dtype
+    except AttributeError as error:  # of a list, say
+        raise _unlike(prediction, target) from error
+    if not alike:
         raise _unlike(prediction, target)
     if prediction.dtype not in _FULL or prediction.requires_grad or target.requires_grad:
         value, grad = _over_elements(formula, _computable(prediction), _computable(target), reduction)

@@ -551,6 +551,21 @@ LOSSES: Final[tuple[Case, ...]] = (
         "the target must be a tensor, not ndarray: write torch.from_numpy(array)",
     ),
     Case(
+        "mse(x, [1.0, 2.0])",
+        TypeError,
+        "the target must be a tensor, not list: write torch.tensor(...)",
+    ),
+    Case(
+        "fundl.minibatches(None, (x, array), 2)",
+        TypeError,
+        "data[1] must be a tensor, not ndarray: write torch.from_numpy(array)",
+    ),
+    Case(
+        "fundl.minibatches(None, (x, [1, 2, 3, 4]), 2)",
+        TypeError,
+        "data[1][0] must be a tensor, not int: write torch.tensor(...)",
+    ),
+    Case(
         "mse(array, array)",
         TypeError,
         "predictions and targets must each be a tensor, not ndarray: write torch.from_numpy(array)",
