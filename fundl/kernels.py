@@ -97,6 +97,9 @@ linear_onednn: "Callable[[Tensor, Tensor, Tensor | None, str, Sequence[float], s
 
 # --- Embedding ---------------------------------------------------------------------------------------------------------
 
+# weight, tokens, and three settings that are of the gradient: the weight's rows.
+embedding: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.embedding.default
+
 # grad, tokens, size of the vocabulary, the token without a gradient or -1, whether to divide by how often a token occurs.
 embedding_backward: "OpOverload[[Tensor, Tensor, int, int, bool], Tensor]" = _aten.embedding_dense_backward.default
 
@@ -553,6 +556,25 @@ POOLS: Final[frozenset[Callable[..., object]]] = frozenset(  # type: ignore[expl
         _aten.avg_pool2d_backward.default,
         _aten.avg_pool3d_backward.default,
     }
+)
+# x, axis, index, and more: no index may be negative, though they take those from 0 on as indexing does.
+INDEXED: Final[frozenset[Callable[..., object]]] = frozenset(  # type: ignore[explicit-any]  # of their arguments
+    {
+        _aten.gather.default,
+        _aten.index_add.default,
+        _aten.index_copy.default,
+        _aten.index_select.default,
+        _aten.scatter.reduce,
+        _aten.scatter.src,
+        _aten.scatter.value,
+        _aten.scatter.value_reduce,
+        _aten.scatter_add.default,
+        _aten.scatter_reduce.two,
+    }
+)
+# Likewise, but a negative index counts from the end.
+FILLED: Final[frozenset[Callable[..., object]]] = frozenset(  # type: ignore[explicit-any]  # of their arguments
+    {_aten.index_fill.int_Scalar, _aten.index_fill.int_Tensor}
 )
 # destination, source: writes to it.
 copy_: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.copy_.default

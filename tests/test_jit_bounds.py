@@ -13,60 +13,79 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fundl import Embedding, cross_entropy, jit, key, nll, random, scan
+from fundl import Embedding, cross_entropy, jit, key, nll, random, scan, vjp
 
 torch.set_num_threads(int(sys.argv[1]))
 ROWS = 5000
-ALL = "tokens", "classes", "gathered", "indexed", "log classes", "selected", "masked", "scattered", "added"
-names = ALL if sys.argv[2] == "all" else ALL[:4]
-WRAPS = {"indexed", "masked", "selected", "added"}  # -1 is the last one; for two of them in compiled code alone: pytorch#185885
-if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
-    WRAPS |= {"tokens", "gathered", "scattered"}  # pytorch#183608
+SOME = "tokens", "token gradients", "classes", "gathered", "selected", "added", "indexed"
+ALL = *SOME, "log classes", "masked", "scattered", "summed", "largest", "copied", "filled", "put", "taken"
+names = ALL if sys.argv[2] == "all" else SOME
 
 
 def function(inputs: dict[str, Tensor]) -> dict[str, object]:
     table, x = inputs["table"], inputs["x"]
     rows = torch.arange(ROWS)
-    results: dict[str, Callable[[], object]] = {
-        "tokens": lambda: Embedding(table).forward(inputs["tokens"])[0],
-        "classes": lambda: cross_entropy(x, inputs["classes"]),
-        "log classes": lambda: nll(torch.log_softmax(x, 1), inputs["log classes"]),
-        "gathered": lambda: torch.gather(x, 1, inputs["gathered"].unsqueeze(1)),
-        "selected": lambda: torch.index_select(x, 1, inputs["selected"][:3]),
-        "indexed": lambda: x[rows, inputs["indexed"]],
-        "masked": lambda: torch.where(x > 0, x[rows, inputs["masked"]].unsqueeze(1), x),
-        "scattered": lambda: x.scatter(1, inputs["scattered"].unsqueeze(1), 1.0),
-        "added": lambda: torch.zeros(7).index_add(0, inputs["added"], x[:, 0]),
+    results: dict[str, Callable[[Tensor], object]] = {
+        "tokens": lambda index: Embedding(table).forward(index)[0],
+        "token gradients": lambda index: vjp(Embedding(table, padding=2), index, x[:, :1].expand(-1, 40))[0].weight,
+        "classes": lambda index: cross_entropy(x, index),
+        "log classes": lambda index: nll(torch.log_softmax(x, 1), index),
+        "gathered": lambda index: torch.gather(x, 1, index.unsqueeze(1)),
+        "selected": lambda index: torch.index_select(x, 1, index[:3]),
+        "added": lambda index: torch.zeros(7).index_add(0, index, x[:, 0]),
+        "indexed": lambda index: x[rows, index],
+        "masked": lambda index: torch.where(x > 0, x[rows, index].unsqueeze(1), x),
+        "scattered": lambda index: x.scatter(1, index.unsqueeze(1), 1.0),
+        "summed": lambda index: x.scatter_add(1, index.clamp(max=9).unsqueeze(1), x[:, :1]),  # of which inductor knows bounds
+        "largest": lambda index: x.scatter_reduce(1, index.unsqueeze(1), x[:, :1], "amax"),
+        "copied": lambda index: x.index_copy(1, index[:3], x[:, 3:6]),
+        "filled": lambda index: x.index_fill(1, index[:3], 0.5),
+        "put": lambda index: x.index_put((rows, index), x[:, 0], accumulate=True),
+        "taken": lambda index: x[:1].take(index),
     }
 
-    return {name: results[name]() for name in names}
+    return {name: results[name](inputs[name]) for name in names}
 
 
-inputs = {name: random.randint(key(number), (ROWS,), low=0, high=7) for number, name in enumerate(ALL)}
+inputs = {name: random.randint(key(number), (ROWS,), low=0, high=7) for number, name in enumerate(names)}
+inputs |= {name: torch.tensor([3, 1, 6]).repeat(2) for name in ("selected", "copied", "filled") if name in names}
 inputs |= {"table": random.normal(key(20), (7, 40)), "x": random.normal(key(21), (ROWS, 7))}
 compiled = jit(function)
 calls = [lambda bad: compiled(bad)]
 compiled(inputs)
 if names is ALL:
     step = scan(lambda state, batch: (state + 1, function(batch | {"table": state})))
-    calls.append(lambda bad: step(bad["table"], {name: torch.stack([bad[name]] * 2) for name in (*ALL, "x")}))
+    several = {name: torch.stack([inputs[name]] * 2) for name in (*ALL, "x")}
+    calls.append(lambda bad: step(bad["table"], several | {name: torch.stack([bad[name]] * 2) for name in ALL})[1])
     calls[1](inputs)
     assert all(trace.compiled for trace in step.traces)
 assert all(trace.compiled for trace in compiled.traces)
+
+
+def outcome(call: Callable[[dict[str, Tensor]], object], bad: dict[str, Tensor]) -> object:
+    # What a function returns, or the error that it raises.
+    try:
+        return call(bad)
+    except (IndexError, ValueError, RuntimeError) as error:
+        return error
+
+
 for name in names:
-    for index in (7, 10**12, -(10**12)) if name in WRAPS else (-1, 7, 10**12, -(10**12)):
-        place = 1 if name == "selected" else 3000
-        bad = inputs | {name: inputs[name].index_fill(0, torch.tensor([place]), index)}
-        for call in calls:
-            try:
-                call(bad)
-            except (IndexError, ValueError, RuntimeError) as error:
-                words = str(error)
-                assert "compiled" not in words and "run_func" not in words, words
-            else:
-                raise AssertionError(f"{name} may be {index}")
-print("all told")
+    for index in (-1, 7, 10**12, -(10**12)):
+        place = torch.tensor([min(3000, len(inputs[name]) - 5)])
+        bad = inputs | {name: inputs[name].index_fill(0, place, index)}
+        right = outcome(function, bad)
+        for number, call in enumerate(calls):
+            found = outcome(call, bad)
+            assert type(found) is type(right), f"{name} may be {index}: {type(found)}, not {right!r}"
+            if isinstance(right, Exception):
+                assert number == 1 or str(found) == str(right), f"{name}, {index}: {found!r}, not {right!r}"
+            elif number == 0:
+                torch.testing.assert_close(found, right, rtol=1e-4, atol=1e-4)
+        if index == -1:
+            print(name, type(right).__name__)
 """
+COUNT_FROM_THE_END = {"indexed", "masked", "filled", "put", "taken"}
 
 
 @pytest.mark.parametrize(
@@ -77,5 +96,10 @@ def test_an_index_out_of_range_is_an_error(threads: int, which: str, tmp_path: P
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     run = subprocess.run([sys.executable, str(program), str(threads), which], capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stdout) == (0, "all told\n"), run.stderr
-    assert set(run.stderr.splitlines()) == {"Error: an index is out of range"}  # and no stack of C++
+    assert run.returncode == 0, run.stderr
+    outcomes = dict(line.rsplit(maxsplit=1) for line in run.stdout.splitlines())  # of -1
+    assert outcomes
+    assert {name for name, found in outcomes.items() if found == "dict"} == COUNT_FROM_THE_END & outcomes.keys()
+    told = {line for line in run.stderr.splitlines() if "No CUDA runtime" not in line}  # which 2.11 tells of
+    if which == "some":
+        assert told == {"Error: an index is out of range"}  # and no stack of C++, which kernels that are called write

@@ -3,28 +3,105 @@
 Inductor has each loop check the indices that it reads, and throw at once. From a loop that runs on several threads nothing may
 be thrown: the process ends (https://github.com/pytorch/pytorch/issues/195402). So the loop makes a note of it and reads at 0
 instead, and what is thrown is thrown when all threads are done.
+
+And it lets a negative index count from the end, as indexing does, where the operation itself refuses it: in `index_select` and
+`index_add` (https://github.com/pytorch/pytorch/issues/185885), to 2.12 in embeddings and `gather` as well
+(https://github.com/pytorch/pytorch/issues/183608). To 2.12, gradients of embeddings are written to any place in memory; to
+2.13, nobody asks whether `scatter` refused, if its kernel is called (https://github.com/pytorch/pytorch/pull/190909).
 """
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from fundl import kernels
+from fundl.jit.torch_private import Decompositions
 
 if TYPE_CHECKING:
     from torch._inductor.codegen.cpp import CppKernel, KernelGroup
+    from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 
 NAMES: Final = (
     "torch._inductor.codegen.cpp.CppKernel.check_bounds",
     "torch._inductor.codegen.cpp.CppKernel.indirect_assert",
     "torch._inductor.codegen.cpp.KernelGroup.codegen_group",
+    "torch._inductor.codegen.wrapper.PythonWrapperCodegen.set_writeline",
 )
 """What is private in torch and used here."""
 
 _FLAG: Final = "fundl_out_of_range"
 _ASSERTION: Final = re.compile(r'\w+\((?P<condition>.*), "index out of bounds: [^"]*"\)')
+_UNCHECKED: Final = re.compile(r"(?P<call>aoti_torch_\w*(scatter|index_put)\w*\(.*\));")
 _ARRAY: Final = r"auto (\w+) =\s*\[&\]\s*\{{\s*__at_align__ std::array<[^;]*> tmpbuf;\s*{vector}\.store\("
 """Where the numbers of a vector are put for a loop to read at each of them."""
 
+# --- Operations ---------------------------------------------------------------------------------------------------------
+
+
+def decompositions(known: Decompositions) -> Decompositions:
+    """What operations consist of that inductor would let count from the end.
+
+    Args:
+        known: what operations consist of else.
+    """
+    # What is not known to consist of indexing has loops of its own, which are right from 2.13 on.
+    wrong = {operation for operation in kernels.INDEXED if operation in known or torch.__version__ < "2.13"}
+    done: list[Tensor] = []  # what an operation is to be given, as it is
+    return {
+        kernels.embedding_backward: _embedding_backward,
+        **{operation: _from_the_start(known.get(operation, operation), done) for operation in wrong},
+        **{operation: _from_the_end(known[operation]) for operation in kernels.FILLED},
+        **({kernels.embedding: _embedding} if torch.__version__ < "2.13" else {}),
+    }
+
+
+def _from_the_start(operation: Callable[..., object], done: list[Tensor]) -> Callable[..., object]:  # type: ignore[explicit-any]  # of any arguments
+    def decomposed(x: Tensor, axis: int, index: Tensor, *args: object, **options: object) -> object:
+        if any(index is one for one in done):
+            return NotImplemented
+        done.append(_never_negative(index, x.shape[axis] if x.ndim else 1))
+        return operation(x, axis, done[-1], *args, **options)
+
+    return decomposed
+
+
+def _from_the_end(operation: Callable[..., object]) -> Callable[..., object]:  # type: ignore[explicit-any]  # of any arguments
+    def decomposed(x: Tensor, axis: int, index: Tensor, value: object) -> object:
+        size = x.shape[axis] if x.ndim else 1
+        return operation(x, axis, torch.where(index < 0, index + size, index), value)
+
+    return decomposed
+
+
+def _never_negative(index: Tensor, size: int) -> Tensor:
+    """An index that is the size where it was negative: out of range for any check. The maximum tells inductor its bounds."""
+    index = index.long()
+    return torch.maximum(torch.where(index < 0, size, 0), index)
+
+
+def _embedding(weight: Tensor, tokens: Tensor, *_: object) -> Tensor:
+    return weight[_never_negative(tokens, weight.shape[0])]
+
+
+def _embedding_backward(grad: Tensor, tokens: Tensor, vocabulary: int, padding: int, by_count: bool) -> object:
+    """Checks the tokens as well: a compiled gradient may be all that is left of a function, without the embedding itself."""
+    if by_count:
+        return NotImplemented
+    wide = grad.to(torch.promote_types(grad.dtype, torch.float32))
+    if padding >= 0:
+        wide = wide.masked_fill((tokens == padding).unsqueeze(-1), 0)
+    zeros = wide.new_zeros(vocabulary, grad.shape[-1])
+    return zeros.index_put((_never_negative(tokens, vocabulary),), wide, accumulate=True).to(grad.dtype)
+
+
+# --- Loops --------------------------------------------------------------------------------------------------------------
+
 CheckBounds: TypeAlias = Callable[["CppKernel", object, object, bool, bool], None]
+SetWriteLine: TypeAlias = Callable[..., AbstractContextManager[object]]  # type: ignore[explicit-any]  # of whom, and more from 2.13 on
 CodegenGroup: TypeAlias = Callable[["KernelGroup", str | None], str]
 
 
@@ -74,3 +151,25 @@ def throwing(codegen_group: CodegenGroup) -> CodegenGroup:
         return f"#include <stdexcept>\n{code[:start]}{body}{code[end:]}"
 
     return write
+
+
+# --- Calls of kernels ---------------------------------------------------------------------------------------------------
+
+
+def asking(set_writeline: SetWriteLine) -> SetWriteLine:
+    """What says who writes the lines that call kernels: each asks whether its kernel refused.
+
+    Args:
+        set_writeline: as inductor has it.
+    """
+
+    def ask(code: "PythonWrapperCodegen", *args: object) -> AbstractContextManager[object]:
+        *before, writeline = args
+
+        def write(line: object) -> None:
+            match = _UNCHECKED.fullmatch(line) if isinstance(line, str) else None
+            cast("Callable[[object], None]", writeline)(f"AOTI_TORCH_ERROR_CODE_CHECK({match['call']});" if match else line)
+
+        return set_writeline(code, *before, write)
+
+    return ask

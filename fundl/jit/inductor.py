@@ -154,7 +154,7 @@ def _compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folde
         stack.enter_context(_thrown_after_loops())
         stack.enter_context(pools.called())
         table = {**select_decomp_table(), **lowering.decompositions(), **pools.decompositions()}
-        module = torch_private.make_fx(graph.module, examples, table)
+        module = torch_private.make_fx(graph.module, examples, {**table, **bounds.decompositions(table)})
         lowering.keep_numbers(module)
         lowering.finish_before_writing(module)
         outputs = module.graph.output_node()
@@ -217,12 +217,14 @@ def _order_kept() -> AbstractContextManager[None]:
 
 @contextmanager
 def _thrown_after_loops() -> Iterator[None]:
-    """Have inductor write loops that throw nothing from within."""
+    """Have inductor write loops that throw nothing from within, and ask the kernels that it calls whether they refused."""
     from torch._inductor.codegen.cpp import CppKernel, KernelGroup
+    from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 
     with (
         _replaced(CppKernel, "check_bounds", bounds.noting(CppKernel.check_bounds)),
         _replaced(KernelGroup, "codegen_group", bounds.throwing(KernelGroup.codegen_group)),
+        _replaced(PythonWrapperCodegen, "set_writeline", bounds.asking(PythonWrapperCodegen.set_writeline)),
     ):
         yield
 
