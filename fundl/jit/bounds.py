@@ -50,21 +50,25 @@ def decompositions(known: Decompositions) -> Decompositions:
     """
     # What is not known to consist of indexing has loops of its own, which are right from 2.13 on.
     wrong = {operation for operation in kernels.INDEXED if operation in known or torch.__version__ < "2.13"}
-    done: list[Tensor] = []  # what an operation is to be given, as it is
+    done: list[Tensor] = []  # indices that are as they are to be
     return {
         kernels.embedding_backward: _embedding_backward,
-        **{operation: _from_the_start(known.get(operation, operation), done) for operation in wrong},
+        **{operation: _from_the_start(operation, known.get(operation), done) for operation in wrong},
         **{operation: _from_the_end(known[operation]) for operation in kernels.FILLED},
         **({kernels.embedding: _embedding} if torch.__version__ < "2.13" else {}),
     }
 
 
-def _from_the_start(operation: Callable[..., object], done: list[Tensor]) -> Callable[..., object]:  # type: ignore[explicit-any]  # of any arguments
+def _from_the_start(  # type: ignore[explicit-any]  # of any arguments
+    operation: Callable[..., object], known: Callable[..., object] | None, done: list[Tensor]
+) -> Callable[..., object]:
     def decomposed(x: Tensor, axis: int, index: Tensor, *args: object, **options: object) -> object:
-        if any(index is one for one in done):
+        if not any(index is one for one in done):
+            index = _never_negative(index, x.shape[axis] if x.ndim else 1)
+            done.append(index)
+        elif known is None:
             return NotImplemented
-        done.append(_never_negative(index, x.shape[axis] if x.ndim else 1))
-        return operation(x, axis, done[-1], *args, **options)
+        return (known or operation)(x, axis, index, *args, **options)
 
     return decomposed
 
