@@ -144,6 +144,16 @@ def test_old_values_are_handed_on() -> None:
     assert all(trace.compiled for trace in (*compiled.traces, *scanned.traces))
 
 
+def test_a_view_of_a_view_of_an_input_begins_where_it_does() -> None:
+    def f(x: Tensor) -> tuple[Tensor, Tensor]:
+        square = x[4:8].view(2, 2)
+        return square.as_strided((2, 2), (2, 1)) + 1, square.as_strided((2,), (3,)) * 2
+
+    compiled = jit(f)
+    for given in (torch.arange(12.0), torch.arange(-2.0, 12.0)[2:]):
+        assert tree.equal(compiled(given), f(given))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [(17,), (4, 4)], ids=str)
 def test_all_choices_of_old_values_are_handed_on(shape: tuple[int, ...]) -> None:

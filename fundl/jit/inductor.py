@@ -155,6 +155,7 @@ def _compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folde
         stack.enter_context(pools.called())
         table = {**select_decomp_table(), **lowering.decompositions(), **pools.decompositions()}
         module = torch_private.make_fx(graph.module, examples, {**table, **bounds.decompositions(table)})
+        lowering.tell_where_views_begin(module)
         lowering.keep_numbers(module)
         lowering.finish_before_writing(module)
         outputs = module.graph.output_node()

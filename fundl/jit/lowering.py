@@ -196,6 +196,23 @@ def _finished() -> "Callable[[Tensor, Sequence[int]], Tensor]":
     return operation._opoverload
 
 
+def tell_where_views_begin(module: "GraphModule") -> None:
+    """Have each as_strided of a view of an input say where it begins: before 2.13, inductor begins where the input does."""
+    if torch.__version__ >= "2.13":
+        return
+    inputs: dict[object, Tensor] = {}
+    for node in module.graph.nodes:
+        value: object = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            continue
+        memory = value.untyped_storage()._cdata
+        if node.op == "placeholder":
+            inputs[memory] = value
+        elif node.target is kernels.as_strided and len(node.args) == 3 and memory in inputs:
+            node.args = (*node.args, value.storage_offset() - inputs[memory].storage_offset())
+    module.recompile()
+
+
 def keep_numbers(module: "GraphModule") -> None:
     """Have numbers computed once: inductor would compute them again in each loop that uses them, powers and roots too."""
     graph = module.graph
