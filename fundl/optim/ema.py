@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fundl import tree
 from fundl.kernels import no_grad
-from fundl.optim.flat import copies, new_count, select, widened
+from fundl.optim.flat import all_widened, copies, new_count, select
 from fundl.optim.hyperparameters import fraction
 from fundl.optim.transform import flatten_alike, flatten_params
 from fundl.tree import Record
@@ -50,7 +50,7 @@ class Ema:
         """
         leaves = flatten_params(params)
         with no_grad():
-            return Average(tree.with_trainable_leaves(params, copies(widened(leaves))), new_count(leaves))
+            return Average(tree.with_trainable_leaves(params, copies(all_widened(leaves))), new_count(leaves))
 
     def update(self, average: Average[P], params: P) -> Average[P]:
         """The average with the params of one more step.
@@ -64,7 +64,7 @@ class Ema:
             ValueError: they are of different shapes, or on different devices.
         """
         with no_grad():
-            wide = tree.with_trainable_leaves(params, widened(tuple(tree.trainable_leaves(params))))
+            wide = tree.with_trainable_leaves(params, all_widened(tuple(tree.trainable_leaves(params))))
             old, new, _ = flatten_alike(average.value, wide, name="average")
             count = average.count + 1
             if self.debias:

@@ -1,29 +1,26 @@
 """Arithmetic on flat tuples of tensors, the trainable leaves of a tree: what several transforms share."""
 
-from typing import Final, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from fundl import tree
+from fundl import half, tree
 
 S = TypeVar("S")
 
 Tensors: TypeAlias = tuple[Tensor, ...]
 """The trainable leaves of a tree, from left to right."""
 
-HALVES: Final = frozenset({torch.float16, torch.bfloat16})
-"""The dtypes of 16 bits, in which nothing is computed: sums stop growing at 256, and epsilon is 0."""
+
+def all_widened(tensors: Tensors) -> Tensors:
+    """The tensors, those of 16 bits in float32: in 16, sums stop growing at 256, and epsilon is 0."""
+    return tuple(half.widened(tensor) for tensor in tensors)
 
 
-def widened(tensors: Tensors) -> Tensors:
-    """The tensors, those of 16 bits in float32."""
-    return tuple(tensor.to(torch.float32) if tensor.dtype in HALVES else tensor for tensor in tensors)
-
-
-def rounded_like(tensors: Tensors, originals: Tensors) -> Tensors:
-    """The tensors in the dtypes of others."""
-    return tuple(tensor.to(original.dtype) for tensor, original in zip(tensors, originals, strict=True))
+def all_narrowed(tensors: Tensors, like: Tensors) -> Tensors:
+    """What was computed of tensors that were widened, in the dtypes of those."""
+    return tuple(half.narrowed(tensor, original) for tensor, original in zip(tensors, like, strict=True))
 
 
 def zeros_like(tensors: Tensors) -> Tensors:

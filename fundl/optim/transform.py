@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from fundl import elsewhere, tree
+from fundl.half import HALF
 from fundl.kernels import no_grad
-from fundl.optim.flat import HALVES, StateError, Tensors, rounded_like, widened
+from fundl.optim.flat import StateError, Tensors, all_narrowed, all_widened
 from fundl.tape import refuse_tape
 from fundl.tree import Record, describe
 
@@ -25,7 +26,7 @@ Rule: TypeAlias = Callable[[Tensors, S, Tensors], tuple[Tensors, S]]
 """From gradients, state and params to new tensors and the next state: what `Transform.change` and `Transform.move` are."""
 
 
-_LEARNED: Final = HALVES | {torch.float32, torch.float64}
+_LEARNED: Final = HALF | {torch.float32, torch.float64}
 
 
 @final
@@ -123,7 +124,7 @@ class Transform(ABC, Generic[S]):
         """
         leaves = flatten_params(params)
         with no_grad():
-            return State(self.start(widened(leaves), tuple(tree.trainable_paths(params))))
+            return State(self.start(all_widened(leaves), tuple(tree.trainable_paths(params))))
 
     def update(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """The updates, to be added to the params with `apply_updates`, and the next state.
@@ -160,7 +161,7 @@ class Transform(ABC, Generic[S]):
             refuse_tape(flat_grads, flat_params)
             try:
                 if halves:
-                    results, inner = rule(widened(flat_grads), state.inner, widened(flat_params))
+                    results, inner = rule(all_widened(flat_grads), state.inner, all_widened(flat_params))
                 else:
                     results, inner = rule(flat_grads, state.inner, flat_params)
             except StateError:
@@ -169,7 +170,7 @@ class Transform(ABC, Generic[S]):
                 self._require_state(state, params, error)
                 raise
             if halves:
-                results = rounded_like(results, flat_params)
+                results = all_narrowed(results, flat_params)
             return tree.with_trainable_leaves(params, results), State(inner)
 
     def _require_state(self, state: object, params: P, error: Exception) -> None:
@@ -249,7 +250,7 @@ def flatten_alike(other: P, params: P, *, name: str) -> tuple[Tensors, Tensors, 
         dtype = leaf.dtype
         if one.shape != leaf.shape or one.dtype is not dtype:
             raise _mismatch(other, params, name)
-        if dtype in HALVES:
+        if dtype in HALF:
             halves = True
     return tuple(other_leaves), tuple(leaves), halves
 
