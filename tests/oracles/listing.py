@@ -36,6 +36,14 @@ def outcome(run: Callable[[], None]) -> str | None:
     return None
 
 
+def outcomes(name: str, runs: Sequence[Callable[[], None]]) -> tuple[int, list[tuple[str, str]]]:
+    """How many samples of a name agree, and what is raised for the others, beside the name."""
+    messages = [outcome(run) for run in runs]
+    refused = [(name, message) for message in messages if message is not None]
+    print(f"\n{name}: {len(runs) - len(refused)} samples agree, {len(refused)} are listed with their reasons")
+    return len(runs) - len(refused), refused
+
+
 def compare_with_list(refused: Sequence[tuple[str, str]], listed: Sequence[Listed], *, counted: bool | None = None) -> None:
     """Raise unless what is raised for samples, by name, is what is listed.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fundl import assert_trees_close
 from tests.oracles.database import Arguments, Call, Operator, arguments, errors_of, operators, run, samples_of
-from tests.oracles.listing import Listed, NotRunError, compare_with_list, only, outcome
+from tests.oracles.listing import Listed, NotRunError, compare_with_list, only, outcomes
 from tests.test_common_modules import loss_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of much that its samples do
@@ -87,15 +87,7 @@ LISTED: Final = [
 @every_loss
 def test_loss(name: str) -> None:
     operator = operators()[name]
-    refused: list[tuple[str, str]] = []
-    agreed = 0
-    for call in samples_of(operator):
-        message = outcome(functools.partial(compare, name, operator, call))
-        if message is None:
-            agreed += 1
-        else:
-            refused.append((name, message))
-    print(f"\n{name}: {agreed} samples agree, {len(refused)} are listed with their reasons")
+    agreed, refused = outcomes(name, [functools.partial(compare, name, operator, call) for call in samples_of(operator)])
     compare_with_list(refused, only(name, LISTED))
     assert agreed
 

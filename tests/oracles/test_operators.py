@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fundl import CrossAttention, Model, SelfAttention, Shape, assert_trees_close, key, random, tree
 from fundl.interop import torch_nn
 from tests.oracles.database import Arguments, Call, Operator, arguments, errors_of, operators, run, samples_of
-from tests.oracles.listing import Listed, NotRunError, compare_with_list, only, outcome
+from tests.oracles.listing import Listed, NotRunError, compare_with_list, only, outcomes
 from tests.oracles.translations import TRANSLATIONS, Translation, filled
 from tests.test_layers import backward_any, forward_any
 
@@ -214,15 +214,7 @@ def known(name: str) -> Operator:
 @every_operator
 def test_operator(name: str) -> None:
     operator, translation = known(name), TRANSLATIONS[name]
-    refused: list[tuple[str, str]] = []
-    agreed = 0
-    for call in samples_of(operator):
-        message = outcome(functools.partial(compare, operator, translation, call))
-        if message is None:
-            agreed += 1
-        else:
-            refused.append((name, message))
-    print(f"\n{name}: {agreed} samples agree, {len(refused)} are listed with their reasons")
+    agreed, refused = outcomes(name, [functools.partial(compare, operator, translation, call) for call in samples_of(operator)])
     compare_with_list(refused, only(name, LISTED))
     assert agreed or refused
 
