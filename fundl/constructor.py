@@ -15,7 +15,7 @@ from fundl import elsewhere
 _NOTHING: Final = object()
 
 
-def told(cls: type, parameters: Sequence[str], stores: Mapping[str, object]) -> "Callable[..., None] | None":  # type: ignore[explicit-any]  # of any record
+def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, object]) -> "Callable[..., None] | None":  # type: ignore[explicit-any]  # of any record
     """The constructor for a record class that attrs has finished; None if the class has one of its own.
 
     Args:

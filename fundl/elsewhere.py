@@ -105,7 +105,7 @@ _NEEDLESS: Final[Mapping[str, str]] = {
 # --- Calls -------------------------------------------------------------------------------------------------------------
 
 
-def told(function: F) -> F:
+def with_suggestions(function: F) -> F:
     """The function; but called with parameters that it does not have, it says what to write.
 
     It is for functions that are called now and then, such as those that make layers and optimizers: each call takes a quarter

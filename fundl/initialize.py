@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random, tree
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.fans import Fans, fans_of
 from fundl.kernels import no_grad
 from fundl.layer import Model
@@ -205,7 +205,7 @@ def uniform_fan_in() -> VarianceScaling:
     return VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
-@told
+@with_suggestions
 def kaiming_uniform(*, gain: float = math.sqrt(2), negative_slope: float = 0.0, mode: Fan = "fan_in") -> VarianceScaling:
     """U(-b, b), b = gain sqrt(3 / ((1 + negative_slope^2) fan)): keeps the variance from layer to layer.
 
@@ -226,7 +226,7 @@ def kaiming_uniform(*, gain: float = math.sqrt(2), negative_slope: float = 0.0, 
     return VarianceScaling(_kaiming_scale(gain, negative_slope), mode, "uniform")
 
 
-@told
+@with_suggestions
 def kaiming_normal(*, gain: float = math.sqrt(2), negative_slope: float = 0.0, mode: Fan = "fan_in") -> VarianceScaling:
     """N(0, std^2), std = gain / sqrt((1 + negative_slope^2) fan): keeps the variance from layer to layer.
 
@@ -248,7 +248,7 @@ def _kaiming_scale(gain: float, negative_slope: float) -> float:
     return gain**2 / (1 + negative_slope**2)
 
 
-@told
+@with_suggestions
 def xavier_uniform(*, gain: float = 1.0) -> VarianceScaling:
     """U(-b, b), b = gain sqrt(6 / (fan_in + fan_out)): between what keeps the values' variance and the gradients'.
 
@@ -263,7 +263,7 @@ def xavier_uniform(*, gain: float = 1.0) -> VarianceScaling:
     return VarianceScaling(gain**2, "fan_mean", "uniform")
 
 
-@told
+@with_suggestions
 def xavier_normal(*, gain: float = 1.0) -> VarianceScaling:
     """N(0, std^2), std = gain sqrt(2 / (fan_in + fan_out)): between what keeps the values' variance and the gradients'.
 
@@ -294,7 +294,7 @@ def lecun_normal() -> VarianceScaling:
     return VarianceScaling(1.0, "fan_in", "normal")
 
 
-@told
+@with_suggestions
 def normal(std: float = 1.0, *, mean: float = 0.0) -> Normal:
     """N(mean, std^2).
 
@@ -308,7 +308,7 @@ def normal(std: float = 1.0, *, mean: float = 0.0) -> Normal:
     return Normal(std, mean)
 
 
-@told
+@with_suggestions
 def truncated_normal(std: float = 1.0, *, mean: float = 0.0, low: float = -2.0, high: float = 2.0) -> TruncatedNormal:
     """N(mean, std^2), given that it is between mean + low std and mean + high std.
 
@@ -324,7 +324,7 @@ def truncated_normal(std: float = 1.0, *, mean: float = 0.0, low: float = -2.0, 
     return TruncatedNormal(std, mean, low, high)
 
 
-@told
+@with_suggestions
 def orthogonal(*, gain: float = 1.0) -> Orthogonal:
     """A random orthogonal matrix times the gain, uniform over all of them: W W^T = gain^2 I, or W^T W if W is tall.
 
@@ -383,7 +383,7 @@ class Dependent(ABC):
 # --- Giving a model its parameters ------------------------------------------------------------------------------------
 
 
-@told
+@with_suggestions
 def initialize(key: Key, model: P, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> P:
     """The model with new parameters, drawn by the initialisers that its layers keep.
 

@@ -31,8 +31,8 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
 
     Decorate the class with ``@attrs.frozen(eq=False)``. Fields whose annotation names Tensor, a layer, or a tuple of them are
     parameters; all other fields are static, and must be hashable. A parameter ``weight`` that `initialize` is to fill has a
-    static field ``weight_init``, an initialiser, beside it. A function that makes the layer of sizes has its name in small
-    letters, `linear` for `Linear`, and stands in the same module: so it is found, and told of where the class is given sizes.
+    static field ``weight_init``, an initialiser, beside it. If a function makes the layer of sizes, give it the name of the
+    class in small letters, in the same module, as `linear` for `Linear`: the error for ``Linear(2, 3)`` then says to write it.
 
     >>> import torch
     >>> from fundl import vjp

@@ -183,7 +183,7 @@ def _register(cls: type[Record]) -> None:
     cls.kept_wide = tuple(name for name in cls.children if name in statistics)
     _register_node(cls, *_apart_and_together(cls, names), path_entry_type=optree.GetAttrEntry, namespace=_NAMESPACE)
     _with_leaves_of[cls] = _replacing_leaves(cls, names)
-    if init := constructor.told(cls, cls.trainable, {name: _store(cls, name) for name in names}):
+    if init := constructor.new_constructor(cls, cls.trainable, {name: _store(cls, name) for name in names}):
         type.__setattr__(cls, "__init__", init)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl import half, products
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.initialize import Initializer, Stacked, xavier_uniform, zeros
 from fundl.layer import Layer
 from fundl.layers.layout import as_matrix
@@ -315,7 +315,7 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         return rotation(heads.shape[2], heads.shape[3], base=self.rotary, dtype=heads.dtype, device=heads.device)
 
 
-@told
+@with_suggestions
 def self_attention(
     features: Size,
     heads: int,
@@ -517,7 +517,7 @@ class CrossAttention(Layer[_KeptOfBoth, tuple[Tensor, Tensor], Tensor], Generic[
             raise
 
 
-@told
+@with_suggestions
 def cross_attention(
     features: Size,
     heads: int,

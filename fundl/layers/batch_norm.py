@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import half, tree
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.initialize import Initializer, ones, zeros
 from fundl.kernels import no_grad
 from fundl.layer import Layer, Model
@@ -178,7 +178,7 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
         return Shape(batch, channels, *space)
 
 
-@told
+@with_suggestions
 def batch_norm(
     channels: Count,
     *,

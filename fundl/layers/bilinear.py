@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.layer import Layer
@@ -120,7 +120,7 @@ class Bilinear(Layer[Pair, Pair, Tensor], OwnFans, Generic[OutFeatures]):
             )
 
 
-@told
+@with_suggestions
 def bilinear(
     in1_features: int,
     in2_features: int,

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl import half, kernels, tree
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.kernels import PerAxis
@@ -348,7 +348,7 @@ class Conv1d(Convolution, Generic[InChannels, OutChannels, KernelSize, Stride, P
         return self._windows(shape)
 
 
-@told
+@with_suggestions
 def conv1d(
     in_channels: In,
     out_channels: Out,
@@ -460,7 +460,7 @@ class Conv2d(Convolution, Generic[InChannels, OutChannels, KernelSize, Stride, P
         return self._windows(shape)
 
 
-@told
+@with_suggestions
 def conv2d(
     in_channels: In,
     out_channels: Out,
@@ -571,7 +571,7 @@ class Conv3d(Convolution, Generic[InChannels, OutChannels, KernelSize, Stride, P
         return self._windows(shape)
 
 
-@told
+@with_suggestions
 def conv3d(
     in_channels: In,
     out_channels: Out,

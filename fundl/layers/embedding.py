@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import half
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, normal
 from fundl.layer import Layer, zero_gradient
@@ -115,7 +115,7 @@ class Embedding(Layer[Tensor], OwnFans, Generic[Features]):
             ) from error
 
 
-@told
+@with_suggestions
 def embedding(
     vocabulary: int,
     features: Out,

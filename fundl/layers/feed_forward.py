@@ -9,7 +9,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from typing_extensions import TypeVarTuple, override
 
 from fundl import kernels
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.layer import AnyLayer, Layer
 from fundl.layers.activation import GELU, Sigmoid, SiLU
 from fundl.layers.linear import Linear, linear
@@ -117,7 +117,7 @@ def feed_forward(
 def feed_forward(
     features: Features, hidden: Hidden, *, activation: A, bias: bool = ..., dtype: torch.dtype = ...
 ) -> tuple[Linear[Features, Hidden], A, Linear[Hidden, Features]]: ...
-@told
+@with_suggestions
 def feed_forward(
     features: Features,
     hidden: Hidden,
@@ -155,7 +155,7 @@ def feed_forward(
     )
 
 
-@told
+@with_suggestions
 def gated_feed_forward(
     features: Features,
     hidden: Hidden,

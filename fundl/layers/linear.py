@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import products
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.initialize import Initializer, uniform_fan_in
 from fundl.layer import Layer
 from fundl.layers.layout import as_matrix
@@ -104,7 +104,7 @@ def explain_misfit(layer: str, x: Tensor, weight: Tensor, error: RuntimeError) -
         ) from error
 
 
-@told
+@with_suggestions
 def linear(
     in_features: In,
     out_features: Out,

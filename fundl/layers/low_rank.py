@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import products
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.initialize import Initializer, uniform_fan_in, zeros
 from fundl.layer import Layer
 from fundl.layers.layout import as_matrix
@@ -125,7 +125,7 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
         return LowRank(self.weight, self.bias, grad_down, grad_up, scale=self.scale, **inits)
 
 
-@told
+@with_suggestions
 def low_rank(
     layer: Linear[In, Out],
     rank: int,

@@ -21,7 +21,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import half, kernels
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.half import narrowed, widened
 from fundl.initialize import Initializer, ones, zeros
 from fundl.layer import Layer
@@ -136,7 +136,7 @@ class LayerNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Features]):
         return _expect_features(shape, self.features)
 
 
-@told
+@with_suggestions
 def layer_norm(
     features: Size,
     *,
@@ -292,7 +292,7 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
         return _expect_features(shape, self.features)
 
 
-@told
+@with_suggestions
 def rms_norm(
     features: Size,
     *,
@@ -430,7 +430,7 @@ class GroupNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
         return Shape(batch, channels, *space)
 
 
-@told
+@with_suggestions
 def group_norm(
     groups: int,
     channels: Count,
@@ -557,7 +557,7 @@ class InstanceNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
         return Shape(batch, channels, *space)
 
 
-@told
+@with_suggestions
 def instance_norm(
     channels: Count,
     *,

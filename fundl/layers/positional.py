@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.fans import Fans, OwnFans
 from fundl.initialize import Initializer, normal
 from fundl.layer import Layer
@@ -104,7 +104,7 @@ class LearnedPositions(Layer[None], OwnFans, Generic[Features]):
         return Fans(1, 1)
 
 
-@told
+@with_suggestions
 def learned_positions(
     length: int,
     features: Out,

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import TypeVar as TypeVarWithDefault
 from typing_extensions import Unpack, override
 
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.activation import GELU
 from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention, self_attention
@@ -92,7 +92,7 @@ def transformer_block(
     feed_forward: Network,
     **options: Unpack[Options],
 ) -> tuple[AttentionPart[Norm, Size], NetworkPart[Norm, Network]]: ...
-@told
+@with_suggestions
 def transformer_block(
     features: Size,
     heads: int,
@@ -163,7 +163,7 @@ def _network(features: int, hidden: int | None, given: "Model | None", *, bias: 
     return given
 
 
-@told
+@with_suggestions
 def encoder(blocks: int, block: Part, norm: Norm) -> tuple[tuple[Part, ...], Norm]:
     """A stack of blocks, and a normalisation at its end: y = norm(block(... block(x))), each block with values of its own.
 
@@ -362,7 +362,7 @@ def decoder_block(
     memory_features: int | None = ...,
     **options: Unpack[Options],
 ) -> DecoderBlock[Size, Norm, Network]: ...
-@told
+@with_suggestions
 def decoder_block(
     features: Size,
     heads: int,
@@ -427,7 +427,7 @@ def decoder_block(
     return DecoderBlock((first, first.layers[0], attention, Dropout(dropout), last))
 
 
-@told
+@with_suggestions
 def decoder(blocks: int, block: Block, norm: Norm) -> Decoder[Block, Norm]:
     """A `Decoder`: a stack of blocks that look at a memory, each with values of its own.
 

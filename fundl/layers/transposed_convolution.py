@@ -10,7 +10,7 @@ import attrs
 import torch
 from typing_extensions import TypeVar, override
 
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.initialize import Initializer, VarianceScaling
 from fundl.kernels import PerAxis
 from fundl.layers.convolution import (
@@ -150,7 +150,7 @@ class ConvTranspose1d(
         return self._spreads(shape)
 
 
-@told
+@with_suggestions
 def conv_transpose1d(
     in_channels: In,
     out_channels: Out,
@@ -267,7 +267,7 @@ class ConvTranspose2d(
         return self._spreads(shape)
 
 
-@told
+@with_suggestions
 def conv_transpose2d(
     in_channels: In,
     out_channels: Out,
@@ -384,7 +384,7 @@ class ConvTranspose3d(
         return self._spreads(shape)
 
 
-@told
+@with_suggestions
 def conv_transpose3d(
     in_channels: In,
     out_channels: Out,

@@ -7,7 +7,7 @@ import attrs
 import torch
 from typing_extensions import override
 
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, add_decayed_weights
 from fundl.optim.flat import Tensors, require_fit
@@ -71,7 +71,7 @@ def scale_by_adagrad(*, initial: float = 0.0, epsilon: float = 1e-10) -> Transfo
 AdagradChainState: TypeAlias = tuple[DecayState, AdagradState, RateState]
 
 
-@told
+@with_suggestions
 def adagrad(
     rate: Rate, *, rate_decay: float = 0.0, initial: float = 0.0, epsilon: float = 1e-10, weight_decay: float = 0.0
 ) -> Transform[AdagradChainState]:

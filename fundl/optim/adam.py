@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.optim.decay import AddDecayedWeights, DecayState, Predicate
 from fundl.optim.flat import StateError, Tensors, new_count, require_fit, times, zeros_like
 from fundl.optim.fused import Columns, adam_in_place, can_fuse
@@ -189,7 +189,7 @@ class _Adam(Transform[AdamChainState]):
         return new.params, (self.moments.next_state(moments, count, new), decay, next_rate_state)
 
 
-@told
+@with_suggestions
 def adam(
     rate: Rate,
     *,
@@ -228,7 +228,7 @@ def adam(
     )
 
 
-@told
+@with_suggestions
 def adamw(
     rate: Rate,
     *,

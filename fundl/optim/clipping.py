@@ -7,7 +7,7 @@ import torch
 from typing_extensions import override
 
 from fundl import tree
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.optim.flat import Tensors, require_stateless, times
 from fundl.optim.hyperparameters import positive
 from fundl.optim.transform import Transform
@@ -29,7 +29,7 @@ class _ClipByGlobalNorm(Transform[tuple[()]]):
         return times(grads, self.max_norm / norm.clamp(min=self.max_norm)), state
 
 
-@told
+@with_suggestions
 def clip_by_global_norm(max_norm: float) -> Transform[tuple[()]]:
     """Shorten all updates together, if they are longer than a bound: u = g min(1, max_norm / |g|).
 
@@ -66,7 +66,7 @@ class _ClipByValue(Transform[tuple[()]]):
         return torch._foreach_clamp_max(torch._foreach_clamp_min(grads, -self.limit), self.limit), state
 
 
-@told
+@with_suggestions
 def clip_by_value(limit: float) -> Transform[tuple[()]]:
     """Clip each element: u = max(-limit, min(limit, g)).
 

@@ -6,7 +6,7 @@ import attrs
 import torch
 from typing_extensions import override
 
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, Predicate, add_decayed_weights
 from fundl.optim.flat import Tensors, require_fit, zeros_like
@@ -73,7 +73,7 @@ def scale_by_lion(*, beta1: float = 0.9, beta2: float = 0.99) -> Transform[LionS
 LionChainState: TypeAlias = tuple[LionState, DecayState, RateState]
 
 
-@told
+@with_suggestions
 def lion(
     rate: Rate, *, beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 0.0, where: Predicate | None = None
 ) -> Transform[LionChainState]:

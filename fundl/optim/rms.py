@@ -6,7 +6,7 @@ import attrs
 import torch
 from typing_extensions import override
 
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, add_decayed_weights
 from fundl.optim.flat import StateError, Tensors, require_fit, zeros_like
@@ -88,7 +88,7 @@ def scale_by_rms(*, decay: float = 0.99, epsilon: float = 1e-8, centered: bool =
 RMSPropState: TypeAlias = tuple[DecayState, RMSState, TraceState, RateState]
 
 
-@told
+@with_suggestions
 def rmsprop(
     rate: Rate,
     *,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.optim.hyperparameters import count_of_steps, finite, fraction, non_negative, positive, value_at
 
 
@@ -154,7 +154,7 @@ def _at(schedule: Callable[[Tensor], Tensor], count: Tensor) -> Tensor:
     return torch.as_tensor(value_at(schedule, count.to(torch.int64)), dtype=torch.float64, device=count.device)
 
 
-@told
+@with_suggestions
 def constant_schedule(value: float) -> Schedule:
     """The same value at every step.
 
@@ -168,7 +168,7 @@ def constant_schedule(value: float) -> Schedule:
     return _Constant(value)
 
 
-@told
+@with_suggestions
 def linear_schedule(initial: float, final: float, steps: int) -> Schedule:
     """A line from one value to another, then constant: initial + (final - initial) min(t / steps, 1) at step t.
 
@@ -184,7 +184,7 @@ def linear_schedule(initial: float, final: float, steps: int) -> Schedule:
     return _Linear(initial, final, steps)
 
 
-@told
+@with_suggestions
 def step_schedule(initial: float, *, factor: float = 0.1, every: int) -> Schedule:
     """A value that is multiplied by a factor every so many steps: initial factor^floor(t / every) at step t.
 
@@ -200,7 +200,7 @@ def step_schedule(initial: float, *, factor: float = 0.1, every: int) -> Schedul
     return _Step(initial, factor, every)
 
 
-@told
+@with_suggestions
 def exponential_schedule(initial: float, factor: float) -> Schedule:
     """A value that is multiplied by a factor at each step: initial factor^t at step t.
 
@@ -215,7 +215,7 @@ def exponential_schedule(initial: float, factor: float) -> Schedule:
     return _Step(initial, factor, every=1)
 
 
-@told
+@with_suggestions
 def inverse_time_schedule(initial: float, decay: float) -> Schedule:
     """A value that decays like the inverse of the time: initial / (1 + decay t) at step t.
 
@@ -233,7 +233,7 @@ def inverse_time_schedule(initial: float, decay: float) -> Schedule:
     return _InverseTime(initial, decay)
 
 
-@told
+@with_suggestions
 def cosine_schedule(initial: float, steps: int, *, final: float = 0.0) -> Schedule:
     """Half a cosine from one value to another, then constant.
 
@@ -254,7 +254,7 @@ def cosine_schedule(initial: float, steps: int, *, final: float = 0.0) -> Schedu
     return _Cosine(initial, final, steps)
 
 
-@told
+@with_suggestions
 def warmup_cosine_schedule(peak: float, *, warmup_steps: int, steps: int, initial: float = 0.0, final: float = 0.0) -> Schedule:
     """A line up to the peak, then half a cosine down: `linear_schedule` and `cosine_schedule`, joined.
 
@@ -278,7 +278,7 @@ def warmup_cosine_schedule(peak: float, *, warmup_steps: int, steps: int, initia
     return join_schedules((rise, cosine_schedule(peak, steps - warmup_steps, final=final)), boundaries=(warmup_steps,))
 
 
-@told
+@with_suggestions
 def one_cycle_schedule(
     peak: float, steps: int, *, rise: float = 0.3, initial_divisor: float = 25.0, final_divisor: float = 1e4
 ) -> Schedule:

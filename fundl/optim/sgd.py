@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, add_decayed_weights
 from fundl.optim.flat import StateError, Tensors, copies, new_count, require_fit, times, zeros_like
@@ -98,7 +98,7 @@ def trace(momentum: float, *, dampening: float = 0.0, nesterov: bool = False) ->
 SGDState: TypeAlias = tuple[DecayState, TraceState, RateState]
 
 
-@told
+@with_suggestions
 def sgd(
     rate: Rate, *, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
 ) -> Transform[SGDState]:
@@ -128,7 +128,7 @@ def sgd(
     )
 
 
-@told
+@with_suggestions
 def momentum(rate: Rate, *, momentum: float = 0.9, nesterov: bool = False) -> Transform[SGDState]:
     """Stochastic gradient descent with momentum: `sgd` with another default.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl import tree
-from fundl.elsewhere import told
+from fundl.elsewhere import with_suggestions
 from fundl.half import HALF, narrowed, widened
 from fundl.initialize import Initializer, VarianceScaling
 from fundl.layer import Layer
@@ -288,7 +288,7 @@ def rnn(
     bias_init: Initializer | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> RNN[In, Hidden]: ...
-@told
+@with_suggestions
 def rnn(
     in_features: int,
     hidden_features: int,
@@ -432,7 +432,7 @@ def gru(
     bias_init: Initializer | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> GRU[In, Hidden]: ...
-@told
+@with_suggestions
 def gru(
     in_features: int,
     hidden_features: int,
@@ -575,7 +575,7 @@ def lstm(
     bias_init: Initializer | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> LSTM[In, Hidden]: ...
-@told
+@with_suggestions
 def lstm(
     in_features: int,
     hidden_features: int,
