@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fundl import Layer, Pad, PixelShuffle, PixelUnshuffle, Shape, Upsample, apply, check_vjp, vjp
+from fundl import Layer, Pad, PixelShuffle, PixelUnshuffle, Shape, Upsample, apply, check_vjp, jit, vjp
 from fundl.shapes import Misfit
 from tests.samples import normal
 
@@ -341,3 +341,12 @@ def test_rules_refuse_what_the_layers_do() -> None:
         Upsample((2, 2)).output_shape(Shape(3, 4, 5))
     with pytest.raises(Misfit, match=re.escape("expects at least 2 axes but the input has 1 axis")):
         Pad((1, 1)).output_shape(Shape(3))
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_an_empty_batch_can_be_traced(mode: Literal["nearest", "linear"]) -> None:
+    x = torch.ones(0, 2, 3, 3)
+    y = jit(apply)(Upsample(2, mode=mode), x)
+    assert y.shape == (0, 2, 6, 6)
+    assert jit(vjp)(Upsample(2, mode=mode), x, y)[1].shape == x.shape

@@ -95,6 +95,8 @@ class Upsample(Layer[Sizes], Generic[Factor, Size]):
         if not self._takes(x):
             self._explain(x)
         residuals, sizes = Sizes(x.shape), self._sizes(x.shape)
+        if not x.shape[0]:  # torch's tracer takes no empty batch: its check of shapes is given a number for a truth
+            return x.new_empty((*x.shape[:2], *sizes)), residuals
         factors = [*self._factors(count)]
         for axis in self._of_kept_size(x.shape, sizes):
             x, factors[axis] = self._moved(x, axis + 2), None
@@ -105,6 +107,8 @@ class Upsample(Layer[Sizes], Generic[Factor, Size]):
         before, count = residuals.sizes, len(residuals.sizes) - 2
         sizes, factors = self._sizes(before), [*self._factors(count)]
         require_sizes(grad, (*before[:2], *sizes))
+        if not before[0]:
+            return self, grad.new_empty(before)
         kept = self._of_kept_size(before, sizes)
         for axis in kept:
             factors[axis] = None
