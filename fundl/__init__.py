@@ -4,690 +4,198 @@ Everything that a user needs is here, in one flat namespace; the functions on tr
 read with the name of their module, `tree.map` and `random.normal`.
 """
 
+# fmt: off
+
+import types
 import typing
 
-from fundl import elsewhere, ensemble, random, shapes, tree
-from fundl.data import (
-    Minibatches,
-    disk,
-    generator,
-    mean_and_std,
-    minibatches,
-    one_hot,
-    standardize,
-    train_test_split,
+from fundl import ensemble as ensemble, random as random, shapes as shapes, tree as tree
+from fundl._common import elsewhere
+
+# Models: layers, and tuples of them, applied and differentiated.
+from fundl.layer import Layer as Layer, Model as Model
+from fundl.model import (
+    Loss as Loss, apply as apply, backward as backward, backward_input as backward_input, backward_params as backward_params,
+    compose as compose, forward as forward, output_shape as output_shape, value_and_grad as value_and_grad, vjp as vjp,
 )
-from fundl.fans import (
-    Fans,
-    OwnFans,
-    fans,
-)
-from fundl.idx import read_idx
-from fundl.initialize import (
-    Dependent,
-    Initializer,
-    constant,
-    initialize,
-    kaiming_normal,
-    kaiming_uniform,
-    lecun_normal,
-    lecun_uniform,
-    normal,
-    ones,
-    orthogonal,
-    truncated_normal,
-    uniform_fan_in,
-    xavier_normal,
-    xavier_uniform,
-    zeros,
-)
-from fundl.jit import (
-    Compiled,
-    DonatedError,
-    RetraceError,
-    Scanned,
-    Trace,
-    TraceError,
-    jit,
-    scan,
-)
-from fundl.layer import (
-    Layer,
-    Model,
-)
-from fundl.layers.activation import (
-    ELU,
-    GELU,
-    SELU,
-    Hardtanh,
-    LeakyReLU,
-    Mish,
-    ReLU,
-    Sigmoid,
-    SiLU,
-    Softplus,
-    Tanh,
-)
-from fundl.layers.attention import (
-    CrossAttention,
-    SelfAttention,
-    cross_attention,
-    self_attention,
-)
-from fundl.layers.batch_norm import (
-    BatchNorm,
-    batch_norm,
-    calibrate,
-    track,
-    without_statistics,
-)
-from fundl.layers.bilinear import (
-    Bilinear,
-    bilinear,
-)
+from fundl.shapes import Shape as Shape
+from fundl.model_summary import Summary as Summary, summary as summary
+
+# Layers with parameters.
+from fundl.layers.linear import Linear as Linear, linear as linear
+from fundl.layers.bilinear import Bilinear as Bilinear, bilinear as bilinear
 from fundl.layers.convolution import (
-    Conv1d,
-    Conv2d,
-    Conv3d,
-    conv1d,
-    conv2d,
-    conv3d,
-)
-from fundl.layers.dropout import (
-    Dropout,
-    rekey,
-)
-from fundl.layers.embedding import (
-    Embedding,
-    embedding,
-)
-from fundl.layers.feed_forward import (
-    GLU,
-    feed_forward,
-    gated_feed_forward,
-)
-from fundl.layers.frozen import (
-    Frozen,
-    frozen,
-    thaw,
-)
-from fundl.layers.gain import (
-    gain_of,
-)
-from fundl.layers.linear import (
-    Linear,
-    linear,
-)
-from fundl.layers.low_rank import (
-    LowRank,
-    low_rank,
-)
-from fundl.layers.masked import (
-    FromMasked,
-    LastPosition,
-    Masked,
-    MeanOfPositions,
-    OnMasked,
-    OnMaskedPair,
-    from_masked,
-    on_masked,
-    on_masked_pair,
-    with_mask,
-)
-from fundl.layers.mixed_precision import (
-    MixedPrecision,
-    mixed_precision,
-)
-from fundl.layers.normalization import (
-    GroupNorm,
-    InstanceNorm,
-    LayerNorm,
-    RMSNorm,
-    group_norm,
-    instance_norm,
-    layer_norm,
-    rms_norm,
-)
-from fundl.layers.over_time import (
-    OverTime,
-    over_time,
-)
-from fundl.layers.pairs import (
-    Add,
-    Both,
-    Concatenate,
-    Duplicate,
-    Multiply,
-    Pipe,
-    both,
-    pipe,
-)
-from fundl.layers.pooling import (
-    AdaptiveAveragePool1d,
-    AdaptiveAveragePool2d,
-    AdaptiveAveragePool3d,
-    AdaptiveMaxPool1d,
-    AdaptiveMaxPool2d,
-    AdaptiveMaxPool3d,
-    AveragePool1d,
-    AveragePool2d,
-    AveragePool3d,
-    GlobalAveragePool,
-    GlobalMaxPool,
-    MaxPool1d,
-    MaxPool2d,
-    MaxPool3d,
-)
-from fundl.layers.positional import (
-    LearnedPositions,
-    Rotary,
-    Rotation,
-    SinusoidalPositions,
-    learned_positions,
-    rotation,
-)
-from fundl.layers.recurrent.layers import (
-    GRU,
-    LSTM,
-    RNN,
-    gru,
-    lstm,
-    rnn,
-)
-from fundl.layers.recurrent.stateful import (
-    LSTMState,
-    Stateful,
-    stateful,
-)
-from fundl.layers.recurrent.sweeps import (
-    Recurrence,
-)
-from fundl.layers.repeated import (
-    Repeat,
-    repeat,
-)
-from fundl.layers.resampling import (
-    Pad,
-    PixelShuffle,
-    PixelUnshuffle,
-    Upsample,
-)
-from fundl.layers.shared import (
-    Shared,
-    shared,
-)
-from fundl.layers.softmax import (
-    LogSoftmax,
-    Softmax,
-)
-from fundl.layers.structure import (
-    Checkpoint,
-    Flatten,
-    Identity,
-    Parallel,
-    Reshape,
-    Residual,
-    checkpoint,
-    parallel,
-    residual,
-)
-from fundl.layers.tied import (
-    Tied,
-    tied,
-)
-from fundl.layers.transformer import (
-    Decoder,
-    DecoderBlock,
-    decoder,
-    decoder_block,
-    encoder,
-    transformer_block,
+    Conv1d as Conv1d, Conv2d as Conv2d, Conv3d as Conv3d, conv1d as conv1d, conv2d as conv2d, conv3d as conv3d,
 )
 from fundl.layers.transposed_convolution import (
-    ConvTranspose1d,
-    ConvTranspose2d,
-    ConvTranspose3d,
-    conv_transpose1d,
-    conv_transpose2d,
-    conv_transpose3d,
+    ConvTranspose1d as ConvTranspose1d, ConvTranspose2d as ConvTranspose2d, ConvTranspose3d as ConvTranspose3d,
+    conv_transpose1d as conv_transpose1d, conv_transpose2d as conv_transpose2d, conv_transpose3d as conv_transpose3d,
+)
+from fundl.layers.embedding import Embedding as Embedding, embedding as embedding
+from fundl.layers.positional import (
+    LearnedPositions as LearnedPositions, Rotary as Rotary, Rotation as Rotation, SinusoidalPositions as SinusoidalPositions,
+    learned_positions as learned_positions, rotation as rotation,
+)
+from fundl.layers.attention import (
+    CrossAttention as CrossAttention, SelfAttention as SelfAttention, cross_attention as cross_attention,
+    self_attention as self_attention,
+)
+from fundl.layers.feed_forward import GLU as GLU, feed_forward as feed_forward, gated_feed_forward as gated_feed_forward
+from fundl.layers.transformer import (
+    Decoder as Decoder, DecoderBlock as DecoderBlock, decoder as decoder, decoder_block as decoder_block, encoder as encoder,
+    transformer_block as transformer_block,
+)
+from fundl.layers.recurrent.layers import GRU as GRU, LSTM as LSTM, RNN as RNN, gru as gru, lstm as lstm, rnn as rnn
+from fundl.layers.recurrent.sweeps import Recurrence as Recurrence
+from fundl.layers.recurrent.stateful import LSTMState as LSTMState, Stateful as Stateful, stateful as stateful
+from fundl.layers.batch_norm import (
+    BatchNorm as BatchNorm, batch_norm as batch_norm, calibrate as calibrate, track as track,
+    without_statistics as without_statistics,
+)
+from fundl.layers.normalization import (
+    GroupNorm as GroupNorm, InstanceNorm as InstanceNorm, LayerNorm as LayerNorm, RMSNorm as RMSNorm,
+    group_norm as group_norm, instance_norm as instance_norm, layer_norm as layer_norm, rms_norm as rms_norm,
 )
 from fundl.layers.weight_norm import (
-    WeightNorm,
-    WeightStandardization,
-    weight_norm,
-    weight_standardization,
+    WeightNorm as WeightNorm, WeightStandardization as WeightStandardization, weight_norm as weight_norm,
+    weight_standardization as weight_standardization,
 )
-from fundl.losses import (
-    Reduction,
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    huber,
-    kl_divergence,
-    mae,
-    mse,
-    nll,
+from fundl.layers.low_rank import LowRank as LowRank, low_rank as low_rank
+
+# Layers without.
+from fundl.layers.activation import (
+    ELU as ELU, GELU as GELU, SELU as SELU, Hardtanh as Hardtanh, LeakyReLU as LeakyReLU, Mish as Mish, ReLU as ReLU,
+    Sigmoid as Sigmoid, SiLU as SiLU, Softplus as Softplus, Tanh as Tanh,
 )
-from fundl.memory import keep_freed_memory
-from fundl.metrics import (
-    accuracy,
-    confusion_matrix,
+from fundl.layers.softmax import LogSoftmax as LogSoftmax, Softmax as Softmax
+from fundl.layers.dropout import Dropout as Dropout, rekey as rekey
+from fundl.layers.pooling import (
+    AdaptiveAveragePool1d as AdaptiveAveragePool1d, AdaptiveAveragePool2d as AdaptiveAveragePool2d,
+    AdaptiveAveragePool3d as AdaptiveAveragePool3d, AdaptiveMaxPool1d as AdaptiveMaxPool1d,
+    AdaptiveMaxPool2d as AdaptiveMaxPool2d, AdaptiveMaxPool3d as AdaptiveMaxPool3d, AveragePool1d as AveragePool1d,
+    AveragePool2d as AveragePool2d, AveragePool3d as AveragePool3d, GlobalAveragePool as GlobalAveragePool,
+    GlobalMaxPool as GlobalMaxPool, MaxPool1d as MaxPool1d, MaxPool2d as MaxPool2d, MaxPool3d as MaxPool3d,
 )
-from fundl.model import (
-    Loss,
-    apply,
-    backward,
-    backward_input,
-    backward_params,
-    compose,
-    forward,
-    output_shape,
-    value_and_grad,
-    vjp,
-)
-from fundl.optim import (
-    Accumulate,
-    AccumulateState,
-    AdagradChainState,
-    AdagradState,
-    AdamChainState,
-    AdamState,
-    AnyTransform,
-    Average,
-    DecayState,
-    DynamicLossScale,
-    Ema,
-    LionChainState,
-    LionState,
-    LossScaleState,
-    Predicate,
-    Rate,
-    RateState,
-    RMSPropState,
-    RMSState,
-    Schedule,
-    SGDState,
-    State,
-    Tensors,
-    TraceState,
-    Transform,
-    accumulate,
-    adagrad,
-    adam,
-    adamw,
-    add_decayed_weights,
-    apply_updates,
-    chain,
-    clip_by_global_norm,
-    clip_by_value,
-    constant_schedule,
-    cosine_schedule,
-    dynamic_loss_scale,
-    ema,
-    exponential_schedule,
-    inverse_time_schedule,
-    is_matrix,
-    join_schedules,
-    linear_schedule,
-    lion,
-    momentum,
-    one_cycle_schedule,
-    rmsprop,
-    scale,
-    scale_by_adagrad,
-    scale_by_adam,
-    scale_by_learning_rate,
-    scale_by_lion,
-    scale_by_rms,
-    scale_loss,
-    sgd,
-    step_schedule,
-    trace,
-    warmup_cosine_schedule,
-)
-from fundl.random import (
-    Key,
-    fold_in,
-    key,
-    split,
-)
-from fundl.saving import (
-    load,
-    load_metadata,
-    save,
-)
-from fundl.shapes import (
-    Shape,
-)
-from fundl.summary import (
-    Summary,
-    summary,
-)
-from fundl.testing import (
-    assert_trees_close,
-    check_vjp,
-)
-from fundl.training import (
-    Batches,
-    Epoch,
-    Evaluation,
-    Interrupted,
-    Metric,
-    Report,
-    Step,
-    TrainState,
-    evaluate,
-    fit,
-    last_good,
-    train_state,
-    train_step,
-)
-from fundl.tree import (
-    BUFFER,
-    Record,
-)
-from fundl.weights import (
-    weighed_by,
-    weight_of,
+from fundl.layers.resampling import (
+    Pad as Pad, PixelShuffle as PixelShuffle, PixelUnshuffle as PixelUnshuffle, Upsample as Upsample,
 )
 
-if not typing.TYPE_CHECKING:  # a checker knows what there is
+# Layers made of layers.
+from fundl.layers.structure import (
+    Checkpoint as Checkpoint, Flatten as Flatten, Identity as Identity, Parallel as Parallel, Reshape as Reshape,
+    Residual as Residual, checkpoint as checkpoint, parallel as parallel, residual as residual,
+)
+from fundl.layers.pairs import (
+    Add as Add, Both as Both, Concatenate as Concatenate, Duplicate as Duplicate, Multiply as Multiply, Pipe as Pipe,
+    both as both, pipe as pipe,
+)
+from fundl.layers.repeated import Repeat as Repeat, repeat as repeat
+from fundl.layers.tied import Tied as Tied, tied as tied
+from fundl.layers.shared import Shared as Shared, shared as shared
+from fundl.layers.frozen import Frozen as Frozen, frozen as frozen, thaw as thaw
+from fundl.layers.mixed_precision import MixedPrecision as MixedPrecision, mixed_precision as mixed_precision
+from fundl.layers.over_time import OverTime as OverTime, over_time as over_time
+from fundl.layers.masked import (
+    FromMasked as FromMasked, LastPosition as LastPosition, Masked as Masked, MeanOfPositions as MeanOfPositions,
+    OnMasked as OnMasked, OnMaskedPair as OnMaskedPair, from_masked as from_masked, on_masked as on_masked,
+    on_masked_pair as on_masked_pair, with_mask as with_mask,
+)
+from fundl.layers.gain import gain_of as gain_of
+
+# Parameters from a key.
+from fundl.initializers import (
+    Dependent as Dependent, Initializer as Initializer, constant as constant, initialize as initialize,
+    kaiming_normal as kaiming_normal, kaiming_uniform as kaiming_uniform, lecun_normal as lecun_normal,
+    lecun_uniform as lecun_uniform, normal as normal, ones as ones, orthogonal as orthogonal,
+    truncated_normal as truncated_normal, uniform_fan_in as uniform_fan_in, xavier_normal as xavier_normal,
+    xavier_uniform as xavier_uniform, zeros as zeros,
+)
+from fundl.fan import Fans as Fans, OwnFans as OwnFans, fans as fans
+
+# Losses, and how good a model is.
+from fundl.losses import (
+    Reduction as Reduction, binary_cross_entropy as binary_cross_entropy,
+    binary_cross_entropy_with_logits as binary_cross_entropy_with_logits, cross_entropy as cross_entropy, huber as huber,
+    kl_divergence as kl_divergence, mae as mae, mse as mse, nll as nll,
+)
+from fundl.weights import weighed_by as weighed_by, weight_of as weight_of
+from fundl.metrics import accuracy as accuracy, confusion_matrix as confusion_matrix
+
+# Optimizers: transforms of gradients, which compose, and schedules.
+from fundl.optim.transform import State as State, Transform as Transform, apply_updates as apply_updates
+from fundl.optim.flat import Tensors as Tensors
+from fundl.optim.chain import AnyTransform as AnyTransform, chain as chain
+from fundl.optim.hyperparameters import Rate as Rate
+from fundl.optim.sgd import SGDState as SGDState, TraceState as TraceState, momentum as momentum, sgd as sgd, trace as trace
+from fundl.optim.adam import (
+    AdamChainState as AdamChainState, AdamState as AdamState, adam as adam, adamw as adamw, scale_by_adam as scale_by_adam,
+)
+from fundl.optim.lion import (
+    LionChainState as LionChainState, LionState as LionState, lion as lion, scale_by_lion as scale_by_lion,
+)
+from fundl.optim.adagrad import (
+    AdagradChainState as AdagradChainState, AdagradState as AdagradState, adagrad as adagrad,
+    scale_by_adagrad as scale_by_adagrad,
+)
+from fundl.optim.rms import RMSPropState as RMSPropState, RMSState as RMSState, rmsprop as rmsprop, scale_by_rms as scale_by_rms
+from fundl.optim.decay import (
+    DecayState as DecayState, Predicate as Predicate, add_decayed_weights as add_decayed_weights, is_matrix as is_matrix,
+)
+from fundl.optim.clipping import clip_by_global_norm as clip_by_global_norm, clip_by_value as clip_by_value
+from fundl.optim.scaling import RateState as RateState, scale as scale, scale_by_learning_rate as scale_by_learning_rate
+from fundl.optim.ema import Average as Average, Ema as Ema, ema as ema
+from fundl.optim.accumulate import Accumulate as Accumulate, AccumulateState as AccumulateState, accumulate as accumulate
+from fundl.optim.loss_scale import (
+    DynamicLossScale as DynamicLossScale, LossScaleState as LossScaleState, dynamic_loss_scale as dynamic_loss_scale,
+    scale_loss as scale_loss,
+)
+from fundl.optim.schedules import (
+    Schedule as Schedule, constant_schedule as constant_schedule, cosine_schedule as cosine_schedule,
+    exponential_schedule as exponential_schedule, inverse_time_schedule as inverse_time_schedule,
+    join_schedules as join_schedules, linear_schedule as linear_schedule, one_cycle_schedule as one_cycle_schedule,
+    step_schedule as step_schedule, warmup_cosine_schedule as warmup_cosine_schedule,
+)
+
+# Training: a state, a step, and a run.
+from fundl.training.step import (
+    Report as Report, Step as Step, TrainState as TrainState, train_state as train_state, train_step as train_step,
+)
+from fundl.training.evaluation import Evaluation as Evaluation, Metric as Metric, evaluate as evaluate
+from fundl.training.run import Batches as Batches, Epoch as Epoch, Interrupted as Interrupted, last_good as last_good
+from fundl.training.fitting import fit as fit
+
+# Data.
+from fundl.data import (
+    Minibatches as Minibatches, disk as disk, generator as generator, mean_and_std as mean_and_std,
+    minibatches as minibatches, one_hot as one_hot, standardize as standardize, train_test_split as train_test_split,
+)
+from fundl.idx import read_idx as read_idx
+
+# A function, or a whole training step, compiled.
+from fundl._compiling.function import Compiled as Compiled, jit as jit
+from fundl._compiling.scan import Scanned as Scanned, scan as scan
+from fundl._compiling.kinds import RetraceError as RetraceError, Trace as Trace
+from fundl._compiling.tracing import TraceError as TraceError
+from fundl._common.donated import DonatedError as DonatedError
+
+# Trees, keys, files, checks.
+from fundl.tree import BUFFER as BUFFER, Record as Record
+from fundl.random import Key as Key, fold_in as fold_in, key as key, split as split
+from fundl.saving import load as load, load_metadata as load_metadata, save as save
+from fundl.memory import keep_freed_memory as keep_freed_memory
+from fundl.testing import assert_trees_close as assert_trees_close, check_vjp as check_vjp
+
+__version__ = "0.1.0"
+
+if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself, and knows that there is no more
 
     def __getattr__(name):
         ours = elsewhere.ours_for(name)
         raise AttributeError(f"module 'fundl' has no attribute {name!r}{f': write {ours}' if ours else ''}", name=name)
 
-
-__all__ = [
-    "BUFFER",
-    "ELU",
-    "GELU",
-    "GLU",
-    "GRU",
-    "LSTM",
-    "RNN",
-    "SELU",
-    "Accumulate",
-    "AccumulateState",
-    "AdagradChainState",
-    "AdagradState",
-    "AdamChainState",
-    "AdamState",
-    "AdaptiveAveragePool1d",
-    "AdaptiveAveragePool2d",
-    "AdaptiveAveragePool3d",
-    "AdaptiveMaxPool1d",
-    "AdaptiveMaxPool2d",
-    "AdaptiveMaxPool3d",
-    "Add",
-    "AnyTransform",
-    "Average",
-    "AveragePool1d",
-    "AveragePool2d",
-    "AveragePool3d",
-    "BatchNorm",
-    "Batches",
-    "Bilinear",
-    "Both",
-    "Checkpoint",
-    "Compiled",
-    "Concatenate",
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "ConvTranspose3d",
-    "CrossAttention",
-    "DecayState",
-    "Decoder",
-    "DecoderBlock",
-    "Dependent",
-    "DonatedError",
-    "Dropout",
-    "Duplicate",
-    "DynamicLossScale",
-    "Ema",
-    "Embedding",
-    "Epoch",
-    "Evaluation",
-    "Fans",
-    "Flatten",
-    "FromMasked",
-    "Frozen",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "GroupNorm",
-    "Hardtanh",
-    "Identity",
-    "Initializer",
-    "InstanceNorm",
-    "Interrupted",
-    "Key",
-    "LSTMState",
-    "LastPosition",
-    "Layer",
-    "LayerNorm",
-    "LeakyReLU",
-    "LearnedPositions",
-    "Linear",
-    "LionChainState",
-    "LionState",
-    "LogSoftmax",
-    "Loss",
-    "LossScaleState",
-    "LowRank",
-    "Masked",
-    "MaxPool1d",
-    "MaxPool2d",
-    "MaxPool3d",
-    "MeanOfPositions",
-    "Metric",
-    "Minibatches",
-    "Mish",
-    "MixedPrecision",
-    "Model",
-    "Multiply",
-    "OnMasked",
-    "OnMaskedPair",
-    "OverTime",
-    "OwnFans",
-    "Pad",
-    "Parallel",
-    "Pipe",
-    "PixelShuffle",
-    "PixelUnshuffle",
-    "Predicate",
-    "RMSNorm",
-    "RMSPropState",
-    "RMSState",
-    "Rate",
-    "RateState",
-    "ReLU",
-    "Record",
-    "Recurrence",
-    "Reduction",
-    "Repeat",
-    "Report",
-    "Reshape",
-    "Residual",
-    "RetraceError",
-    "Rotary",
-    "Rotation",
-    "SGDState",
-    "Scanned",
-    "Schedule",
-    "SelfAttention",
-    "Shape",
-    "Shared",
-    "SiLU",
-    "Sigmoid",
-    "SinusoidalPositions",
-    "Softmax",
-    "Softplus",
-    "State",
-    "Stateful",
-    "Step",
-    "Summary",
-    "Tanh",
-    "Tensors",
-    "Tied",
-    "Trace",
-    "TraceError",
-    "TraceState",
-    "TrainState",
-    "Transform",
-    "Upsample",
-    "WeightNorm",
-    "WeightStandardization",
-    "accumulate",
-    "accuracy",
-    "adagrad",
-    "adam",
-    "adamw",
-    "add_decayed_weights",
-    "apply",
-    "apply_updates",
-    "assert_trees_close",
-    "backward",
-    "backward_input",
-    "backward_params",
-    "batch_norm",
-    "bilinear",
-    "binary_cross_entropy",
-    "binary_cross_entropy_with_logits",
-    "both",
-    "calibrate",
-    "chain",
-    "check_vjp",
-    "checkpoint",
-    "clip_by_global_norm",
-    "clip_by_value",
-    "compose",
-    "confusion_matrix",
-    "constant",
-    "constant_schedule",
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
-    "cosine_schedule",
-    "cross_attention",
-    "cross_entropy",
-    "decoder",
-    "decoder_block",
-    "disk",
-    "dynamic_loss_scale",
-    "ema",
-    "embedding",
-    "encoder",
-    "ensemble",
-    "evaluate",
-    "exponential_schedule",
-    "fans",
-    "feed_forward",
-    "fit",
-    "fold_in",
-    "forward",
-    "from_masked",
-    "frozen",
-    "gain_of",
-    "gated_feed_forward",
-    "generator",
-    "group_norm",
-    "gru",
-    "huber",
-    "initialize",
-    "instance_norm",
-    "inverse_time_schedule",
-    "is_matrix",
-    "jit",
-    "join_schedules",
-    "kaiming_normal",
-    "kaiming_uniform",
-    "keep_freed_memory",
-    "key",
-    "kl_divergence",
-    "last_good",
-    "layer_norm",
-    "learned_positions",
-    "lecun_normal",
-    "lecun_uniform",
-    "linear",
-    "linear_schedule",
-    "lion",
-    "load",
-    "load_metadata",
-    "low_rank",
-    "lstm",
-    "mae",
-    "mean_and_std",
-    "minibatches",
-    "mixed_precision",
-    "momentum",
-    "mse",
-    "nll",
-    "normal",
-    "on_masked",
-    "on_masked_pair",
-    "one_cycle_schedule",
-    "one_hot",
-    "ones",
-    "orthogonal",
-    "output_shape",
-    "over_time",
-    "parallel",
-    "pipe",
-    "random",
-    "read_idx",
-    "rekey",
-    "repeat",
-    "residual",
-    "rms_norm",
-    "rmsprop",
-    "rnn",
-    "rotation",
-    "save",
-    "scale",
-    "scale_by_adagrad",
-    "scale_by_adam",
-    "scale_by_learning_rate",
-    "scale_by_lion",
-    "scale_by_rms",
-    "scale_loss",
-    "scan",
-    "self_attention",
-    "sgd",
-    "shapes",
-    "shared",
-    "split",
-    "standardize",
-    "stateful",
-    "step_schedule",
-    "summary",
-    "thaw",
-    "tied",
-    "trace",
-    "track",
-    "train_state",
-    "train_step",
-    "train_test_split",
-    "transformer_block",
-    "tree",
-    "truncated_normal",
-    "uniform_fan_in",
-    "value_and_grad",
-    "vjp",
-    "warmup_cosine_schedule",
-    "weighed_by",
-    "weight_norm",
-    "weight_of",
-    "weight_standardization",
-    "with_mask",
-    "without_statistics",
-    "xavier_normal",
-    "xavier_uniform",
-    "zeros",
-]
+    _modules = {name for name, value in globals().items() if isinstance(value, types.ModuleType)}
+    __all__ = sorted(
+        name
+        for name in globals()
+        if not name.startswith("_") and (name not in _modules or name in {"ensemble", "random", "shapes", "tree"})
+    )

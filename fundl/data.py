@@ -14,9 +14,10 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl import elsewhere, random, tree
-from fundl.half import HALF, narrowed, widened
-from fundl.kernels import inference_mode
+from fundl import random, tree
+from fundl._common import elsewhere
+from fundl._common.half import HALF, narrowed, widened
+from fundl._common.kernels import inference_mode
 from fundl.random import Key
 
 T = TypeVar("T")

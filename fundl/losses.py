@@ -21,9 +21,9 @@ from typing import Final, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from fundl import elsewhere, kernels
-from fundl.class_axis import as_rows, axis_hint, is_along
-from fundl.half import HALF
+from fundl._common import elsewhere, kernels
+from fundl._common.class_axis import as_rows, axis_hint, is_along
+from fundl._common.half import HALF
 from fundl.weights import Weight, weighed_by
 
 Reduction: TypeAlias = Literal["mean", "sum", "batch_mean"]

@@ -7,8 +7,8 @@ a single score decides for yes where it is above a threshold.
 import torch
 from torch import Tensor
 
-from fundl.class_axis import as_rows, axis_hint, is_along
-from fundl.elsewhere import require_tensor
+from fundl._common.class_axis import as_rows, axis_hint, is_along
+from fundl._common.elsewhere import require_tensor
 from fundl.losses import is_readable
 from fundl.weights import weighed_by
 

@@ -6,11 +6,12 @@ from typing import Protocol, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 import torch
 from torch import Tensor
 
-from fundl import elsewhere, tree
-from fundl.kernels import no_grad
+from fundl import tree
+from fundl._common import elsewhere
+from fundl._common.kernels import no_grad
+from fundl._common.tape import refuse_tape
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.shapes import AnyShape, Misfit, Shape, of_model
-from fundl.tape import refuse_tape
 from fundl.tree import describe
 
 P = TypeVar("P", bound=Model)

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fundl.files import whole_file
+from fundl._common.files import whole_file
 from fundl.tree import Record, describe, flatten, misplaced_tensors, paths, unflatten
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fundl import random, tree
+from fundl._common.layouts import LAYOUTS, expanded
 from fundl.layer import Model
-from fundl.layouts import LAYOUTS, expanded
 from fundl.model import compose, run_backward, run_backward_input, run_backward_params, run_forward
 from fundl.tree import describe
 

@@ -25,10 +25,10 @@ import optree
 import torch
 from torch import Tensor
 
-from fundl import constructor
-from fundl.donated import DonatedError, refusal
-from fundl.elsewhere import is_module, no_attribute
-from fundl.kernels import is_traced
+from fundl._common import constructor
+from fundl._common.donated import DonatedError, refusal
+from fundl._common.elsewhere import is_module, no_attribute
+from fundl._common.kernels import is_traced
 
 T = TypeVar("T")
 V = TypeVar("V")

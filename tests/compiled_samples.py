@@ -25,9 +25,9 @@ from fundl import (
     train_step,
     tree,
 )
-from fundl.initialize import VarianceScaling, uniform_fan_in
+from fundl.initializers import VarianceScaling, uniform_fan_in
 from fundl.optim.sgd import SGDState, sgd
-from fundl.training import Report
+from fundl.training.step import Report
 from fundl.tree import Record
 
 State = TrainState[Linear[int, int], SGDState]

@@ -14,7 +14,7 @@ import pytest  # noqa: E402  # torch looks at the environment when it is importe
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from fundl.jit import cache, inductor, loops, torch_private  # noqa: E402
+from fundl._compiling import cache, inductor, loops, torch_private  # noqa: E402
 
 # --- Compiled functions -------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from fundl.optim import (
+from fundl import (
     accumulate,
     adagrad,
     adam,

@@ -19,7 +19,7 @@ import torch
 from typing_extensions import override
 
 from fundl import jit, scan
-from fundl.jit import cache, folder, inductor, loops, store
+from fundl._compiling import cache, folder, inductor, loops, store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners, modes and links")
 

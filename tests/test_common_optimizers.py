@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fundl.optim import Rate, adagrad, adam, adamw, apply_updates, chain, rmsprop, scale, sgd
+from fundl import Rate, adagrad, adam, adamw, apply_updates, chain, rmsprop, scale, sgd
 from fundl.optim.chain import AnyTransform
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of much that its samples do

@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import (
+    AnyTransform,
     Dropout,
     Epoch,
     Evaluation,
@@ -35,6 +36,7 @@ from fundl import (
     Transform,
     accuracy,
     adam,
+    adamw,
     apply,
     assert_trees_close,
     binary_cross_entropy,
@@ -76,7 +78,6 @@ from fundl import (
     zeros,
 )
 from fundl.model import run_forward
-from fundl.optim import AnyTransform, adamw
 from tests.optimizer_samples import OPTIMIZERS
 from tests.samples import SAMPLES, Sample
 

@@ -1,7 +1,9 @@
 """The public face: one flat namespace, all of it listed, documented and importable on its own."""
 
 import ast
+import importlib
 import inspect
+import pkgutil
 import subprocess
 import sys
 import types
@@ -12,6 +14,7 @@ import pytest
 from torch import Tensor
 
 import fundl
+from tests.face import PUBLIC
 
 ROOT = Path(__file__).parent.parent
 
@@ -20,13 +23,13 @@ def test_all_lists_what_is_public() -> None:
     public = {
         name
         for name, value in vars(fundl).items()
-        if not name.startswith("_") and not (isinstance(value, types.ModuleType) and name not in fundl.__all__)
+        if not name.startswith("_") and not (isinstance(value, types.ModuleType) and name not in PUBLIC)
     }
-    assert public == set(fundl.__all__)
-    assert len(fundl.__all__) == len(public)
+    assert public == set(PUBLIC)
+    assert len(PUBLIC) == len(public)
 
 
-@pytest.mark.parametrize("name", fundl.__all__)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_what_is_public_is_documented(name: str) -> None:
     value: object = getattr(fundl, name)
     if value is Tensor:  # an alias, such as Key
@@ -68,3 +71,26 @@ def test_the_calculus_is_ours(path: Path) -> None:
     closed = ["torch.autograd", "torch.nn", "torch.optim"] + ["torch.ops"] * (path.name != "kernels.py")
     found = [name for name in mentions(path.read_text()) if name.startswith(tuple(closed))]
     assert not found
+
+
+FACES = ["fundl", "fundl.ensemble", "fundl.interop.torch_nn"]
+MODULES = [found.name for found in pkgutil.walk_packages(fundl.__path__, "fundl.")]
+
+
+def used_by_the_face() -> set[str]:
+    """The modules whose names a user has, and those that a user has as a whole, such as `tree`."""
+    files = [ROOT.joinpath(*face.split("."), "__init__.py") for face in FACES]
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
+    return {str(node.module) for node in nodes} | {f"{node.module}.{name.name}" for node in nodes for name in node.names}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_name_hides_a_module(name: str) -> None:
+    module = importlib.import_module(name)
+    assert pkgutil.resolve_name(name.replace("fundl.", "fundl:", 1)) is module
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith("fundl.interop.torch_nn.")])
+def test_what_is_private_looks_private(name: str) -> None:
+    is_package = any(other.startswith(f"{name}.") for other in MODULES)
+    assert is_package or "._" in name or name in used_by_the_face()

@@ -49,7 +49,7 @@ from fundl import (
     xavier_uniform,
     zeros,
 )
-from fundl.fans import fans_of
+from fundl.fan import fans_of
 from fundl.layers.convolution import Convolution
 
 L = TypeVar("L", Convolution, Linear, Bilinear)

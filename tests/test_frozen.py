@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl import tree
-from fundl.initialize import initialize
+from fundl import adamw, tree
+from fundl.initializers import initialize
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.activation import ReLU, Tanh
 from fundl.layers.dropout import Dropout, rekey
@@ -21,10 +21,9 @@ from fundl.layers.normalization import layer_norm, rms_norm
 from fundl.layers.structure import Residual, checkpoint, parallel, residual
 from fundl.losses import mse
 from fundl.model import apply, backward_input, backward_params, compose, forward, value_and_grad, vjp
-from fundl.optim import adamw
 from fundl.random import key, normal
 from fundl.testing import check_vjp
-from fundl.training import train_state, train_step
+from fundl.training.step import train_state, train_step
 
 
 @attrs.frozen(eq=False)

@@ -76,7 +76,7 @@ from fundl import (
     weight_norm,
     weight_standardization,
 )
-from fundl.layouts import LAYOUTS, channels_last
+from fundl._common.layouts import LAYOUTS, channels_last
 from tests.samples import ELEMENTWISE, SAMPLES, Sample, attention, normal, transformer, with_values
 from tests.test_jit_samples import GROUPS
 from tests.test_layers import backward_any, forward_any, vjp_any, without_integers

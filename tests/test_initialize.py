@@ -15,8 +15,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random, tree
-from fundl.fans import Fans, fans
-from fundl.initialize import (
+from fundl.fan import Fans, fans
+from fundl.initializers import (
     Initializer,
     constant,
     initialize,

@@ -31,7 +31,6 @@ from fundl import (
     compose,
     initialize,
     jit,
-    kernels,
     key,
     linear,
     lstm,
@@ -46,7 +45,8 @@ from fundl import (
     value_and_grad,
     vjp,
 )
-from fundl.jit import cache, inductor, loops, lowering, torch_private
+from fundl._common import kernels
+from fundl._compiling import cache, inductor, loops, lowering, torch_private
 from fundl.tree import Record
 from tests.samples import normal
 

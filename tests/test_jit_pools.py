@@ -27,7 +27,7 @@ from fundl import (
     jit,
     tree,
 )
-from fundl.layouts import LAYOUTS
+from fundl._common.layouts import LAYOUTS
 from fundl.model import run_backward, run_forward
 from tests.samples import normal
 

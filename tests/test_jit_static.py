@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fundl import jit, scan, tree
-from fundl.jit.fixed import Fixed
+from fundl._compiling.fixed import Fixed
 from fundl.tree import Record
 
 

@@ -1,6 +1,7 @@
 """Wherever in memory the numbers lie, every layer of the table computes the same: eager and compiled.
 
-The parameters, the input and the cotangent lie, each in turn, in every layout of `fundl.layouts`, in float64 and float32.
+The parameters, the input and the cotangent lie, each in turn, in every layout of `fundl._common.layouts`, in float64 and in
+float32.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from fundl import Model, jit, tree
-from fundl.layouts import LAYOUTS
+from fundl._common.layouts import LAYOUTS
 from fundl.model import run_backward, run_forward
 from tests.samples import SAMPLES, Sample
 from tests.test_jit_samples import GROUPS, gradient_for

@@ -36,12 +36,13 @@ from fundl import (
     tree,
     value_and_grad,
 )
-from fundl.elsewhere import maker_of
+from fundl._common.elsewhere import maker_of
 from fundl.tree import Record
+from tests.face import PUBLIC
 
 MODEL: Final = initialize(key(0), compose(linear(2, 8), ReLU(), linear(8, 1)))
 NAMES: Final[Mapping[str, object]] = MappingProxyType(
-    {name: getattr(fundl, name) for name in fundl.__all__}
+    {name: getattr(fundl, name) for name in PUBLIC}
     | {
         "fundl": fundl,
         "torch": torch,

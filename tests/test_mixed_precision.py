@@ -7,9 +7,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from fundl import ensemble, tree
+from fundl import (
+    Transform,
+    accumulate,
+    adam,
+    chain,
+    clip_by_global_norm,
+    dynamic_loss_scale,
+    ensemble,
+    scale,
+    scale_loss,
+    sgd,
+    tree,
+)
 from fundl.data import disk, one_hot
-from fundl.initialize import initialize
+from fundl.initializers import initialize
 from fundl.layers.activation import ReLU, Tanh
 from fundl.layers.dropout import Dropout, rekey
 from fundl.layers.embedding import embedding
@@ -22,9 +34,8 @@ from fundl.layers.structure import residual
 from fundl.losses import mse
 from fundl.metrics import accuracy
 from fundl.model import apply, backward_input, forward, value_and_grad, vjp
-from fundl.optim import Transform, accumulate, adam, chain, clip_by_global_norm, dynamic_loss_scale, scale, scale_loss, sgd
 from fundl.random import key, normal, split
-from fundl.training import train_state, train_step
+from fundl.training.step import train_state, train_step
 
 S = TypeVar("S")
 

@@ -6,8 +6,7 @@ from typing import Final
 import pytest
 import torch
 
-from fundl import jit, tree
-from fundl.optim import State
+from fundl import State, jit, tree
 from fundl.optim.chain import AnyTransform
 from tests import test_optim_numbers as numbers
 from tests import test_optim_states as states

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fundl import tree
-from fundl.optim import (
+from fundl import (
     Schedule,
     State,
     accumulate,
@@ -26,6 +25,7 @@ from fundl.optim import (
     rmsprop,
     scale_by_adam,
     sgd,
+    tree,
 )
 from fundl.optim.chain import AnyTransform
 from tests.optimizer_formulas import Memory, begin, formula

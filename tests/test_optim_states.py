@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fundl import tree
-from fundl.optim import (
+from fundl import (
     State,
     Transform,
     accumulate,
@@ -29,6 +28,7 @@ from fundl.optim import (
     linear_schedule,
     rmsprop,
     sgd,
+    tree,
 )
 from fundl.optim.chain import AnyTransform
 from fundl.optim.flat import StateError

@@ -10,6 +10,7 @@ from rich.console import Console
 from torch import Tensor
 
 from fundl import (
+    AdamChainState,
     Epoch,
     Model,
     Tanh,
@@ -31,8 +32,7 @@ from fundl import (
     train_step,
     tree,
 )
-from fundl.optim import AdamChainState
-from fundl.pace import pays
+from fundl._common.pace import pays
 from fundl.training import fitting
 
 POINTS, LABELS = disk(key(0), 100)

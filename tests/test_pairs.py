@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fundl import tree
-from fundl.initialize import initialize
+from fundl import adam, tree
+from fundl.initializers import initialize
 from fundl.layer import AnyLayer
 from fundl.layers.activation import Tanh
 from fundl.layers.bilinear import Bilinear, bilinear
@@ -20,7 +20,6 @@ from fundl.layers.pairs import Add, Both, Concatenate, Duplicate, Multiply, Pipe
 from fundl.layers.structure import Identity
 from fundl.losses import mse
 from fundl.model import apply, backward_input, backward_params, compose, forward, output_shape, value_and_grad, vjp
-from fundl.optim import adam
 from fundl.random import key, normal
 from fundl.shapes import Shape
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fundl import Linear, check_vjp, jit, kernels, key, products, random, vjp
-from fundl.jit import lowering
+from fundl import Linear, check_vjp, jit, key, random, vjp
+from fundl._common import kernels, products
+from fundl._compiling import lowering
 
 pytestmark = pytest.mark.skipif(kernels.linear_onednn is None, reason="this build of torch has no oneDNN")
 

@@ -30,7 +30,6 @@ from fundl import (
     from_masked,
     gru,
     initialize,
-    kernels,
     key,
     lstm,
     orthogonal,
@@ -40,6 +39,7 @@ from fundl import (
     vjp,
     with_mask,
 )
+from fundl._common import kernels
 
 AnyRecurrent: TypeAlias = RNN | GRU | LSTM
 Reference: TypeAlias = nn.RNN | nn.GRU | nn.LSTM

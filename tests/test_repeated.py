@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl import tree
-from fundl.initialize import initialize, kaiming_uniform
+from fundl import adamw, is_matrix, tree
+from fundl.initializers import initialize, kaiming_uniform
 from fundl.layer import Layer
 from fundl.layers.activation import ReLU, Tanh
 from fundl.layers.batch_norm import BatchNorm, batch_norm, calibrate
@@ -21,11 +21,10 @@ from fundl.layers.repeated import Repeat, repeat
 from fundl.layers.structure import Flatten, Residual, checkpoint, residual
 from fundl.losses import mse
 from fundl.model import apply, backward_input, backward_params, compose, forward, output_shape, vjp
-from fundl.optim import adamw, is_matrix
+from fundl.model_summary import summary
 from fundl.random import key, normal
 from fundl.shapes import Shape
-from fundl.summary import summary
-from fundl.training import train_state, train_step
+from fundl.training.step import train_state, train_step
 from fundl.tree import BUFFER, Record
 
 X = normal(key(9), (4, 3))

@@ -35,7 +35,6 @@ from fundl import (
     compose,
     cross_entropy,
     disk,
-    files,
     fit,
     initialize,
     key,
@@ -48,7 +47,8 @@ from fundl import (
     train_step,
     tree,
 )
-from fundl.files import _host
+from fundl._common import files
+from fundl._common.files import _host
 from fundl.optim.chain import AnyTransform
 from fundl.saving import _CODES, _SMALL
 from fundl.tree import BUFFER

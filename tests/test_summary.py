@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl.initialize import initialize
+from fundl.initializers import initialize
 from fundl.layer import Layer, Model
 from fundl.layers.activation import LeakyReLU, ReLU, Tanh
 from fundl.layers.dropout import Dropout, rekey
@@ -31,8 +31,8 @@ from fundl.layers.shared import shared
 from fundl.layers.structure import Flatten, parallel, residual
 from fundl.layers.weight_norm import weight_norm
 from fundl.model import compose, run_forward
+from fundl.model_summary import Shape, Summary, summary
 from fundl.random import key
-from fundl.summary import Shape, Summary, summary
 from fundl.tree import BUFFER
 from tests.samples import SAMPLES, Sample
 

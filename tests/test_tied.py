@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from fundl import tree
-from fundl.initialize import initialize
-from fundl.initialize import normal as normally
+from fundl import adam, tree
+from fundl.initializers import initialize
+from fundl.initializers import normal as normally
 from fundl.layer import Layer
 from fundl.layers.activation import Tanh
 from fundl.layers.dropout import Dropout, rekey
@@ -21,7 +21,6 @@ from fundl.layers.structure import residual
 from fundl.layers.tied import Tied, tied
 from fundl.losses import cross_entropy
 from fundl.model import apply, backward_input, backward_params, forward, output_shape, value_and_grad, vjp
-from fundl.optim import adam
 from fundl.random import key, normal
 from fundl.shapes import Shape
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 import fundl
-from fundl import fit, initialize, jit, kernels, key, linear, mse, scan, sgd, train_state, train_step
-from fundl.jit import inductor, lowering, torch_private, tracing
-from fundl.jit.torch_private import UnknownTorchError
-from fundl.pace import Compile
+from fundl import fit, initialize, jit, key, linear, mse, scan, sgd, train_state, train_step
+from fundl._common import kernels
+from fundl._common.pace import Compile
+from fundl._compiling import inductor, lowering, torch_private, tracing
+from fundl._compiling.torch_private import UnknownTorchError
 
 ROOT: Final = Path(__file__).parent.parent
 LACKS: Final = (
@@ -58,7 +59,7 @@ def test_functions_run_as_they_are() -> None:
 @pytest.mark.usefixtures("lacking")
 def test_fit_warns_once_unless_it_must_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = run(False)
-    monkeypatch.setattr("fundl.pace._COST", 0)
+    monkeypatch.setattr("fundl._common.pace._COST", 0)
     with pytest.warns(RuntimeWarning) as caught:
         found, epochs = run("auto")
     assert len(caught) == 1

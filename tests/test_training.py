@@ -44,9 +44,11 @@ from fundl import (
     value_and_grad,
 )
 from fundl.random import Key
-from fundl.training import Evaluation, Interrupted, TrainState, evaluate, evaluation, fit, train_state, train_step
-from fundl.training.run import described
-from fundl.training.step import draws
+from fundl.training import evaluation
+from fundl.training.evaluation import Evaluation, evaluate
+from fundl.training.fitting import fit
+from fundl.training.run import Interrupted, described
+from fundl.training.step import TrainState, draws, train_state, train_step
 from fundl.tree import BUFFER
 
 Batch = tuple[Tensor, Tensor]

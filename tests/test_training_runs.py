@@ -18,6 +18,7 @@ from fundl import (
     Key,
     Linear,
     Metric,
+    SGDState,
     TrainState,
     accuracy,
     apply,
@@ -44,8 +45,8 @@ from fundl import (
     tree,
     without_statistics,
 )
-from fundl.optim import SGDState
-from fundl.training import Report, fitting
+from fundl.training import fitting
+from fundl.training.step import Report
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Normalized: TypeAlias = tuple[BatchNorm, Linear[int, int]]

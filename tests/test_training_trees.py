@@ -15,6 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import (
+    AdamChainState,
     Batches,
     Epoch,
     Layer,
@@ -55,7 +56,6 @@ from fundl import (
     train_step,
     transformer_block,
 )
-from fundl.optim import AdamChainState
 
 P = TypeVar("P", bound=Model)
 X = TypeVar("X")

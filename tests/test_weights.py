@@ -12,6 +12,7 @@ from torch import Tensor
 from fundl import (
     Linear,
     Loss,
+    Transform,
     accumulate,
     accuracy,
     chain,
@@ -38,7 +39,6 @@ from fundl import (
     weighed_by,
     weight_of,
 )
-from fundl.optim import Transform
 from fundl.optim.chain import AnyTransform
 from tests.test_losses import SAMPLES
 

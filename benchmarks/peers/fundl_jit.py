@@ -9,8 +9,7 @@ from torch import Tensor
 from benchmarks.cases import Case
 from benchmarks.peers import Run
 from benchmarks.peers.fundl_networks import batches, loss_of, model_of, tensors, with_optimizer
-from fundl import Transform, jit, key, scan, train_state, train_step
-from fundl.optim import State
+from fundl import State, Transform, jit, key, scan, train_state, train_step
 
 S = TypeVar("S")
 Leaves: TypeAlias = tuple[Tensor, ...]

@@ -9,9 +9,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random, tree
-from fundl.ensemble.layers import as_models, batched
-from fundl.initialize import initialize as initialize_one
-from fundl.kernels import no_grad
+from fundl._common.kernels import no_grad
+from fundl.ensemble._layers import as_models, batched
+from fundl.initializers import initialize as initialize_one
 from fundl.layer import Layer, Model
 from fundl.model import run_backward, run_backward_params, run_forward
 from fundl.runs import each, of_each, together

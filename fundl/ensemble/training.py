@@ -6,24 +6,24 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import attrs
 from torch import Tensor
 
-from fundl import random, training, tree
-from fundl.kernels import no_grad
+from fundl import random, tree
+from fundl._common.kernels import no_grad
+from fundl._common.pace import Pace
 from fundl.layer import Model
 from fundl.layers.dropout import rekey
 from fundl.model import Loss, backward_params, require_gradient, run
 from fundl.optim.transform import Transform
-from fundl.pace import Pace
-from fundl.training import Batches, Epoch, Evaluation, Metric, Report, Step, TrainState
-from fundl.training.evaluation import for_any_use
-from fundl.training.run import EPOCHS, Run
-from fundl.training.step import draws, pair
+from fundl.training import step as of_one_run
+from fundl.training.evaluation import Evaluation, Metric, for_any_use
+from fundl.training.run import EPOCHS, Batches, Epoch, Run
+from fundl.training.step import Report, Step, TrainState, draws, pair
 from fundl.tree import describe
 from fundl.weights import by_rows, rule_of, weighed_by
 
 if TYPE_CHECKING:
     from rich.console import Console
+from fundl.ensemble._optimizers import of_runs
 from fundl.ensemble.models import Ensemble, require_keys, unstack
-from fundl.ensemble.optimizers import of_runs
 from fundl.runs import each
 
 P = TypeVar("P", bound=Model)
@@ -57,7 +57,7 @@ def train_state(keys: Tensor, models: Ensemble[P], optimizer: Transform[S]) -> T
         raise TypeError(f"an ensemble is what ensemble.initialize or ensemble.stack makes, not {describe(models)}")
     if require_keys(keys) != models.runs:
         raise ValueError(f"each run needs a key of its own, but the ensemble has {models.runs} runs, and keys are {len(keys)}")
-    return attrs.evolve(training.train_state(keys[0], models, of_runs(optimizer)), key=keys)
+    return attrs.evolve(of_one_run.train_state(keys[0], models, of_runs(optimizer)), key=keys)
 
 
 def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[Ensemble[P], S, X, Target, Prediction]:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl import half, products
-from fundl.elsewhere import with_suggestions
-from fundl.initialize import Initializer, Stacked, xavier_uniform, zeros
+from fundl._common import half, products
+from fundl._common.elsewhere import with_suggestions
+from fundl.initializers import Initializer, Stacked, xavier_uniform, zeros
 from fundl.layer import Layer
-from fundl.layers.layout import as_matrix
+from fundl.layers._layout import as_matrix
 from fundl.layers.normalization import require_dtype
 from fundl.layers.positional import Rotation, rotation
 from fundl.layers.softmax import softmax_backward

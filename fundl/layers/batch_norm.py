@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import half, tree
-from fundl.elsewhere import with_suggestions
-from fundl.initialize import Initializer, ones, zeros
-from fundl.kernels import no_grad
+from fundl import tree
+from fundl._common import half
+from fundl._common.elsewhere import with_suggestions
+from fundl._common.kernels import no_grad
+from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer, Model
-from fundl.layers.layout import in_a_row, require_sizes
+from fundl.layers._layout import in_a_row, require_sizes
 from fundl.layers.normalization import require_channels, require_dtype, require_eps, scale_and_shift
 from fundl.model import forward
 from fundl.shapes import AnySize, Shape, expect

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl.elsewhere import with_suggestions
-from fundl.fans import Fans, OwnFans
-from fundl.initialize import Initializer, uniform_fan_in
+from fundl._common.elsewhere import with_suggestions
+from fundl.fan import Fans, OwnFans
+from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layer import Layer
-from fundl.layers.layout import as_matrix
+from fundl.layers._layout import as_matrix
 from fundl.layers.pairs import Pair, require_pair
 from fundl.shapes import AnyShape, AnySize, Shape
 

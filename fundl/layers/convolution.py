@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl import half, kernels, tree
-from fundl.elsewhere import with_suggestions
-from fundl.fans import Fans, OwnFans
-from fundl.initialize import Initializer, uniform_fan_in
-from fundl.kernels import PerAxis
+from fundl import tree
+from fundl._common import half, kernels
+from fundl._common.elsewhere import with_suggestions
+from fundl._common.kernels import PerAxis
+from fundl.fan import Fans, OwnFans
+from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layer import Layer
-from fundl.layers.layout import require_sizes
+from fundl.layers._layout import require_sizes
 from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Size, Windows, expect
 
 # Sizes that a layer's type states

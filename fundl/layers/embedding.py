@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import half
-from fundl.elsewhere import with_suggestions
-from fundl.fans import Fans, OwnFans
-from fundl.initialize import Initializer, normal
+from fundl._common import half
+from fundl._common.elsewhere import with_suggestions
+from fundl.fan import Fans, OwnFans
+from fundl.initializers import Initializer, normal
 from fundl.layer import Layer, zero_gradient
-from fundl.layers.layout import require_sizes
+from fundl.layers._layout import require_sizes
 from fundl.random import Key
 from fundl.shapes import AnySize, Shape
 

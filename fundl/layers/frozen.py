@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl.layer import Layer
-from fundl.layers.inside import backward_input_inside, fitting, forward_inside
+from fundl.layers._inside import backward_input_inside, fitting, forward_inside
 from fundl.model import models
 from fundl.shapes import AnySize, S, Through
 from fundl.tree import BUFFER

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import products
-from fundl.elsewhere import with_suggestions
-from fundl.initialize import Initializer, uniform_fan_in
+from fundl._common import products
+from fundl._common.elsewhere import with_suggestions
+from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layer import Layer
-from fundl.layers.layout import as_matrix
+from fundl.layers._layout import as_matrix
 from fundl.shapes import AnySize, Shape, expect
 
 InFeatures = TypeVar("InFeatures", bound=int, covariant=True, default=AnySize)

@@ -15,9 +15,9 @@ from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl import tree
-from fundl.half import in_float32
+from fundl._common.half import in_float32
 from fundl.layer import AnyLayer, Layer, Model, zero_gradient
-from fundl.layers.inside import Sizes
+from fundl.layers._inside import Sizes
 from fundl.model import models, output_shape, require_model, run_backward, run_backward_params, run_forward
 from fundl.shapes import AnySize, S, Shape, Through
 from fundl.tree import BUFFER, Record, describe

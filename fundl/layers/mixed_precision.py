@@ -10,13 +10,7 @@ from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl import tree
 from fundl.layer import Layer
-from fundl.layers.inside import (
-    backward_input_inside,
-    backward_inside,
-    backward_params_inside,
-    fitting,
-    forward_inside,
-)
+from fundl.layers._inside import backward_input_inside, backward_inside, backward_params_inside, fitting, forward_inside
 from fundl.model import models
 from fundl.shapes import AnySize, S, Through
 from fundl.tree import Record

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import half, kernels
-from fundl.elsewhere import with_suggestions
-from fundl.half import narrowed, widened
-from fundl.initialize import Initializer, ones, zeros
+from fundl._common import half, kernels
+from fundl._common.elsewhere import with_suggestions
+from fundl._common.half import narrowed, widened
+from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer
-from fundl.layers.layout import in_a_row, require_sizes
+from fundl.layers._layout import in_a_row, require_sizes
 from fundl.shapes import AnySize, Misfit, Shape, expect
 
 Features = TypeVar("Features", bound=int | tuple[int, ...], covariant=True, default=AnySize)

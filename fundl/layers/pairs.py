@@ -15,7 +15,7 @@ from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl import tree
 from fundl.layer import AnyLayer, Layer, Model
-from fundl.layers.inside import Sizes, backward_input_inside, backward_inside, backward_params_inside, forward_inside
+from fundl.layers._inside import Sizes, backward_input_inside, backward_inside, backward_params_inside, forward_inside
 from fundl.model import (
     Differentiable,
     models,

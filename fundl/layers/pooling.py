@@ -14,12 +14,12 @@ import attrs
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import kernels
-from fundl.half import in_float32
-from fundl.kernels import PerAxis
+from fundl._common import kernels
+from fundl._common.half import in_float32
+from fundl._common.kernels import PerAxis
 from fundl.layer import Layer
-from fundl.layers.inside import Sizes
-from fundl.layers.layout import Layout, layout_of, require_sizes, stand_in
+from fundl.layers._inside import Sizes
+from fundl.layers._layout import Layout, layout_of, require_sizes, stand_in
 from fundl.shapes import AnyShape, AnySize, Misfit, Resized, Shape, Windows
 from fundl.tree import Record
 

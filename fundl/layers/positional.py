@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl.elsewhere import with_suggestions
-from fundl.fans import Fans, OwnFans
-from fundl.initialize import Initializer, normal
+from fundl._common.elsewhere import with_suggestions
+from fundl.fan import Fans, OwnFans
+from fundl.initializers import Initializer, normal
 from fundl.layer import Layer
 from fundl.shapes import AnySize, S, Shape, expect
 from fundl.tree import Record

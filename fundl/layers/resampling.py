@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl import kernels
-from fundl.half import in_float32
+from fundl._common import kernels
+from fundl._common.half import in_float32
 from fundl.layer import Layer
-from fundl.layers.inside import Sizes
-from fundl.layers.layout import Layout, layout_of, require_sizes, stand_in
+from fundl.layers._inside import Sizes
+from fundl.layers._layout import Layout, layout_of, require_sizes, stand_in
 from fundl.shapes import AnySize, Divided, Padded, Product, Resized, S, Shape
 
 # Sizes that a layer's type states, named like the fields that hold them

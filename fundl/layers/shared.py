@@ -9,8 +9,8 @@ from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl import tree
 from fundl.layer import Layer, Model
+from fundl.layers._inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
 from fundl.layers.batch_norm import Statistics
-from fundl.layers.inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
 from fundl.layers.pairs import Pair, require_pair
 from fundl.model import models, output_shape
 from fundl.shapes import AnySize

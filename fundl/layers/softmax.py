@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl import kernels
-from fundl.half import HALF, narrowed, widened
+from fundl._common import kernels
+from fundl._common.half import HALF, narrowed, widened
 from fundl.layer import Layer
 from fundl.shapes import S
 

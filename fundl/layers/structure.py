@@ -14,15 +14,8 @@ from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl import tree
 from fundl.layer import Layer
+from fundl.layers._inside import Sizes, backward_input_inside, backward_inside, backward_params_inside, fitting, forward_inside
 from fundl.layers.batch_norm import Statistics
-from fundl.layers.inside import (
-    Sizes,
-    backward_input_inside,
-    backward_inside,
-    backward_params_inside,
-    fitting,
-    forward_inside,
-)
 from fundl.model import models, note_place
 from fundl.shapes import AnyShape, AnySize, Joined, Kept, Product, Reshaped, S, Shape, Through
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
-from fundl import products, tree
+from fundl import tree
+from fundl._common import products
 from fundl.layer import Layer, zero_gradient
+from fundl.layers._inside import backward_inside, fitting, forward_inside
+from fundl.layers._layout import as_matrix
 from fundl.layers.embedding import Embedding
-from fundl.layers.inside import backward_inside, fitting, forward_inside
-from fundl.layers.layout import as_matrix
 from fundl.model import models
 from fundl.shapes import AnySize, Ending, Kept, Shape
 

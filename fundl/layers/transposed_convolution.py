@@ -10,9 +10,9 @@ import attrs
 import torch
 from typing_extensions import TypeVar, override
 
-from fundl.elsewhere import with_suggestions
-from fundl.initialize import Initializer, VarianceScaling
-from fundl.kernels import PerAxis
+from fundl._common.elsewhere import with_suggestions
+from fundl._common.kernels import PerAxis
+from fundl.initializers import Initializer, VarianceScaling
 from fundl.layers.convolution import (
     Batch,
     Convolution,

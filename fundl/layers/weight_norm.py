@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl import half, kernels
-from fundl.initialize import Dependent, Initializer, ones
+from fundl._common import half, kernels
+from fundl.initializers import Dependent, Initializer, ones
 from fundl.layer import AnyLayer, Layer
-from fundl.layers.inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
-from fundl.layers.layout import require_sizes
+from fundl.layers._inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
+from fundl.layers._layout import require_sizes
 from fundl.layers.normalization import require_eps
 from fundl.model import require_model
 from fundl.shapes import S, Through

@@ -5,7 +5,8 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from fundl import half, tree
+from fundl import tree
+from fundl._common import half
 
 S = TypeVar("S")
 

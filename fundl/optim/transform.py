@@ -12,11 +12,12 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl import elsewhere, tree
-from fundl.half import HALF
-from fundl.kernels import no_grad
+from fundl import tree
+from fundl._common import elsewhere
+from fundl._common.half import HALF
+from fundl._common.kernels import no_grad
+from fundl._common.tape import refuse_tape
 from fundl.optim.flat import StateError, Tensors, all_narrowed, all_widened
-from fundl.tape import refuse_tape
 from fundl.tree import Record, describe
 
 P = TypeVar("P")

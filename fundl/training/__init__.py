@@ -10,24 +10,3 @@ epoch at a time.
         history += more
         save("run.safetensors", state)
 """
-
-from fundl.training.evaluation import Evaluation, Metric, evaluate
-from fundl.training.fitting import fit
-from fundl.training.run import Batches, Epoch, Interrupted, last_good
-from fundl.training.step import Report, Step, TrainState, train_state, train_step
-
-__all__ = [
-    "Batches",
-    "Epoch",
-    "Evaluation",
-    "Interrupted",
-    "Metric",
-    "Report",
-    "Step",
-    "TrainState",
-    "evaluate",
-    "fit",
-    "last_good",
-    "train_state",
-    "train_step",
-]

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from fundl import random
-from fundl.kernels import inference_mode
+from fundl._common.kernels import inference_mode
+from fundl._common.pace import Compile, CompiledPace, Pace, pays
+from fundl._common.progress import Progress
 from fundl.layer import Model
-from fundl.pace import Compile, CompiledPace, Pace, pays
-from fundl.progress import Progress
 from fundl.random import Key
 from fundl.training.evaluation import Evaluation, Metric, for_any_use
 from fundl.training.run import EPOCHS, Batches, Epoch, Run

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from fundl import tree
+from fundl._common.kernels import callers_mode, inference_mode
+from fundl._common.pace import Pace
+from fundl._common.progress import Progress, show
 from fundl.data import Minibatches
-from fundl.kernels import callers_mode, inference_mode
 from fundl.layer import Model
 from fundl.memory import keep_freed_memory
-from fundl.pace import Pace
-from fundl.progress import Progress, show
 from fundl.random import Key
 from fundl.runs import of_each
 from fundl.training.evaluation import Evaluation, Means, Metric, for_any_use

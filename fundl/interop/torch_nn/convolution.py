@@ -6,9 +6,9 @@ from typing import Final, Generic, TypedDict, TypeVar
 import torch
 from torch import nn
 
+from fundl._common.kernels import PerAxis
 from fundl.interop.torch_nn.pairs import META, Refused, Row, copied, copied_if_any, pair, require, with_parameters
 from fundl.interop.torch_nn.per_axis import one, same_for_all, three, two
-from fundl.kernels import PerAxis
 from fundl.layers.convolution import Conv1d, Conv2d, Conv3d, Convolution
 from fundl.layers.transposed_convolution import (
     ConvTranspose1d,

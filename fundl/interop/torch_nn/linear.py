@@ -4,7 +4,7 @@ from typing import Final
 
 from torch import nn
 
-from fundl.initialize import normal
+from fundl.initializers import normal
 from fundl.interop.torch_nn.pairs import META, Row, copied, copied_if_any, pair, require, with_parameters
 from fundl.layers.bilinear import Bilinear
 from fundl.layers.embedding import Embedding, ZeroRow

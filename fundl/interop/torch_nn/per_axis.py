@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from fundl._common.kernels import PerAxis
 from fundl.interop.torch_nn.pairs import Refused
-from fundl.kernels import PerAxis
 
 One = tuple[int]
 Two = tuple[int, int]

@@ -10,9 +10,9 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl import tree
-from fundl.elsewhere import with_suggestions
-from fundl.half import HALF, narrowed, widened
-from fundl.initialize import Initializer, VarianceScaling
+from fundl._common.elsewhere import with_suggestions
+from fundl._common.half import HALF, narrowed, widened
+from fundl.initializers import Initializer, VarianceScaling
 from fundl.layer import Layer
 from fundl.layers.recurrent import sweeps
 from fundl.layers.recurrent.sweeps import Activation, Kept, Recurrence, States, Sweep, SweptBack

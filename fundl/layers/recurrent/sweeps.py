@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl import kernels, products
-from fundl.initialize import Initializer
+from fundl._common import kernels, products
+from fundl.initializers import Initializer
 from fundl.tree import Record, describe
 
 Activation: TypeAlias = Literal["tanh", "relu"]

@@ -1,0 +1,101 @@
+"""The constructors of records: as attrs writes them, but that they say what to write where they are called as in torch.
+
+Layers make a record of gradients at every step, so the constructor is written out, field by field, and compiled: it is as quick
+as that of attrs, with its checks. Whatever fails them is explained by `fundl._common.elsewhere`.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import attrs
+
+from fundl._common import elsewhere
+
+_NOTHING: Final = object()
+
+
+def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, object]) -> "Callable[..., None] | None":  # type: ignore[explicit-any]  # of any record
+    """The constructor for a record class that attrs has finished; None if the class has one of its own.
+
+    Args:
+        cls: the class.
+        parameters: the names of the fields that hold tensors which are no buffers.
+        stores: for each field what writes it into a new record.
+    """
+    theirs: Callable[..., None] = cls.__init__  # type: ignore[explicit-any,misc]  # that of the class itself
+    if not theirs.__code__.co_filename.startswith("<attrs generated"):
+        return None
+    fields: Sequence[attrs.Attribute[object]] = attrs.fields(cls)
+    plain = all(
+        field.init and field.converter is None and field.validator is None and not _is_made(field.default) for field in fields
+    )
+    ours = (
+        _compiled(cls, fields, parameters, stores)
+        if plain and not hasattr(cls, "__attrs_pre_init__")
+        else _watched(cls, theirs)
+    )
+    functools.update_wrapper(ours, theirs)
+    return ours
+
+
+def _is_made(default: object) -> bool:
+    return isinstance(default, attrs.Factory)  # type: ignore[arg-type]  # a class, which attrs types as a function
+
+
+def _compiled(  # type: ignore[explicit-any]  # of any record
+    cls: type, fields: "Sequence[attrs.Attribute[object]]", names: Sequence[str], stores: Mapping[str, object]
+) -> Callable[..., None]:
+    """The constructor of a class whose fields are given as they are kept."""
+    scope: dict[str, object] = {f"store_{name}": store for name, store in stores.items()}
+    parameters: dict[bool, list[str]] = {False: [], True: []}
+    wrong = ["more", "other"]
+    for field in fields:
+        scope[f"default_{field.name}"] = _NOTHING if field.default is attrs.NOTHING else field.default
+        parameters[field.kw_only].append(f"{field.alias}=default_{field.name}")
+        if field.default is attrs.NOTHING:
+            wrong.append(f"{field.alias} is NOTHING")
+        if field.name in names and not field.kw_only:
+            wrong.append(f"type({field.alias}) is int")
+    given = "".join(f"({field.alias!r}, {field.alias}, default_{field.name}, {field.kw_only}), " for field in fields)
+    lines = [
+        f"def __init__(self, {', '.join([*parameters[False], '*more', *parameters[True], '**other'])}):",
+        f"    if {' or '.join(wrong)}:",
+        f"        raise refused(cls, ({given}), more, other)",
+        *(f"    store_{field.name}(self, {field.alias})" for field in fields),
+        *(["    self.__attrs_post_init__()"] if hasattr(cls, "__attrs_post_init__") else []),
+    ]
+    exec(
+        "\n".join(lines),
+        scope | {"cls": cls, "NOTHING": _NOTHING, "refused": _refused},
+        made := dict[str, Callable[..., None]](),
+    )
+    return made["__init__"]
+
+
+def _refused(
+    cls: type, given: Sequence[tuple[str, object, object, bool]], more: Sequence[object], other: Mapping[str, object]
+) -> TypeError:
+    """The error for a call, told what it gave: each parameter with value and default, what is too much, what is unknown."""
+    positional = [(value, default) for _, value, default, named in given if not named]
+    while positional and not more and positional[-1][0] is positional[-1][1]:
+        positional.pop()  # was not given
+    keywords = {name: value for name, value, default, named in given if named and value is not default}
+    named = [(name, value) for (name, *_), (value, _) in zip(given, positional, strict=False) if value is not _NOTHING]
+    gap = len(named) < len(positional)  # what is behind it was given by name
+    values = [] if gap else [value for _, value in named]
+    return elsewhere.refused(cls, (*values, *more), {**(dict(named) if gap else {}), **keywords, **other})
+
+
+def _watched(cls: type, theirs: Callable[..., None]) -> Callable[..., None]:  # type: ignore[explicit-any]  # of any record
+    """The constructor of attrs, for a class whose fields are made of what is given; layers of these have no parameters."""
+
+    def __init__(self: object, *args: object, **keywords: object) -> None:  # noqa: N807  # the constructor's name
+        try:
+            theirs(self, *args, **keywords)
+        except TypeError:
+            if elsewhere.fits(cls, args, keywords):
+                raise
+            raise elsewhere.refused(cls, args, keywords) from None
+
+    return __init__

@@ -1,0 +1,191 @@
+"""Half precision: numbers of 16 bits, whose sums need 32.
+
+A sum that is kept in bfloat16 stands still at 256 ones, one in float16 at 2,048: what is added is less than half of its last
+digit. Sums, means and products of matrices are right, since their kernels add up in float32 and round once. Kernels that
+scatter (gradients of lookups, of windows that overlap, of padding), and the CPU's for normalisation, keep what they add up in
+the dtype that they are given. They are given float32, and what they give is rounded.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias, overload
+
+import torch
+from torch import Tensor
+
+from fundl._common import kernels
+
+HALF: Final = frozenset({torch.bfloat16, torch.float16})
+
+Mask: TypeAlias = tuple[bool, bool, bool]
+Gradients: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
+"""Of x, weight and bias."""
+
+
+@overload
+def widened(x: Tensor) -> Tensor: ...
+@overload
+def widened(x: Tensor | None) -> Tensor | None: ...
+def widened(x: Tensor | None) -> Tensor | None:
+    """The tensor in float32, if it is in half precision; else itself."""
+    return x if x is None or x.dtype not in HALF else x.to(torch.float32)
+
+
+@overload
+def narrowed(x: Tensor, like: Tensor) -> Tensor: ...
+@overload
+def narrowed(x: Tensor | None, like: Tensor) -> Tensor | None: ...
+def narrowed(x: Tensor | None, like: Tensor) -> Tensor | None:
+    """What was computed of a tensor that was widened, in the dtype of that tensor."""
+    return x if x is None or x.dtype is like.dtype else x.to(like.dtype)
+
+
+def in_float32(kernel: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What a kernel makes of a tensor: of half precision in float32, rounded once."""
+    return kernel(x) if x.dtype not in HALF else kernel(x.to(torch.float32)).to(x.dtype)
+
+
+# --- Normalisation -----------------------------------------------------------------------------------------------------
+
+# As the kernels of these names. Mean and rstd are in float32: of numbers that are close to each other, and far from 0, a mean
+# of 16 bits leaves no digit. (CUDA's kernel for layers keeps them so, and sums in float32.)
+
+
+def layer_norm(
+    x: Tensor, sizes: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As the kernel."""
+    if x.dtype not in HALF or x.is_cuda:
+        return kernels.layer_norm(x, sizes, weight, bias, eps)
+    y, mean, rstd = kernels.layer_norm(widened(x), sizes, alike(x, weight), alike(x, bias), eps)
+    return y.to(x.dtype), mean, rstd
+
+
+def layer_norm_backward(  # noqa: PLR0917  # as the kernel has them
+    grad: Tensor,
+    x: Tensor,
+    sizes: Sequence[int],
+    mean: Tensor,
+    rstd: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mask: Mask,
+) -> Gradients:
+    """As the kernel."""
+    if x.dtype not in HALF or x.is_cuda:
+        return kernels.layer_norm_backward(grad, x, sizes, mean, rstd, weight, bias, mask)
+    found = kernels.layer_norm_backward(widened(grad), widened(x), sizes, mean, rstd, widened(weight), widened(bias), mask)
+    return rounded(found, x, weight, bias)
+
+
+def batch_norm(  # noqa: PLR0917  # as the kernel has them
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As the kernel, with the statistics of x if there is no mean; those that are given may be in float32."""
+    if x.dtype not in HALF:
+        return kernels.batch_norm(x, weight, bias, mean, var, mean is None, 0.0, eps)
+    wide = widened(x), alike(x, weight), alike(x, bias), widened(mean), widened(var)
+    y, batch_mean, rstd = kernels.batch_norm(*wide, mean is None, 0.0, eps)
+    return y.to(x.dtype), batch_mean, rstd
+
+
+def batch_norm_backward(  # noqa: PLR0917  # as the kernel has them
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    batch_mean: Tensor | None,
+    rstd: Tensor | None,
+    from_batch: bool,
+    eps: float,
+    mask: Mask,
+) -> Gradients:
+    """As the kernel."""
+    if x.dtype not in HALF:
+        return kernels.batch_norm_backward(grad, x, weight, mean, var, batch_mean, rstd, from_batch, eps, mask)
+    wide = widened(grad), widened(x), widened(weight), widened(mean), widened(var), widened(batch_mean), widened(rstd)
+    return rounded(kernels.batch_norm_backward(*wide, from_batch, eps, mask), x, weight, weight)
+
+
+@overload
+def alike(x: Tensor, parameter: Tensor) -> Tensor: ...
+@overload
+def alike(x: Tensor, parameter: Tensor | None) -> Tensor | None: ...
+def alike(x: Tensor, parameter: Tensor | None) -> Tensor | None:
+    """A parameter of x's dtype, widened; one of another stays as it is, for the kernel to refuse."""
+    return widened(parameter) if parameter is not None and parameter.dtype is x.dtype else parameter
+
+
+def rounded(found: Gradients, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Gradients:
+    """Gradients in the dtypes of what they are with respect to."""
+    grad_x, grad_weight, grad_bias = found
+    grad_weight = narrowed(grad_weight, x if weight is None else weight)
+    return narrowed(grad_x, x), grad_weight, narrowed(grad_bias, x if bias is None else bias)
+
+
+# --- Lookups and convolutions ------------------------------------------------------------------------------------------
+
+
+def embedding_backward(grad: Tensor, tokens: Tensor, vocabulary: int, padding: int) -> Tensor:
+    """As the kernel: each row of the gradient is a sum over all places of its token."""
+    return in_float32(lambda wide: kernels.embedding_backward(wide, tokens, vocabulary, padding, False), grad)
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, settings: kernels.ConvolutionSettings) -> Tensor:
+    """As the kernel."""
+    if x.dtype not in HALF or not _convolves_slowly(x, settings):
+        return torch.convolution(x, weight, bias, *settings)
+    return torch.convolution(widened(x), alike(x, weight), alike(x, bias), *settings).to(x.dtype)
+
+
+def convolution_backward(  # noqa: PLR0917  # as the kernel has them
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    sizes: Sequence[int] | None,
+    settings: kernels.ConvolutionSettings,
+    mask: Mask,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As the kernel."""
+    if x.dtype not in HALF or not _convolves_slowly(x, settings):
+        return kernels.convolution_backward(grad, x, weight, sizes, *settings, mask)
+    found = kernels.convolution_backward(widened(grad), widened(x), widened(weight), sizes, *settings, mask)
+    return narrowed(found[0], x), narrowed(found[1], weight), narrowed(found[2], weight)
+
+
+def _convolves_slowly(x: Tensor, settings: kernels.ConvolutionSettings) -> bool:
+    """Whether ATen's own kernel for the CPU would run, not oneDNN's: it adds up in 16 bits, and takes ten times as long."""
+    stride, *_, transposed, output_padding, _ = settings
+    is_beyond = transposed and any(more >= step for more, step in zip(output_padding, stride, strict=True))
+    return x.is_cpu and (is_beyond or not kernels.onednn_runs(x.dtype))
+
+
+# --- Attention ---------------------------------------------------------------------------------------------------------
+
+# What many keys share is so little for each that float16 has no more than a few of its digits, or takes it for 0.
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As the kernel."""
+    if q.dtype != torch.float16:
+        return kernels.attention(q, k, v, 0, causal, attn_mask=mask)
+    output, logsumexp = kernels.attention(widened(q), alike(q, k), alike(q, v), 0, causal, attn_mask=widened(mask))
+    return output.to(q.dtype), logsumexp
+
+
+def attention_backward(  # noqa: PLR0917  # as the kernel has them
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    output: Tensor,
+    logsumexp: Tensor,
+    causal: bool,
+    mask: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As the kernel."""
+    if q.dtype != torch.float16:
+        return kernels.attention_backward(grad, q, k, v, output, logsumexp, 0, causal, attn_mask=mask)
+    wide = widened(grad), widened(q), widened(k), widened(v), widened(output), logsumexp
+    grad_q, grad_k, grad_v = kernels.attention_backward(*wide, 0, causal, attn_mask=widened(mask))
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)

@@ -1,0 +1,580 @@
+"""The one typed door to ATen's fused kernels.
+
+``torch.ops`` is untyped; each kernel that fundl uses stands here with its true signature, as an overload (a little faster
+to call than the packet of all overloads), and nothing else in fundl touches ``torch.ops``. What `torch` itself exports, typed
+and documented (``torch.addmm``, ``torch.relu``), is called there.
+
+The annotations are strings, since torch 2.11's OpOverload cannot be subscripted at run time.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
+_aten: Final = torch.ops.aten
+
+
+class no_grad:  # noqa: N801  # torch's own is called so, and does the same in three times the time
+    """``with no_grad():`` records no tape: each public function that computes opens it once."""
+
+    __slots__ = ("_before",)
+
+    def __enter__(self) -> None:
+        self._before = torch.is_grad_enabled()
+        if self._before:
+            torch._C._set_grad_enabled(False)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before:
+            torch._C._set_grad_enabled(True)
+
+
+def inference_mode() -> AbstractContextManager[None]:
+    """A context that records no tape and makes small kernels cheaper: what comes of it serves for computing with it alone."""
+    return torch._C._InferenceMode(True)  # torch's own does the same in three times the time
+
+
+class callers_mode:  # noqa: N801  # likewise
+    """The mode that it was made in; ``with`` it, inside of `inference_mode`, what a user wrote runs in the user's own mode."""
+
+    __slots__ = ("_grad", "_guard", "_inference")
+
+    def __init__(self) -> None:
+        self._grad, self._inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    def __enter__(self) -> None:
+        self._guard = torch._C._InferenceMode(self._inference)
+        self._guard.__enter__()  # type: ignore[no-untyped-call]  # torch does not say
+        if torch.is_grad_enabled() is not self._grad:
+            torch._C._set_grad_enabled(self._grad)
+
+    def __exit__(self, *_: object) -> None:
+        self._guard.__exit__(None, None, None)
+
+
+def is_traced() -> bool:
+    """Whether a compiler or a mode sees what this thread computes, for which it must be made of operations that they know."""
+    return torch.compiler.is_compiling() or bool(torch._C._len_torch_dispatch_stack())
+
+
+def onednn_runs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN runs on the CPU in half precision of a dtype: not all processors have the instructions."""
+    if not (torch._C._has_mkldnn and torch._C._get_mkldnn_enabled()):
+        return False
+    return bool(_onednn_runs[dtype]())
+
+
+_onednn_runs: "Final[Mapping[torch.dtype, Callable[[], bool]]]" = {
+    torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
+    torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
+}
+
+
+def is_in_forward_mode() -> bool:
+    """Whether ``torch.func.jvp`` differentiates what this thread computes, by torch's own formulas for each kernel."""
+    functorch = torch._C._functorch
+    return functorch.maybe_current_level() is not None and any(
+        interpreter.key() == functorch.TransformType.Jvp for interpreter in functorch.get_interpreter_stack()
+    )
+
+
+# --- Linear ------------------------------------------------------------------------------------------------------------
+
+# x, weight, bias: x W^T + b over any leading axes.
+linear: Callable[[Tensor, Tensor, Tensor | None], Tensor] = torch._C._nn.linear  # 0.7 us quicker than the overload
+
+# The same by oneDNN, for float32 and bfloat16 on the CPU: x, weight (of any strides), bias, and what else it could do.
+linear_onednn: "Callable[[Tensor, Tensor, Tensor | None, str, Sequence[float], str], Tensor] | None" = (
+    torch.ops.mkldnn._linear_pointwise.default._op if torch._C._has_mkldnn else None
+)
+
+# --- Embedding ---------------------------------------------------------------------------------------------------------
+
+# weight, tokens, and three settings that are of the gradient: the weight's rows.
+embedding: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.embedding.default
+
+# grad, tokens, size of the vocabulary, the token without a gradient or -1, whether to divide by how often a token occurs.
+embedding_backward: "OpOverload[[Tensor, Tensor, int, int, bool], Tensor]" = _aten.embedding_dense_backward.default
+
+# --- Activations -------------------------------------------------------------------------------------------------------
+
+# grad, output or input, threshold: grad where the second is above the threshold, else 0.
+threshold_backward: "Callable[[Tensor, Tensor, float], Tensor]" = _aten.threshold_backward.default._op
+# grad, output: grad (1 - output^2).
+tanh_backward: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.tanh_backward.default
+# grad, output: grad output (1 - output).
+sigmoid_backward: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.sigmoid_backward.default
+
+# x, slope: x where it is positive, else slope x.
+leaky_relu: "OpOverload[[Tensor, float], Tensor]" = _aten.leaky_relu.default
+# grad, output or input, slope, whether the second is the output (only a check: both have the same sign).
+leaky_relu_backward: "OpOverload[[Tensor, Tensor, float, bool], Tensor]" = _aten.leaky_relu_backward.default
+
+# x, alpha.
+elu: "OpOverload[[Tensor, float], Tensor]" = _aten.elu.default
+# grad, alpha, scale of the output, scale of a negative input, whether the last is the output, output or input.
+elu_backward: "OpOverload[[Tensor, float, float, float, bool, Tensor], Tensor]" = _aten.elu_backward.default
+
+silu: "OpOverload[[Tensor], Tensor]" = _aten.silu.default
+# grad, input.
+silu_backward: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.silu_backward.default
+
+mish: "OpOverload[[Tensor], Tensor]" = _aten.mish.default
+# grad, input.
+mish_backward: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.mish_backward.default
+
+# x, beta, threshold of beta x.
+softplus: "OpOverload[[Tensor, float, float], Tensor]" = _aten.softplus.default
+# grad, input, beta, threshold.
+softplus_backward: "OpOverload[[Tensor, Tensor, float, float], Tensor]" = _aten.softplus_backward.default
+
+# grad, input, low, high: grad where the input is between the bounds, else 0.
+hardtanh_backward: "OpOverload[[Tensor, Tensor, float, float], Tensor]" = _aten.hardtanh_backward.default
+
+
+# x, axis: its first half times the sigmoid of its second.
+glu: "OpOverload[[Tensor, int], Tensor]" = _aten.glu.default
+# grad, input, axis.
+glu_backward: "OpOverload[[Tensor, Tensor, int], Tensor]" = _aten.glu_backward.default
+
+
+class _GELU(Protocol):
+    def __call__(self, x: Tensor, /, *, approximate: Literal["none", "tanh"]) -> Tensor: ...
+
+
+class _GELUBackward(Protocol):
+    def __call__(self, grad: Tensor, x: Tensor, /, *, approximate: Literal["none", "tanh"]) -> Tensor: ...
+
+
+gelu: _GELU = _aten.gelu.default
+gelu_backward: _GELUBackward = _aten.gelu_backward.default
+
+# grad, output, axis, the input's dtype.
+softmax_backward: "OpOverload[[Tensor, Tensor, int, torch.dtype], Tensor]" = _aten._softmax_backward_data.default
+log_softmax_backward: "OpOverload[[Tensor, Tensor, int, torch.dtype], Tensor]" = _aten._log_softmax_backward_data.default
+
+# --- Normalisation -----------------------------------------------------------------------------------------------------
+
+# In all backward kernels, the mask tells which of the gradients are wanted, of x, weight and bias; others are None. That of x
+# has no None in its type here: whoever does not want it does not look at it.
+
+# x, sizes of the last axes, weight, bias, eps: y, mean and rstd over these axes.
+layer_norm: Callable[[Tensor, Sequence[int], Tensor | None, Tensor | None, float], tuple[Tensor, Tensor, Tensor]] = (
+    torch.native_layer_norm
+)
+# grad, x, sizes of the last axes, mean, rstd, weight, bias, mask.
+layer_norm_backward: Callable[
+    [Tensor, Tensor, Sequence[int], Tensor, Tensor, Tensor | None, Tensor | None, tuple[bool, bool, bool]],
+    tuple[Tensor, Tensor | None, Tensor | None],
+] = _aten.native_layer_norm_backward.default
+
+# x, weight, bias, its sizes (batch, channels, product of the others), groups, eps: y, mean and rstd of each group.
+group_norm: Callable[[Tensor, Tensor | None, Tensor | None, int, int, int, int, float], tuple[Tensor, Tensor, Tensor]] = (
+    torch.native_group_norm
+)
+# grad, x, mean, rstd, weight, the sizes, groups, mask.
+group_norm_backward: Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor | None, int, int, int, int, tuple[bool, bool, bool]],
+    tuple[Tensor, Tensor | None, Tensor | None],
+] = _aten.native_group_norm_backward.default
+
+# x, weight, bias, mean, var, whether to take those of x, momentum, eps: y, and mean and rstd of x. Sizes are not checked.
+batch_norm: Callable[
+    [Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float, float], tuple[Tensor, Tensor, Tensor]
+] = torch.native_batch_norm
+# grad, x, weight, mean, var, mean and rstd of x, whether it was those, eps, mask.
+batch_norm_backward: Callable[
+    [
+        Tensor,
+        Tensor,
+        Tensor | None,
+        Tensor | None,
+        Tensor | None,
+        Tensor | None,
+        Tensor | None,
+        bool,
+        float,
+        tuple[bool, bool, bool],
+    ],
+    tuple[Tensor, Tensor | None, Tensor | None],
+] = _aten.native_batch_norm_backward.default
+
+# v, gain, axis, which is the first or the last: gain v / norm, and norm. Both must be dense, which is not checked.
+weight_norm: "OpOverload[[Tensor, Tensor, int], tuple[Tensor, Tensor]]" = _aten._weight_norm_interface.default
+# grad, v, gain, norm, axis: the gradients of v and gain.
+weight_norm_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]" = (
+    _aten._weight_norm_interface_backward.default
+)
+
+# --- Pooling -----------------------------------------------------------------------------------------------------------
+
+# Here and below, a setting is one number for all axes, or one for each. Of the input, the backward kernels read the sizes,
+# the dtype, the device and the order in memory, never the numbers.
+
+PerAxis: TypeAlias = int | tuple[int, ...]
+
+# x, kernel size, stride, padding, dilation, ceil mode: the output, and where in its plane of x each element is from.
+_MaxPool: TypeAlias = Callable[[Tensor, PerAxis, PerAxis, PerAxis, PerAxis, bool], tuple[Tensor, Tensor]]
+max_pool2d: _MaxPool = torch._C._nn.max_pool2d_with_indices
+max_pool3d: _MaxPool = torch._C._nn.max_pool3d_with_indices
+# grad, like the input, kernel size, stride, padding, dilation, ceil mode, where each element is from.
+_MaxPoolBackward: TypeAlias = "Callable[[Tensor, Tensor, PerAxis, PerAxis, PerAxis, PerAxis, bool, Tensor], Tensor]"
+max_pool2d_backward: _MaxPoolBackward = _aten.max_pool2d_with_indices_backward.default._op
+max_pool3d_backward: _MaxPoolBackward = _aten.max_pool3d_with_indices_backward.default._op
+
+# x, kernel size, stride, padding, ceil mode, whether the padding counts, what to divide by instead.
+_AveragePool: TypeAlias = Callable[[Tensor, PerAxis, PerAxis, PerAxis, bool, bool, int | None], Tensor]
+average_pool2d: _AveragePool = torch._C._nn.avg_pool2d
+average_pool3d: _AveragePool = torch._C._nn.avg_pool3d
+# grad, like the input, and the same.
+_AveragePoolBackward: TypeAlias = Callable[[Tensor, Tensor, PerAxis, PerAxis, PerAxis, bool, bool, int | None], Tensor]
+average_pool2d_backward: _AveragePoolBackward = _aten.avg_pool2d_backward.default._op
+average_pool3d_backward: _AveragePoolBackward = _aten.avg_pool3d_backward.default._op
+
+# x, size of the output.
+adaptive_average_pool2d: Callable[[Tensor, PerAxis], Tensor] = torch._C._nn.adaptive_avg_pool2d
+adaptive_average_pool3d: Callable[[Tensor, PerAxis], Tensor] = torch._C._nn.adaptive_avg_pool3d
+# grad, like the input.
+adaptive_average_pool2d_backward: Callable[[Tensor, Tensor], Tensor] = _aten._adaptive_avg_pool2d_backward.default._op
+adaptive_average_pool3d_backward: Callable[[Tensor, Tensor], Tensor] = _aten._adaptive_avg_pool3d_backward.default._op
+
+# x, size of the output: the output, and where in its plane of x each element is from.
+_AdaptiveMaxPool: TypeAlias = Callable[[Tensor, PerAxis], tuple[Tensor, Tensor]]
+adaptive_max_pool2d: _AdaptiveMaxPool = torch._C._nn.adaptive_max_pool2d
+adaptive_max_pool3d: _AdaptiveMaxPool = torch._C._nn.adaptive_max_pool3d
+# grad, like the input, where each element is from.
+adaptive_max_pool2d_backward: Callable[[Tensor, Tensor, Tensor], Tensor] = _aten.adaptive_max_pool2d_backward.default._op
+adaptive_max_pool3d_backward: Callable[[Tensor, Tensor, Tensor], Tensor] = _aten.adaptive_max_pool3d_backward.default._op
+
+# --- Attention ---------------------------------------------------------------------------------------------------------
+
+
+class _Attention(Protocol):
+    def __call__(
+        self, q: Tensor, k: Tensor, v: Tensor, dropout: Literal[0], causal: bool, /, *, attn_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]: ...
+
+
+class _AttentionBackward(Protocol):
+    def __call__(  # noqa: PLR0917  # as the kernel has them
+        self,
+        grad: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        logsumexp: Tensor,
+        dropout: Literal[0],
+        causal: bool,
+        /,
+        *,
+        attn_mask: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+# On the CPU, queries (B, H, T, d), keys and values (B, K, S, d), H a multiple of K; with a mask of the queries' dtype that is
+# added to the products, one of (B, 1, 1, S), say: the output (B, H, T, d), in memory (B, T, H, d), and each query's log-sum-exp
+# (B, H, T). A query that sees nothing gets 0. T or S of 0 crashes the process.
+attention: _Attention = _aten._scaled_dot_product_flash_attention_for_cpu.default
+# The gradients with respect to the three, in memory (B, T, H, d).
+attention_backward: _AttentionBackward = _aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+# --- Convolution -------------------------------------------------------------------------------------------------------
+
+# stride, padding and dilation of each axis, whether it is transposed, output padding of each axis, groups.
+ConvolutionSettings: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool, tuple[int, ...], int]
+
+# grad, x, weight, the sizes of the bias, the settings one by one, mask (see normalisation).
+convolution_backward: Callable[
+    [
+        Tensor,
+        Tensor,
+        Tensor,
+        Sequence[int] | None,
+        tuple[int, ...],
+        tuple[int, ...],
+        tuple[int, ...],
+        bool,
+        tuple[int, ...],
+        int,
+        tuple[bool, bool, bool],
+    ],
+    tuple[Tensor, Tensor, Tensor | None],
+] = _aten.convolution_backward.default._op
+
+# --- Resampling --------------------------------------------------------------------------------------------------------
+
+
+class _Upsample(Protocol):
+    def __call__(self, x: Tensor, sizes: Sequence[int], /, *options: float | None) -> Tensor: ...
+
+
+class _UpsampleBackward(Protocol):
+    def __call__(self, grad: Tensor, sizes: Sequence[int], input_sizes: Sequence[int], /, *options: float | None) -> Tensor: ...
+
+
+# By the mode, and the number of spatial axes. x, the sizes of these in the output; if linear, whether the corners are aligned;
+# for each axis the factor, or None where the size is what was asked for.
+upsample: Mapping[tuple[str, int], _Upsample] = {
+    ("nearest", 1): _aten.upsample_nearest1d.default._op,
+    ("nearest", 2): _aten.upsample_nearest2d.default._op,
+    ("nearest", 3): _aten.upsample_nearest3d.default._op,
+    ("linear", 1): _aten.upsample_linear1d.default._op,
+    ("linear", 2): _aten.upsample_bilinear2d.default._op,
+    ("linear", 3): _aten.upsample_trilinear3d.default._op,
+}
+# grad, and the same with all sizes of the input behind those of the output.
+upsample_backward: Mapping[tuple[str, int], _UpsampleBackward] = {
+    ("nearest", 1): _aten.upsample_nearest1d_backward.default._op,
+    ("nearest", 2): _aten.upsample_nearest2d_backward.default._op,
+    ("nearest", 3): _aten.upsample_nearest3d_backward.default._op,
+    ("linear", 1): _aten.upsample_linear1d_backward.default._op,
+    ("linear", 2): _aten.upsample_bilinear2d_backward.default._op,
+    ("linear", 3): _aten.upsample_trilinear3d_backward.default._op,
+}
+
+# By the mode, and the number of axes. x, elements before and behind each axis, the last axis first, behind one axis or two.
+pad: Mapping[tuple[str, int], Callable[[Tensor, Sequence[int]], Tensor]] = {
+    ("reflect", 1): _aten.reflection_pad1d.default._op,
+    ("reflect", 2): _aten.reflection_pad2d.default._op,
+    ("reflect", 3): _aten.reflection_pad3d.default._op,
+    ("replicate", 1): _aten.replication_pad1d.default._op,
+    ("replicate", 2): _aten.replication_pad2d.default._op,
+    ("replicate", 3): _aten.replication_pad3d.default._op,
+}
+# grad, like the input, elements.
+pad_backward: Mapping[tuple[str, int], Callable[[Tensor, Tensor, Sequence[int]], Tensor]] = {
+    ("reflect", 1): _aten.reflection_pad1d_backward.default._op,
+    ("reflect", 2): _aten.reflection_pad2d_backward.default._op,
+    ("reflect", 3): _aten.reflection_pad3d_backward.default._op,
+    ("replicate", 1): _aten.replication_pad1d_backward.default._op,
+    ("replicate", 2): _aten.replication_pad2d_backward.default._op,
+    ("replicate", 3): _aten.replication_pad3d_backward.default._op,
+}
+# x, elements; over any number of axes, behind two.
+pad_circular: Callable[[Tensor, Sequence[int]], Tensor] = _aten._pad_circular.default._op
+
+# --- Recurrent ---------------------------------------------------------------------------------------------------------
+
+# x (T, B, in), weight_ih, weight_hh, their biases, h and c before the first step (B, H), whether it runs from the last step to
+# the first, no sizes, 2 for an LSTM, H, 1 layer, whether there are biases, False, False, True: the hidden state after each step
+# (T, B, H), h and c after the last, and with the grad mode on a workspace for backward.
+_mkldnn_rnn_layer: Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, tuple[()], int, int, int, bool, bool, bool, bool],
+    tuple[Tensor, Tensor, Tensor, Tensor],
+] = _aten.mkldnn_rnn_layer.default
+# The same up to c, what forward gave but for the workspace, the gradients with respect to these, the other settings in another
+# order, the workspace: the gradients with respect to x, the weights, the biases, h and c.
+_mkldnn_rnn_layer_backward: Callable[
+    [
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor,
+        Tensor | None,
+        Tensor | None,
+        bool,
+        int,
+        int,
+        int,
+        bool,
+        bool,
+        bool,
+        tuple[()],
+        bool,
+        Tensor,
+    ],
+    tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
+] = _aten.mkldnn_rnn_layer_backward.default
+
+# x, weight_ih, weight_hh, bias_ih, bias_hh, h, c; where there are no biases, anything.
+LSTMTensors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+# The hidden state after each step (T, B, H), h and c after the last, and a workspace, 15 numbers for each of H or so.
+LSTMGiven: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+# With respect to the first three of these.
+LSTMGrads: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
+
+
+class Whole(Protocol):
+    """Kernels that stay whole in a trace; those of fundl._compiling.whole."""
+
+    def lstm(self, tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
+        """As `lstm`."""
+
+    def lstm_backward(
+        self, tensors: LSTMTensors, given: LSTMGiven, grads: LSTMGrads, *, biased: bool, reverse: bool
+    ) -> LSTMTensors:
+        """As `lstm_backward`."""
+
+
+class _Tracing(threading.local):
+    whole: Whole | None = None
+
+
+_tracing: Final = _Tracing()
+
+
+@contextmanager
+def kept_whole(whole: Whole | None) -> Iterator[None]:
+    """Keep kernels whole in what this thread traces, which is for processes like this one alone; or none."""
+    before, _tracing.whole = _tracing.whole, whole
+    try:
+        yield
+    finally:
+        _tracing.whole = before
+
+
+def lstm_runs(*tensors: Tensor) -> bool:
+    """Whether oneDNN's LSTM runs on the tensors: float32 on the CPU, and nobody traces or maps what is computed.
+
+    A graph would not remember that its forward keeps a workspace only while the grad mode is on.
+    """
+    return (
+        torch._C._has_mkldnn
+        and torch._C._get_mkldnn_enabled()
+        and (_tracing.whole is not None or not is_traced())
+        and all(
+            x.dtype == torch.float32
+            and x.device.type == "cpu"
+            and (type(x) is Tensor or _tracing.whole is not None)
+            and x.numel() > 0
+            and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+            for x in tensors
+        )
+    )
+
+
+def lstm(tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
+    """What the kernel gives.
+
+    It reads memory as if it were contiguous and of the right shapes: of the shapes, the caller is sure.
+    """
+    if _tracing.whole:
+        return _tracing.whole.lstm(tensors, biased=biased, reverse=reverse)
+    x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.detach().contiguous() for tensor in tensors)
+    size = h.shape[1]
+    before = torch.is_grad_enabled()
+    torch._C._set_grad_enabled(True)  # for the workspace; no tape is recorded, since nothing requires a gradient
+    try:
+        return _mkldnn_rnn_layer(
+            x, weight_ih, weight_hh, bias_ih, bias_hh, h, c, reverse, (), 2, size, 1, biased, False, False, True
+        )
+    finally:
+        torch._C._set_grad_enabled(before)
+
+
+def lstm_backward(tensors: LSTMTensors, given: LSTMGiven, grads: LSTMGrads, *, biased: bool, reverse: bool) -> LSTMTensors:
+    """The gradients with respect to the tensors, from what `lstm` gave, and those with respect to the first three of that."""
+    if _tracing.whole:
+        return _tracing.whole.lstm_backward(tensors, given, grads, biased=biased, reverse=reverse)
+    x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.contiguous() for tensor in tensors)
+    hidden, last_h, last_c, workspace = (tensor.contiguous() for tensor in given)
+    before, after, size = (x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), (hidden, last_h, last_c), h.shape[1]
+    return _mkldnn_rnn_layer_backward(*before, *after, *grads, reverse, 2, size, 1, biased, True, False, (), False, workspace)
+
+
+# --- Losses ------------------------------------------------------------------------------------------------------------
+
+# In all of these, a reduction is 1 for the mean and 2 for the sum, and `one` the gradient with respect to the value.
+
+# log-probabilities (B, C), classes (B,), the classes' weights, reduction, class to leave out: the value, the sum of weights.
+nll_loss_forward: "OpOverload[[Tensor, Tensor, Tensor | None, Literal[1, 2], int], tuple[Tensor, Tensor]]" = (
+    _aten.nll_loss_forward.default
+)
+# one, the same, and the sum of weights.
+nll_loss_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor | None, Literal[1, 2], int, Tensor], Tensor]" = (
+    _aten.nll_loss_backward.default
+)
+# The same of log-probabilities (B, C, H, W) and classes (B, H, W).
+nll_loss2d_forward: "OpOverload[[Tensor, Tensor, Tensor | None, Literal[1, 2], int], tuple[Tensor, Tensor]]" = (
+    _aten.nll_loss2d_forward.default
+)
+nll_loss2d_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor | None, Literal[1, 2], int, Tensor], Tensor]" = (
+    _aten.nll_loss2d_backward.default
+)
+
+# probabilities, target, weight, reduction.
+binary_cross_entropy: "OpOverload[[Tensor, Tensor, Tensor | None, Literal[1, 2]], Tensor]" = _aten.binary_cross_entropy.default
+# one, and the same.
+binary_cross_entropy_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor | None, Literal[1, 2]], Tensor]" = (
+    _aten.binary_cross_entropy_backward.default
+)
+
+log_sigmoid: Callable[[Tensor], Tensor] = torch._C._nn.log_sigmoid
+
+# --- Compiling ---------------------------------------------------------------------------------------------------------
+
+# Not called, but found in graphs, by `fundl.jit`.
+mm: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.mm.default
+addmm: "OpOverload[[Tensor, Tensor, Tensor], Tensor]" = _aten.addmm.default
+# tensors, order, dtype.
+foreach_norm: "OpOverload[[list[Tensor], float, torch.dtype | None], list[Tensor]]" = _aten._foreach_norm.Scalar
+clone: "OpOverload[[Tensor], Tensor]" = _aten.clone.default
+# x, sizes, strides: the memory of x seen so.
+as_strided: "OpOverload[[Tensor, Sequence[int], Sequence[int]], Tensor]" = _aten.as_strided.default
+# x, dtype.
+convert_element_type: "OpOverload[[Tensor, torch.dtype], Tensor]" = torch.ops.prims.convert_element_type.default
+# What computes, number by number, something new from any input.
+ARITHMETIC: Final[frozenset[object]] = frozenset(
+    {
+        _aten.add.Tensor,
+        _aten.sub.Tensor,
+        _aten.rsub.Scalar,
+        _aten.mul.Tensor,
+        _aten.div.Tensor,
+        _aten.neg.default,
+        _aten.reciprocal.default,
+        _aten.sqrt.default,
+        _aten.rsqrt.default,
+        _aten.pow.Scalar,
+        _aten.exp.default,
+        _aten.log.default,
+        _aten.sin.default,
+        _aten.cos.default,
+    }
+)
+# Those of the poolings above that compiled code is to call, see `fundl._compiling.pools`.
+POOLS: Final[frozenset[Callable[..., object]]] = frozenset(  # type: ignore[explicit-any]  # of their arguments
+    {
+        _aten.max_pool2d_with_indices.default,
+        _aten.max_pool3d_with_indices.default,
+        _aten.adaptive_max_pool2d.default,
+        _aten.adaptive_max_pool3d.default,
+        _aten.avg_pool2d_backward.default,
+        _aten.avg_pool3d_backward.default,
+    }
+)
+# x, axis, index, and more: no index may be negative, though they take those from 0 on as indexing does.
+INDEXED: Final[frozenset[Callable[..., object]]] = frozenset(  # type: ignore[explicit-any]  # of their arguments
+    {
+        _aten.gather.default,
+        _aten.index_add.default,
+        _aten.index_copy.default,
+        _aten.index_select.default,
+        _aten.scatter.reduce,
+        _aten.scatter.src,
+        _aten.scatter.value,
+        _aten.scatter.value_reduce,
+        _aten.scatter_add.default,
+        _aten.scatter_reduce.two,
+    }
+)
+# Likewise, but a negative index counts from the end.
+FILLED: Final[frozenset[Callable[..., object]]] = frozenset(  # type: ignore[explicit-any]  # of their arguments
+    {_aten.index_fill.int_Scalar, _aten.index_fill.int_Tensor}
+)
+# destination, source: writes to it.
+copy_: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.copy_.default

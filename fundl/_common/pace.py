@@ -1,0 +1,150 @@
+"""How the steps of a training run are taken: one by one, or many in one compiled call."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, Generic, Literal, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import tree
+from fundl._common.progress import Progress
+from fundl._compiling import inductor, torch_private
+from fundl._compiling.scan import Scanned, scan
+from fundl._compiling.tracing import TraceError
+
+S = TypeVar("S")
+B = TypeVar("B")
+R = TypeVar("R")
+
+Compile: TypeAlias = Literal["auto"] | bool
+"""Whether to compile: True, False, or "auto", where it pays."""
+
+_MOST_STEPS: Final = 256  # in one call, so that progress is seen, and Ctrl-C heard
+_MOST_BYTES: Final = 2**24  # of the batches of one call, which are copied side by side
+_COST: Final = 20.0  # seconds: more than compiling a step of a small network takes
+_SAVING: Final = 1e-5  # seconds: less than what a compiled step saves for each trainable leaf
+
+
+def pays(steps: int, model: object) -> bool:
+    """Whether compiling saves more time than it costs, as far as the number of steps and the model tell.
+
+    What is saved is the time between the kernels, some of which each trainable leaf needs. The answer is the same on every
+    machine, whatever was compiled before, so that a run can be repeated to the bit.
+    """
+    return steps * len(tree.trainable_leaves(model)) * _SAVING > _COST
+
+
+class Pace(Generic[S, B, R]):
+    """Takes steps one by one.
+
+    Args:
+        step: from a state and a batch to the next state and a report.
+    """
+
+    def __init__(self, step: Callable[[S, B], tuple[S, R]]) -> None:
+        self.step = step
+
+    def take(self, state: S, batches: Iterable[B]) -> Iterator[tuple[S, B, R, int]]:
+        """The states after some steps, their batches and reports, and how many these are; 0 for one without a first axis."""
+        for batch in batches:
+            state, report = self.step(state, batch)
+            yield state, batch, report, 0
+
+
+class CompiledPace(Pace[S, B, R]):
+    """Takes many steps in one compiled call, where their batches are like the first; any other is taken by itself.
+
+    Args:
+        step: as above.
+        shown: told that it compiles, and how long that took.
+        insist: whether a step that cannot be compiled is an error; else all are taken one by one.
+    """
+
+    def __init__(self, step: Callable[[S, B], tuple[S, R]], shown: Progress, *, insist: bool) -> None:
+        super().__init__(step)
+        if insist:
+            torch_private.require_known(torch_private.NAMES)
+        self._many: Scanned[[S, B], tuple[S, R]] | None = scan(step) if torch_private.is_known("the step") else None
+        self._shown, self._insist = shown, insist
+        self._kind: _Kind | None = None
+
+    @override
+    def take(self, state: S, batches: Iterable[B]) -> Iterator[tuple[S, B, R, int]]:
+        for kind, group in _groups(batches):
+            self._kind = self._kind or kind
+            many = self._compiled(state, group[0]) if kind == self._kind else None
+            if many is None:
+                for taken in super().take(state, group):
+                    state = taken[0]
+                    yield taken
+            else:
+                together = _stacked(group)
+                state, reports = many(state, together)
+                yield state, together, reports, len(group)
+
+    def _compiled(self, state: S, batch: B) -> "Scanned[[S, B], tuple[S, R]] | None":
+        """What takes many steps at once, compiled by now; None if it cannot be."""
+        if self._many is None or self._many.traces:
+            return self._many
+        self._shown.say("compiling the step ...")
+        start = time.perf_counter()
+        try:
+            self._many(state, _stacked([batch]))
+        except Exception as error:  # what is wrong with the step itself comes up again as it runs as it is
+            if self._insist:
+                raise
+            self._many = None
+            self._shown.say(f"not compiled: {_reason(error)}; compile=True says where")
+        else:
+            if self._insist and not any(trace.compiled for trace in self._many.traces):
+                inductor.require_known()  # says so if it is why
+            self._shown.say(f"compiled in {time.perf_counter() - start:.1f} s")
+        return self._many
+
+
+def _reason(error: Exception) -> str:
+    """Why a step was not compiled, in a few words."""
+    if isinstance(error, TraceError):
+        return "the step does what no graph can hold"
+    return "the step gives a state of another structure" if isinstance(error, TypeError) else f"{type(error).__name__}"
+
+
+_Kind: TypeAlias = tuple[object, ...]
+
+
+def _groups(batches: Iterable[B]) -> Iterator[tuple[_Kind, list[B]]]:
+    """The batches in lists of such as have the same structure, shapes and dtypes, which are told as well."""
+    group: list[B] = []
+    kind: _Kind = ()
+    most = 0
+    for batch in batches:
+        its_kind = _kind_of(batch)
+        if group and (its_kind != kind or len(group) == most):
+            yield kind, group
+            group = []
+        if not group:
+            kind, most = its_kind, max(1, min(_MOST_STEPS, _MOST_BYTES // max(1, tree.nbytes(batch))))
+        group.append(batch)
+    if group:
+        yield kind, group
+
+
+def _kind_of(batch: object) -> _Kind:
+    """What batches have in common that one compiled step can take."""
+    leaves, structure = tree.flatten(batch)
+    return structure, *((leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+
+
+def _stacked(batches: Sequence[B]) -> B:
+    """Batches along a new first axis."""
+    structure = tree.flatten(batches[0])[1]
+    columns = zip(*(tree.flatten(batch)[0] for batch in batches), strict=True)
+    return tree.unflatten(structure, [_stack(column) for column in columns])
+
+
+def _stack(column: tuple[Tensor | None, ...]) -> Tensor | None:
+    """Tensors as one; what is no tensor is the same in all batches of one kind."""
+    tensors = [leaf for leaf in column if isinstance(leaf, Tensor)]
+    return torch.stack(tensors) if tensors else column[0]

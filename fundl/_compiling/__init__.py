@@ -1,0 +1,1 @@
+"""Compiling pure functions of trees as one graph each: `jit` and `scan`."""

@@ -1,0 +1,367 @@
+"""Compiled functions in files: what one process traced and compiled, another one runs, on a machine without a compiler.
+
+A file is a zip archive: a manifest in JSON, that says what the file is of and what it needs, and is checked before all else;
+for each compiled form a pickle of its kind and of what its result is made of, and the tensors that it uses; and the libraries,
+each in a folder named by the digest of its files. So a file can add a library to those that are on disk, and change none.
+"""
+
+import io
+import json
+import os
+import pickle
+import platform
+import sys
+import time
+import types
+import zipfile
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final, TypeVar
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl._common import processor
+from fundl._common.files import whole_file
+from fundl._compiling import cache, identity, manifests, store
+from fundl._compiling.kinds import Kind, Trace
+from fundl._compiling.manifests import Form, Manifest
+from fundl._compiling.walk import statics
+
+F = TypeVar("F")
+
+
+@attrs.frozen(eq=False)
+class Origin:
+    """What a file is of.
+
+    Args:
+        function: that was compiled.
+        name: of it.
+        options: that it was compiled with, by name; "by" names what compiled it.
+    """
+
+    function: object
+    name: str
+    options: Mapping[str, str]
+
+
+@attrs.frozen(eq=False)
+class Entry:
+    """A compiled form in a file.
+
+    Args:
+        kind: of the arguments that it is for.
+        form: what goes with its library; tensors, and whatever can be pickled.
+        result: the signature of the result, for messages.
+        library: the folder of what was compiled.
+        role: which of the forms for that kind it is, if there are several.
+    """
+
+    kind: Kind
+    form: object
+    result: Hashable
+    library: Path
+    role: str = ""
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """Those of the arguments' tensors."""
+        return [device for _, _, _, device in self.kind.leaves]
+
+
+# --- Saving -------------------------------------------------------------------------------------------------------------
+
+
+def save(path: str | os.PathLike[str], origin: Origin, entries: Sequence[Entry]) -> None:
+    """Write compiled forms to a file, whole or not at all.
+
+    Args:
+        path: of the file.
+        origin: what it is of.
+        entries: the forms.
+
+    Raises:
+        TypeError: a kind or a result holds what cannot be pickled, or is not the same when it comes back.
+        ValueError: there is nothing to save.
+    """
+    if not entries:
+        raise ValueError(f"{origin.name} is not compiled yet, so there is nothing to save: call it first")
+    pickled = [_pickled(origin, entry) for entry in entries]
+    libraries = {entry.library: _files(entry.library) for entry in entries}
+    names = {library: store.digest(files) for library, files in libraries.items()}
+    forms = [
+        Form(
+            names[entry.library],
+            entry.role,
+            entry.kind.ambient.threads,
+            {str(device): _device_name(device) for device in entry.devices},
+            identity.digest(entry.kind.signature),
+        )
+        for entry in entries
+    ]
+    parts, options = identity.parts(origin.function), dict(origin.options)
+    manifest = Manifest(manifests.FORMAT, options, origin.name, parts, _needs(), sorted(processor.instructions()), forms)
+    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        _add(archive, manifests.NAME, json.dumps(attrs.asdict(manifest), indent=1).encode())
+        for number, (form, tensors) in enumerate(pickled):
+            _add(archive, f"{number}.pickle", form)
+            for place, tensor in enumerate(tensors):
+                _add(archive, f"{number}.tensor.{place}", tensor)
+        for library, files in {names[library]: files for library, files in libraries.items()}.items():
+            for name, content in sorted(files.items()):
+                _add(archive, f"{library}/{name}", content)
+
+
+def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name)  # dated 1980: the same forms make the same bytes
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(entry, content)
+
+
+def _files(library: Path) -> store.Files:
+    """The files of a library, as they were made."""
+    try:
+        files = store.read(library)
+    except OSError:
+        files = {}
+    if not files or (store.is_digest(library.name) and store.digest(files) != library.name):
+        raise ValueError(f"the compiled code is no longer in {library}: somebody has removed it; make the function anew")
+    return files
+
+
+_TYPES: Final = {cls: name for name, cls in vars(types).items() if isinstance(cls, type) and cls.__module__ == "builtins"}
+
+
+class _Pickler(pickle.Pickler):
+    """Puts tensors elsewhere: the memory that each spans, from its first number to its last. It knows types of functions."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.tensors: list[Tensor] = []
+
+    @override
+    def persistent_id(self, obj: object) -> object:
+        if isinstance(obj, type) and obj in _TYPES:
+            return _TYPES[obj]
+        if not isinstance(obj, Tensor):
+            return None
+        known = (place for place, tensor in enumerate(self.tensors) if tensor is obj)
+        place = next(known, len(self.tensors))
+        if place == len(self.tensors):
+            self.tensors.append(obj)
+        return place, obj.dtype, tuple(obj.shape), obj.stride(), str(obj.device)
+
+    def memory(self) -> list[bytes]:
+        """Of the tensors."""
+        return [
+            identity.numbers(tensor.detach().as_strided((_extent(tensor.shape, tensor.stride()),), (1,)))
+            for tensor in self.tensors
+        ]
+
+
+def _extent(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """How many numbers of memory a tensor spans."""
+    return 1 + sum((size - 1) * step for size, step in zip(shape, strides, strict=True)) if 0 not in shape else 0
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, form: bytes, memory: Callable[[int], bytes]) -> None:
+        super().__init__(io.BytesIO(form))
+        self._memory, self._tensors = memory, dict[int, Tensor]()
+
+    @override
+    def persistent_load(self, pid: str | tuple[int, torch.dtype, tuple[int, ...], tuple[int, ...], str]) -> object:
+        if isinstance(pid, str):
+            return getattr(types, pid)
+        place, dtype, shape, strides, device = pid
+        if place not in self._tensors:
+            content = bytearray(self._memory(place))
+            flat = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
+            self._tensors[place] = flat.to(device, copy=True).as_strided(shape, strides)
+        return self._tensors[place]
+
+
+def _pickled(origin: Origin, entry: Entry) -> tuple[bytes, list[bytes]]:
+    """A form and the tensors that it uses, if it is the same when it comes back."""
+    file = io.BytesIO()
+    pickler = _Pickler(file)
+    try:
+        pickler.dump((entry.kind, entry.form))
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(f"{origin.name} cannot be saved: {_unpicklable(entry) or error}") from error
+    form, tensors = file.getvalue(), pickler.memory()
+    again, _ = _unpickled(form, tensors.__getitem__)
+    if again != entry.kind:
+        raise TypeError(
+            f"{origin.name} cannot be saved, as its arguments would not be recognised: {entry.kind.explain(again)}, which is"
+            " equal to no other object, not to its own copy either: give its class an __eq__ and a __hash__ (attrs.frozen does)"
+        )
+    return form, tensors
+
+
+def _unpickled(form: bytes, memory: Callable[[int], bytes]) -> tuple[Kind, object]:
+    loaded: object = _Unpickler(form, memory).load()
+    if isinstance(loaded, tuple) and len(loaded) == 2 and isinstance(loaded[0], Kind):
+        return loaded[0], loaded[1]
+    raise TypeError(f"{type(loaded).__name__} is no pair of a kind and a form")
+
+
+def _unpicklable(entry: Entry) -> str:
+    """Which value of the arguments, or of the result, cannot be pickled, in words; an empty string if each can be."""
+    for name, signature in (*entry.kind.signature.arguments, ("the result", entry.result)):
+        for path, value in statics(signature, name):
+            try:
+                pickle.dumps(value)
+            except Exception as error:  # of whatever kind its class raises
+                return (
+                    f"{path} is {value!r}, which cannot be pickled ({error}): give it a name at the top of a module, where the"
+                    " process that loads the file finds it (no lambda, nothing made inside of a function)"
+                )
+    return ""
+
+
+# --- What a file needs --------------------------------------------------------------------------------------------------
+
+
+def _needs() -> dict[str, str]:
+    """What must be as it was, by name."""
+    return {
+        "torch": torch.__version__,
+        "fundl": f"{_version()}, sources {identity.source_digest()}",
+        "Python": f"{platform.python_implementation()} {sys.version_info.major}.{sys.version_info.minor}",
+        "the system": sys.platform,
+        "the machine": platform.machine(),
+        "the CPU's capability": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def _version() -> str:
+    try:
+        return version("fundl")
+    except PackageNotFoundError:  # it is run from its sources
+        return "unknown"
+
+
+def _device_name(device: torch.device) -> str:
+    """What a device is; an empty string for the CPU, and where there is no such device."""
+    if device.type != "cuda" or not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+        return ""
+    return f"{torch.cuda.get_device_name(device)}, of capability {torch.cuda.get_device_capability(device)}"
+
+
+def _named_device(name: str) -> str:
+    try:
+        return _device_name(torch.device(name))
+    except RuntimeError:  # there is no such type of device
+        return "nothing that torch knows"
+
+
+# --- Loading ------------------------------------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str], origin: Origin, install: Callable[[Entry], F]) -> list[tuple[Entry, F, Trace]]:
+    """The compiled forms in a file, ready to run.
+
+    Args:
+        path: of a file that `save` wrote.
+        origin: what the file must be of.
+        install: makes a form of an entry, whose library is in its folder.
+
+    Raises:
+        FileNotFoundError: there is no such file; another OSError if it may not be read, or its libraries not be written.
+        ValueError: it is no such file, or not all of it, or does not fit the function or this process.
+    """
+    where = os.path.abspath(path)
+    if not os.path.isfile(where):
+        found = ", only a folder of that name" if os.path.isdir(where) else ""
+        raise FileNotFoundError(f"there is no file {where}{found}")
+    content = Path(where).read_bytes()
+    try:
+        contents, manifest = manifests.read(content)
+    except Exception as error:  # of any kind: modules for zip archives and JSON have their own, and others if all is wrong
+        raise ValueError(
+            f"{where} is not a file of compiled functions, or only a part of one ({error}): save it anew"
+        ) from error
+    if isinstance(manifest, int):
+        age = "a later fundl" if manifest > manifests.FORMAT else "an earlier fundl"
+        advice = "update fundl" if manifest > manifests.FORMAT else "save it anew"
+        raise ValueError(f"{where} is of format {manifest}, from {age}; this one reads format {manifests.FORMAT}: {advice}")
+    for reason in _misfits(manifest, origin):
+        raise ValueError(f"{where} {reason}")
+    unpickled = [_form(where, contents, number, form) for number, form in enumerate(manifest.forms)]
+    libraries = {form.library: cache.install(manifests.library(contents, form.library)) for form in manifest.forms}
+    return [
+        _installed(where, Entry(kind, rest, None, libraries[form.library], form.role), install, start)
+        for form, (kind, rest, start) in zip(manifest.forms, unpickled, strict=True)
+    ]
+
+
+# --- Whether it fits ----------------------------------------------------------------------------------------------------
+
+
+def _misfits(manifest: Manifest, origin: Origin) -> Iterator[str]:
+    """Why a file does not fit the function, or this process."""
+    if manifest.function != origin.name:
+        yield f"is of {manifest.function}, and not of {origin.name}: load it into the function that it was saved from"
+    if different := _differences(manifest.options, origin.options):
+        yield f"was made with other options ({different}): compile with those that were, or save it anew"
+    if different := _differences(manifest.needs, _needs()):
+        yield f"does not fit this process ({different}): load it where all that is as it was, or save it anew here"
+    if missing := {*manifest.instructions} - processor.instructions():
+        yield f"was compiled for instructions that this CPU lacks ({', '.join(sorted(missing))}): save it anew on this machine"
+    for form in manifest.forms:
+        if different := _differences(form.devices, {name: _named_device(name) for name in form.devices}):
+            yield f"was compiled for another device ({different}): save it anew on this machine"
+    if (threads := torch.get_num_threads()) not in (known := sorted({form.threads for form in manifest.forms})):
+        yield (
+            f"was compiled where torch.get_num_threads() was {' or '.join(map(str, known))}, and it is {threads}:"
+            f" call torch.set_num_threads({known[0]}) first, or save it anew"
+        )
+    if different := _changed(manifest.parts, identity.parts(origin.function)):
+        yield f"is of another {origin.name} ({different} differs): make it as the saved one was made, or save it anew"
+
+
+def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    return ", ".join(
+        f"{name} was {old or 'nothing'}, and is {after.get(name) or 'nothing'}"
+        for name, old in before.items()
+        if old != after.get(name)
+    )
+
+
+def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    return ", ".join(name for name in {**before, **after} if before.get(name) != after.get(name))
+
+
+# --- Taking over --------------------------------------------------------------------------------------------------------
+
+
+def _form(where: str, contents: Mapping[str, bytes], number: int, form: Form) -> tuple[Kind, object, float]:
+    """The kind of a form, and what goes with its library; and when it was begun with."""
+    start = time.perf_counter()
+    try:
+        kind, rest = _unpickled(contents[f"{number}.pickle"], lambda place: contents[f"{number}.tensor.{place}"])
+    except Exception as error:  # of whatever kind: classes raise theirs
+        raise ValueError(
+            f"{where} refers to something that is not there ({error}): the modules of the classes and functions among the"
+            " arguments must be as they were; or save it anew"
+        ) from error
+    if identity.digest(kind.signature) != form.classes:
+        raise ValueError(
+            f"{where} was made when classes or functions among the arguments, or what these name, were others: save it anew"
+        )
+    return kind, rest, start
+
+
+def _installed(where: str, entry: Entry, install: Callable[[Entry], F], start: float) -> tuple[Entry, F, Trace]:
+    """A form, ready to run."""
+    try:
+        made = install(entry)
+    except Exception as error:  # of whatever kind: what loads libraries has several
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{where} holds code that this system cannot load: {reason}") from error
+    return entry, made, Trace(f"it was loaded from {where}", time.perf_counter() - start, cached=True, loaded=True)

@@ -1,0 +1,171 @@
+"""Compiled graphs: what one process compiled, the next one loads.
+
+What is on disk is never a reason to stop: what is broken, or cannot be read, is compiled anew, and where nothing can be
+written, or others could have, code is kept for this process alone.
+"""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from fundl._compiling import folder, inductor, loops, store, whole
+from fundl._compiling.ambient import ambient
+from fundl._compiling.torch_private import Graph
+from fundl.memory import keep_freed_memory
+
+F = TypeVar("F")
+
+
+def compiled(graph: Graph, examples: Sequence[Tensor]) -> tuple[inductor.Run, Path, bool]:
+    """The compiled form of a graph, the folder that it is in, and whether it was on disk.
+
+    Args:
+        graph: as `trace` returned it.
+        examples: of its inputs.
+
+    Raises:
+        CompilerError: it was not, and cannot be compiled.
+    """
+    return _loaded(
+        _key(graph),
+        lambda made: inductor.compile_graph(graph, examples, made),
+        lambda place: load(place, [tensor.device for tensor in examples]),
+    )
+
+
+def compiled_loop(graph: Graph, examples: Sequence[Tensor], plan: loops.Plan) -> tuple[loops.Loop, Path, bool]:
+    """A loop over a graph that writes to its inputs, the folder of its compiled form, and whether that was on disk.
+
+    Args:
+        graph: without outputs.
+        examples: of its inputs.
+        plan: what the loop is over.
+
+    Raises:
+        CompilerError: it was not, and cannot be compiled.
+    """
+
+    def make(made: Path) -> None:
+        inductor.compile_graph(graph, examples, made)
+        if _device(plan.devices).type == "cpu":
+            loops.build_loop(made)
+
+    return _loaded(_key(graph, loops.VERSION), make, lambda place: load_loop(place, plan))
+
+
+def load(place: Path, devices: Iterable[torch.device]) -> inductor.Run:
+    """The compiled form in a folder.
+
+    Args:
+        place: of what was compiled.
+        devices: of its inputs.
+    """
+    return inductor.load(place, _device(devices))
+
+
+def load_loop(place: Path, plan: loops.Plan) -> loops.Loop:
+    """A loop over the compiled form in a folder; see `load` and `compiled_loop`."""
+    loop = loops.c_loop(place, plan) if _device(plan.devices).type == "cpu" else None
+    return loop or loops.python_loop(load(place, plan.devices), plan)
+
+
+def install(files: store.Files) -> Path:
+    """The folder of a library that another process compiled; its files are written if it is not there.
+
+    It is found by its digest alone: no graph of this process is compiled to it.
+
+    Args:
+        files: that it consists of, by name.
+    """
+    _prepare()
+    place = _kept(files, None)
+    if place is None:
+        place = folder.temporary()
+        for name, content in files.items():
+            (place / name).write_bytes(content)
+    return place
+
+
+def _device(devices: Iterable[torch.device]) -> torch.device:
+    return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+
+
+def _key(graph: Graph, *more: str) -> str:
+    """Stands for a graph, and all that its compiled form depends on."""
+    return hashlib.sha256("\n".join([inductor.fingerprint(graph), str(ambient()), *more]).encode()).hexdigest()
+
+
+def _loaded(key: str, make: Callable[[Path], None], load: Callable[[Path], F]) -> tuple[F, Path, bool]:
+    """What was compiled before, or is compiled now, ready to run; the folder that it is in, and whether it was there."""
+    _prepare()
+    place = _found(key)
+    if place is not None:
+        try:
+            return load(place), place, True
+        except Exception as error:  # of whatever kind: what loads libraries has several
+            folder.warn(f"{place} is what was compiled, but cannot be loaded ({_first_line(error)})")
+    made, files = _made(make)
+    place = _kept(files, key)
+    cause: Exception | None = None
+    for each in filter(None, (place, made)):
+        try:
+            result = load(each)
+        except Exception as error:  # likewise
+            cause = error
+        else:
+            if each is place:
+                shutil.rmtree(made, ignore_errors=True)
+            return result, each, False
+    raise inductor.CompilerError(f"what was compiled cannot be loaded ({cause and _first_line(cause)})") from cause
+
+
+def _prepare() -> None:
+    """Do what must be done before compiled code is loaded."""
+    keep_freed_memory()
+    whole.registered()  # for graphs that have these operations
+
+
+def _made(make: Callable[[Path], None]) -> tuple[Path, store.Files]:
+    """A temporary folder in which something was compiled, and what is in it."""
+    try:
+        made, own = folder.temporary(), folder.base()
+    except OSError as error:
+        raise inductor.CompilerError(f"there is no folder for temporary files ({error})") from error
+    with contextlib.suppress(OSError):
+        own = folder.kept()
+    with folder.for_torch(own=own / "torch"):
+        make(made)
+    try:
+        return made, store.read(made)
+    except OSError as error:
+        raise inductor.CompilerError(f"what was compiled cannot be read ({error})") from error
+
+
+def _found(key: str) -> Path | None:
+    try:
+        return store.Store(folder.kept()).find(key)
+    except OSError:  # which is told when there is something to keep
+        return None
+
+
+def _kept(files: store.Files, key: str | None) -> Path | None:
+    """The folder in which a library is kept for other processes, as that of a key if there is one; None if it cannot be."""
+    try:
+        there = store.Store(folder.kept())
+        place = there.add(files)
+        if key is not None:
+            there.assign(key, place)
+    except OSError as error:
+        folder.warn(f"{folder.chosen()} cannot be written ({error.strerror})" if error.filename else str(error))
+        return None
+    return place
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,307 @@
+"""Many runs of a compiled graph over a state in place: a loop in C where that can be, else in Python.
+
+The graph gets the state as one tensor for each dtype, its leaves one behind the other: what torch asks for each tensor of a
+call adds up to more than the arithmetic of a small network. The loop in C calls torch's stable interface for C alone, whose
+functions it is given, so that it needs neither headers nor libraries, and compiles in a moment.
+"""
+
+import ctypes
+import hashlib
+import itertools
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, Protocol, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+
+from fundl._compiling import inductor
+from fundl._compiling.kinds import Like, like
+
+Tensors: TypeAlias = Sequence[Tensor]
+
+
+@attrs.frozen(eq=False)
+class Plan:
+    """What a loop is over.
+
+    Args:
+        state: its leaves.
+        batch: likewise of one batch.
+        constants: tensors that each step uses.
+        reports: the tensors of one step's report.
+    """
+
+    state: tuple[Like, ...]
+    batch: tuple[Like, ...]
+    constants: tuple[Tensor, ...]
+    reports: tuple[Like, ...]
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """Those of all tensors."""
+        kinds = [*self.state, *self.batch, *map(like, self.constants), *self.reports]
+        return [device for _, _, device in kinds]
+
+    @property
+    def groups(self) -> list[tuple[torch.dtype, torch.device]]:
+        """Which tensors hold the state, in the order of the graph's inputs."""
+        return [*dict.fromkeys((dtype, device) for dtype, _, device in self.state)]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many numbers each of them has."""
+        return [sum(self._numbers(group)) for group in self.groups]
+
+    def _numbers(self, group: tuple[torch.dtype, torch.device]) -> list[int]:
+        return [torch.Size(shape).numel() for dtype, shape, device in self.state if (dtype, device) == group]
+
+    def joined(self, leaves: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors that hold some leaves."""
+        pairs = [*zip(leaves, self.state, strict=True)]
+        return [torch.cat([leaf.reshape(-1) for leaf, kind in pairs if kind[::2] == group]) for group in self.groups]
+
+    def leaves(self, joined: Sequence[Tensor]) -> list[Tensor]:
+        """The leaves, as parts of what holds them."""
+        parts = {
+            group: iter(tensor.split_with_sizes(self._numbers(group)))
+            for group, tensor in zip(self.groups, joined, strict=True)
+        }
+        return [next(parts[dtype, device]).view(shape) for dtype, shape, device in self.state]
+
+
+class Loop(Protocol):
+    """Runs a graph so many times."""
+
+    def __call__(self, before: Tensors, batches: Tensors, after: Tensors, reports: Tensors, steps: int) -> None:
+        """Run it.
+
+        Args:
+            before: the leaves of the state; they stay as they are.
+            batches: their tensors, with the steps along the first axis.
+            after: tensors like the leaves, for those of the state after the last step.
+            reports: tensors for those of the reports, with the steps along the first axis.
+            steps: how many.
+
+        All tensors are contiguous.
+        """
+
+
+def python_loop(run: inductor.Run, plan: Plan) -> Loop:
+    """The loop in Python."""
+
+    def loop(before: Tensors, batches: Tensors, after: Tensors, reports: Tensors, steps: int) -> None:
+        state = plan.joined(before)
+        for number in range(steps):
+            run([*state, *(x[number] for x in batches), *plan.constants, *(x[number] for x in reports)])
+        for leaf, new in zip(after, plan.leaves(state), strict=True):
+            leaf.copy_(new)
+
+    return loop
+
+
+# --- In C ---------------------------------------------------------------------------------------------------------------
+
+_SOURCE: Final = """
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+typedef void* tensor_t;
+typedef int32_t (*run_t)(void*, tensor_t*, size_t, tensor_t*, size_t, void*, void*);
+typedef int32_t (*make_t)(void*, int64_t, const int64_t*, const int64_t*, int64_t, int32_t, int32_t, int32_t, tensor_t*);
+typedef int32_t (*share_t)(tensor_t, tensor_t*);
+typedef int32_t (*view_t)(tensor_t, int64_t, const int64_t*, const int64_t*, int64_t, tensor_t*);
+typedef int32_t (*drop_t)(tensor_t);
+typedef struct { int64_t group, offset, bytes; } leaf_t;
+typedef struct { int64_t axes; const int64_t *sizes, *strides; int64_t step; int32_t dtype; } input_t;
+typedef struct {
+  void* model; run_t run; make_t make; share_t share; view_t view; drop_t drop;
+  int64_t groups, leaves, inputs;
+  const int64_t* bytes;
+  const leaf_t* leaf;
+  const input_t* input;
+} loop_t;
+
+static int32_t steps_of(const loop_t* loop, int64_t steps, tensor_t* whole, tensor_t* handles) {
+  for (int64_t i = 0; i < steps; i++) {
+    for (int64_t j = 0; j < loop->inputs; j++) {
+      const input_t* in = loop->input + j;
+      int32_t error = in->step < 0 ? loop->share(whole[j], handles + j)
+          : loop->view(whole[j], in->axes, in->sizes, in->strides, i * in->step, handles + j);
+      if (error) return error;
+    }
+    int32_t error = loop->run(loop->model, handles, loop->inputs, NULL, 0, NULL, NULL);
+    if (error) return error;
+  }
+  return 0;
+}
+
+extern "C" int32_t fundl_loop(const loop_t* loop, int64_t steps, char** pointers) {
+  const int64_t one = 1, n = loop->inputs;
+  const int32_t cpu = 0;
+  char **before = pointers, **after = pointers + loop->leaves, **data = after + loop->leaves;
+  char** memory = (char**)calloc(2 * loop->groups + 1, sizeof(char*));
+  tensor_t* whole = (tensor_t*)calloc(2 * n + 1, sizeof(tensor_t));
+  int32_t error = memory && whole ? 0 : 1;
+  char** state = memory + loop->groups;
+  for (int64_t j = 0; j < loop->groups && !error; j++) {
+    memory[j] = (char*)malloc(loop->bytes[j] + 64);
+    state[j] = memory[j] + (64 - (uintptr_t)memory[j] % 64);
+    error = memory[j] ? 0 : 1;
+  }
+  for (int64_t j = 0; j < loop->leaves && !error; j++)
+    memcpy(state[loop->leaf[j].group] + loop->leaf[j].offset, before[j], loop->leaf[j].bytes);
+  for (int64_t j = 0; j < n && !error; j++) {
+    const input_t* in = loop->input + j;
+    void* start = j < loop->groups ? state[j] : data[j - loop->groups];
+    const int64_t size = in->step * steps;
+    error = in->step < 0 ? loop->make(start, in->axes, in->sizes, in->strides, 0, in->dtype, cpu, 0, whole + j)
+        : loop->make(start, 1, &size, &one, 0, in->dtype, cpu, 0, whole + j);
+  }
+  if (!error) error = steps_of(loop, steps, whole, whole + n);
+  for (int64_t j = 0; j < loop->leaves && !error; j++)
+    memcpy(after[j], state[loop->leaf[j].group] + loop->leaf[j].offset, loop->leaf[j].bytes);
+  for (int64_t j = 0; whole && j < n; j++) if (whole[j]) loop->drop(whole[j]);
+  for (int64_t j = 0; memory && j < loop->groups; j++) free(memory[j]);
+  free(memory);
+  free(whole);
+  return error;
+}
+"""
+
+VERSION: Final = hashlib.sha256(_SOURCE.encode()).hexdigest()
+"""Stands for the loop: another one is compiled anew."""
+
+LIBRARY: Final = "loop.bin"  # beside the graph's library, which is found by its ending
+
+
+def build_loop(folder: Path) -> None:
+    """Compile the loop into a folder that `compile_graph` filled.
+
+    Raises:
+        CompilerError: it cannot be compiled.
+    """
+    command = [inductor.cpp_compiler(), "-x", "c++", "-O2", "-shared", "-fPIC", "-o", str(folder / LIBRARY), "-"]
+    try:
+        done = subprocess.run(command, input=_SOURCE.encode(), check=False, capture_output=True)
+    except OSError as error:
+        raise inductor.CompilerError(f"the loop over its steps cannot be compiled ({error})") from error
+    if done.returncode:
+        reason = next(reversed(done.stderr.decode(errors="replace").splitlines()), "no message")
+        raise inductor.CompilerError(f"the loop over its steps cannot be compiled ({' '.join(command)}: {reason})")
+
+
+class _Leaf(ctypes.Structure):
+    """`leaf_t`."""
+
+    _fields_ = (("group", ctypes.c_int64), ("offset", ctypes.c_int64), ("bytes", ctypes.c_int64))  # type: ignore[mutable-override]  # it is not changed
+
+
+class _Input(ctypes.Structure):
+    """`input_t`."""
+
+    _fields_ = (  # type: ignore[mutable-override]  # likewise
+        ("axes", ctypes.c_int64),
+        ("sizes", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("step", ctypes.c_int64),
+        ("dtype", ctypes.c_int32),
+    )
+
+
+class _Loop(ctypes.Structure):
+    """`loop_t`."""
+
+    _fields_ = (  # type: ignore[mutable-override]  # likewise
+        *((name, ctypes.c_void_p) for name in ("model", "run", "make", "share", "view", "drop")),
+        *((name, ctypes.c_int64) for name in ("groups", "leaves", "inputs")),
+        ("bytes", ctypes.POINTER(ctypes.c_int64)),
+        ("leaf", ctypes.POINTER(_Leaf)),
+        ("input", ctypes.POINTER(_Input)),
+    )
+
+
+def c_loop(folder: Path, plan: Plan) -> Loop | None:
+    """The loop over a graph that was compiled for the CPU; None if the graph needs more than torch's C interface.
+
+    Args:
+        folder: that `compile_graph` filled, and then `build_loop`.
+        plan: what the loop is over.
+    """
+    if any("metadata" not in file.name for file in folder.glob("*.json")):  # kernels that only the runner can call
+        return None
+    model, torch_cpu = ctypes.CDLL(str(next(folder.glob("*.so")))), ctypes.CDLL(_torch_library())
+    container = ctypes.c_void_p()
+    if model.AOTInductorModelContainerCreateWithDevice(ctypes.byref(container), ctypes.c_size_t(1), b"cpu", None):
+        return None
+    functions = (
+        model.AOTInductorModelContainerRunSingleThreaded,
+        torch_cpu.aoti_torch_create_tensor_from_blob,
+        torch_cpu.aoti_torch_new_tensor_handle,
+        torch_cpu.aoti_torch__reinterpret_tensor,
+        torch_cpu.aoti_torch_delete_tensor_object,
+    )
+    addresses = [ctypes.cast(function, ctypes.c_void_p) for function in functions]
+    leaves, inputs = _leaves(plan), [*_inputs(plan, torch_cpu)]
+    sizes = [size * dtype.itemsize for size, (dtype, _) in zip(plan.sizes, plan.groups, strict=True)]
+    numbers = (len(sizes), len(leaves), len(inputs))
+    tables = (ctypes.c_int64 * len(sizes))(*sizes), (_Leaf * len(leaves))(*leaves), (_Input * len(inputs))(*inputs)
+    c = _Loop(container, *addresses, *numbers, *tables)
+    run: Callable[..., int] = ctypes.CDLL(str(folder / LIBRARY)).fundl_loop  # type: ignore[explicit-any]  # of what `argtypes` says
+    count, lock = 2 * len(leaves) + len(inputs) - len(sizes), threading.Lock()
+    pointers, constants = ctypes.c_void_p * count, [tensor.data_ptr() for tensor in plan.constants]
+    address = Tensor.data_ptr
+
+    def loop(before: Tensors, batches: Tensors, after: Tensors, reports: Tensors, steps: int) -> None:
+        first, last = map(address, itertools.chain(before, after, batches)), map(address, reports)
+        given = pointers(*first, *constants, *last)
+        with lock:
+            error = run(ctypes.byref(c), ctypes.c_int64(steps), given)
+        if error:
+            raise RuntimeError("the compiled step failed; torch has written the reason to standard error")
+
+    weakref.finalize(loop, model.AOTInductorModelContainerDelete, container).atexit = False
+    return loop
+
+
+def _leaves(plan: Plan) -> list[_Leaf]:
+    """Where the leaves of the state are, in bytes."""
+    groups = plan.groups
+    ends, found = [0] * len(groups), list[_Leaf]()
+    for dtype, shape, device in plan.state:
+        group, size = groups.index((dtype, device)), torch.Size(shape).numel() * dtype.itemsize
+        found.append(_Leaf(group, ends[group], size))
+        ends[group] += size
+    return found
+
+
+def _inputs(plan: Plan, torch_cpu: ctypes.CDLL) -> Iterator[_Input]:
+    """The graph's inputs, in their order."""
+
+    def one(dtype: torch.dtype, sizes: Sequence[int], strides: Sequence[int], step: int) -> _Input:
+        number = getattr(torch_cpu, f"aoti_torch_dtype_{str(dtype).removeprefix('torch.')}")()
+        axes = len(sizes)
+        return _Input(axes, (ctypes.c_int64 * axes)(*sizes), (ctypes.c_int64 * axes)(*strides), step, number)
+
+    def row(kind: Like) -> _Input:
+        dtype, shape, _ = kind
+        strides = torch.empty(shape, device="meta").stride()
+        return one(dtype, shape, strides, torch.Size(shape).numel())
+
+    yield from (one(dtype, [size], [1], _WHOLE) for size, (dtype, _) in zip(plan.sizes, plan.groups, strict=True))
+    yield from map(row, plan.batch)
+    yield from (one(tensor.dtype, tensor.shape, tensor.stride(), _WHOLE) for tensor in plan.constants)
+    yield from map(row, plan.reports)
+
+
+_WHOLE: Final = -1
+
+
+def _torch_library() -> str:
+    name = {"darwin": "libtorch_cpu.dylib", "win32": "torch_cpu.dll"}.get(sys.platform, "libtorch_cpu.so")
+    return str(Path(torch.__file__).parent / "lib" / name)

@@ -1,0 +1,241 @@
+"""What inductor is to do otherwise than it would: products of matrices as sums, and when, and how often, it computes what."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, cast
+
+import torch
+from torch import Tensor
+
+from fundl._common import kernels, products
+from fundl._compiling.torch_private import Decompositions
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
+
+NAMES: Final = (
+    "torch._inductor.inductor_prims.force_stride_order",
+    "torch._inductor.ir.BaseView",
+    "torch._inductor.ir.ExternKernel.realize_input",
+    "torch._inductor.ir.ExternKernel.require_contiguous",
+    "torch._inductor.ir.FixedLayout",
+    "torch._inductor.ir.InputBuffer",
+    "torch._inductor.ir.InputsKernel.get_inputs_that_alias_output",
+    "torch._inductor.ir.MutableBox",
+    "torch._inductor.ir.TensorBox.create",
+    "torch._inductor.lowering.lowerings",
+    "torch._inductor.mkldnn_ir.LinearUnary",
+    "torch._inductor.mkldnn_ir._create_output_node",
+)
+"""What is private in torch and used here."""
+
+
+def prepare() -> None:
+    """Make operations known to torch, and to inductor, once."""
+    _onednn_product()
+    _finished()
+
+
+# --- Operations ---------------------------------------------------------------------------------------------------------
+
+# More multiplications than these make a product of matrices worth a call into the BLAS; measured: sums take from half the time
+# to the same. Of a narrow matrix, with a side of at most _NARROW, MKL makes less: sums take a tenth of the time to the same.
+_TINY, _NARROW, _TINY_IF_NARROW = 2**17, 16, 2**20
+_LONG: Final = 2**10  # terms; a BLAS adds up more of them, in parts, with smaller errors
+_ROWS, _COLUMNS = 4, 8  # from so many on, the sums of a product go along the columns; measured: a seventh less for a step
+_PARTS: Final = range(4, 9)  # so many rows at once keep a processor's units busy; measured: two thirds of the time
+_WRITTEN_OUT: Final = 8  # terms: a sum of no more is no loop
+
+
+def decompositions() -> Decompositions:
+    """What operations consist of, where that is quicker than torch's own kernel."""
+    return {kernels.mm: _mm, kernels.addmm: _addmm, kernels.foreach_norm: _norms}
+
+
+def _mm(a: Tensor, b: Tensor) -> object:
+    if not a.is_cpu or not a.is_floating_point():
+        return NotImplemented
+    (rows, inner), columns = a.shape, b.shape[1]
+    narrow = min(rows, inner, columns) <= _NARROW and inner <= _LONG
+    if rows * inner * columns <= (_TINY_IF_NARROW if narrow else _TINY):
+        return _sums(a, b)
+    if a.is_contiguous() and products.suits_onednn(rows, inner, columns, a.dtype):
+        return _onednn_product()(a, b.t())
+    return NotImplemented
+
+
+def _sums(a: Tensor, b: Tensor) -> Tensor:
+    """A product of matrices as sums, of which a compiler makes vectors: along the columns of b, or, if these are few, the sums.
+
+    Both are put into memory, unless there are few rows: what is computed on the way is not to be computed again in each sum,
+    and to add up within a vector takes longer than to transpose b. Of a, single numbers are read, in any order. The rows are
+    in parts, which the compiler puts into one loop: one reading of b serves them all, and no sum waits for another.
+    """
+    (rows, inner), columns = a.shape, b.shape[1]
+    if rows >= _ROWS:
+        a = _in_memory(a.t()).t() if a.t().is_contiguous() else _in_memory(a)
+        b = _in_memory(b) if columns >= _COLUMNS else b
+    if rows < _ROWS or columns < _COLUMNS or inner <= _WRITTEN_OUT:
+        product = (a.unsqueeze(2) * b.unsqueeze(0)).sum(1)
+        return _in_memory(product) if inner == 1 else product
+    parts = min(_PARTS, key=lambda parts: (rows % parts, -parts))
+    return torch.cat([(some.unsqueeze(2) * b.unsqueeze(0)).sum(1) for some in torch.split(a, rows // parts)])
+
+
+def _in_memory(matrix: Tensor) -> Tensor:
+    """A contiguous matrix, which inductor computes once."""
+    from torch._inductor.inductor_prims import force_stride_order
+
+    return cast("Tensor", force_stride_order(matrix, (max(1, matrix.shape[1]), 1)))
+
+
+def _addmm(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> object:
+    product = _mm(a, b) if (beta, alpha) == (1, 1) else NotImplemented
+    return NotImplemented if product is NotImplemented else bias + cast("Tensor", product)
+
+
+@functools.cache
+def _onednn_product() -> "Callable[[Tensor, Tensor], Tensor]":
+    """An operation for graphs, x W^T, and how inductor calls oneDNN for it; its own way copies a W that is transposed."""
+    from torch._inductor import ir, mkldnn_ir
+    from torch._inductor.lowering import lowerings
+
+    def product(x: Tensor, weight: Tensor) -> Tensor:
+        return products.linear(x, weight, None)
+
+    def shape(x: Tensor, weight: Tensor) -> Tensor:
+        return x.new_empty(x.shape[0], weight.shape[0])
+
+    def lower(x: ir.TensorBox, weight: ir.TensorBox) -> ir.IRNode:
+        rows = ir.ExternKernel.require_contiguous(ir.ExternKernel.realize_input(x))
+        weights = ir.ExternKernel.realize_input(weight)
+        sizes = [x.get_size()[0], weight.get_size()[0]]
+        layout = ir.FixedLayout(torch.device("cpu"), x.get_dtype(), sizes)
+        node = mkldnn_ir.LinearUnary(layout, inputs=[rows, weights], constant_args=(None, "none", [-1], ""))
+        return ir.TensorBox.create(mkldnn_ir._create_output_node(node))  # type: ignore[no-untyped-call]  # torch's own
+
+    operation = torch.library.custom_op("fundl::product", product, mutates_args=(), device_types="cpu")
+    operation.register_fake(shape)
+    lowerings[operation._opoverload] = lower
+    return operation
+
+
+def _norms(tensors: list[Tensor], order: float = 2, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """The one foreach kernel that inductor would call instead of compiling it."""
+    return [torch.linalg.vector_norm(tensor, order, dtype=dtype) for tensor in tensors]
+
+
+# --- Graphs -------------------------------------------------------------------------------------------------------------
+
+
+def finish_before_writing(module: "GraphModule") -> None:
+    """Have inductor compute all that a graph returns or writes, in memory of its own, before it writes anything.
+
+    It puts computing off, so as to fuse it, and is to notice when what it would read is written to. That went wrong: gradients
+    were computed from weights that were new already. And it takes a copy of an input, or a view, for nothing to do: so it read
+    old values, which were to be handed on, after they were written over. What is finished needs nobody's attention.
+    """
+    graph = module.graph
+    writes = graph.find_nodes(op="call_function", target=kernels.copy_)
+    if not writes:
+        return
+    output = graph.output_node()
+    written: list[Node] = [write.args[1] for write in writes]
+    returned: list[Node] = [*output.args[0]]  # type: ignore[misc]  # they are nodes: see trace
+    finished: dict[Node, Node] = {}
+    with graph.inserting_before(writes[0]):
+        for node in (*written, *returned):
+            if node not in finished:
+                value: Tensor = node.meta["val"]
+                finished[node] = graph.call_function(_finished(), (node, _order_of_axes(value)))
+                finished[node].meta["val"] = value
+    for write, node in zip(writes, written, strict=True):
+        write.args = (write.args[0], finished[node])
+    output.args = ([finished[node] for node in returned],)
+    module.recompile()
+
+
+def _order_of_axes(tensor: Tensor) -> Sequence[int]:
+    """Strides that a tensor of such a shape can have in memory of its own: its own ones, unless numbers share their place."""
+    shared = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return torch.empty(tensor.shape, device="meta").stride() if shared else tensor.stride()
+
+
+@functools.cache
+def _finished() -> "Callable[[Tensor, Sequence[int]], Tensor]":
+    """An operation for graphs: a tensor, computed by now, in memory of its own.
+
+    It has strides of that order. A copy is made only of what is, or may be, in the memory of an input; no pass of inductor's
+    knows the operation, and so none takes it away.
+    """
+    from torch._inductor import ir
+    from torch._inductor.inductor_prims import force_stride_order
+    from torch._inductor.lowering import lowerings
+
+    def finish(tensor: Tensor, strides: Sequence[int]) -> Tensor:
+        return tensor.new_empty_strided(tensor.shape, strides).copy_(tensor)
+
+    def shape(tensor: Tensor, strides: Sequence[int]) -> Tensor:
+        return tensor.new_empty_strided(tensor.shape, strides)
+
+    def lower(tensor: ir.TensorBox, strides: Sequence[int]) -> ir.IRNode:
+        tensor.realize()
+        memory: ir.IRNode = tensor
+        while isinstance(memory, ir.BaseView | ir.MutableBox):
+            memory = memory.data
+        if isinstance(memory, ir.InputBuffer) or (
+            isinstance(memory, ir.InputsKernel) and memory.get_inputs_that_alias_output()
+        ):
+            tensor = lowerings[kernels.clone](tensor)
+            tensor.realize()
+        return cast("ir.IRNode", lowerings[force_stride_order](tensor, strides))
+
+    operation = torch.library.custom_op("fundl::finished", finish, mutates_args=())
+    operation.register_fake(shape)
+    lowerings[operation._opoverload] = lower
+    return operation._opoverload
+
+
+def tell_where_views_begin(module: "GraphModule") -> None:
+    """Have each as_strided of a view of an input say where it begins: before 2.13, inductor begins where the input does."""
+    if torch.__version__ >= "2.13":
+        return
+    inputs: dict[object, Tensor] = {}
+    for node in module.graph.nodes:
+        value: object = node.meta.get("val")
+        if not isinstance(value, Tensor):
+            continue
+        memory = value.untyped_storage()._cdata
+        if node.op == "placeholder":
+            inputs[memory] = value
+        elif node.target is kernels.as_strided and len(node.args) == 3 and memory in inputs:
+            node.args = (*node.args, value.storage_offset() - inputs[memory].storage_offset())
+    module.recompile()
+
+
+def keep_numbers(module: "GraphModule") -> None:
+    """Have numbers computed once: inductor would compute them again in each loop that uses them, powers and roots too."""
+    graph = module.graph
+    for node in [node for node in graph.nodes if _makes_a_number(node)]:
+        users = [user for user in node.users if _ndim(user) != 0 and user.op != "output"]
+        if users:
+            with graph.inserting_after(node):
+                kept = graph.call_function(kernels.as_strided, (node, (), ()))  # which wants its input in memory
+            kept.meta = {"val": node.meta["val"]}
+            for user in users:
+                user.replace_input_with(node, kept)
+    module.recompile()
+
+
+def _makes_a_number(node: "Node") -> bool:
+    """Whether a node computes a tensor without axes; not if that might be a view, whose place as_strided would forget."""
+    if node.op != "call_function" or _ndim(node) != 0:
+        return False
+    if node.target is kernels.convert_element_type:  # to another dtype, or it is none
+        return any(source.meta["val"].dtype != node.meta["val"].dtype for source in node.all_input_nodes)
+    return node.target in kernels.ARITHMETIC
+
+
+def _ndim(node: "Node") -> int | None:
+    value: object = node.meta.get("val")
+    return value.ndim if isinstance(value, Tensor) else None

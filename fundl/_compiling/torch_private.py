@@ -1,0 +1,449 @@
+"""What is private in torch and that tracing stands on. `OLDEST` to `NEWEST` have it; tests watch it.
+
+Tracing is make_fx with fake tensors. Its modules are imported when they are used: they take a second. Of a torch that lacks
+something, nothing is asked when this is imported: then functions run as they are.
+"""
+
+import copy
+import functools
+import linecache
+import pkgutil
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, cast
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl._common import kernels
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+
+# --- What must be there -------------------------------------------------------------------------------------------------
+
+CALLED: Final = (
+    "torch._C._len_torch_dispatch_stack",
+    "torch._C._len_torch_function_stack",
+    "torch._C._dynamo.guards.TensorGuards",
+    "torch._C._is_any_autocast_enabled",
+    "torch._C._disabled_torch_dispatch_impl",
+    "torch._C._functorch.is_functorch_wrapped_tensor",
+    "torch._C._aoti.AOTIModelContainerRunnerCpu.run",  # runs what is compiled, also where nothing more is
+    "torch._is_functional_tensor",
+    "torch.overrides._get_current_function_mode_stack",
+    "torch.utils._device.DeviceContext",
+)
+"""What a compiled function needs when it is called; to look for it imports nothing."""
+
+NAMES: Final = (
+    *CALLED,
+    "torch._ops.OpOverload",
+    "torch.fx.experimental.proxy_tensor.make_fx",
+    "torch.fx.graph_module._loader.eval_cache",
+    "torch.utils._python_dispatch.TorchDispatchMode",
+    "torch.utils._python_dispatch._disable_current_modes",
+)
+"""What is used here; the modules that compile say the same of themselves."""
+
+OLDEST: Final = (2, 11)
+NEWEST: Final = (2, 14)
+"""The versions of torch that the tests are run with, and all between them."""
+
+
+class UnknownTorchError(ImportError):
+    """This torch lacks what compiling needs; the message says what, and which versions have it."""
+
+
+def require_known(names: Sequence[str]) -> None:
+    """Raise an error that says which of some names torch lacks, if it lacks any; warn once of a torch that is too new.
+
+    Raises:
+        UnknownTorchError: it lacks some.
+    """
+    if missing := _missing(tuple(names)):
+        raise UnknownTorchError(
+            f"fundl compiles with torch {_known_versions()}, and torch {torch.__version__} lacks {', '.join(missing)}: use one"
+            " of those versions, or a newer fundl"
+        )
+    _warn_of_a_newer(str(torch.__version__))
+
+
+def is_known(function: str) -> bool:
+    """Whether torch has what a call of a compiled function needs; if not, a warning says that the function runs as it is."""
+    try:
+        require_known(CALLED)
+    except UnknownTorchError as error:
+        _warn_of_what_is_missing(function, str(error))
+        return False
+    return True
+
+
+@functools.cache
+def _warn_of_what_is_missing(function: str, error: str) -> None:
+    warnings.warn(f"{function} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=5)
+
+
+@functools.cache
+def _warn_of_a_newer(version: str) -> None:
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) > NEWEST:
+        warnings.warn(
+            f"fundl is tested with torch {_known_versions()}, and this is torch {version}: what is compiled may be wrong;"
+            " compare it with what runs as it is, or update fundl",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _known_versions() -> str:
+    return " to ".join(".".join(map(str, version)) for version in (OLDEST, NEWEST))
+
+
+@functools.cache
+def _missing(names: tuple[str, ...]) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch deprecates in itself
+        return [name for name in names if not _is_there(name)]
+
+
+def _is_there(name: str) -> bool:
+    try:
+        pkgutil.resolve_name(name)
+    except (AttributeError, ImportError):
+        return False
+    return True
+
+
+# --- Tensors ------------------------------------------------------------------------------------------------------------
+
+
+def _of_torch(name: str) -> Callable[[], int]:
+    """A function of torch that asks for a number; of a torch that has none, it is not called."""
+    return getattr(torch._C, name, int)
+
+
+mode_count: Callable[[], int] = _of_torch("_len_torch_dispatch_stack")
+"""How many modes (tracing, fake tensors, counting of operations) see the operations of this thread."""
+
+function_mode_count: Callable[[], int] = _of_torch("_len_torch_function_stack")
+"""How many modes see the functions of torch that this thread calls; a default device is one of them."""
+
+
+is_any_autocast: Callable[[], int] = _of_torch("_is_any_autocast_enabled")
+"""Whether operations cast what they are given, on a device of any type."""
+
+
+def without_modes() -> AbstractContextManager[None]:
+    """In it, no mode sees the operations of this thread."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    return cast("AbstractContextManager[None]", _disable_current_modes())
+
+
+def is_watched() -> bool:
+    """Whether a mode sees what this thread does, other than a default device: then it must be done one by one."""
+    return bool(mode_count()) or (bool(function_mode_count()) and not _are_default_devices(_modes()))
+
+
+def _are_default_devices(modes: Sequence[object]) -> bool:
+    from torch.utils._device import DeviceContext
+
+    return all(isinstance(mode, DeviceContext) for mode in modes)
+
+
+def _modes() -> list[object]:
+    return torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call,no-any-return]  # it has no types
+
+
+class _Check(Protocol):
+    def __call__(self, *tensors: Tensor) -> bool: ...
+
+
+class _Guards(Protocol):
+    check: _Check
+
+
+def guard(tensors: Sequence[Tensor], *, any_rows: bool = False) -> _Check:
+    """A function that tells, in C++, whether tensors are like these: class, dtype, device, shape, strides; none twice.
+
+    Args:
+        tensors: as they shall be.
+        any_rows: whether the sizes of their first axes do not matter.
+    """
+    sizes: list[list[int | None]] = [[*tensor.shape] for tensor in tensors]
+    guards = torch._C._dynamo.guards.TensorGuards(
+        *tensors,
+        dynamic_dims_sizes=[[None, *size[1:]] if any_rows else size for size in sizes],  # type: ignore[misc]  # the stub says one size for each
+        dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],  # type: ignore[misc]  # likewise
+    )
+    return cast("_Guards", guards).check  # the stub has no signature
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is one of numbers in memory: not fake, on the meta device, sparse, or of a function transform."""
+    return (
+        type(tensor).__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
+        and not tensor.is_meta
+        and tensor.layout is torch.strided
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._is_functional_tensor(tensor)
+    )
+
+
+def is_lazy(tensor: Tensor) -> bool:
+    """Whether a tensor is not what is in its memory, but has still to be negated or conjugated, or to be filled with zeros."""
+    return tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
+
+
+def resolved(tensor: Tensor) -> Tensor:
+    """A tensor as it is in memory: compilers look at nothing else (https://github.com/pytorch/pytorch/issues/145093)."""
+    if not is_lazy(tensor):
+        return tensor
+    return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_conj().resolve_neg()
+
+
+def usual(tensor: Tensor) -> Tensor:
+    """A tensor that may be written to wherever its stand-in is: one that was made in inference mode as a copy."""
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
+def owns_its_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is all that is in its memory, each number once."""
+    overlapping = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    return not overlapping and tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+# --- Operations ---------------------------------------------------------------------------------------------------------
+
+
+class _Argument(Protocol):
+    name: str
+    alias_info: object
+
+
+class _Schema(Protocol):
+    is_mutable: bool
+    arguments: list[_Argument]
+
+
+class _Overload(Protocol):
+    _schema: _Schema
+    tags: list[torch.Tag]
+
+    def __call__(self, *args: object, **kwargs: object) -> object: ...
+
+
+@attrs.frozen
+class Operation:
+    """What an operation of ATen says of itself."""
+
+    overload: _Overload
+
+    @property
+    def name(self) -> str:
+        """As the program might have called it."""
+        return f"torch.{str(self.overload).removeprefix('aten.').split('.')[0]}"
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers; attention, which only may, does not."""
+        return torch.Tag.nondeterministic_seeded in self.overload.tags and "attention" not in self.name
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether its result, or the shape of that, depends on the values of tensors."""
+        tags = self.overload.tags
+        return torch.Tag.data_dependent_output in tags or torch.Tag.dynamic_output_shape in tags
+
+    def written(self, arguments: Sequence[object]) -> Iterator[Tensor]:
+        """The arguments that it writes to."""
+        if self.overload._schema.is_mutable:
+            for argument, value in zip(self.overload._schema.arguments, arguments, strict=False):
+                alias = argument.alias_info
+                if alias is not None and getattr(alias, "is_write", False):
+                    parts = value if isinstance(value, tuple | list) else (value,)
+                    yield from (part for part in parts if isinstance(part, Tensor))
+
+
+def is_unknown(result: object) -> bool:
+    """Whether a result, or its shape, stands for a number that nobody knows."""
+    sizes = (result, *result.shape) if isinstance(result, Tensor) else (result,)
+    return any(isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool) for size in sizes)
+
+
+_Watcher = Callable[[Operation, Sequence[object], Callable[[], object]], object]
+
+
+def mode(watcher: _Watcher) -> "TorchDispatchMode":
+    """A mode in which a function sees each operation, its arguments in their order, and what runs it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's __init_subclass__
+        @override
+        def __torch_dispatch__(
+            self, func: _Overload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
+        ) -> object:
+            named = kwargs or {}
+            order = [*args, *(named.get(argument.name) for argument in func._schema.arguments[len(args) :])]
+            return watcher(Operation(func), order, lambda: func(*args, **named))
+
+    return Mode()  # type: ignore[no-untyped-call]  # likewise
+
+
+# --- Graphs -------------------------------------------------------------------------------------------------------------
+
+
+Source: TypeAlias = tuple[Literal["input", "output"], int]
+"""A tensor that an input or an output of a graph stands for."""
+
+
+@attrs.frozen(eq=False)
+class Graph:
+    """A graph of ATen's operations, from tensors to tensors."""
+
+    module: "GraphModule"
+
+    @property
+    def outputs(self) -> int:
+        """How many tensors it computes."""
+        (outputs,) = self.module.graph.output_node().args
+        return len(outputs) if isinstance(outputs, tuple | list) else 0
+
+    def write_back(self, writes: Sequence[tuple[int, "Source"]], returns: Sequence["Source"]) -> "Graph":
+        """The graph that writes into its inputs.
+
+        Args:
+            writes: an input, and what is written into it after all else is computed.
+            returns: what is returned still.
+        """
+        module = copy.deepcopy(self.module)
+        graph, inputs = module.graph, module.graph.find_nodes(op="placeholder")
+        node = graph.output_node()
+        outputs: list[Node] = [*node.args[0]]  # type: ignore[misc]  # they are nodes: see trace
+        with graph.inserting_before(node):
+
+            def value(source: Source) -> "Node":
+                if source[0] == "output":
+                    return outputs[source[1]]
+                return graph.call_function(kernels.clone, (inputs[source[1]],))  # as it was before the writing
+
+            written, returned = [value(source) for _, source in writes], [value(source) for source in returns]
+            for (place, _), new in zip(writes, written, strict=True):
+                graph.call_function(kernels.copy_, (inputs[place], new))
+        node.args = (returned,)
+        module.recompile()
+        return Graph(module)
+
+    def with_slots(self, outputs: Sequence[int]) -> "tuple[Graph, list[Tensor]]":
+        """The graph with a further input for each of some outputs, to be written to; and stand-ins for those inputs."""
+        module = copy.deepcopy(self.module)
+        graph = module.graph
+        inputs, nodes = graph.find_nodes(op="placeholder"), [*graph.output_node().args[0]]  # type: ignore[misc]  # see trace
+        examples: list[Tensor] = []
+        for number, output in enumerate(outputs):
+            value: Tensor = nodes[output].meta["val"]
+            with graph.inserting_after(inputs[-1]):
+                inputs.append(graph.placeholder(f"slot_{number}"))
+            inputs[-1].meta = {"val": value}
+            examples.append(torch.empty(value.shape, dtype=value.dtype, device=value.device))
+        return Graph(module), examples
+
+    def is_contiguous(self, output: int) -> bool:
+        """Whether an output is."""
+        nodes: list[Node] = [*self.module.graph.output_node().args[0]]  # type: ignore[misc]  # see trace
+        value: Tensor = nodes[output].meta["val"]
+        return value.is_contiguous()
+
+    def is_like(self, is_output: bool, index: int, example: Tensor) -> bool:
+        """Whether an input or output can be written into a tensor like an example."""
+        graph = self.module.graph
+        nodes: list[Node] = [*graph.output_node().args[0]] if is_output else graph.find_nodes(op="placeholder")  # type: ignore[misc]  # see trace
+        value: Tensor = nodes[index].meta["val"]
+        return (value.shape, value.dtype, value.device) == (example.shape, example.dtype, example.device)
+
+    def lines(self) -> list[str]:
+        """All that it says, as text."""
+        return [_described(node) for node in self.module.graph.nodes]
+
+
+def _described(node: "Node") -> str:
+    text = f"{node.op} {node.name} {node.target} {node.args} {node.kwargs}"
+    value: object = node.meta.get("val")
+    if node.op != "placeholder" or not isinstance(value, Tensor):
+        return text
+    return f"{text} {value.dtype} {value.device} {tuple(value.shape)} {value.stride()}"
+
+
+Decompositions: TypeAlias = Mapping[object, Callable[..., object]]  # type: ignore[explicit-any]  # of any arguments
+
+
+class _OfTensors(Protocol):
+    def __call__(self, *tensors: Tensor) -> list[Tensor]: ...
+
+
+class _MakeFx(Protocol):
+    def __call__(  # type: ignore[explicit-any]  # it returns a function of as many tensors as the one given
+        self, function: _OfTensors, table: Decompositions, *, tracing_mode: Literal["fake"], _allow_non_fake_inputs: bool
+    ) -> "Callable[..., GraphModule]": ...
+
+
+def trace(function: _OfTensors, examples: Sequence[Tensor]) -> tuple[Graph, list[Tensor]]:
+    """The graph of a function, and the tensors that it used without being given them, which are its last inputs.
+
+    The graph writes to no tensor, though the function, or an operation, writes to those of its own making.
+    """
+    module = make_fx(function, examples, {})
+    if any(_writes(node.target) for node in module.graph.nodes):
+        module = make_fx(torch.func.functionalize(cast("_OfTensors", module)), examples, {})
+    constants: list[Tensor] = []
+    inputs = module.graph.find_nodes(op="placeholder")
+    for node in module.graph.find_nodes(op="get_attr"):
+        value: object = getattr(module, str(node.target))
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the trace holds a {type(value).__name__}, for which there is no compiler: {node.target}")
+        with module.graph.inserting_after(inputs[-1]) if inputs else module.graph.inserting_before():
+            inputs.append(module.graph.placeholder(f"constant_{len(constants)}"))
+        value = resolved(value)
+        inputs[-1].meta = {"val": value}
+        node.replace_all_uses_with(inputs[-1])
+        module.graph.erase_node(node)
+        constants.append(value)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return Graph(module), constants
+
+
+@contextmanager
+def sources_forgotten() -> Iterator[None]:
+    """In it, graphs are made whose programs torch does not keep for tracebacks: it would do so for ever."""
+    from torch.fx import graph_module
+
+    kept: dict[str, str] = graph_module._loader.eval_cache
+    before = {*kept}
+    try:
+        yield
+    finally:
+        for name in {*kept} - before:
+            kept.pop(name, None)
+            linecache.cache.pop(name, None)
+
+
+def _writes(target: object) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
+def make_fx(function: _OfTensors, examples: Sequence[Tensor], decompositions: Decompositions) -> "GraphModule":
+    """A function of tensors as a graph, in which some operations are replaced by what they consist of."""
+    from torch.fx.experimental import proxy_tensor
+
+    tracer = cast("_MakeFx", proxy_tensor.make_fx)(function, decompositions, tracing_mode="fake", _allow_non_fake_inputs=True)
+    return tracer(*[tensor.detach() for tensor in examples])  # each by itself, though two of them be the same

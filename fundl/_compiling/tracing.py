@@ -1,0 +1,193 @@
+"""Running a function once on stand-ins for its tensors, and writing down what it does: a graph of ATen's operations.
+
+What a graph cannot hold is found as it happens, and told with the line of the program that did it: a decision by the value
+of a tensor, an input that is written to, a random number from a hidden state, a tensor that is kept behind the back.
+"""
+
+import functools
+import gc
+import linecache
+import sys
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import attrs
+import optree
+import torch
+from torch import Tensor
+
+from fundl._common import kernels
+from fundl._compiling import corrected, torch_private, whole
+from fundl._compiling.walk import Leaf, flatten, replace
+
+_LIBRARIES: Final = (
+    *(str(Path(str(module.__file__)).parent) for module in (torch, attrs, optree)),
+    str(Path(__file__).parent.parent),
+    "<",
+)
+
+
+class TraceError(TypeError):
+    """A function cannot be compiled as one graph; the message names the line of the program that is why."""
+
+
+@attrs.frozen(eq=False)
+class Traced:
+    """What came of a trace.
+
+    Args:
+        graph: of the operations.
+        constants: tensors that the function used, but was not given: further inputs of the graph.
+        result: the function's result, with a `Leaf` for each tensor.
+        outputs: how many tensors the graph computes.
+    """
+
+    graph: torch_private.Graph
+    constants: list[Tensor]
+    result: object
+    outputs: int
+
+    def is_like(self, leaf: Leaf, example: Tensor) -> bool:
+        """Whether a leaf of the result can be written into a tensor like an example."""
+        return leaf.kind in {"input", "output"} and self.graph.is_like(leaf.kind == "output", leaf.index, example)
+
+
+@functools.cache
+def prepare() -> None:
+    """Do what the first trace does, once: hundreds of modules are imported, and operations made known to torch."""
+    whole.registered()
+    corrected.correct()
+
+    def twice(*tensors: Tensor) -> list[Tensor]:
+        return [tensor + tensor for tensor in tensors]
+
+    torch_private.trace(twice, [torch.ones(1, device="cpu")])
+
+
+def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Tensor]) -> Traced:
+    """Run a function on stand-ins for tensors.
+
+    Args:
+        function: from tensors to a tree of tensors.
+        examples: tensors of the shapes, strides, dtypes and devices that the function will be called with.
+
+    Raises:
+        TraceError: what it does does not fit into a graph.
+    """
+    result: object = None
+    count = 0
+    seen: list[tuple[weakref.ref[Tensor], str]] = []
+
+    def flat(*inputs: Tensor) -> list[Tensor]:
+        nonlocal result, count
+        with _Watch(inputs, seen).mode:
+            value = function(inputs)
+            outputs, result = _outputs(value, inputs)
+        count = len(outputs)
+        return outputs
+
+    with kernels.kept_whole(whole.registered()):
+        graph, constants = torch_private.trace(flat, examples)
+    _require_no_leak(seen)
+    return Traced(graph, constants, result, count)
+
+
+def source_of(leaf: Leaf) -> torch_private.Source:
+    """What a leaf of a result stands for, unless it is a constant."""
+    return ("input", leaf.index) if leaf.kind == "input" else ("output", leaf.index)
+
+
+def _outputs(result: object, inputs: Sequence[Tensor]) -> tuple[list[Tensor], object]:
+    """The tensors that a graph must compute, each with memory of its own, and the result with a leaf for each tensor."""
+    places: dict[int, Leaf] = {id(tensor): Leaf("input", index) for index, tensor in enumerate(inputs)}
+    memory = {_memory(tensor) for tensor in inputs}
+    outputs: list[Tensor] = []
+    leaves: list[Leaf] = []
+    for tensor in flatten(result, "the result", constants=True).leaves:
+        if id(tensor) not in places:
+            if torch_private.is_plain(tensor):  # not made in this trace
+                places[id(tensor)] = Leaf("constant", 0, tensor)
+            else:
+                own = tensor if _memory(tensor) not in memory and tensor.layout is torch.strided else tensor.clone()
+                memory.add(_memory(own))
+                places[id(tensor)] = Leaf("output", len(outputs))
+                outputs.append(own)
+        leaves.append(places[id(tensor)])
+    return outputs, replace(result, iter(leaves))
+
+
+def _memory(tensor: Tensor) -> int:
+    address: int = tensor.untyped_storage()._cdata
+    return address
+
+
+# --- Watching -----------------------------------------------------------------------------------------------------------
+
+
+class _Watch:
+    """Sees each operation of a trace before it is written down."""
+
+    def __init__(self, inputs: Sequence[Tensor], seen: list[tuple[weakref.ref[Tensor], str]]) -> None:
+        self.mode = torch_private.mode(self._run)
+        self._inputs = {_memory(tensor) for tensor in inputs}
+        self._seen = seen
+        seen[:] = [(weakref.ref(tensor), "an argument") for tensor in inputs]
+
+    def _run(self, operation: torch_private.Operation, arguments: Sequence[object], run: Callable[[], object]) -> object:
+        if operation.draws:
+            raise TraceError(
+                f"{operation.name} draws random numbers from a hidden state, {_user_line()}: a compiled function is pure;"
+                " draw with fundl.random, from a key that is an argument"
+            )
+        for tensor in operation.written(arguments):
+            if torch_private.is_plain(tensor) or _memory(tensor) in self._inputs:
+                whose = "a tensor from outside" if torch_private.is_plain(tensor) else "an argument"
+                raise TraceError(f"{operation.name} writes into {whose}, {_user_line()}: a compiled function is pure")
+        if not operation.needs_values:
+            return self._remembered(run())
+        cause: Exception | None = None
+        try:
+            result = run()
+            if not torch_private.is_unknown(result):
+                return self._remembered(result)
+        except Exception as error:  # there are several kinds, all private
+            cause = error
+        raise TraceError(
+            f"{operation.name} asks for the value of a tensor, {_user_line()}: while a function is compiled tensors have"
+            " shapes, but no values. Decide with torch.where, or by an argument named in jit(..., static=...), or do this"
+            " outside of the compiled function"
+        ) from cause
+
+    def _remembered(self, result: object) -> object:
+        line = _user_line()
+        parts = result if isinstance(result, tuple | list) else (result,)
+        self._seen += [(weakref.ref(part), line) for part in parts if isinstance(part, Tensor)]
+        return result
+
+
+def _require_no_leak(seen: list[tuple[weakref.ref[Tensor], str]]) -> None:
+    """Raise if a stand-in outlived its trace."""
+    if all(reference() is None for reference, _ in seen):
+        return
+    gc.collect()
+    kept = [line for reference, line in seen if reference() is not None]
+    if kept:
+        raise TraceError(
+            f"a tensor was kept behind the back of a compiled function: {kept[0]}. It stands for one that only the compiled"
+            " function will compute; return it instead of appending it to a list or setting an attribute"
+        )
+
+
+def _user_line() -> str:
+    """Where the program is: the innermost line that is not of a library."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        frame = frame.f_back
+    if frame is None:
+        return "in a library"
+    name, line = frame.f_code.co_filename, frame.f_lineno
+    text = linecache.getline(name, line).strip()
+    return f"at {name}:{line}" + (f" (`{text}`)" if text else "")

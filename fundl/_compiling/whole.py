@@ -1,0 +1,110 @@
+"""Kernels that stay whole in a graph, as operations of fundl's own, which torch's compiler calls as they are.
+
+oneDNN's LSTM is one: step by step, its graph would have thousands of operations, take minutes to compile, and be slower.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+
+from fundl._common import kernels
+from fundl._compiling import torch_private
+
+_Forward: TypeAlias = kernels.LSTMGiven
+_Backward: TypeAlias = kernels.LSTMTensors
+
+
+@attrs.frozen
+class Whole:  # type: ignore[explicit-any]  # of its fields
+    """The kernels of `fundl._common.kernels.Whole`, as operations that torch knows."""
+
+    _lstm: Callable[..., _Forward]  # type: ignore[explicit-any]  # of the arguments of the functions below
+    _lstm_backward: Callable[..., _Backward]  # type: ignore[explicit-any]  # likewise
+
+    def lstm(self, tensors: kernels.LSTMTensors, *, biased: bool, reverse: bool) -> _Forward:
+        """As `kernels.lstm`."""
+        return self._lstm(*tensors, biased, reverse)
+
+    def lstm_backward(
+        self, tensors: kernels.LSTMTensors, given: _Forward, grads: kernels.LSTMGrads, *, biased: bool, reverse: bool
+    ) -> _Backward:
+        """As `kernels.lstm_backward`."""
+        return self._lstm_backward(*tensors, *given, *grads, biased, reverse)
+
+
+@functools.cache
+def registered() -> Whole:
+    """The operations; whoever runs a graph that has them makes them known to torch by this first."""
+    forward = torch.library.custom_op("fundl::lstm", _lstm, mutates_args=(), device_types="cpu")
+    forward.register_fake(_lstm_shapes)
+    backward = torch.library.custom_op("fundl::lstm_backward", _lstm_backward, mutates_args=(), device_types="cpu")
+    backward.register_fake(_lstm_backward_shapes)
+    return Whole(forward, backward)
+
+
+def _lstm(  # noqa: PLR0917  # as `kernels.lstm`, but flat, as operations are
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor,
+    bias_hh: Tensor,
+    h: Tensor,
+    c: Tensor,
+    biased: bool,
+    reverse: bool,
+) -> _Forward:
+    return kernels.lstm((x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), biased=biased, reverse=reverse)
+
+
+def _lstm_shapes(x: Tensor, *others: Tensor | bool) -> _Forward:
+    *_, h, c, biased, _ = others
+    assert isinstance(h, Tensor)
+    assert isinstance(c, Tensor)
+    steps, batch, features = x.shape
+    workspace = _workspace_size(steps, batch, features, h.shape[1], biased=bool(biased))
+    hidden, kept = x.new_empty(steps, batch, h.shape[1]), x.new_empty(workspace, dtype=torch.uint8)
+    return hidden, h.new_empty(h.shape), c.new_empty(c.shape), kept
+
+
+@functools.cache
+def _workspace_size(steps: int, batch: int, features: int, size: int, *, biased: bool) -> int:
+    """How many bytes the kernel keeps, which it alone knows: it is asked."""
+    with torch_private.without_modes(), kernels.kept_whole(None):
+        x, state, bias = torch.zeros(steps, batch, features), torch.zeros(batch, size), torch.zeros(4 * size)
+        tensors = (x, torch.zeros(4 * size, features), torch.zeros(4 * size, size), bias, bias, state, state)
+        return kernels.lstm(tensors, biased=biased, reverse=False)[3].numel()
+
+
+def _lstm_backward(  # noqa: PLR0917  # as `kernels.lstm_backward`, but flat
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor,
+    bias_hh: Tensor,
+    h: Tensor,
+    c: Tensor,
+    hidden: Tensor,
+    last_h: Tensor,
+    last_c: Tensor,
+    workspace: Tensor,
+    grad: Tensor,
+    grad_h: Tensor | None,
+    grad_c: Tensor | None,
+    biased: bool,
+    reverse: bool,
+) -> _Backward:
+    tensors, given = (x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), (hidden, last_h, last_c, workspace)
+    return kernels.lstm_backward(tensors, given, (grad, grad_h, grad_c), biased=biased, reverse=reverse)
+
+
+def _lstm_backward_shapes(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, *others: Tensor | bool | None) -> _Backward:
+    _, _, h, c = others[:4]
+    assert isinstance(h, Tensor)
+    assert isinstance(c, Tensor)
+    rows = weight_ih.shape[0]
+    weights = x.new_empty(weight_ih.shape), x.new_empty(weight_hh.shape), x.new_empty(rows), x.new_empty(rows)
+    return x.new_empty(x.shape), *weights, h.new_empty(h.shape), c.new_empty(c.shape)

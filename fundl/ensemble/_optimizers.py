@@ -1,0 +1,115 @@
+"""The transforms that do for all runs what a transform does for each."""
+
+from collections.abc import Sequence
+from typing import Final, Self, TypeVar, final
+
+import attrs
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import tree
+from fundl.optim.adagrad import scale_by_adagrad
+from fundl.optim.adam import adam, scale_by_adam
+from fundl.optim.chain import AnyTransform, chain
+from fundl.optim.clipping import clip_by_value
+from fundl.optim.decay import AddDecayedWeights, add_decayed_weights
+from fundl.optim.flat import Tensors
+from fundl.optim.lion import scale_by_lion
+from fundl.optim.rms import scale_by_rms
+from fundl.optim.scaling import scale, scale_by_learning_rate
+from fundl.optim.sgd import trace
+from fundl.optim.transform import Rule, Transform, require_transform
+from fundl.runs import of_each, together
+
+S = TypeVar("S")
+
+_ELEMENTWISE_TRANSFORMS: Final = frozenset(
+    type(transform)
+    for transform in (
+        adam(0.1),
+        add_decayed_weights(0.1),
+        chain(scale(1.0)),
+        clip_by_value(1.0),
+        scale(1.0),
+        scale_by_adagrad(),
+        scale_by_adam(),
+        scale_by_learning_rate(0.1),
+        scale_by_lion(),
+        scale_by_rms(),
+        trace(0.9),
+    )
+)
+
+
+def of_runs(transform: Transform[S]) -> Transform[S]:
+    """The transform that does for an ensemble what a transform does for each run."""
+    require_transform(transform)
+    return transform if _is_elementwise(transform) else _EachRun(transform)
+
+
+def _is_elementwise(transform: AnyTransform) -> bool:
+    """Whether a transform is known to change each number by its own gradients alone, wherever it stands.
+
+    Then it need not know of runs. A norm is one over all numbers; a predicate looks at paths and shapes.
+    """
+    if isinstance(transform, AddDecayedWeights):
+        return transform.where is None
+    cls = type(transform)
+    if cls not in _ELEMENTWISE_TRANSFORMS or not attrs.has(cls):
+        return False
+    values = [getattr(transform, field.name) for field in attrs.fields(cls)]
+    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
+    return all(_is_elementwise(part) for part in parts if isinstance(part, Transform))
+
+
+@final
+@attrs.frozen
+class _EachRun(Transform[S]):
+    """Applies a transform to one run after the other. Its state is that of the transform, with a first axis of runs.
+
+    What gathers micro-batches (`accumulate`) is among them, since the weights of the runs may differ.
+    """
+
+    transform: Transform[S]
+    weights: float | Tensor | None = None
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> S:
+        of_one = tuple(path.removeprefix(".models") for path in paths)
+        states = [self.transform.start(leaves_of_one, of_one) for leaves_of_one in of_each(leaves)]
+        for run, state in enumerate(states):
+            tree.require_same_structure(states[0], state, names=("the optimizer's state of run 0", f"that of run {run}"))
+        return together(states)
+
+    @override
+    def change(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        return self._of_each([transform.change for transform in self._transforms(params)], grads, state, params)
+
+    @override
+    def move(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        return self._of_each([transform.move for transform in self._transforms(params)], grads, state, params)
+
+    @override
+    def loss_scale(self, state: S) -> Tensor | None:
+        return self.transform.loss_scale(state)
+
+    @override
+    def weighed(self, weight: float | Tensor) -> Self:
+        return self if self.transform.weighed(1.0) is self.transform else attrs.evolve(self, weights=weight)
+
+    def _transforms(self, params: Tensors) -> list[Transform[S]]:
+        """The transform, with the weight of each run's gradient if there are any."""
+        runs, weights = params[0].shape[0], self.weights
+        if weights is None:
+            return [self.transform] * runs
+        of_runs = weights.unbind() if isinstance(weights, Tensor) and weights.ndim else [weights] * runs
+        return [self.transform.weighed(weight) for weight in of_runs]
+
+    def _of_each(self, rules: Sequence[Rule[S]], grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        runs = range(len(rules))
+        states, all_grads, all_params = (
+            of_each(state) if tree.leaves(state) else [state for _ in runs],
+            of_each(grads),
+            of_each(params),
+        )
+        return together([rules[run](all_grads[run], states[run], all_params[run]) for run in runs])

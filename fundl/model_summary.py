@@ -1,0 +1,342 @@
+"""What a model is made of, as a table: its layers, their output shapes, and what they take.
+
+The model runs on the meta device, which computes shapes without memory or arithmetic: a summary costs the same for a
+model of any size, initialised or not.
+"""
+
+import functools
+import io
+import types
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import shapes, tree
+from fundl._common.kernels import no_grad
+from fundl.initializers import Initializer
+from fundl.layer import AnyLayer, Layer, Model
+from fundl.layers.masked import FromMasked, Masked, OnMasked, OnMaskedPair
+from fundl.layers.pairs import Pipe
+from fundl.model import apply, output_shape, require_model, run_forward
+from fundl.tree import Record
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Shape: TypeAlias = "int | tuple[Shape, ...]"
+"""The sizes of a tensor, or a tuple of the shapes of several."""
+
+_WIDTH: Final = 80
+
+
+@attrs.frozen
+class Row:
+    """One layer of a summary.
+
+    Args:
+        place: of the layer in the model, such as "[0]" or "[2].layers[1]"; "" for a model of one layer.
+        depth: how many layers the layer is part of.
+        layer: its name, with its sizes and options.
+        output: its output's shape.
+        parameters: how many trainable numbers are its own, not those of a layer with a row of its own; none if it is frozen.
+        nbytes: how many bytes its own parameters and buffers take.
+    """
+
+    place: str
+    depth: int
+    layer: str
+    output: Shape
+    parameters: int
+    nbytes: int
+
+
+@attrs.frozen(repr=False)
+class Summary:
+    """The layers of a model: a table when printed, in colour by ``rich.print``.
+
+    Args:
+        input: the input's shape.
+        rows: the layers, in the order in which they are applied, a layer before those that it contains.
+    """
+
+    input: Shape
+    rows: tuple[Row, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many trainable numbers the model has."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the model's parameters and buffers take."""
+        return sum(row.nbytes for row in self.rows)
+
+    def __rich__(self) -> "Table":
+        """The table that rich shows."""
+        from rich import box  # noqa: PLC0415  # rich takes its time to load, and few runs of a program show a table
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        table = Table(box=box.SIMPLE, show_edge=False, show_footer=True, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("place", Text("total", "bold"), style="dim", overflow="fold", no_wrap=True)
+        table.add_column("layer", style="cyan", overflow="fold")
+        table.add_column("output", overflow="fold")
+        table.add_column("params", Text(f"{self.parameters:,}", "bold"), justify="right", overflow="fold", no_wrap=True)
+        table.add_column("size", Text(_size(self.nbytes), "bold"), justify="right", overflow="fold", no_wrap=True)
+        table.add_row(Text("input"), Text(""), Text(str(self.input)))
+        outer = [""]
+        for row in self.rows:
+            outer[row.depth + 1 :] = [row.place]
+            place = "  " * row.depth + (row.place.removeprefix(outer[row.depth]) or "model")
+            numbers = (f"{row.parameters:,}", _size(row.nbytes)) if row.nbytes else ()
+            table.add_row(Text(place), Text(row.layer), Text(str(row.output)), *numbers)
+        return table
+
+    @override
+    def __repr__(self) -> str:
+        from rich.console import Console  # noqa: PLC0415
+
+        file = io.StringIO()
+        console = Console(file=file, width=_WIDTH, color_system=None, force_jupyter=False, legacy_windows=False)
+        console.width = max(_WIDTH, console.measure(self).minimum)  # rather too wide than with numbers cut off
+        console.print(self)
+        return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
+
+
+def _size(nbytes: int) -> str:
+    """A number of bytes in the largest unit of which there is at least one."""
+    size, units = float(nbytes), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while size >= 1024 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    return f"{size:,.1f} {units[0]}" if units[0] != "B" else f"{nbytes} B"
+
+
+def summary(model: Model, input_shape: tuple[Shape, ...], *, dtype: torch.dtype = torch.float32) -> Summary:
+    """The layers of a model, with the shapes of what they make of an input, and what their parameters take.
+
+    Nothing is allocated or computed, so it is all one whether the model is initialised. Buffers count as bytes, not as
+    parameters, and so do all parameters that are `frozen`. A layer that contains layers stands before them; its own row counts
+    only what they do not. Of layers that are repeated, there are the rows of one block, with the parameters of all.
+
+    Args:
+        model: a layer or a nested tuple of layers.
+        input_shape: the shape of an input, its batch axis included; of several inputs, such as a pair, the tuple of theirs. Of
+            a masked batch, it is that of the values.
+        dtype: of the input, such as torch.int64 for token numbers.
+
+    Raises:
+        TypeError: `model` is not a model, or the input's dtype does not fit.
+        ValueError: the layers do not fit together, or not the input.
+
+    >>> from fundl import ReLU, compose, linear, summary
+    >>> print(summary(compose(linear(2, 25), ReLU(), linear(25, 1)), (10, 2)))
+    place  layer                             output    params   size
+    ────────────────────────────────────────────────────────────────
+    input                                    (10, 2)
+    [0]    Linear(weight=[25,2], bias=[25])  (10, 25)      75  300 B
+    [1]    ReLU()                            (10, 25)
+    [2]    Linear(weight=[1,25], bias=[1])   (10, 1)       26  104 B
+    ────────────────────────────────────────────────────────────────
+    total                                                 101  404 B
+    """
+    require_model(model)
+    x = _masked_for(_first(model), _input(input_shape, dtype))
+    # raises, if the layers do not fit together, or not the input
+    output_shape(model, shapes.Shape(*x.shape) if isinstance(x, Tensor) else None)
+    with no_grad():
+        shapes_only = tree.map(lambda leaf: leaf.to("meta"), model)
+        if isinstance(x, Tensor):
+            apply(shapes_only, x)  # what else does not fit is told here, with the place of the layer
+        else:
+            run_forward(shapes_only, x)
+        try:
+            rows = _Watched(inner=True).run(shapes_only, x)
+        except Exception:  # a layer asks more of its parts than that they are of their class
+            rows = _Watched(inner=False).run(shapes_only, x)
+        return Summary(input_shape, tuple(rows))
+
+
+# --- The input --------------------------------------------------------------------------------------------------------
+
+
+def _input(shape: object, dtype: torch.dtype) -> object:
+    """An input of a shape, or several; without values."""
+    if isinstance(shape, tuple) and all(isinstance(size, int) and size >= 0 for size in shape):
+        return torch.empty(shape, dtype=dtype, device="meta")
+    if isinstance(shape, tuple) and all(isinstance(part, tuple) for part in shape):
+        return tuple(_input(part, dtype) for part in shape)
+    raise TypeError(
+        "input_shape is a tuple of sizes, the batch axis included, such as (10, 2), not"
+        f" {tree.describe(shape)}; of a pair of inputs, it is the pair of theirs, such as ((10, 2), (10, 3))"
+    )
+
+
+def _first(model: object) -> object:
+    """The layer that the input comes to first."""
+    if isinstance(model, tuple):
+        return _first(model[0])
+    return _first(model.layers) if isinstance(model, Pipe) else model
+
+
+def _masked_for(layer: object, x: object) -> object:
+    """The input as a layer takes it: masked batches for one that takes such."""
+    match x:
+        case Tensor() if isinstance(layer, OnMasked | FromMasked):
+            return _masked(x)
+        case (Tensor() as first, Tensor() as second) if isinstance(layer, OnMaskedPair):
+            return _masked(first), _masked(second)
+        case _:
+            return x
+
+
+def _masked(values: Tensor) -> Masked:
+    return Masked(values, torch.empty(values.shape[:2], dtype=torch.bool, device="meta"))
+
+
+# --- Watching a model run ---------------------------------------------------------------------------------------------
+
+# The model runs as it is, but that each of its layers is of a class of ours, which derives from its own and writes down what
+# its forward is given and gives. A layer keeps that class in whatever is made of it on the way: with another weight, a mask, of
+# another dtype, or as one of many blocks.
+
+
+Outputs: TypeAlias = dict[str, list[object]]
+"""What layers gave, each time that they were run, by their places, in the order of their first runs."""
+
+
+@attrs.frozen(eq=False)
+class _Watch:
+    """What a watched layer knows: its place in the model, and where to write down what it gives."""
+
+    place: str
+    outputs: Outputs
+
+
+@functools.cache
+def _watched_class(cls: type[AnyLayer]) -> type[AnyLayer]:
+    """A class of layers that write down how they are run, and are otherwise of a class."""
+
+    def forward(self: AnyLayer, x: object) -> tuple[object, object]:
+        watch: object = getattr(self, "watch")  # noqa: B009  # the field that is added below
+        assert isinstance(watch, _Watch)
+        outputs = watch.outputs.setdefault(watch.place, [])
+        result: tuple[object, object] = cls.forward(self, x)
+        outputs.append(result[0])
+        return result
+
+    members = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__annotations__": {"watch": _Watch},
+        "watch": attrs.field(kw_only=True),
+        "forward": forward,
+    }
+    derived: type[AnyLayer] = types.new_class(cls.__name__, (cls,), exec_body=lambda namespace: namespace.update(members))
+    return attrs.frozen(eq=False)(derived)
+
+
+@attrs.frozen(eq=False)
+class _Watched:
+    """A model that is run to see its layers run, with or without those inside others."""
+
+    inner: bool
+    layers: dict[str, tuple[AnyLayer, bool]] = attrs.field(factory=dict[str, tuple[AnyLayer, bool]])
+    """Each layer by its place, and whether it is trained."""
+    outputs: Outputs = attrs.field(factory=Outputs)
+
+    def run(self, model: Model, x: object) -> list[Row]:
+        """The rows of the layers that run on an input."""
+        watched = self._watch(model, "", is_trained=True)
+        assert isinstance(watched, Layer | tuple)
+        run_forward(watched, x)
+        inside = defaultdict[str, list[str]](list)
+        for place in self.outputs:
+            for outer in self._outer(place)[-1:]:
+                inside[outer].append(place)
+        return [self._row(place, inside[place]) for place in self.outputs]
+
+    def _watch(self, part: object, place: str, *, is_trained: bool) -> object:
+        if type(part) is tuple:
+            return tuple(self._watch(one, f"{place}[{index}]", is_trained=is_trained) for index, one in enumerate(part))
+        if not isinstance(part, Layer):
+            return part
+        self.layers[place] = part, is_trained
+        watched = object.__new__(_watched_class(type(part)))
+        for field in attrs.fields(type(part)):
+            value: object = getattr(part, field.name)
+            if self.inner and field.name in part.children:
+                value = self._watch(value, f"{place}.{field.name}", is_trained=is_trained and field.name in part.trainable)
+            object.__setattr__(watched, field.name, value)
+        object.__setattr__(watched, "watch", _Watch(place, self.outputs))
+        return watched
+
+    def _row(self, place: str, inside: Sequence[str]) -> Row:
+        """A layer's row, given the places of those inside that have one; those that never run count for it."""
+        layer, _ = self.layers[place]
+        return Row(
+            place=place,
+            depth=len(self._outer(place)),
+            layer=_name(layer),
+            output=_shape(self.outputs[place][0]),
+            parameters=self._count(place) - sum(map(self._count, inside)),
+            nbytes=tree.nbytes(layer) - sum(tree.nbytes(self.layers[other][0]) for other in inside),
+        )
+
+    def _count(self, place: str) -> int:
+        layer, is_trained = self.layers[place]
+        return tree.count(layer) if is_trained else 0
+
+    def _outer(self, place: str) -> list[str]:
+        """The places of the layers with a row that the one at a place is in, the outermost first."""
+        ends = [index for index, letter in enumerate(place) if letter in ".["]
+        return [place[:end] for end in ends if place[:end] in self.outputs]
+
+
+# --- What a row says --------------------------------------------------------------------------------------------------
+
+
+def _name(layer: AnyLayer) -> str:
+    """A layer's name, the sizes of its tensors, and its options where they are not the default.
+
+    Spaces stand only where a line may break.
+    """
+    said: list[str] = []
+    for field in attrs.fields(type(layer)):
+        value: object = getattr(layer, field.name)
+        if field.name not in layer.children:
+            if not isinstance(value, Initializer) and value != field.default:
+                said.append(f"{field.name}={repr(value).replace(', ', ',')}")
+        elif value is not None and not tree.records(value):
+            said.append(f"{field.name}={_sizes(value)}")
+    return f"{type(layer).__name__}({', '.join(said)})"
+
+
+def _sizes(value: object) -> str:
+    """The sizes of a tensor as a list, of several as a tuple of lists."""
+    match value:
+        case Tensor():
+            return f"[{','.join(map(str, value.shape))}]"
+        case tuple() | list():
+            return f"({','.join(_sizes(part) for part in value)})"
+        case _:
+            return str(value)
+
+
+def _shape(value: object) -> Shape:
+    """The shape of a tensor, of several the tuple of their shapes."""
+    match value:
+        case Tensor():
+            return tuple(value.shape)
+        case Record():
+            return tuple(_shape(getattr(value, name)) for name in value.children)
+        case tuple() | list():
+            return tuple(_shape(part) for part in value)
+        case _:
+            return ()

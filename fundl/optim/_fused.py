@@ -1,0 +1,91 @@
+"""The fused kernel of Adam: one pass over the memory, in place, where the formula would take a dozen."""
+
+from itertools import compress
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fundl._common.kernels import is_traced
+from fundl.optim.flat import Tensors, copies
+
+
+class Columns(NamedTuple):
+    """What the kernel works on: leaf by leaf the params, their gradients, and Adam's moments."""
+
+    params: Tensors
+    grads: Tensors
+    first_moment: Tensors
+    second_moment: Tensors
+    max_second_moment: Tensors  # for amsgrad, else nothing
+
+    def rows(self, mask: tuple[bool, ...]) -> "Columns":
+        """The leaves where the mask is true."""
+        return Columns(*(tuple(compress(column, mask)) for column in self))
+
+    def unshared(self) -> "Columns":
+        """The gradients as they are, and copies of all else, which nobody else knows."""
+        n = len(self.params)
+        new = copies(self.params + self.first_moment + self.second_moment + self.max_second_moment)
+        return Columns(new[:n], self.grads, new[n : 2 * n], new[2 * n : 3 * n], new[3 * n :])
+
+
+def can_fuse(columns: Columns) -> bool:
+    """Whether the kernel, which trusts whoever calls it, computes what the formula says.
+
+    It takes all memory for that of contiguous tensors of the first one's shape, dtype and device. It is not for traces
+    either: there a compiler fuses the formula, with what comes before and after it.
+    """
+    if is_traced():
+        return False
+    params, grads, first, second, greatest = columns
+    tensors = params + grads + first + second + greatest
+    shapes, n = [tensor.shape for tensor in tensors], len(params)
+    return (
+        len(grads) == len(first) == len(second) == n
+        and len(greatest) in {0, n}
+        and shapes == shapes[:n] * (len(shapes) // n)
+        and len({tensor.dtype for tensor in tensors}) == 1
+        and all(map(Tensor.is_contiguous, tensors))
+        and params[0].device == grads[0].device == first[0].device == second[0].device == (greatest or first)[0].device
+        and (params[0].is_cpu or params[0].is_cuda)
+    )
+
+
+def adam_in_place(
+    columns: Columns,
+    count: Tensor,
+    rate: float | Tensor,
+    *,
+    betas: tuple[float, float],
+    epsilon: float,
+    weight_decay: float,
+    decoupled: bool,
+) -> None:
+    """Write the next params and moments over those that are given.
+
+    Args:
+        columns: made by `unshared`, of what `can_fuse` agrees to.
+        count: the number of this step, from 1.
+        rate: the learning rate.
+        betas: the decays of the moments.
+        epsilon: of the denominator.
+        weight_decay: how much of the params decays.
+        decoupled: whether that is added after the moments (AdamW), or to the gradient (Adam).
+    """
+    if not columns.params:
+        return
+    if isinstance(rate, Tensor) and not rate.is_cpu:
+        rate = rate.to(torch.float32)  # what the kernels of devices read; that of the CPU takes any number
+    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+    kernel(
+        *columns,
+        (count.to(torch.float32),) * len(columns.params),
+        lr=rate,
+        beta1=betas[0],
+        beta2=betas[1],
+        weight_decay=weight_decay,
+        eps=epsilon,
+        amsgrad=bool(columns.max_second_moment),
+        maximize=False,
+    )
