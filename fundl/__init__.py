@@ -10,7 +10,7 @@ import types
 import typing
 
 from fundl import ensemble as ensemble, random as random, shapes as shapes, tree as tree
-from fundl._common import elsewhere
+from fundl._common import suggestions
 
 # Models: layers, and tuples of them, applied and differentiated.
 from fundl.layer import Layer as Layer, Model as Model
@@ -190,7 +190,7 @@ __version__ = "0.1.0"
 if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself, and knows that there is no more
 
     def __getattr__(name):
-        ours = elsewhere.ours_for(name)
+        ours = suggestions.ours_for(name)
         raise AttributeError(f"module 'fundl' has no attribute {name!r}{f': write {ours}' if ours else ''}", name=name)
 
     _modules = {name for name, value in globals().items() if isinstance(value, types.ModuleType)}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fundl import random, tree
-from fundl._common import elsewhere
+from fundl._common import suggestions
 from fundl._common.half import HALF, narrowed, widened
 from fundl._common.kernels import inference_mode
 from fundl.random import Key
@@ -141,7 +141,7 @@ def count_rows(data: object) -> int:
     for path, leaf in zip(tree.paths(data), tree.flatten(data)[0], strict=True):
         if leaf is None:
             continue
-        elsewhere.require_tensor(leaf, f"data{path} must be")
+        suggestions.require_tensor(leaf, f"data{path} must be")
         if leaf.ndim == 0:
             raise ValueError(f"data{path} is a single number, but each tensor of the data needs a first axis, of its examples")
         sizes[f"data{path}"] = leaf.shape[0]

@@ -14,8 +14,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random, tree
-from fundl._common.elsewhere import with_suggestions
 from fundl._common.kernels import no_grad
+from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, fans_of
 from fundl.layer import Model
 from fundl.model import output_shape, require_model

@@ -21,7 +21,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from fundl._common import elsewhere, kernels
+from fundl._common import kernels, suggestions
 from fundl._common.class_axis import as_rows, axis_hint, is_along
 from fundl._common.half import HALF
 from fundl.weights import Weight, weighed_by
@@ -221,7 +221,7 @@ def cross_entropy(
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing, a probability, must be from 0 to 1, not {label_smoothing}")
-    elsewhere.require_tensor(target, "the target must be")
+    suggestions.require_tensor(target, "the target must be")
     if not is_along(axis, prediction):
         of_rows = partial(cross_entropy, weight=weight, label_smoothing=label_smoothing, ignore_index=ignore_index)
         return _by_rows(of_rows, prediction, target, axis, reduction)
@@ -546,8 +546,8 @@ def _over_elements(
 
 def _unlike(prediction: Tensor, target: Tensor) -> Exception:
     """What to tell about a prediction and a target that differ in shape or dtype."""
-    elsewhere.require_tensor(prediction, "the prediction must be")
-    elsewhere.require_tensor(target, "the target must be")
+    suggestions.require_tensor(prediction, "the prediction must be")
+    suggestions.require_tensor(target, "the target must be")
     if prediction.shape != target.shape:
         shapes = f"the prediction's shape is {tuple(prediction.shape)}, the target's {tuple(target.shape)}"
         if prediction.numel() != target.numel():
@@ -567,7 +567,7 @@ def _unlike(prediction: Tensor, target: Tensor) -> Exception:
 
 def _computable(x: Tensor) -> Tensor:
     """A tensor that records no tape, and is at least in single precision."""
-    elsewhere.require_tensor(x, "predictions and targets must each be")
+    suggestions.require_tensor(x, "predictions and targets must each be")
     if x.requires_grad:
         x = x.detach()
     if x.dtype in HALF:

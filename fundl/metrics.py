@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fundl._common.class_axis import as_rows, axis_hint, is_along
-from fundl._common.elsewhere import require_tensor
+from fundl._common.suggestions import require_tensor
 from fundl.losses import is_readable
 from fundl.weights import weighed_by
 

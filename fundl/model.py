@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fundl import tree
-from fundl._common import elsewhere
+from fundl._common import suggestions
 from fundl._common.kernels import no_grad
 from fundl._common.tape import refuse_tape
 from fundl.layer import AnyLayer, Layer, Model
@@ -76,7 +76,7 @@ def require_model(part: object, *path: int) -> None:
             f"{place}: {misplaced[0]} holds a tensor, but its annotation names none: annotate the field with Tensor, so that"
             " it counts as a parameter"
         )
-    elif modules := tree.static_fields(part, elsewhere.is_module):
+    elif modules := tree.static_fields(part, suggestions.is_module):
         raise TypeError(
             f"{place}: {modules[0]} holds a module of torch.nn, whose parameters nothing here would see or train: make it a"
             " layer with fundl.interop.torch_nn.from_torch(module), and annotate the field with its type"
@@ -85,15 +85,15 @@ def require_model(part: object, *path: int) -> None:
 
 def _no_layer(part: object) -> str:
     """What a part is that is not a layer, and what to write instead."""
-    said = elsewhere.hint(part)
-    if elsewhere.is_module(part):
-        return f"the module {elsewhere.name_of(part)} of torch.nn, not a layer{said}"
+    said = suggestions.hint(part)
+    if suggestions.is_module(part):
+        return f"the module {suggestions.name_of(part)} of torch.nn, not a layer{said}"
     if isinstance(part, type):
         write = f": write {part.__name__}(...)" if issubclass(part, Layer) else said
         return f"the class {part.__name__}, not a layer{write}"
-    if elsewhere.is_function(part):
+    if suggestions.is_function(part):
         how = said or ": a layer is a record with a forward and a backward, see Layer"
-        return f"the function {elsewhere.name_of(part)}, not a layer{how}"
+        return f"the function {suggestions.name_of(part)}, not a layer{how}"
     if isinstance(part, list):
         said = ": write compose(*layers)"
     return f"of type {type(part).__name__}, not a layer or a tuple of layers{said or f': {describe(part)}'}"
@@ -198,7 +198,7 @@ def _forward(params: Model, x: object) -> tuple[object, object]:
 
 def _input(leaf: Tensor) -> Tensor:
     """A tensor of an input, off any tape; all that is none is refused."""
-    elsewhere.require_tensor(leaf, "the input must be")
+    suggestions.require_tensor(leaf, "the input must be")
     return torch.detach(leaf)
 
 
@@ -404,18 +404,18 @@ def loss_and_gradient(loss: Loss[Prediction, Target], prediction: Prediction, ta
         return returned
     require_loss(loss)
     raise TypeError(
-        f"a loss returns two things, its value and its gradient with respect to the prediction, but {elsewhere.name_of(loss)}"
+        f"a loss returns two things, its value and its gradient with respect to the prediction, but {suggestions.name_of(loss)}"
         f" returned {describe(returned)}: return both, as mse does"
     )
 
 
 def require_loss(loss: object) -> None:
     """Raise an error that says what to write, unless this may be a loss."""
-    if elsewhere.is_from_torch(loss):
-        ours = elsewhere.ours_for(elsewhere.name_of(loss)).removesuffix("(...)")
+    if suggestions.is_from_torch(loss):
+        ours = suggestions.ours_for(suggestions.name_of(loss)).removesuffix("(...)")
         raise TypeError(
-            f"{elsewhere.name_of(loss)} of torch gives the value of the loss alone, but a loss gives its gradient with respect"
-            f" to the prediction as well: {f'write {ours} of fundl' if ours else 'those of fundl do, such as mse'}"
+            f"{suggestions.name_of(loss)} of torch gives the value of the loss alone, but a loss gives its gradient with"
+            f" respect to the prediction as well: {f'write {ours} of fundl' if ours else 'those of fundl do, such as mse'}"
         )
     if isinstance(loss, Layer) or not callable(loss):
         raise TypeError(
@@ -440,7 +440,7 @@ def require_gradient(grad: object, output: object, loss: object = None) -> None:
     for path, one, other in zip(tree.paths(output), tree.flatten(grad)[0], tree.flatten(output)[0], strict=True):
         if one is None or other is None or not other.is_floating_point():  # what has no gradient
             continue
-        elsewhere.require_tensor(one, f"{_claim(loss, path)} must be")
+        suggestions.require_tensor(one, f"{_claim(loss, path)} must be")
         if one.shape != other.shape:
             raise ValueError(f"{_claim(loss, path)} must have its shape {tuple(other.shape)}, not {tuple(one.shape)}")
         if one.dtype != other.dtype:

@@ -36,7 +36,7 @@ from fundl import (
     tree,
     value_and_grad,
 )
-from fundl._common.elsewhere import maker_of
+from fundl._common.suggestions import maker_of
 from fundl.tree import Record
 from tests.face import PUBLIC
 

@@ -1,7 +1,7 @@
 """The constructors of records: as attrs writes them, but that they say what to write where they are called as in torch.
 
 Layers make a record of gradients at every step, so the constructor is written out, field by field, and compiled: it is as quick
-as that of attrs, with its checks. Whatever fails them is explained by `fundl._common.elsewhere`.
+as that of attrs, with its checks. Whatever fails them is explained by `fundl._common.suggestions`.
 """
 
 import functools
@@ -10,7 +10,7 @@ from typing import Final
 
 import attrs
 
-from fundl._common import elsewhere
+from fundl._common import suggestions
 
 _NOTHING: Final = object()
 
@@ -84,7 +84,7 @@ def _refused(
     named = [(name, value) for (name, *_), (value, _) in zip(given, positional, strict=False) if value is not _NOTHING]
     gap = len(named) < len(positional)  # what is behind it was given by name
     values = [] if gap else [value for _, value in named]
-    return elsewhere.refused(cls, (*values, *more), {**(dict(named) if gap else {}), **keywords, **other})
+    return suggestions.refused(cls, (*values, *more), {**(dict(named) if gap else {}), **keywords, **other})
 
 
 def _watched(cls: type, theirs: Callable[..., None]) -> Callable[..., None]:  # type: ignore[explicit-any]  # of any record
@@ -94,8 +94,8 @@ def _watched(cls: type, theirs: Callable[..., None]) -> Callable[..., None]:  # 
         try:
             theirs(self, *args, **keywords)
         except TypeError:
-            if elsewhere.fits(cls, args, keywords):
+            if suggestions.fits(cls, args, keywords):
                 raise
-            raise elsewhere.refused(cls, args, keywords) from None
+            raise suggestions.refused(cls, args, keywords) from None
 
     return __init__

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fundl import random, tree
 from fundl._common.kernels import no_grad
-from fundl._common.pace import Pace
+from fundl._common.step_runner import StepRunner
 from fundl.layer import Model
 from fundl.layers.dropout import rekey
 from fundl.model import Loss, backward_params, require_gradient, run
@@ -182,7 +182,7 @@ def fit(
         metric,
         None if evaluate is None else lambda models: [evaluate(model) for model in unstack(models)],
         evaluate_every,
-        lambda _steps, _shown: Pace(step),
+        lambda _steps, _shown: StepRunner(step),
         ensemble=True,
     )
     run.go(epochs, progress)

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common import half, products
-from fundl._common.elsewhere import with_suggestions
+from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, Stacked, xavier_uniform, zeros
 from fundl.layer import Layer
 from fundl.layers._layout import as_matrix

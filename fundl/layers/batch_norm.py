@@ -15,8 +15,8 @@ from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import tree
 from fundl._common import half
-from fundl._common.elsewhere import with_suggestions
 from fundl._common.kernels import no_grad
+from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer, Model
 from fundl.layers._layout import in_a_row, require_sizes

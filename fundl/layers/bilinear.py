@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl._common.elsewhere import with_suggestions
+from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, OwnFans
 from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layer import Layer

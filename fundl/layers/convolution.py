@@ -15,8 +15,8 @@ from typing_extensions import TypeVar, override
 
 from fundl import tree
 from fundl._common import half, kernels
-from fundl._common.elsewhere import with_suggestions
 from fundl._common.kernels import PerAxis
+from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, OwnFans
 from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layer import Layer

@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl._common import half
-from fundl._common.elsewhere import with_suggestions
+from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, OwnFans
 from fundl.initializers import Initializer, normal
 from fundl.layer import Layer, zero_gradient

@@ -9,7 +9,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 from typing_extensions import TypeVarTuple, override
 
 from fundl._common import kernels
-from fundl._common.elsewhere import with_suggestions
+from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer
 from fundl.layers.activation import GELU, Sigmoid, SiLU
 from fundl.layers.linear import Linear, linear

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl._common import products
-from fundl._common.elsewhere import with_suggestions
+from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, uniform_fan_in, zeros
 from fundl.layer import Layer
 from fundl.layers._layout import as_matrix

@@ -21,8 +21,8 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl._common import half, kernels
-from fundl._common.elsewhere import with_suggestions
 from fundl._common.half import narrowed, widened
+from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer
 from fundl.layers._layout import in_a_row, require_sizes

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import TypeVar as TypeVarWithDefault
 from typing_extensions import Unpack, override
 
-from fundl._common.elsewhere import with_suggestions
+from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.activation import GELU
 from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention, self_attention

@@ -10,8 +10,8 @@ import attrs
 import torch
 from typing_extensions import TypeVar, override
 
-from fundl._common.elsewhere import with_suggestions
 from fundl._common.kernels import PerAxis
+from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, VarianceScaling
 from fundl.layers.convolution import (
     Batch,

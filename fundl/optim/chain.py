@@ -6,7 +6,7 @@ import attrs
 from torch import Tensor
 from typing_extensions import override
 
-from fundl._common.elsewhere import name_of
+from fundl._common.suggestions import name_of
 from fundl.optim.flat import Tensors
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.transform import Transform

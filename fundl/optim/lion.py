@@ -6,7 +6,7 @@ import attrs
 import torch
 from typing_extensions import override
 
-from fundl._common.elsewhere import with_suggestions
+from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, Predicate, add_decayed_weights
 from fundl.optim.flat import Tensors, require_fit, zeros_like

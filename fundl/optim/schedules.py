@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl._common.elsewhere import with_suggestions
+from fundl._common.suggestions import with_suggestions
 from fundl.optim.hyperparameters import count_of_steps, finite, fraction, non_negative, positive, value_at
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fundl import tree
-from fundl._common import elsewhere
+from fundl._common import suggestions
 from fundl._common.half import HALF
 from fundl._common.kernels import no_grad
 from fundl._common.tape import refuse_tape
@@ -83,7 +83,7 @@ class Transform(ABC, Generic[S]):
     if not TYPE_CHECKING:  # a checker knows what there is
 
         def __getattr__(self, name):
-            raise elsewhere.no_attribute(self, name)
+            raise suggestions.no_attribute(self, name)
 
     # --- What a transform's author writes ---
 
@@ -197,11 +197,11 @@ def require_transform(optimizer: object) -> None:
     """Raise an error that says what to write, unless this is a transform."""
     if isinstance(optimizer, Transform):
         return
-    said = elsewhere.hint(optimizer)
-    if elsewhere.is_function(optimizer):
-        what = f"the function {elsewhere.name_of(optimizer)}"
+    said = suggestions.hint(optimizer)
+    if suggestions.is_function(optimizer):
+        what = f"the function {suggestions.name_of(optimizer)}"
     else:
-        what = elsewhere.name_of(optimizer) if said else describe(optimizer)
+        what = suggestions.name_of(optimizer) if said else describe(optimizer)
     raise TypeError(f"an optimizer is what adam(0.001), say, makes, not {what}{said}")
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from fundl import random
 from fundl._common.kernels import inference_mode
-from fundl._common.pace import Compile, CompiledPace, Pace, pays
 from fundl._common.progress import Progress
+from fundl._common.step_runner import Compile, CompiledStepRunner, StepRunner, pays
 from fundl.layer import Model
 from fundl.random import Key
 from fundl.training.evaluation import Evaluation, Metric, for_any_use
@@ -102,8 +102,8 @@ def _epoch_key(key: Key, first_step: int) -> Key:
 
 def _pace(
     step: Step[P, S, X, Target, Prediction], state: TrainState[P, S], steps: int, compiled: Compile, shown: Progress
-) -> Pace[TrainState[P, S], tuple[X, Target], Report[Prediction]]:
+) -> StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]:
     """How the steps of a run are taken."""
     if pays(steps, state.model) if compiled == "auto" else compiled:
-        return CompiledPace(step, shown, insist=compiled is True)
-    return Pace(step)
+        return CompiledStepRunner(step, shown, insist=compiled is True)
+    return StepRunner(step)

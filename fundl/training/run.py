@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fundl import tree
 from fundl._common.kernels import callers_mode, inference_mode
-from fundl._common.pace import Pace
 from fundl._common.progress import Progress, show
+from fundl._common.step_runner import StepRunner
 from fundl.data import Minibatches
 from fundl.layer import Model
 from fundl.memory import keep_freed_memory
@@ -158,11 +158,11 @@ class Run(Generic[P, S, X, Target, Prediction]):
     metric: Metric[Prediction, Target] | None
     evaluate: Callable[[P], Sequence[Evaluation]] | None
     evaluate_every: int
-    pace_for: "Callable[[int, Progress], _Pace[P, S, X, Target, Prediction]]"
+    pace_for: "Callable[[int, Progress], _StepRunner[P, S, X, Target, Prediction]]"
     ensemble: bool = False
     history: list[tuple[Epoch, ...]] = attrs.field(factory=list, init=False)
     _current: TrainState[P, S] = attrs.field(init=False)
-    _pace: "_Pace[P, S, X, Target, Prediction] | None" = attrs.field(default=None, init=False)
+    _pace: "_StepRunner[P, S, X, Target, Prediction] | None" = attrs.field(default=None, init=False)
     _steps: int = attrs.field(default=0, init=False)  # of an epoch, as far as is known
 
     def __attrs_post_init__(self) -> None:
@@ -241,7 +241,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
         return tuple(map(_over_runs, self.history))
 
 
-_Pace: TypeAlias = Pace[TrainState[P, S], tuple[X, Target], Report[Prediction]]
+_StepRunner: TypeAlias = StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]
 
 
 _OURS: Final = frozenset({list, tuple, Minibatches})

@@ -10,8 +10,8 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl import tree
-from fundl._common.elsewhere import with_suggestions
 from fundl._common.half import HALF, narrowed, widened
+from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, VarianceScaling
 from fundl.layer import Layer
 from fundl.layers.recurrent import sweeps

@@ -32,7 +32,7 @@ from fundl import (
     train_step,
     tree,
 )
-from fundl._common.pace import pays
+from fundl._common.step_runner import pays
 from fundl.training import fitting
 
 POINTS, LABELS = disk(key(0), 100)

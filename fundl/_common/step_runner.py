@@ -36,7 +36,7 @@ def pays(steps: int, model: object) -> bool:
     return steps * len(tree.trainable_leaves(model)) * _SAVING > _COST
 
 
-class Pace(Generic[S, B, R]):
+class StepRunner(Generic[S, B, R]):
     """Takes steps one by one.
 
     Args:
@@ -53,7 +53,7 @@ class Pace(Generic[S, B, R]):
             yield state, batch, report, 0
 
 
-class CompiledPace(Pace[S, B, R]):
+class CompiledStepRunner(StepRunner[S, B, R]):
     """Takes many steps in one compiled call, where their batches are like the first; any other is taken by itself.
 
     Args:

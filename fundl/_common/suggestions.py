@@ -1,6 +1,6 @@
-"""What people bring from other libraries: their words for our parameters, and things of theirs in the place of ours.
+"""Suggestions for error messages: what to write here for the names, arguments and objects of other libraries.
 
-All of it is asked for once something has failed, to say what to write instead.
+It is looked up only after something has failed.
 """
 
 import functools
