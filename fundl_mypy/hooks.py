@@ -18,7 +18,7 @@ from fundl_mypy.callees import NOTHING, Callee, Callees
 from fundl_mypy.checks import report
 from fundl_mypy.defaults import Constant, default_of
 from fundl_mypy.forgetting import without_sizes
-from fundl_mypy.rules import TOLD, Read, is_layer
+from fundl_mypy.rules import SHAPES, TOLD, Read, is_layer
 from fundl_mypy.shared import shared_calls
 from fundl_mypy.signatures import UNKNOWN, SigContext, holds_layers, literal, of_expression, remember, with_sizes
 
@@ -213,5 +213,5 @@ def _reading(context: Context) -> Read:
 
 @cache
 def _fingerprint() -> str:
-    files = [*sorted(Path(__file__).parent.glob("*.py")), Path(__file__).parents[1] / "fundl" / "shapes.py"]
+    files = [*sorted(Path(__file__).parent.glob("*.py")), *sorted(SHAPES.glob("*.py"))]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

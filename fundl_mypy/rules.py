@@ -28,10 +28,12 @@ from mypy.types import (
 )
 from mypy.typevartuples import split_with_instance
 
+SHAPES: Final = Path(__file__).parents[1] / "fundl" / "shapes"
+
 if TYPE_CHECKING:
     from fundl import shapes as shapes  # noqa: PLC0414
-else:  # to import a module of fundl would be to import torch: the file is loaded by itself
-    _spec = importlib.util.spec_from_file_location("fundl_mypy.shapes", Path(__file__).parents[1] / "fundl" / "shapes.py")
+else:  # to import a module of fundl would be to import torch: the package is loaded by itself
+    _spec = importlib.util.spec_from_file_location("fundl_mypy.shapes", SHAPES / "__init__.py")
     shapes = importlib.util.module_from_spec(_spec)
     sys.modules[_spec.name] = shapes
     _spec.loader.exec_module(shapes)
@@ -159,7 +161,7 @@ class _Match:
         """Find what the variables of the shape that the rule expects stand for."""
         if isinstance(pattern, TypeVarType):
             self.shapes[pattern.id] = shape
-        if not isinstance(pattern, Instance) or pattern.type.fullname != "fundl.shapes.Shape":
+        if not isinstance(pattern, Instance) or _of_shapes(pattern.type.fullname) != "Shape":
             return
         packs = [index for index, item in enumerate(pattern.args) if isinstance(item, UnpackType)]
         before, after = (packs[0], len(pattern.args) - packs[0] - 1) if packs else (len(pattern.args), 0)
@@ -195,7 +197,7 @@ class _Match:
     def computed(self, name: str, arguments: Sequence[Type]) -> shapes.AnyShape:
         """What a class of `shapes` computes from its type arguments."""
         shape: shapes.AnyShape = shapes.Shape(...)
-        match name.removeprefix("fundl.shapes."):
+        match _of_shapes(name):
             case "Shape":
                 shape = shapes.Shape(*self.sizes_of(arguments))
             case "Through" | "Kept" | "Folded" as kind:
@@ -273,8 +275,8 @@ class _Match:
             return self.sizes[typ.id]
         if isinstance(typ, LiteralType) and isinstance(typ.value, int):
             return typ.value
-        if isinstance(typ, Instance) and typ.type.fullname in _OPERATORS:
-            return _OPERATORS[typ.type.fullname](*self.sizes_of(typ.args))
+        if isinstance(typ, Instance) and (operator := _OPERATORS.get(_of_shapes(typ.type.fullname))):
+            return operator(*self.sizes_of(typ.args))
         return shapes.Unknown()
 
     def layers(self, types: Sequence[Type]) -> tuple[object, ...]:
@@ -300,7 +302,7 @@ class _Match:
 
 
 _OPERATORS: Final = {
-    f"fundl.shapes.{operator.__name__}": operator.of
+    operator.__name__: operator.of
     for operator in (
         shapes.Sum,
         shapes.Product,
@@ -311,6 +313,11 @@ _OPERATORS: Final = {
         shapes.Spread,
     )
 }
+
+
+def _of_shapes(fullname: str) -> str:
+    """The name of a class of `fundl.shapes`; empty for any other class."""
+    return fullname.rpartition(".")[2] if fullname.startswith("fundl.shapes.") else ""
 
 
 def _split(

@@ -82,7 +82,8 @@ class Project:
         self.time = time.time()
         self.write("mypy.ini", "[mypy]\nplugins = fundl_mypy\ndisallow_any_explicit = true\n")
         self.write("fundl/__init__.py", "")
-        self.write("fundl/shapes.py", (ROOT / "fundl" / "shapes.py").read_text())
+        for file in (ROOT / "fundl" / "shapes").glob("*.py"):
+            self.write(f"fundl/shapes/{file.name}", file.read_text())
         self.write("fundl/layer.py", LAYER)
         self.write("fundl/model.py", MODEL)
         self.write("fundl/linear.py", LINEAR)

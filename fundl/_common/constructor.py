@@ -5,17 +5,18 @@ as that of attrs, with its checks. Whatever fails them is explained by `fundl._c
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
 
 from fundl._common import suggestions
+from fundl._common.generated import Function, define
 
 _NOTHING: Final = object()
 
 
-def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, object]) -> "Callable[..., None] | None":  # type: ignore[explicit-any]  # of any record
+def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, object]) -> Function | None:
     """The constructor for a record class that attrs has finished; None if the class has one of its own.
 
     Args:
@@ -23,7 +24,7 @@ def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, o
         parameters: the names of the fields that hold tensors which are no buffers.
         stores: for each field what writes it into a new record.
     """
-    theirs: Callable[..., None] = cls.__init__  # type: ignore[explicit-any,misc]  # that of the class itself
+    theirs: Function = cls.__init__  # type: ignore[misc]  # that of the class itself
     if not theirs.__code__.co_filename.startswith("<attrs generated"):
         return None
     fields: Sequence[attrs.Attribute[object]] = attrs.fields(cls)
@@ -31,9 +32,7 @@ def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, o
         field.init and field.converter is None and field.validator is None and not _is_made(field.default) for field in fields
     )
     ours = (
-        _compiled(cls, fields, parameters, stores)
-        if plain and not hasattr(cls, "__attrs_pre_init__")
-        else _watched(cls, theirs)
+        _written(cls, fields, parameters, stores) if plain and not hasattr(cls, "__attrs_pre_init__") else _watched(cls, theirs)
     )
     functools.update_wrapper(ours, theirs)
     return ours
@@ -43,34 +42,36 @@ def _is_made(default: object) -> bool:
     return isinstance(default, attrs.Factory)  # type: ignore[arg-type]  # a class, which attrs types as a function
 
 
-def _compiled(  # type: ignore[explicit-any]  # of any record
+# Whatever is not given shows by its default. What cannot be right leads to `refused`: too much or unknown arguments, a field
+# left out that has no default, or a size in the place of a parameter.
+_CONSTRUCTOR: Final = """
+def __init__(self, {positional}*more, {named}**other):
+    if {wrong}:
+        raise refused(cls, ({given}), more, other)
+    {stores}
+"""
+
+
+def _written(
     cls: type, fields: "Sequence[attrs.Attribute[object]]", names: Sequence[str], stores: Mapping[str, object]
-) -> Callable[..., None]:
+) -> Function:
     """The constructor of a class whose fields are given as they are kept."""
-    scope: dict[str, object] = {f"store_{name}": store for name, store in stores.items()}
-    parameters: dict[bool, list[str]] = {False: [], True: []}
-    wrong = ["more", "other"]
-    for field in fields:
-        scope[f"default_{field.name}"] = _NOTHING if field.default is attrs.NOTHING else field.default
-        parameters[field.kw_only].append(f"{field.alias}=default_{field.name}")
-        if field.default is attrs.NOTHING:
-            wrong.append(f"{field.alias} is NOTHING")
-        if field.name in names and not field.kw_only:
-            wrong.append(f"type({field.alias}) is int")
-    given = "".join(f"({field.alias!r}, {field.alias}, default_{field.name}, {field.kw_only}), " for field in fields)
-    lines = [
-        f"def __init__(self, {', '.join([*parameters[False], '*more', *parameters[True], '**other'])}):",
-        f"    if {' or '.join(wrong)}:",
-        f"        raise refused(cls, ({given}), more, other)",
-        *(f"    store_{field.name}(self, {field.alias})" for field in fields),
-        *(["    self.__attrs_post_init__()"] if hasattr(cls, "__attrs_post_init__") else []),
-    ]
-    exec(
-        "\n".join(lines),
-        scope | {"cls": cls, "NOTHING": _NOTHING, "refused": _refused},
-        made := dict[str, Callable[..., None]](),
+    required = [field.alias for field in fields if field.default is attrs.NOTHING]
+    may_be_sizes = [field.alias for field in fields if field.name in names and not field.kw_only]
+    wrong = ["more", "other", *(f"{name} is NOTHING" for name in required), *(f"type({name}) is int" for name in may_be_sizes)]
+    lines = [f"store_{field.name}(self, {field.alias})" for field in fields]
+    if hasattr(cls, "__attrs_post_init__"):
+        lines.append("self.__attrs_post_init__()")
+    source = _CONSTRUCTOR.format(
+        positional="".join(f"{field.alias}=default_{field.name}, " for field in fields if not field.kw_only),
+        named="".join(f"{field.alias}=default_{field.name}, " for field in fields if field.kw_only),
+        wrong=" or ".join(wrong),
+        given="".join(f"({field.alias!r}, {field.alias}, default_{field.name}, {field.kw_only}), " for field in fields),
+        stores="\n    ".join(lines),
     )
-    return made["__init__"]
+    defaults = {f"default_{field.name}": _NOTHING if field.default is attrs.NOTHING else field.default for field in fields}
+    writers = {f"store_{name}": store for name, store in stores.items()}
+    return define(source, "__init__", {**defaults, **writers, "cls": cls, "NOTHING": _NOTHING, "refused": _refused})
 
 
 def _refused(
@@ -87,7 +88,7 @@ def _refused(
     return suggestions.refused(cls, (*values, *more), {**(dict(named) if gap else {}), **keywords, **other})
 
 
-def _watched(cls: type, theirs: Callable[..., None]) -> Callable[..., None]:  # type: ignore[explicit-any]  # of any record
+def _watched(cls: type, theirs: Function) -> Function:
     """The constructor of attrs, for a class whose fields are made of what is given; layers of these have no parameters."""
 
     def __init__(self: object, *args: object, **keywords: object) -> None:  # noqa: N807  # the constructor's name

@@ -1,0 +1,34 @@
+"""What layers say about sizes: the shapes that they take, and the shapes that they give for them.
+
+A layer's rule is its method `output_shape`, the forward of shapes. Its types say the same as its body:
+
+    def output_shape(self, shape: Shape[*Lead, InFeatures]) -> Shape[*Lead, OutFeatures]:
+        *lead, features = shape.trailing(1)
+        expect("features", features, self.weight.shape[1])
+        return Shape(*lead, self.weight.shape[0])
+
+The bodies serve at run time: whoever composes or initialises a model runs the rules of its layers, one after the other. The
+types serve before anything runs: fundl_mypy, the plugin for mypy, reads them, and computes with the classes of this package.
+It loads the package by itself, without torch and the rest of fundl: hence the relative imports.
+
+A size that is not stated is unknown, and fits. A rule that expects a number there finds it out. So layers that see the same
+input must agree on it.
+"""
+
+# fmt: off
+from ._sizes import (
+    AnyShape as AnyShape, AnySize as AnySize, Misfit as Misfit, Place as Place, Shape as Shape, Size as Size,
+    Unknown as Unknown, expect as expect,
+)
+from ._computed import (
+    Difference as Difference, Divided as Divided, Product as Product, Quotient as Quotient, Spread as Spread, Sum as Sum,
+    Window as Window,
+)
+from ._changed import (
+    Ending as Ending, Padded as Padded, Reshaped as Reshaped, Resized as Resized, S as S, Setting as Setting,
+    Spreads as Spreads, Value as Value, Windows as Windows,
+)
+from ._layers import (
+    Folded as Folded, Joined as Joined, Kept as Kept, Stated as Stated, Through as Through, name_of as name_of,
+    of_model as of_model, through as through,
+)

@@ -1,0 +1,151 @@
+"""Shapes that are made of another by a change of its sizes."""
+
+import math
+from collections.abc import Sequence
+from typing import Generic, Literal, TypeAlias
+
+from typing_extensions import TypeVar
+
+from ._computed import First, Product, Second, Spread, Sum, Window
+from ._sizes import AnyShape, Axes, Misfit, Shape, Size, Unknown, numbers_of, unknowns
+
+S = TypeVar("S", bound=Shape)
+Last = TypeVar("Last")
+Batch = TypeVar("Batch")
+Example = TypeVar("Example")
+Channels = TypeVar("Channels")
+Settings = TypeVar("Settings")
+
+
+class Ending(AnyShape, Generic[S, Last]):
+    """The shape S with another size of its last axis."""
+
+    __slots__ = ()
+
+    def __init__(self, shape: S, last: Size) -> None:
+        super().__init__(*shape.trailing(1)[:-1], last)
+
+
+Value: TypeAlias = "int | float | tuple[Value, ...] | None"
+"""What a layer's field says of axes: one number for all of them, or a tuple of one for each; None if that is not known."""
+
+
+def per_axis(value: Value, count: int) -> tuple[Value, ...]:
+    return value if isinstance(value, tuple) else (value,) * count
+
+
+class Resized(AnyShape, Generic[S, First, Second]):
+    """The shape S with all axes behind the channels made larger by a factor, or of another size."""
+
+    __slots__ = ()
+
+    def __init__(self, shape: S, factor: Value, size: Value) -> None:
+        count = next((len(value) for value in (factor, size) if isinstance(value, tuple)), None)
+        batch, channels, *sides = shape.leading(2) if count is None else shape.exactly(2 + count)
+        if any(isinstance(side, Unknown) and side.many for side in sides):
+            super().__init__(...)
+        else:
+            values = zip(sides, per_axis(factor, len(sides)), per_axis(size, len(sides)), strict=True)
+            super().__init__(batch, channels, *(_resized(*each) for each in values))
+
+
+def _resized(side: Size, factor: Value, size: Value) -> Size:
+    if isinstance(size, int):
+        return size
+    known = numbers_of((side,))
+    return Unknown() if known is None or not isinstance(factor, int | float) else math.floor(known[0] * factor)
+
+
+class Padded(AnyShape, Generic[S, First]):
+    """The shape S with so many elements more at each of the last axes: one number for both ends, or one for each."""
+
+    __slots__ = ()
+
+    def __init__(self, shape: S, padding: Value) -> None:
+        if isinstance(padding, tuple):
+            sizes = shape.trailing(len(padding))
+            before = len(sizes) - len(padding)
+            pads = map(_both_ends, padding)
+            super().__init__(*sizes[:before], *(Sum.of(size, pad) for size, pad in zip(sizes[before:], pads, strict=True)))
+        else:
+            super().__init__(...)
+
+
+def _both_ends(pad: Value) -> Size:
+    numbers = [number for number in per_axis(pad, 2) if isinstance(number, int)]
+    return sum(numbers) if len(numbers) == 2 else Unknown()
+
+
+class Reshaped(AnyShape, Generic[Batch, Example, *Axes]):
+    """A batch of examples of other sizes, one of which may be -1, made of examples of the given axes."""
+
+    __slots__ = ()
+
+    def __init__(self, batch: Size, sizes: tuple[Size, ...], *axes: Size) -> None:
+        super().__init__(batch, *_reshaped(sizes, axes))
+
+
+def _reshaped(sizes: tuple[Size, ...], axes: tuple[Size, ...]) -> Sequence[Size]:
+    numbers, count = numbers_of(sizes), Product.of(*axes)
+    if numbers is None:
+        return sizes
+    known = math.prod(size for size in numbers if size != -1)
+    if not isinstance(count, int):
+        return [Unknown() if size == -1 else size for size in numbers]
+    rest = count // max(known, 1)
+    if known * (rest if -1 in numbers else 1) != count:
+        raise Misfit(f"a multiple of {known} elements" if -1 in numbers else f"{known} elements", f"{count} elements")
+    return [rest if size == -1 else size for size in numbers]
+
+
+Setting: TypeAlias = Size | tuple[Size, ...] | Literal["same"]
+"""What a layer is told about the axes that a window slides over: one number for all of them, or one for each."""
+
+_SIDES = ("length", "height and width", "depth, height and width")
+
+
+def _along(axes: tuple[Size, ...], settings: tuple[Setting, ...]) -> tuple[str, Sequence[tuple[Size, ...]]]:
+    """What the axes are called, and the size and the settings of each."""
+    each = [_of_each(setting, len(axes)) for setting in settings]
+    return _SIDES[min(len(axes), len(_SIDES)) - 1], list(zip(axes, *each, strict=True))
+
+
+def _of_each(setting: Setting, axes: int) -> tuple[Size, ...]:
+    """A setting as it is for each axis; unknown, if it is not one for each, which whoever makes the layer is told."""
+    if isinstance(setting, tuple):
+        return setting if len(setting) == axes else unknowns(axes)
+    return unknowns(axes) if setting == "same" else (setting,) * axes
+
+
+class Windows(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
+    """A batch of so many channels, after a window has slid over the other axes: each is the `Window` of its size.
+
+    The settings are those of `Window`: kernel size, stride, padding and dilation. The padding "same" keeps the sizes.
+
+    >>> Windows(10, 8, ((3, 5), 1, 0, 1), 28, 28)
+    Windows(10, 8, 26, 24)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, ...], *axes: Size) -> None:
+        if settings[2:3] != ("same",):
+            sides, numbers = _along(axes, settings)
+            axes = tuple(Window.of(*each, sides=sides) for each in numbers)
+        super().__init__(batch, channels, *axes)
+
+
+class Spreads(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
+    """A batch of so many channels, made of windows side by side: each of the other axes is the `Spread` of its size.
+
+    The settings are those of `Spread`: kernel size, stride, padding, dilation and output padding.
+
+    >>> Spreads(10, 8, (2, 2, 0, 1, (0, 1)), 14, 14)
+    Spreads(10, 8, 28, 29)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, ...], *axes: Size) -> None:
+        sides, numbers = _along(axes, settings)
+        super().__init__(batch, channels, *(Spread.of(*each, sides=sides) for each in numbers))
