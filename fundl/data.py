@@ -17,7 +17,7 @@ from torch import Tensor
 from fundl import random, tree
 from fundl._common import suggestions
 from fundl._common.half import HALF, narrowed, widened
-from fundl._common.kernels import inference_mode
+from fundl._common.modes import inference_mode
 from fundl.random import Key
 
 T = TypeVar("T")

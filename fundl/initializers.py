@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random, tree
-from fundl._common.kernels import no_grad
+from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, fans_of
 from fundl.layer import Model

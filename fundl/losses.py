@@ -21,7 +21,7 @@ from typing import Final, Literal, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from fundl._common import kernels, suggestions
+from fundl._common import kernels, modes, suggestions
 from fundl._common.class_axis import as_rows, axis_hint, is_along
 from fundl._common.half import HALF
 from fundl.weights import Weight, weighed_by
@@ -635,7 +635,7 @@ def _require_probabilities(x: Tensor, name: str, hint: str) -> None:
 
 def is_readable(x: Tensor) -> bool:
     """Whether a tensor's values can be looked at for nothing: it is on the CPU, and nothing traces or batches it."""
-    return type(x) is Tensor and x.is_cpu and not kernels.is_traced() and not torch._C._functorch.is_batchedtensor(x)
+    return type(x) is Tensor and x.is_cpu and not modes.is_traced() and not torch._C._functorch.is_batchedtensor(x)
 
 
 def _may_be_nan(value: Tensor) -> bool:

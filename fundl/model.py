@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fundl import tree
 from fundl._common import suggestions
-from fundl._common.kernels import no_grad
+from fundl._common.modes import no_grad
 from fundl._common.tape import refuse_tape
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.shapes import AnyShape, Misfit, Shape, of_model

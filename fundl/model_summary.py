@@ -17,7 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import shapes, tree
-from fundl._common.kernels import no_grad
+from fundl._common.modes import no_grad
 from fundl.initializers import Initializer
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.masked import FromMasked, Masked, OnMasked, OnMaskedPair

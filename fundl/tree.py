@@ -27,7 +27,7 @@ from torch import Tensor
 
 from fundl._common import constructor
 from fundl._common.donated import DonatedError, refusal
-from fundl._common.kernels import is_traced
+from fundl._common.modes import is_traced
 from fundl._common.suggestions import is_module, no_attribute
 
 T = TypeVar("T")

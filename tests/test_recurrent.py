@@ -39,7 +39,7 @@ from fundl import (
     vjp,
     with_mask,
 )
-from fundl._common import kernels
+from fundl._common import fused_lstm
 
 AnyRecurrent: TypeAlias = RNN | GRU | LSTM
 Reference: TypeAlias = nn.RNN | nn.GRU | nn.LSTM
@@ -306,7 +306,7 @@ def test_the_fused_kernel_and_the_steps_agree(bias: bool, bidirectional: bool, m
     layer = initialize(key(0), lstm(3, 2, depth=2, bias=bias, bidirectional=bidirectional))
     states = random_state(layer, 5)
     actual = by_fundl(layer, X, states)
-    monkeypatch.setattr(kernels, "lstm_runs", lambda *_: False)
+    monkeypatch.setattr(fused_lstm, "lstm_runs", lambda *_: False)
     expected = by_fundl(layer, X, states)
     assert_trees_close(actual, expected, rtol=1e-5, atol=1e-5)
 

@@ -7,9 +7,7 @@ and documented (``torch.addmm``, ``torch.relu``), is called there.
 The annotations are strings, since torch 2.11's OpOverload cannot be subscripted at run time.
 """
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import torch
@@ -19,49 +17,6 @@ if TYPE_CHECKING:
     from torch._ops import OpOverload
 
 _aten: Final = torch.ops.aten
-
-
-class no_grad:  # noqa: N801  # torch's own is called so, and does the same in three times the time
-    """``with no_grad():`` records no tape: each public function that computes opens it once."""
-
-    __slots__ = ("_before",)
-
-    def __enter__(self) -> None:
-        self._before = torch.is_grad_enabled()
-        if self._before:
-            torch._C._set_grad_enabled(False)
-
-    def __exit__(self, *_: object) -> None:
-        if self._before:
-            torch._C._set_grad_enabled(True)
-
-
-def inference_mode() -> AbstractContextManager[None]:
-    """A context that records no tape and makes small kernels cheaper: what comes of it serves for computing with it alone."""
-    return torch._C._InferenceMode(True)  # torch's own does the same in three times the time
-
-
-class callers_mode:  # noqa: N801  # likewise
-    """The mode that it was made in; ``with`` it, inside of `inference_mode`, what a user wrote runs in the user's own mode."""
-
-    __slots__ = ("_grad", "_guard", "_inference")
-
-    def __init__(self) -> None:
-        self._grad, self._inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-
-    def __enter__(self) -> None:
-        self._guard = torch._C._InferenceMode(self._inference)
-        self._guard.__enter__()  # type: ignore[no-untyped-call]  # torch does not say
-        if torch.is_grad_enabled() is not self._grad:
-            torch._C._set_grad_enabled(self._grad)
-
-    def __exit__(self, *_: object) -> None:
-        self._guard.__exit__(None, None, None)
-
-
-def is_traced() -> bool:
-    """Whether a compiler or a mode sees what this thread computes, for which it must be made of operations that they know."""
-    return torch.compiler.is_compiling() or bool(torch._C._len_torch_dispatch_stack())
 
 
 def onednn_runs(dtype: torch.dtype) -> bool:
@@ -75,14 +30,6 @@ _onednn_runs: "Final[Mapping[torch.dtype, Callable[[], bool]]]" = {
     torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported,
     torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported,
 }
-
-
-def is_in_forward_mode() -> bool:
-    """Whether ``torch.func.jvp`` differentiates what this thread computes, by torch's own formulas for each kernel."""
-    functorch = torch._C._functorch
-    return functorch.maybe_current_level() is not None and any(
-        interpreter.key() == functorch.TransformType.Jvp for interpreter in functorch.get_interpreter_stack()
-    )
 
 
 # --- Linear ------------------------------------------------------------------------------------------------------------
@@ -292,19 +239,7 @@ ConvolutionSettings: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[i
 
 # grad, x, weight, the sizes of the bias, the settings one by one, mask (see normalisation).
 convolution_backward: Callable[
-    [
-        Tensor,
-        Tensor,
-        Tensor,
-        Sequence[int] | None,
-        tuple[int, ...],
-        tuple[int, ...],
-        tuple[int, ...],
-        bool,
-        tuple[int, ...],
-        int,
-        tuple[bool, bool, bool],
-    ],
+    [Tensor, Tensor, Tensor, Sequence[int] | None, *ConvolutionSettings, tuple[bool, bool, bool]],
     tuple[Tensor, Tensor, Tensor | None],
 ] = _aten.convolution_backward.default._op
 
@@ -362,44 +297,6 @@ pad_circular: Callable[[Tensor, Sequence[int]], Tensor] = _aten._pad_circular.de
 
 # --- Recurrent ---------------------------------------------------------------------------------------------------------
 
-# x (T, B, in), weight_ih, weight_hh, their biases, h and c before the first step (B, H), whether it runs from the last step to
-# the first, no sizes, 2 for an LSTM, H, 1 layer, whether there are biases, False, False, True: the hidden state after each step
-# (T, B, H), h and c after the last, and with the grad mode on a workspace for backward.
-_mkldnn_rnn_layer: Callable[
-    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, bool, tuple[()], int, int, int, bool, bool, bool, bool],
-    tuple[Tensor, Tensor, Tensor, Tensor],
-] = _aten.mkldnn_rnn_layer.default
-# The same up to c, what forward gave but for the workspace, the gradients with respect to these, the other settings in another
-# order, the workspace: the gradients with respect to x, the weights, the biases, h and c.
-_mkldnn_rnn_layer_backward: Callable[
-    [
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor,
-        Tensor | None,
-        Tensor | None,
-        bool,
-        int,
-        int,
-        int,
-        bool,
-        bool,
-        bool,
-        tuple[()],
-        bool,
-        Tensor,
-    ],
-    tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor],
-] = _aten.mkldnn_rnn_layer_backward.default
-
 # x, weight_ih, weight_hh, bias_ih, bias_hh, h, c; where there are no biases, anything.
 LSTMTensors: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 # The hidden state after each step (T, B, H), h and c after the last, and a workspace, 15 numbers for each of H or so.
@@ -407,84 +304,16 @@ LSTMGiven: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
 # With respect to the first three of these.
 LSTMGrads: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
 
-
-class Whole(Protocol):
-    """Kernels that stay whole in a trace; those of fundl._compiling.whole."""
-
-    def lstm(self, tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
-        """As `lstm`."""
-
-    def lstm_backward(
-        self, tensors: LSTMTensors, given: LSTMGiven, grads: LSTMGrads, *, biased: bool, reverse: bool
-    ) -> LSTMTensors:
-        """As `lstm_backward`."""
-
-
-class _Tracing(threading.local):
-    whole: Whole | None = None
-
-
-_tracing: Final = _Tracing()
-
-
-@contextmanager
-def kept_whole(whole: Whole | None) -> Iterator[None]:
-    """Keep kernels whole in what this thread traces, which is for processes like this one alone; or none."""
-    before, _tracing.whole = _tracing.whole, whole
-    try:
-        yield
-    finally:
-        _tracing.whole = before
-
-
-def lstm_runs(*tensors: Tensor) -> bool:
-    """Whether oneDNN's LSTM runs on the tensors: float32 on the CPU, and nobody traces or maps what is computed.
-
-    A graph would not remember that its forward keeps a workspace only while the grad mode is on.
-    """
-    return (
-        torch._C._has_mkldnn
-        and torch._C._get_mkldnn_enabled()
-        and (_tracing.whole is not None or not is_traced())
-        and all(
-            x.dtype == torch.float32
-            and x.device.type == "cpu"
-            and (type(x) is Tensor or _tracing.whole is not None)
-            and x.numel() > 0
-            and not torch._C._functorch.is_functorch_wrapped_tensor(x)
-            for x in tensors
-        )
-    )
-
-
-def lstm(tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
-    """What the kernel gives.
-
-    It reads memory as if it were contiguous and of the right shapes: of the shapes, the caller is sure.
-    """
-    if _tracing.whole:
-        return _tracing.whole.lstm(tensors, biased=biased, reverse=reverse)
-    x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.detach().contiguous() for tensor in tensors)
-    size = h.shape[1]
-    before = torch.is_grad_enabled()
-    torch._C._set_grad_enabled(True)  # for the workspace; no tape is recorded, since nothing requires a gradient
-    try:
-        return _mkldnn_rnn_layer(
-            x, weight_ih, weight_hh, bias_ih, bias_hh, h, c, reverse, (), 2, size, 1, biased, False, False, True
-        )
-    finally:
-        torch._C._set_grad_enabled(before)
-
-
-def lstm_backward(tensors: LSTMTensors, given: LSTMGiven, grads: LSTMGrads, *, biased: bool, reverse: bool) -> LSTMTensors:
-    """The gradients with respect to the tensors, from what `lstm` gave, and those with respect to the first three of that."""
-    if _tracing.whole:
-        return _tracing.whole.lstm_backward(tensors, given, grads, biased=biased, reverse=reverse)
-    x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.contiguous() for tensor in tensors)
-    hidden, last_h, last_c, workspace = (tensor.contiguous() for tensor in given)
-    before, after, size = (x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), (hidden, last_h, last_c), h.shape[1]
-    return _mkldnn_rnn_layer_backward(*before, *after, *grads, reverse, 2, size, 1, biased, True, False, (), False, workspace)
-
+# The first are x (T, B, in), and h and c before the first step (B, H). Then whether it runs from the last step to the first, no
+# sizes, 2 for an LSTM, H, 1 layer, whether there are biases, False, False, True. It gives a workspace with the grad mode on.
+mkldnn_lstm: Callable[[*LSTMTensors, bool, tuple[()], int, int, int, bool, bool, bool, bool], LSTMGiven] = (
+    _aten.mkldnn_rnn_layer.default
+)
+# The same up to c, what forward gave but for the workspace, the gradients with respect to these, the other settings in another
+# order, the workspace: the gradients with respect to the first.
+_BackwardSettings: TypeAlias = tuple[bool, int, int, int, bool, bool, bool, tuple[()], bool, Tensor]
+_Backward: TypeAlias = tuple[*LSTMTensors, *tuple[Tensor, Tensor, Tensor], *LSTMGrads, *_BackwardSettings]
+mkldnn_lstm_backward: Callable[[*_Backward], LSTMTensors] = _aten.mkldnn_rnn_layer_backward.default
 
 # --- Losses ------------------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fundl._common import kernels, processor
+from fundl._common.modes import is_traced
 
 _MULTIPLICATIONS: Final = 2**24
 _ROWS: Final = 16
@@ -61,7 +62,7 @@ def _suits_onednn(x: Tensor, matrix: Tensor) -> bool:
         and matrix.dtype == x.dtype
         and x.is_cpu
         and matrix.is_cpu
-        and not kernels.is_traced()
+        and not is_traced()
         and not torch._C._functorch.is_functorch_wrapped_tensor(x)
         and not torch._C._functorch.is_functorch_wrapped_tensor(matrix)
     )

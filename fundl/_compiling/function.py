@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.donated import DonatedError
-from fundl._common.kernels import no_grad
+from fundl._common.modes import no_grad
 from fundl._compiling import archive, cache, torch_private
 from fundl._compiling.alone import ALONE
 from fundl._compiling.ambient import ambient

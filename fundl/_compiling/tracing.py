@@ -19,7 +19,7 @@ import optree
 import torch
 from torch import Tensor
 
-from fundl._common import kernels
+from fundl._common.fused_lstm import kept_whole
 from fundl._compiling import corrected, torch_private, whole
 from fundl._compiling.walk import Leaf, flatten, replace
 
@@ -89,7 +89,7 @@ def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Ten
         count = len(outputs)
         return outputs
 
-    with kernels.kept_whole(whole.registered()):
+    with kept_whole(whole.registered()):
         graph, constants = torch_private.trace(flat, examples)
     _require_no_leak(seen)
     return Traced(graph, constants, result, count)

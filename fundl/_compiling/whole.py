@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._common import kernels
+from fundl._common import fused_lstm, kernels
 from fundl._compiling import torch_private
 
 _Forward: TypeAlias = kernels.LSTMGiven
@@ -20,19 +20,19 @@ _Backward: TypeAlias = kernels.LSTMTensors
 
 @attrs.frozen
 class Whole:  # type: ignore[explicit-any]  # of its fields
-    """The kernels of `fundl._common.kernels.Whole`, as operations that torch knows."""
+    """The kernels of `fundl._common.fused_lstm.Whole`, as operations that torch knows."""
 
     _lstm: Callable[..., _Forward]  # type: ignore[explicit-any]  # of the arguments of the functions below
     _lstm_backward: Callable[..., _Backward]  # type: ignore[explicit-any]  # likewise
 
     def lstm(self, tensors: kernels.LSTMTensors, *, biased: bool, reverse: bool) -> _Forward:
-        """As `kernels.lstm`."""
+        """As `fused_lstm.lstm`."""
         return self._lstm(*tensors, biased, reverse)
 
     def lstm_backward(
         self, tensors: kernels.LSTMTensors, given: _Forward, grads: kernels.LSTMGrads, *, biased: bool, reverse: bool
     ) -> _Backward:
-        """As `kernels.lstm_backward`."""
+        """As `fused_lstm.lstm_backward`."""
         return self._lstm_backward(*tensors, *given, *grads, biased, reverse)
 
 
@@ -46,7 +46,7 @@ def registered() -> Whole:
     return Whole(forward, backward)
 
 
-def _lstm(  # noqa: PLR0917  # as `kernels.lstm`, but flat, as operations are
+def _lstm(  # noqa: PLR0917  # as `fused_lstm.lstm`, but flat, as operations are
     x: Tensor,
     weight_ih: Tensor,
     weight_hh: Tensor,
@@ -57,7 +57,7 @@ def _lstm(  # noqa: PLR0917  # as `kernels.lstm`, but flat, as operations are
     biased: bool,
     reverse: bool,
 ) -> _Forward:
-    return kernels.lstm((x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), biased=biased, reverse=reverse)
+    return fused_lstm.lstm((x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), biased=biased, reverse=reverse)
 
 
 def _lstm_shapes(x: Tensor, *others: Tensor | bool) -> _Forward:
@@ -73,13 +73,13 @@ def _lstm_shapes(x: Tensor, *others: Tensor | bool) -> _Forward:
 @functools.cache
 def _workspace_size(steps: int, batch: int, features: int, size: int, *, biased: bool) -> int:
     """How many bytes the kernel keeps, which it alone knows: it is asked."""
-    with torch_private.without_modes(), kernels.kept_whole(None):
+    with torch_private.without_modes(), fused_lstm.kept_whole(None):
         x, state, bias = torch.zeros(steps, batch, features), torch.zeros(batch, size), torch.zeros(4 * size)
         tensors = (x, torch.zeros(4 * size, features), torch.zeros(4 * size, size), bias, bias, state, state)
-        return kernels.lstm(tensors, biased=biased, reverse=False)[3].numel()
+        return fused_lstm.lstm(tensors, biased=biased, reverse=False)[3].numel()
 
 
-def _lstm_backward(  # noqa: PLR0917  # as `kernels.lstm_backward`, but flat
+def _lstm_backward(  # noqa: PLR0917  # as `fused_lstm.lstm_backward`, but flat
     x: Tensor,
     weight_ih: Tensor,
     weight_hh: Tensor,
@@ -98,7 +98,7 @@ def _lstm_backward(  # noqa: PLR0917  # as `kernels.lstm_backward`, but flat
     reverse: bool,
 ) -> _Backward:
     tensors, given = (x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), (hidden, last_h, last_c, workspace)
-    return kernels.lstm_backward(tensors, given, (grad, grad_h, grad_c), biased=biased, reverse=reverse)
+    return fused_lstm.lstm_backward(tensors, given, (grad, grad_h, grad_c), biased=biased, reverse=reverse)
 
 
 def _lstm_backward_shapes(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, *others: Tensor | bool | None) -> _Backward:

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random, tree
-from fundl._common.kernels import no_grad
+from fundl._common.modes import no_grad
 from fundl.ensemble._layers import as_models, batched
 from fundl.initializers import initialize as initialize_one
 from fundl.layer import Layer, Model

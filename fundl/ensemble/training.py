@@ -7,7 +7,7 @@ import attrs
 from torch import Tensor
 
 from fundl import random, tree
-from fundl._common.kernels import no_grad
+from fundl._common.modes import no_grad
 from fundl._common.step_runner import StepRunner
 from fundl.layer import Model
 from fundl.layers.dropout import rekey

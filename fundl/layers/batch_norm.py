@@ -15,7 +15,7 @@ from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import tree
 from fundl._common import half
-from fundl._common.kernels import no_grad
+from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer, Model

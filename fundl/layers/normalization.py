@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, override
 
-from fundl._common import half, kernels
+from fundl._common import half, kernels, modes
 from fundl._common.half import narrowed, widened
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
@@ -234,7 +234,7 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
     def backward_params(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> "RMSNorm[Features]":
         if self.weight is None:
             return self
-        if kernels.is_in_forward_mode():
+        if modes.is_in_forward_mode():
             return self._by_formula(residuals, grad)[0]
         return self._layer_norm_backward(residuals, grad, with_grad_x=False)[0]
 
@@ -245,7 +245,7 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
     def _backward(
         self, residuals: tuple[Tensor, Tensor], grad: Tensor, *, with_grads: bool = True
     ) -> tuple["RMSNorm[Features]", Tensor]:
-        if kernels.is_in_forward_mode():
+        if modes.is_in_forward_mode():
             return self._by_formula(residuals, grad, with_grads=with_grads)
         # The kernel for LayerNorm, told that the mean is 0, subtracts rstd times the mean of g, and else does what is due.
         grads, less = self._layer_norm_backward(residuals, grad, with_grads=with_grads)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl._common import half, kernels
+from fundl._common import half, kernels, modes
 from fundl.initializers import Dependent, Initializer, ones
 from fundl.layer import AnyLayer, Layer
 from fundl.layers._inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
@@ -164,7 +164,7 @@ def weight_norm(layer: L, *, axis: int = 0, gain_init: Initializer = ones()) -> 
     v = _weight(layer)
     if not -v.ndim <= axis < v.ndim:
         raise ValueError(f"weight_norm(axis={axis}) needs a weight that has this axis, but the weight is {describe(v)}")
-    with kernels.no_grad():
+    with modes.no_grad():
         return WeightNorm(layer, _norm(v, axis), axis=axis % v.ndim, gain_init=gain_init)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fundl._common.kernels import is_traced
+from fundl._common.modes import is_traced
 from fundl.optim.flat import Tensors, copies
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from fundl import tree
 from fundl._common import suggestions
 from fundl._common.half import HALF
-from fundl._common.kernels import no_grad
+from fundl._common.modes import no_grad
 from fundl._common.tape import refuse_tape
 from fundl.optim.flat import StateError, Tensors, all_narrowed, all_widened
 from fundl.tree import Record, describe

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fundl import tree
-from fundl._common.kernels import callers_mode, no_grad
+from fundl._common.modes import callers_mode, no_grad
 from fundl.layer import Model
 from fundl.model import Loss, loss_and_gradient, run
 from fundl.runs import each, of_each

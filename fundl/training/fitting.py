@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from fundl import random
-from fundl._common.kernels import inference_mode
+from fundl._common.modes import inference_mode
 from fundl._common.progress import Progress
 from fundl._common.step_runner import Compile, CompiledStepRunner, StepRunner, pays
 from fundl.layer import Model

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fundl import tree
-from fundl._common.kernels import callers_mode, inference_mode
+from fundl._common.modes import callers_mode, inference_mode
 from fundl._common.progress import Progress, show
 from fundl._common.step_runner import StepRunner
 from fundl.data import Minibatches

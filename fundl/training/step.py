@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from fundl import random, tree
-from fundl._common.kernels import no_grad
+from fundl._common.modes import no_grad
 from fundl.layer import Model
 from fundl.layers.dropout import rekey
 from fundl.model import Loss, backward_params, loss_and_gradient, require_gradient, require_loss, require_model, run

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl._common import kernels, products
+from fundl._common import fused_lstm, kernels, products
 from fundl.initializers import Initializer
 from fundl.tree import Record, describe
 
@@ -356,7 +356,7 @@ def _fused_runs(sweep: Sweep) -> bool:
     weights, size = sweep.weights, sweep.weights.weight_hh.shape[1]
     return (
         sweep.mask is None
-        and kernels.lstm_runs(*_fused_tensors(sweep))
+        and fused_lstm.lstm_runs(*_fused_tensors(sweep))
         and weights.weight_ih.shape == (4 * size, sweep.x.shape[2])
         and weights.weight_hh.shape == (4 * size, size)
         and all(bias is None or bias.shape == (4 * size,) for bias in (weights.bias_ih, weights.bias_hh))
@@ -365,7 +365,7 @@ def _fused_runs(sweep: Sweep) -> bool:
 
 
 def _fused_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
-    hidden, *last, workspace = kernels.lstm(
+    hidden, *last, workspace = fused_lstm.lstm(
         _fused_tensors(sweep), biased=sweep.weights.bias_ih is not None, reverse=sweep.reverse
     )
     return hidden, tuple(last), (hidden, *last, workspace)
@@ -374,7 +374,7 @@ def _fused_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
 def _fused_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
     hidden, last_hidden, last_cell, workspace = kept
     biased = sweep.weights.bias_ih is not None
-    grad_x, weight_ih, weight_hh, bias_ih, bias_hh, *state = kernels.lstm_backward(
+    grad_x, weight_ih, weight_hh, bias_ih, bias_hh, *state = fused_lstm.lstm_backward(
         _fused_tensors(sweep),
         (hidden, last_hidden, last_cell, workspace),
         (grad, *((None, None) if grad_last is None else grad_last)),
