@@ -36,17 +36,10 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
+from fundl._common.philox import DRAW, FOLD_IN, SPLIT, WORD, blocks
+
 Key: TypeAlias = Tensor
 """Two 32-bit words in an int64 tensor of shape (2,): what `key`, `split` and `fold_in` make."""
-
-_WORD: Final = 0xFFFFFFFF
-_MULTIPLIERS: Final = 0xD2511F53, 0xCD9E8D57
-_WEYL: Final = 0x9E3779B9, 0xBB67AE85
-_ROUNDS: Final = 10
-
-_DRAW: Final = 0
-_FOLD_IN: Final = 1
-_SPLIT: Final = 2
 
 _DIGITS: Final = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
 _LARGEST_RANGE: Final = 2**40
@@ -70,7 +63,7 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
     tensor([7, 0])
     """
     _require_64_bits(seed, "a seed")
-    return torch.tensor((seed & _WORD, seed >> 32), device=device)
+    return torch.tensor((seed & WORD, seed >> 32), device=device)
 
 
 def fold_in(key: Key, data: int | Tensor) -> Key:
@@ -100,7 +93,7 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
         _require_64_bits(data, "the number to fold in")
         signed = data if data < 2**63 else data - 2**64
         position = torch.full((1,), signed, dtype=torch.int64, device=key.device)
-    return _derived(key, position, _FOLD_IN).reshape(2)
+    return _derived(key, position, FOLD_IN).reshape(2)
 
 
 def split(key: Key, count: int = 2) -> Tensor:
@@ -123,12 +116,12 @@ def split(key: Key, count: int = 2) -> Tensor:
     require_key(key)
     if count < 0:
         raise ValueError(f"a key can be split into 0 or more keys, not {count}")
-    return _derived(key, torch.arange(count, device=key.device), _SPLIT)
+    return _derived(key, torch.arange(count, device=key.device), SPLIT)
 
 
 def _derived(key: Key, positions: Tensor, purpose: int) -> Tensor:
     """The keys (n, 2) at positions (n,): words 0 and 1 of their blocks."""
-    even, odd = _blocks(key, positions, purpose)
+    even, odd = blocks(key, positions, purpose)
     return torch.stack((even[0], odd[0]), dim=1)
 
 
@@ -392,7 +385,7 @@ def _unit(x: float, digits: int, smallest: float) -> float:
     return max(math.ldexp(1.0, math.frexp(x)[1] - digits), smallest)
 
 
-# --- Philox ---------------------------------------------------------------------------------------------------------
+# --- Integers of many bits ---
 
 
 def _integers(key: Key, shape: tuple[int, ...], digits: int) -> Tensor:
@@ -421,42 +414,7 @@ def _blocks_for(key: Key, shape: tuple[int, ...], *, per_block: int) -> tuple[Te
     if any(size < 0 for size in shape):
         raise ValueError(f"a shape has sizes of 0 or more, not {tuple(shape)}")
     count = (math.prod(shape) + per_block - 1) // per_block
-    return _blocks(key, torch.arange(count, device=key.device), _DRAW)
-
-
-def _blocks(key: Key, positions: Tensor, purpose: int) -> tuple[Tensor, Tensor]:
-    """The blocks at positions (n,): words 0 and 2 in the first tensor (2, n), 1 and 3 in the second (2, n)."""
-    even = torch.stack((positions, positions >> 32)) & _WORD
-    odd = torch.full((2, 1), purpose, dtype=torch.int64, device=key.device)
-    return _philox(even, odd, key)
-
-
-def _philox(even: Tensor, odd: Tensor, key: Key) -> tuple[Tensor, Tensor]:
-    """Philox4x32-10 of counters, whose words 0 and 2 are in one tensor (2, n), 1 and 3 in the other.
-
-    A round maps words a, b, c, d to high(C c) ^ b ^ k, low(C c), high(A a) ^ d ^ l, low(A a), with constants A and C and
-    the round's key k, l. The constants exceed 2**31: C c might overflow, but (C - 2**32) c never does; it has the same
-    low word, and its high word is less by c.
-    """
-    multipliers = _pair(_MULTIPLIERS[1] - 2**32, _MULTIPLIERS[0] - 2**32, key.device).reshape(2, 1)
-    for round_key in _round_keys(key):
-        swapped = even.flip(0)
-        product = swapped * multipliers
-        even, odd = ((product >> 32) + swapped) ^ odd ^ round_key, product & _WORD
-    return even, odd
-
-
-def _round_keys(key: Key) -> tuple[Tensor, ...]:
-    """The key of each round (2, 1): its words grow from round to round by two constants, modulo 2**32."""
-    rounds = torch.arange(_ROUNDS, device=key.device).reshape(-1, 1)
-    words = (rounds * _pair(*_WEYL, key.device) + key) & _WORD  # (rounds, 2)
-    return words.unsqueeze(2).unbind()
-
-
-def _pair(first: int, second: int, device: torch.device) -> Tensor:
-    """Two integers, made where they are used: torch.tensor would have the device wait for a copy from the host."""
-    step = second - first
-    return torch.arange(first, second + step, step, device=device)
+    return blocks(key, torch.arange(count, device=key.device), DRAW)
 
 
 # --- Errors ---------------------------------------------------------------------------------------------------------

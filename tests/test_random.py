@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fundl import random
+from fundl._common import philox as ours
 from fundl.random import (
     bernoulli,
     bits,
@@ -135,7 +136,7 @@ def test_philox_gives_the_published_vectors(
     counter: tuple[int, ...], words_of_key: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
     a, b, c, d = counter
-    even_words, odd_words = random._philox(torch.tensor([[a], [c]]), torch.tensor([[b], [d]]), torch.tensor(words_of_key))
+    even_words, odd_words = ours.philox(torch.tensor([[a], [c]]), torch.tensor([[b], [d]]), torch.tensor(words_of_key))
     assert (*even_words[0].tolist(), *odd_words[0].tolist(), *even_words[1].tolist(), *odd_words[1].tolist()) == (
         expected[0],
         expected[1],
@@ -146,14 +147,14 @@ def test_philox_gives_the_published_vectors(
 
 
 def test_no_product_overflows() -> None:
-    assert all((2**32 - multiplier) * WORD < 2**63 for multiplier in random._MULTIPLIERS)
+    assert all((2**32 - multiplier) * WORD < 2**63 for multiplier in ours.MULTIPLIERS)
 
 
 @pytest.mark.parametrize("purpose", [0, 1, 2])
 def test_blocks_beyond_32_bits_of_position(purpose: int) -> None:
     positions = [0, 1, 2**32 - 2, 2**32 - 1, 2**32, 2**32 + 1, 5 * 2**32 + 7, 2**62 + 3, 2**63 - 1]
     some_key = key(0x0123456789ABCDEF)
-    even_words, odd_words = random._blocks(some_key, torch.tensor(positions), purpose)
+    even_words, odd_words = ours.blocks(some_key, torch.tensor(positions), purpose)
     blocks = torch.stack((even_words[0], odd_words[0], even_words[1], odd_words[1]), dim=1)
     assert [tuple(row) for row in blocks.tolist()] == [block(some_key, position, purpose) for position in positions]
 
