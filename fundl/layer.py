@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, override
 
 from fundl.shapes import AnyShape, Shape
 from fundl.tree import Record
@@ -20,14 +20,19 @@ Out = TypeVar("Out", default=Tensor)
 class Layer(Record, ABC, Generic[Residuals, In, Out]):
     """A differentiable function with parameters, as a value.
 
-    A layer y = f(params, x) is a frozen record of its parameters with two pure methods. `forward` computes y, and the
+    A layer y = f(params, x) is a frozen record of its parameters with pure methods. `forward` computes y, and the
     residuals: the least that `backward` needs. `backward` computes the vector-Jacobian product, for a cotangent grad of y's
     shape:
 
         grad_params = (df/dparams)^T grad,    grad_x = (df/dx)^T grad
 
+    Write `forward`, and either `backward`, or both its halves, `backward_params` and `backward_input`, whichever is the more
+    natural: the halves where each is a computation of its own. What is not written is made of what is. (A layer made of
+    layers may write all three, to hand each on to those inside.)
+
     The gradient with respect to the parameters is a layer of the same type, whose tensors are the gradients of the tensors
-    in the same place (buffers are handed back as they are). A layer without parameters is its own gradient.
+    in the same place: ``self.gradient(grad_weight, grad_bias)`` makes it, of the gradients of all parameters in the order of
+    their fields. A layer without parameters is its own gradient.
 
     Decorate the class with ``@attrs.frozen(eq=False)``. Fields whose annotation names Tensor, a layer, or a tuple of them are
     parameters; all other fields are static, and must be hashable. A parameter ``weight`` that `initialize` is to fill has a
@@ -44,7 +49,7 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
     ...         return self.weight * x, x
     ...
     ...     def backward(self, x, grad):
-    ...         return Scale((grad * x).sum(0)), self.weight * grad
+    ...         return self.gradient((grad * x).sum(0)), self.weight * grad
     >>> grads, grad_x = vjp(Scale(torch.tensor([2.0, 3.0])), torch.ones(4, 2), torch.ones(4, 2))
     >>> grads.weight, grad_x[0]
     (tensor([4., 4.]), tensor([2., 3.]))
@@ -63,33 +68,49 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
             name = type(self).__name__
             raise TypeError(f"a {name} is a value, not a function: write apply(layer, x) for layer(x)")
 
+    @classmethod
+    @override
+    def __attrs_init_subclass__(cls) -> None:
+        """Refuse a class that says how to go forward, but not back."""
+        super().__attrs_init_subclass__()
+        halves = (cls.backward_params is Layer.backward_params, cls.backward_input is Layer.backward_input)
+        if cls.backward is Layer.backward and any(halves) and not getattr(cls.forward, "__isabstractmethod__", False):
+            raise TypeError(
+                f"{cls.__name__} has a forward, but no backward: write backward(self, residuals, grad), which returns the"
+                " gradients with respect to the parameters and to the input, or both its halves, backward_params and"
+                " backward_input"
+            )
+
     @abstractmethod
     def forward(self, x: In) -> tuple[Out, Residuals]:
         """The output, and what `backward` needs of the computation."""
 
-    @abstractmethod
     def backward(self, residuals: Residuals, grad: Out) -> tuple[Self, In]:
         """The gradients with respect to the parameters and the input, given that with respect to the output."""
+        return self.backward_params(residuals, grad), self.backward_input(residuals, grad)
 
     def backward_params(self, residuals: Residuals, grad: Out) -> Self:
-        """The first half of `backward`: what the first layer of a model is asked for when it is trained.
-
-        A layer that can save the work for the input's gradient overrides it.
-        """
+        """The first half of `backward`: what the first layer of a model is asked for when it is trained."""
         return self.backward(residuals, grad)[0]
 
     def backward_input(self, residuals: Residuals, grad: Out) -> In:
-        """The second half of `backward`: what a layer is asked for whose parameters are not trained.
-
-        A layer that can save the work for the parameters' gradients overrides it.
-        """
+        """The second half of `backward`: what a layer is asked for whose parameters are not trained."""
         return self.backward(residuals, grad)[1]
+
+    if TYPE_CHECKING:  # each class has its own, with a parameter for each of its trainable fields
+
+        def gradient(self, *parts: object, **named: object) -> Self:
+            """The gradient with respect to the parameters: a record like this one, of other tensors.
+
+            It takes the gradient of each field that is a parameter, in the order of the fields; what is no parameter
+            (buffers, static fields) stays as it is here.
+            """
 
     def output_shape(self, shape: AnyShape) -> AnyShape:  # noqa: ARG002  # a layer that says more overrides it
         """The shape of the output for that of an input: the layer's rule, by which layers that do not fit are found.
 
         It says the same in its types, for fundl_mypy, and in its body, for `compose` and `initialize`; see `fundl.shapes`.
-        A layer without a rule of its own takes anything, and gives nobody knows what.
+        A layer without a rule of its own takes any shape, and nothing is known of what it gives.
         """
         return Shape(...)
 

@@ -1,7 +1,7 @@
 """Models: layers and nested tuples of layers, applied and differentiated as one function."""
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias, TypeVar, TypeVarTuple, cast, overload
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeAlias, TypeVar, TypeVarTuple, cast, overload
 
 import torch
 from torch import Tensor
@@ -160,11 +160,6 @@ def forward(params: object, x: object) -> tuple[object, object]:
         return _forward(_as_model(params), x)
 
 
-def run(params: Model, x: object) -> tuple[object, object]:
-    """`forward`, for who knows of the input and the output only that they are trees; the caller has turned grad mode off."""
-    return _forward(_as_model(params), x)
-
-
 def _as_model(params: object) -> Model:
     if not isinstance(params, Layer | tuple):
         first = "; the model is the first argument, apply(model, x)" if isinstance(params, Tensor) else ""
@@ -246,10 +241,8 @@ def backward(params: object, residuals: object, grad: object) -> tuple[object, o
         The gradient with respect to the parameters, of the model's type, and that with respect to the input.
     """
     refuse_tape(params, residuals, grad)
-    kept = [residuals]
-    del residuals  # see "Running a model"
     with no_grad():
-        return run_backward(_as_model(params), kept.pop(), grad)
+        return run_backward(_as_model(params), residuals, grad)
 
 
 def backward_params(params: P, residuals: object, grad: object) -> P:
@@ -264,10 +257,8 @@ def backward_params(params: P, residuals: object, grad: object) -> P:
         The gradient with respect to the parameters, of the model's type.
     """
     refuse_tape(params, residuals, grad)
-    kept = [residuals]
-    del residuals  # see "Running a model"
     with no_grad():
-        return _like(params, run_backward_params(_as_model(params), kept.pop(), grad))
+        return cast("P", run_backward_params(_as_model(params), residuals, grad))  # see `Pass`
 
 
 @overload
@@ -348,14 +339,12 @@ def vjp(params: object, x: object, grad: object) -> tuple[object, object]:
     >>> grads.weight, grad_x[0]
     (tensor([[3., 3.]]), tensor([1., 2.]))
     """
-    model = _as_model(params)
     with no_grad():
-        output, residuals = _forward(model, x)
+        ran = Pass(_as_model(params), x)
         refuse_tape(grad)
-        require_gradient(grad, output)
-        kept = [residuals]
-        del residuals  # see "Running a model"
-        return run_backward(model, kept.pop(), grad)
+        require_gradient(grad, ran.output)
+        ran.grad = grad
+        return ran.backward()
 
 
 @overload
@@ -388,13 +377,10 @@ def value_and_grad(loss: Loss[Prediction, Target], params: object, x: object, ta
         except TypeError:
             require_loss(loss)  # the model may be in its place
             raise
-        prediction, residuals = _forward(model, x)
-        # the overloads say that the loss is for such
-        value, grad = loss_and_gradient(loss, cast("Prediction", prediction), target)
-        require_gradient(grad, prediction, loss)
-        given = [grad, residuals]
-        del prediction, residuals, grad  # see "Running a model"
-        return value, run_backward_params(model, given.pop(), given.pop())
+        ran = Pass(model, x)
+        # the overloads say that the loss is for what the model gives
+        value = ran.differentiate(loss, cast("Prediction", ran.output), target)
+        return value, ran.backward_params()
 
 
 def loss_and_gradient(loss: Loss[Prediction, Target], prediction: Prediction, target: Target) -> tuple[Tensor, Prediction]:
@@ -459,21 +445,54 @@ def _claim(loss: object, path: str) -> str:
     return f"{name} returns its value and the gradient with respect to the prediction{where}, which"
 
 
-def _like(_params: P, grads: Model) -> P:
-    # Every layer's backward returns Self, and the walk puts each gradient in its layer's place: the tuple's type is kept.
-    # Type checkers cannot follow that through a loop over a tuple of any length.
-    return cast("P", grads)
-
-
 # --- Running a model ---------------------------------------------------------------------------------------------------
 
-# These walk the layers, in the caller's grad mode: the public functions above, and layers that contain models, call them.
-# What a tuple keeps for backward is the tuple of what its parts keep. The loops are where a small network spends its time
-# outside of the kernels: they do no more than they must, and errors are explained only once they have happened.
-#
-# The memory of a training step is mostly that of residuals, and a layer's are of no more use once its backward has run. So
-# nobody here holds on to them: a function takes them out of a list as it gives them away, and what a tuple kept is made such
-# a list. If the caller does the same, each layer's memory is free before the layers below it are run backward.
+# Layers that contain models call these, too, in the caller's grad mode. What a tuple keeps for backward is the tuple of what
+# its parts keep. The loops are where a small network spends its time outside of the kernels: they do no more than they must,
+# and errors are explained only once they have happened.
+
+
+class Pass(Generic[P]):
+    """A forward pass: its output, and what backward needs, which is given to backward and held nowhere else.
+
+    The memory of a training step is mostly that of residuals, and a layer's are of no more use once its backward has run. So
+    nobody holds on to them: who runs a model forward and backward leaves them here, and the walk takes them apart. Then each
+    layer's memory is free before the layers below it are run backward. The caller has turned grad mode off.
+    """
+
+    __slots__ = ("_params", "_residuals", "grad", "output")
+
+    def __init__(self, params: P, x: object) -> None:
+        self._params = params
+        self.output, self._residuals = _forward(_as_model(params), x)
+        self.grad: object = None
+        """The gradient with respect to the output, which is to be set before backward."""
+
+    def differentiate(self, loss: Loss[Prediction, Target], prediction: Prediction, target: Target) -> Tensor:
+        """The value of a loss of the output, which is the prediction that it takes; its gradient is to go backward."""
+        value, grad = loss_and_gradient(loss, prediction, target)
+        refuse_tape(grad)
+        require_gradient(grad, prediction, loss)
+        self.grad = grad
+        return value
+
+    def backward(self) -> tuple[Model, object]:
+        """The gradients with respect to the parameters and the input; this and the next can be asked for once."""
+        return run_backward(self._params, self._taken(), self._taken_grad())
+
+    def backward_params(self) -> P:
+        """The gradient with respect to the parameters."""
+        grads = run_backward_params(self._params, self._taken(), self._taken_grad())
+        return cast("P", grads)  # each gradient is in its layer's place, which checkers cannot follow through a loop
+
+    def _taken(self) -> object:
+        self.output = None  # nor is the output of use
+        taken, self._residuals = self._residuals, None
+        return taken
+
+    def _taken_grad(self) -> object:
+        taken, self.grad = self.grad, None
+        return taken
 
 
 def run_forward(params: Model, x: object) -> tuple[object, object]:
@@ -489,10 +508,10 @@ def run_forward(params: Model, x: object) -> tuple[object, object]:
     kept: list[object] = []
     try:
         for part in params:
-            x, residuals = run_forward(part, x) if isinstance(part, tuple) else part.forward(x)
+            x, residuals = run_forward(part, x)
             kept.append(residuals)
     except Exception as error:
-        _note_part(error, params, len(kept), "the input", x)
+        _note_part(error, params, len(kept))
         raise
     return x, tuple(kept)
 
@@ -507,9 +526,10 @@ def run_backward(params: Model, residuals: object, grad: object) -> tuple[Model,
             _note_layer(error, params, "grad", grad)
             raise
         return result
-    kept = [*_parts(residuals)]
-    del residuals
-    return _run_backward_down_to(params, kept, grad, 0)
+    kept = [*_parts(residuals), grad]
+    del residuals, grad  # see `Pass`
+    grads = _run_back(params, kept, run_backward)
+    return _named_as(params, grads), kept.pop()
 
 
 def run_backward_params(params: Model, residuals: object, grad: object) -> Model:
@@ -528,15 +548,11 @@ def run_backward_params(params: Model, residuals: object, grad: object) -> Model
     first = _first_trainable(params)
     if first == len(params):
         return params
-    kept, given = [*_parts(residuals)], [grad]
+    kept = [*_parts(residuals), grad]
     del residuals, grad
-    later, grad = _run_backward_down_to(params, kept, given.pop(), first + 1)
-    try:
-        own = run_backward_params(params[first], kept.pop(), grad)
-    except Exception as error:
-        _note_part(error, params, first, "grad", grad)
-        raise
-    return (*params[:first], own, *later[first + 1 :])
+    later = _run_back(params, kept, run_backward, first + 1)
+    own = _run_back(params[: first + 1], kept, _params_alone, first)
+    return _named_as(params, [*own, *later[first + 1 :]])
 
 
 def run_backward_input(params: Model, residuals: object, grad: object) -> object:
@@ -549,43 +565,55 @@ def run_backward_input(params: Model, residuals: object, grad: object) -> object
             _note_layer(error, params, "grad", grad)
             raise
         return grad_x
-    kept, place = [*_parts(residuals)], len(params)
-    del residuals
-    try:
-        while place:
-            place -= 1
-            part = params[place]
-            grad = (
-                run_backward_input(part, kept.pop(), grad) if isinstance(part, tuple) else part.backward_input(kept.pop(), grad)
-            )
-    except Exception as error:
-        _note_part(error, params, place, "grad", grad)
-        raise
-    return grad
+    kept = [*_parts(residuals), grad]
+    del residuals, grad
+    _run_back(params, kept, _input_alone)
+    return kept.pop()
 
 
-def _run_backward_down_to(
-    params: tuple[Model, ...], kept: list[object], grad: object, last: int
-) -> tuple[tuple[Model, ...], object]:
-    """Run backward from the last layer to the one at `last`; the layers before it stay as they are."""
-    grads, place = [*params], len(params)
+_Part: TypeAlias = Callable[[Model, object, object], tuple[Model, object]]
+"""How one part of a tuple is run backward."""
+
+
+def _params_alone(part: Model, residuals: object, grad: object) -> tuple[Model, object]:
+    return run_backward_params(part, residuals, grad), None
+
+
+def _input_alone(part: Model, residuals: object, grad: object) -> tuple[Model, object]:
+    return part, run_backward_input(part, residuals, grad)
+
+
+def _run_back(params: tuple[Model, ...], kept: list[object], run_part: _Part, last: int = 0) -> list[Model]:
+    """Run the parts of a tuple backward, from the last one to the one at `last`: all gradients; the parts before it stay.
+
+    Args:
+        params: the parts.
+        kept: the residuals of the parts and, at the end, the gradient with respect to the output. They are taken out, and
+            the gradient with respect to the input of the part at `last` is put there.
+        run_part: runs one part.
+        last: the place of the part to end with.
+    """
+    grads, place, grad = [*params], len(params), kept.pop()
     try:
         while place > last:
             place -= 1
-            part = params[place]
-            grads[place], grad = (
-                run_backward(part, kept.pop(), grad) if isinstance(part, tuple) else part.backward(kept.pop(), grad)
-            )
+            grads[place], grad = run_part(params[place], kept.pop(), grad)
     except Exception as error:
-        _note_part(error, params, place, "grad", grad)
+        _note_part(error, params, place)
         raise
-    return tuple(grads), grad
+    kept.append(grad)
+    return grads
 
 
 def _parts(residuals: object) -> tuple[object, ...]:
     if not isinstance(residuals, tuple):
         raise TypeError(f"the residuals of a tuple of layers are a tuple, as forward returned it, not {describe(residuals)}")
     return residuals
+
+
+def _named_as(params: tuple[Model, ...], parts: list[Model]) -> tuple[Model, ...]:
+    """The parts as a tuple of the class of the model: a NamedTuple of layers is a model, and so is its gradient."""
+    return tuple(parts) if type(params) is tuple else cast("tuple[Model, ...]", tree.rebuilt(params, parts))
 
 
 def _first_trainable(params: tuple[Model, ...]) -> int:
@@ -620,11 +648,9 @@ def _note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> 
         error.add_note(_Place.of("", f"{layer!r}; {name} is {describe(value)}"))
 
 
-def _note_part(error: Exception, params: tuple[Model, ...], index: int, name: str, value: object) -> None:
-    part = params[index]
-    if not isinstance(part, tuple):
-        _note_layer(error, part, name, value)
-    note_place(error, f"[{index}]")
+def _note_part(error: Exception, params: tuple[Model, ...], index: int) -> None:
+    names: Sequence[str] = getattr(params, "_fields", ())
+    note_place(error, f".{names[index]}" if names else f"[{index}]")
 
 
 def note_place(error: Exception, step: str) -> None:

@@ -168,7 +168,7 @@ def _register(cls: type[Record]) -> None:
     """Find out which fields are children, and how records of this class come apart and together again."""
     fields, annotations = attrs.fields(cls), _annotations(cls)
     names = [field.name for field in fields]
-    for name in ("children", "trainable", "kept_wide", "trees_of", "child_of"):
+    for name in ("children", "trainable", "kept_wide", "trees_of", "child_of", "gradient"):
         if name in names:
             raise TypeError(f"{cls.__name__} has a field {name!r}, but every record has an attribute of that name: rename it")
     buffers = {field.name for field in fields if "fundl.buffer" in field.metadata}
@@ -183,6 +183,7 @@ def _register(cls: type[Record]) -> None:
     cls.kept_wide = tuple(name for name in cls.children if name in statistics)
     _register_node(cls, *_apart_and_together(cls, names), path_entry_type=optree.GetAttrEntry, namespace=_NAMESPACE)
     _with_leaves_of[cls] = _replacing_leaves(cls, names)
+    type.__setattr__(cls, "gradient", _gradient(cls, names))
     if init := constructor.new_constructor(cls, cls.trainable, {name: _store(cls, name) for name in names}):
         type.__setattr__(cls, "__init__", init)
 
@@ -213,13 +214,23 @@ def _replacing_leaves(cls: type[Record], names: Sequence[str]) -> "_WithLeaves":
     return cast("_WithLeaves", function)  # what eval returns has no type
 
 
+def _gradient(cls: type[Record], names: Sequence[str]) -> object:
+    """From a record, and something for each trainable field, to the record with these there."""
+    stores = [f"store_{name}(__record, {name if name in cls.trainable else f'self.{name}'})" for name in names]
+    source = f"lambda {', '.join(['self', *cls.trainable])}: (__record := __new(__cls), {', '.join(stores)})[0]"
+    function = cast("types.FunctionType", _compile(source, cls))
+    function.__qualname__ = f"{cls.__name__}.gradient"
+    return function
+
+
 def _read(names: Sequence[str]) -> str:
     return f"({''.join(f'record.{name}, ' for name in names)})"
 
 
 def _compile(source: str, cls: type[Record]) -> object:
     scope: dict[str, object] = {f"store_{field.name}": _store(cls, field.name) for field in attrs.fields(cls)}
-    function: object = eval(source, scope | {"cls": cls, "new": object.__new__, "Tensor": Tensor})
+    scope |= {"cls": cls, "new": object.__new__, "Tensor": Tensor, "__cls": cls, "__new": object.__new__}
+    function: object = eval(source, scope)
     return function
 
 
@@ -415,7 +426,7 @@ def _replace(tree: object, leaves: Iterator[Tensor]) -> object:
     if isinstance(tree, Tensor):
         return next(leaves)
     if isinstance(tree, tuple | list):
-        return _like(tree, [_replace(part, leaves) for part in tree])
+        return rebuilt(tree, [_replace(part, leaves) for part in tree])
     if isinstance(tree, dict):
         new = copy.copy(tree)  # its class and order stay
         new.update({key: _replace(tree[key], leaves) for key in _keys(tree)})
@@ -517,10 +528,10 @@ def _evolved(record: Record, changes: Mapping[str, object]) -> Record:
     return attrs.evolve(record, **{aliases[name]: value for name, value in changes.items()})
 
 
-def _like(sequence: tuple[object, ...] | list[object], parts: list[object]) -> object:
+def rebuilt(sequence: Sequence[object], parts: Sequence[object]) -> object:
     """The parts as a list, tuple or named tuple, whichever the sequence is."""
     if isinstance(sequence, list):
-        return parts
+        return [*parts]
     if type(sequence) is tuple:
         return tuple(parts)
     make: Callable[[Iterable[object]], object] = operator.attrgetter("_make")(type(sequence))  # every named tuple has it
@@ -559,7 +570,7 @@ def _map_records(function: Callable[[Record], Record], tree: object, seen: tuple
             parts = [_map_records(function, part, seen) for part in tree]
             if all(part is old for part, old in zip(parts, tree, strict=True)):
                 return tree
-            return _like(tree, parts)
+            return rebuilt(tree, parts)
         case dict():
             new_dict = copy.copy(tree)
             new_dict.update({key: _map_records(function, part, seen) for key, part in tree.items()})
@@ -789,7 +800,7 @@ class _Step:
                 return _evolved(node, {str(self.key): value})
             case tuple() | list() if isinstance(self.key, int):
                 index = range(len(node))[self.key]
-                return _like(node, [*node[:index], value, *node[index + 1 :]])
+                return rebuilt(node, [*node[:index], value, *node[index + 1 :]])
             case dict():
                 new = copy.copy(node)
                 new[self.key] = value

@@ -12,6 +12,7 @@ know, it says nothing about. It loads mypy and no torch.
     rules.py         shape rules, read from types
     checks.py        which models a call makes or takes, and what is wrong with them
     shared.py        values that are kept where others may come to be: their types keep no sizes
+    contract.py      layers that lack a backward
     hooks.py         what mypy calls
     needs.py         what it needs of mypy
 """

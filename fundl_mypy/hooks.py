@@ -8,7 +8,15 @@ from pathlib import Path
 from mypy.checker import TypeChecker
 from mypy.nodes import CallExpr, Expression, MypyFile, RefExpr, SymbolNode, TupleExpr, TypeInfo
 from mypy.options import Options
-from mypy.plugin import FunctionContext, FunctionSigContext, MethodContext, MethodSigContext, Plugin, ReportConfigContext
+from mypy.plugin import (
+    ClassDefContext,
+    FunctionContext,
+    FunctionSigContext,
+    MethodContext,
+    MethodSigContext,
+    Plugin,
+    ReportConfigContext,
+)
 from mypy.server.trigger import make_trigger
 from mypy.types import FunctionLike, Instance, TupleType, Type, UnpackType, get_proper_type
 from mypy.typevartuples import split_with_instance
@@ -16,6 +24,7 @@ from typing_extensions import override
 
 from fundl_mypy.callees import NOTHING, Callee, Callees
 from fundl_mypy.checks import report
+from fundl_mypy.contract import require_backward
 from fundl_mypy.defaults import Constant, default_of
 from fundl_mypy.forgetting import without_sizes
 from fundl_mypy.rules import SHAPES, TOLD, Read, is_layer
@@ -37,6 +46,12 @@ class FundlPlugin(Plugin):
     def report_config_data(self, ctx: ReportConfigContext) -> str:
         """What mypy's cache is to depend on besides the files that are checked: the plugin."""
         return _fingerprint()
+
+    # Once a class is known
+
+    @override
+    def get_base_class_hook(self, fullname: str) -> Callable[[ClassDefContext], None] | None:
+        return require_backward if fullname == "fundl.layer.Layer" else None
 
     # Before the arguments are checked
 

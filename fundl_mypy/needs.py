@@ -35,7 +35,13 @@ NEEDS: Final[Mapping[str, Sequence[str]]] = {
     ],
     "mypy.options": ["Options"],
     "mypy.plugin": [
-        *("CheckerPluginInterface", "CheckerPluginInterface.fail", "CheckerPluginInterface.get_expression_type"),
+        *(
+            "CheckerPluginInterface",
+            "ClassDefContext",
+            "Plugin.get_base_class_hook",
+            "CheckerPluginInterface.fail",
+            "CheckerPluginInterface.get_expression_type",
+        ),
         *("CheckerPluginInterface.named_generic_type", "FunctionContext", "FunctionSigContext", "MethodContext"),
         *("MethodSigContext", "Plugin", "Plugin.get_function_hook", "Plugin.get_function_signature_hook"),
         *("Plugin.get_method_hook", "Plugin.get_method_signature_hook", "Plugin.lookup_fully_qualified"),

@@ -361,7 +361,7 @@ def test_the_folder_is_the_users_own_by_default(tmp_path: Path, monkeypatch: pyt
 def test_temporary_folders_go_with_their_process_and_not_with_a_child() -> None:
     program = """
 import os
-from fundl.jit import folder
+from fundl._compiling import folder
 print(folder.temporary(), flush=True)
 if not os.fork():
     print(folder.temporary(), flush=True)

@@ -19,7 +19,7 @@ TRACED_ALONE = """
 import sys
 from pathlib import Path
 
-from fundl.jit import cache, loops
+from fundl._compiling import cache, loops
 
 
 def interpreted(graph, _examples):

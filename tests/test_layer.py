@@ -180,14 +180,68 @@ def test_an_input_of_two_tensors() -> None:
 
 
 def test_a_layer_without_backward_cannot_be_made() -> None:
-    @attrs.frozen(eq=False)
-    class Half(Layer[Tensor]):
-        @override
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return x / 2, x
+    with pytest.raises(TypeError, match="Half has a forward, but no backward: write backward"):
 
-    with pytest.raises(TypeError, match=r"abstract class Half with abstract method '?backward"):
-        Half()  # type: ignore[abstract]  # what must not be done
+        @attrs.frozen(eq=False)
+        class Half(Layer[Tensor]):  # type: ignore[misc]  # what must not be done
+            @override
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                return x / 2, x
+
+
+def test_one_half_is_no_backward() -> None:
+    with pytest.raises(TypeError, match="Half has a forward, but no backward: write backward"):
+
+        @attrs.frozen(eq=False)
+        class Half(Layer[Tensor]):  # type: ignore[misc]  # what must not be done
+            @override
+            def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+                return x / 2, x
+
+            @override
+            def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:
+                return grad / 2
+
+
+@attrs.frozen(eq=False)
+class InHalves(Layer[Tensor]):
+    """What Scale is, written in halves; and with a buffer and a static field, which gradients keep."""
+
+    weight: Tensor
+    shift: Tensor | None = attrs.field(default=None, metadata=BUFFER)
+    bias: Tensor | None = None
+    factor: float = 3.0
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.factor * self.weight * x, x
+
+    @override
+    def backward_params(self, residuals: Tensor, grad: Tensor) -> Self:
+        return self.gradient((self.factor * grad * residuals).sum(0), self.bias)
+
+    @override
+    def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:
+        return self.factor * self.weight * grad
+
+
+def test_a_layer_in_halves_is_a_layer() -> None:
+    layer = InHalves(torch.tensor([2.0, 3.0]), shift=torch.ones(1), factor=0.5)
+    check_vjp(layer, torch.randn(4, 2, dtype=torch.float64))
+    x = torch.randn(4, 2)
+    grads, grad_x = vjp(layer, x, torch.ones(4, 2))
+    assert grads.shift is layer.shift
+    assert grads.factor == 0.5
+    assert torch.equal(grads.weight, 0.5 * x.sum(0))
+    assert torch.equal(grad_x, 0.5 * layer.weight.expand(4, 2))
+
+
+def test_a_gradient_must_be_given_for_each_parameter() -> None:
+    layer = InHalves(torch.ones(2))
+    with pytest.raises(TypeError, match=r"InHalves\.gradient\(\) missing 1 required positional argument: 'bias'"):
+        layer.gradient(torch.ones(2))
+    with pytest.raises(TypeError, match=r"InHalves\.gradient\(\) takes 3 positional arguments but 4 were given"):
+        layer.gradient(torch.ones(2), None, torch.ones(2))
 
 
 def test_the_contract_itself_cannot_be_made() -> None:

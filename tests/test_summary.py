@@ -109,7 +109,7 @@ def test_sizes_are_told_in_the_largest_unit(features: int, size: str) -> None:
 
 
 def test_rich_is_loaded_only_when_a_table_is_shown() -> None:
-    program = "import sys; from fundl.summary import summary; sys.exit('rich' in sys.modules)"
+    program = "import sys; from fundl.model_summary import summary; sys.exit('rich' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -11,7 +11,7 @@ from fundl._common.modes import no_grad
 from fundl._common.step_runner import StepRunner
 from fundl.layer import Model
 from fundl.layers.dropout import rekey
-from fundl.model import Loss, backward_params, require_gradient, run
+from fundl.model import Loss, Pass
 from fundl.optim.transform import Transform
 from fundl.training import step as of_one_run
 from fundl.training.evaluation import Evaluation, Metric, for_any_use
@@ -91,15 +91,12 @@ def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[
         x, target = pair(batch)
         model = _rekeyed(state) if draws(state.model) else state.model
         with no_grad():
-            output, residuals = run(model, x)
-            prediction = cast("Prediction", output)  # only the models' run tells what they give: the loss says what it is for
-            kept = [residuals]
-            del residuals  # so that backward can free them one by one
-            values, grad = losses(prediction, target)
-            require_gradient(grad, prediction, loss)
+            ran = Pass(model, x)
+            prediction = cast("Prediction", ran.output)  # only running tells what they give: the loss says what it is for
+            values = ran.differentiate(losses, prediction, target)
             if (scale := of_all.loss_scale(state.optimizer.inner)) is not None:
-                grad = _scaled(grad, scale)
-            grads = backward_params(model, kept.pop(), grad)
+                ran.grad = _scaled(ran.grad, scale)
+            grads = ran.backward_params()
             transform = of_all.weighed(each(rule)(prediction, target)) if gathers else of_all
             trained, memory = transform.step(grads, state.optimizer, state.model)
             return TrainState(trained, memory, state.key, state.step + 1), Report(values, prediction)

@@ -141,7 +141,7 @@ def accumulate(transform: Transform[S], steps: int) -> Accumulate[S]:
         transform: what sees the mean: an optimizer.
         steps: k, of 1 or more.
 
-    >>> from fundl.optim import accumulate, sgd
+    >>> from fundl import accumulate, sgd
     >>> optimizer, params = accumulate(sgd(1.0), steps=2), torch.zeros(1)
     >>> params, state = optimizer.step(torch.tensor([1.0]), optimizer.init(params), params, weight=3)
     >>> params

@@ -60,7 +60,7 @@ def scale_by_adagrad(*, initial: float = 0.0, epsilon: float = 1e-10) -> Transfo
     Source:
         Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic optimization, 2011.
 
-    >>> from fundl.optim import scale_by_adagrad
+    >>> from fundl import scale_by_adagrad
     >>> transform, params = scale_by_adagrad(initial=5.0), torch.zeros(1)
     >>> transform.update(torch.tensor([2.0]), transform.init(params), params)[0]
     tensor([0.6667])
@@ -92,7 +92,7 @@ def adagrad(
     Source:
         Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic optimization, 2011.
 
-    >>> from fundl.optim import adagrad
+    >>> from fundl import adagrad
     >>> optimizer, params = adagrad(0.1), torch.ones(2)
     >>> optimizer.step(torch.tensor([100.0, -0.01]), optimizer.init(params), params)[0]
     tensor([0.9000, 1.1000])

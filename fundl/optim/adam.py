@@ -129,7 +129,7 @@ def scale_by_adam(
         Kingma and Ba, Adam: a method for stochastic optimization, 2015; Reddi, Kale and Kumar, On the convergence of Adam
         and beyond, 2018 (amsgrad).
 
-    >>> from fundl.optim import scale_by_adam
+    >>> from fundl import scale_by_adam
     >>> transform, params = scale_by_adam(), torch.zeros(2)
     >>> transform.update(torch.tensor([100.0, -0.01]), transform.init(params), params)[0]
     tensor([ 1.0000, -1.0000])
@@ -215,7 +215,7 @@ def adam(
     Source:
         Kingma and Ba, Adam: a method for stochastic optimization, 2015.
 
-    >>> from fundl.optim import adam
+    >>> from fundl import adam
     >>> optimizer, params = adam(0.1), torch.ones(2)
     >>> optimizer.step(torch.tensor([100.0, -0.01]), optimizer.init(params), params)[0]
     tensor([0.9000, 1.1000])
@@ -256,7 +256,7 @@ def adamw(
     Source:
         Loshchilov and Hutter, Decoupled weight decay regularization, 2019.
 
-    >>> from fundl.optim import adamw, is_matrix
+    >>> from fundl import adamw, is_matrix
     >>> optimizer, params = adamw(0.1, weight_decay=0.5, where=is_matrix), {"weight": torch.ones(1, 1), "bias": torch.ones(1)}
     >>> optimizer.step({"weight": torch.ones(1, 1), "bias": torch.ones(1)}, optimizer.init(params), params)[0]
     {'weight': tensor([[0.8500]]), 'bias': tensor([0.9000])}

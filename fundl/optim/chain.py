@@ -90,7 +90,7 @@ def chain(*transforms: AnyTransform) -> AnyTransform:
         TypeError: a part is not a transform (a function that makes one, say).
 
     >>> import torch
-    >>> from fundl.optim import chain, clip_by_value, scale
+    >>> from fundl import chain, clip_by_value, scale
     >>> transform = chain(clip_by_value(1.0), scale(-0.5))
     >>> params, grads = {"bias": torch.zeros(2)}, {"bias": torch.tensor([0.5, 3.0])}
     >>> transform.update(grads, transform.init(params), params)[0]

@@ -42,7 +42,7 @@ def clip_by_global_norm(max_norm: float) -> Transform[tuple[()]]:
         Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, 2013.
 
     >>> import torch
-    >>> from fundl.optim import clip_by_global_norm
+    >>> from fundl import clip_by_global_norm
     >>> clip, params = clip_by_global_norm(1.0), {"weight": torch.zeros(1), "bias": torch.zeros(1)}
     >>> grads = {"weight": torch.tensor([3.0]), "bias": torch.tensor([4.0])}
     >>> clip.update(grads, clip.init(params), params)[0]
@@ -74,7 +74,7 @@ def clip_by_value(limit: float) -> Transform[tuple[()]]:
         limit: the bound, above 0.
 
     >>> import torch
-    >>> from fundl.optim import clip_by_value
+    >>> from fundl import clip_by_value
     >>> clip_by_value(1.0).update(torch.tensor([-3.0, 0.5]), clip_by_value(1.0).init(torch.zeros(2)), torch.zeros(2))[0]
     tensor([-1.0000,  0.5000])
     """

@@ -88,7 +88,7 @@ def add_decayed_weights(weight_decay: float, *, where: Predicate | None = None) 
         Hanson and Pratt, Comparing biases for minimal network construction with back-propagation, 1988.
 
     >>> import torch
-    >>> from fundl.optim import add_decayed_weights, is_matrix
+    >>> from fundl import add_decayed_weights, is_matrix
     >>> decay, params = add_decayed_weights(0.1, where=is_matrix), {"weight": torch.ones(1, 2), "bias": torch.ones(2)}
     >>> decay.update({"weight": torch.ones(1, 2), "bias": torch.ones(2)}, decay.init(params), params)[0]
     {'weight': tensor([[1.1000, 1.1000]]), 'bias': tensor([1., 1.])}

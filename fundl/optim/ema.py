@@ -94,7 +94,7 @@ def ema(decay: float, *, debias: bool = True) -> Ema:
         Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; Kingma and Ba, Adam: a method for
         stochastic optimization, 2015, section 7.2.
 
-    >>> from fundl.optim import ema
+    >>> from fundl import ema
     >>> averaging = ema(0.5)
     >>> average = averaging.init(torch.zeros(1))
     >>> for number in (3.0, 6.0):

@@ -62,7 +62,7 @@ def scale_by_lion(*, beta1: float = 0.9, beta2: float = 0.99) -> Transform[LionS
     Source:
         Chen et al., Symbolic discovery of optimization algorithms, 2023.
 
-    >>> from fundl.optim import scale_by_lion
+    >>> from fundl import scale_by_lion
     >>> transform, params = scale_by_lion(), torch.zeros(2)
     >>> transform.update(torch.tensor([100.0, -0.01]), transform.init(params), params)[0]
     tensor([ 1., -1.])
@@ -91,7 +91,7 @@ def lion(
     Source:
         Chen et al., Symbolic discovery of optimization algorithms, 2023.
 
-    >>> from fundl.optim import lion
+    >>> from fundl import lion
     >>> optimizer, params = lion(0.1), torch.ones(2)
     >>> optimizer.step(torch.tensor([100.0, -0.01]), optimizer.init(params), params)[0]
     tensor([0.9000, 1.1000])

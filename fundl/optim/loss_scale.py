@@ -178,7 +178,7 @@ def dynamic_loss_scale(
         training, 2017.
 
     >>> import torch
-    >>> from fundl.optim import dynamic_loss_scale, sgd
+    >>> from fundl import dynamic_loss_scale, sgd
     >>> optimizer, params = dynamic_loss_scale(sgd(0.5), initial=8.0), torch.ones(2)
     >>> params, state = optimizer.step(torch.tensor([8.0, 16.0]), optimizer.init(params), params)
     >>> params

@@ -77,7 +77,7 @@ def scale_by_rms(*, decay: float = 0.99, epsilon: float = 1e-8, centered: bool =
         Tieleman and Hinton, Lecture 6.5: RMSprop, 2012; Graves, Generating sequences with recurrent neural networks, 2013
         (centered).
 
-    >>> from fundl.optim import scale_by_rms
+    >>> from fundl import scale_by_rms
     >>> transform, params = scale_by_rms(decay=0.75), torch.zeros(2)
     >>> transform.update(torch.tensor([100.0, -0.01]), transform.init(params), params)[0]
     tensor([ 2.0000, -2.0000])
@@ -113,7 +113,7 @@ def rmsprop(
     Source:
         Tieleman and Hinton, Lecture 6.5: RMSprop, 2012.
 
-    >>> from fundl.optim import rmsprop
+    >>> from fundl import rmsprop
     >>> optimizer, params = rmsprop(0.1, decay=0.75), torch.ones(2)
     >>> optimizer.step(torch.tensor([100.0, -0.01]), optimizer.init(params), params)[0]
     tensor([0.8000, 1.2000])

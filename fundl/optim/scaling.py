@@ -35,7 +35,7 @@ def scale(factor: float) -> Transform[tuple[()]]:
         factor: any finite number; ``chain(scale(-1.0), sgd(0.1))`` maximises.
 
     >>> import torch
-    >>> from fundl.optim import scale
+    >>> from fundl import scale
     >>> scale(2.0).update(torch.ones(2), scale(2.0).init(torch.zeros(2)), torch.zeros(2))[0]
     tensor([2., 2.])
     """
@@ -99,7 +99,7 @@ def scale_by_learning_rate(rate: Rate) -> Transform[RateState]:
             0 at the first step, to a tensor without axes.
 
     >>> import torch
-    >>> from fundl.optim import linear_schedule, scale_by_learning_rate
+    >>> from fundl import linear_schedule, scale_by_learning_rate
     >>> descend = scale_by_learning_rate(linear_schedule(1.0, 0.0, steps=2))
     >>> params, state = torch.zeros(2), descend.init(torch.zeros(2))
     >>> for _ in range(3):

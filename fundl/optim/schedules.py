@@ -161,7 +161,7 @@ def constant_schedule(value: float) -> Schedule:
     Args:
         value: any finite number.
 
-    >>> from fundl.optim import constant_schedule
+    >>> from fundl import constant_schedule
     >>> constant_schedule(0.1)(7)
     tensor(0.1000, dtype=torch.float64)
     """
@@ -177,7 +177,7 @@ def linear_schedule(initial: float, final: float, steps: int) -> Schedule:
         final: the value at step `steps`, and after.
         steps: how long it takes, at least 1.
 
-    >>> from fundl.optim import linear_schedule
+    >>> from fundl import linear_schedule
     >>> linear_schedule(0.0, 1.0, steps=4)(torch.arange(6))
     tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000, 1.0000], dtype=torch.float64)
     """
@@ -193,7 +193,7 @@ def step_schedule(initial: float, *, factor: float = 0.1, every: int) -> Schedul
         factor: of 0 or more.
         every: how many steps a value lasts, at least 1.
 
-    >>> from fundl.optim import step_schedule
+    >>> from fundl import step_schedule
     >>> step_schedule(1.0, factor=0.5, every=2)(torch.arange(5))
     tensor([1.0000, 1.0000, 0.5000, 0.5000, 0.2500], dtype=torch.float64)
     """
@@ -208,7 +208,7 @@ def exponential_schedule(initial: float, factor: float) -> Schedule:
         initial: the value at step 0.
         factor: of 0 or more.
 
-    >>> from fundl.optim import exponential_schedule
+    >>> from fundl import exponential_schedule
     >>> exponential_schedule(1.0, 0.5)(torch.arange(4))
     tensor([1.0000, 0.5000, 0.2500, 0.1250], dtype=torch.float64)
     """
@@ -226,7 +226,7 @@ def inverse_time_schedule(initial: float, decay: float) -> Schedule:
     Source:
         Robbins and Monro, A stochastic approximation method, 1951: the rates' sum diverges, that of their squares does not.
 
-    >>> from fundl.optim import inverse_time_schedule
+    >>> from fundl import inverse_time_schedule
     >>> inverse_time_schedule(1.0, 1.0)(torch.arange(4))
     tensor([1.0000, 0.5000, 0.3333, 0.2500], dtype=torch.float64)
     """
@@ -247,7 +247,7 @@ def cosine_schedule(initial: float, steps: int, *, final: float = 0.0) -> Schedu
     Source:
         Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017.
 
-    >>> from fundl.optim import cosine_schedule
+    >>> from fundl import cosine_schedule
     >>> cosine_schedule(1.0, steps=4)(torch.arange(6))
     tensor([1.0000, 0.8536, 0.5000, 0.1464, 0.0000, 0.0000], dtype=torch.float64)
     """
@@ -268,7 +268,7 @@ def warmup_cosine_schedule(peak: float, *, warmup_steps: int, steps: int, initia
     Source:
         Goyal et al., Accurate, large minibatch SGD, 2017 (the warm-up); Loshchilov and Hutter, SGDR, 2017 (the cosine).
 
-    >>> from fundl.optim import warmup_cosine_schedule
+    >>> from fundl import warmup_cosine_schedule
     >>> warmup_cosine_schedule(1.0, warmup_steps=2, steps=6)(torch.arange(6))
     tensor([0.0000, 0.5000, 1.0000, 0.8536, 0.5000, 0.1464], dtype=torch.float64)
     """
@@ -297,7 +297,7 @@ def one_cycle_schedule(
     Source:
         Smith and Topin, Super-convergence: very fast training of neural networks using large learning rates, 2019.
 
-    >>> from fundl.optim import one_cycle_schedule
+    >>> from fundl import one_cycle_schedule
     >>> one_cycle_schedule(1.0, steps=6, rise=0.5, final_divisor=10.0)(torch.arange(6))
     tensor([0.0400, 0.5200, 1.0000, 0.7510, 0.2530, 0.0040], dtype=torch.float64)
     """
@@ -311,7 +311,7 @@ def join_schedules(schedules: Sequence[Callable[[Tensor], Tensor]], boundaries: 
         schedules: in the order of time; functions from a count to a number as well.
         boundaries: the steps at which the second schedule, the third... take over; one less than schedules.
 
-    >>> from fundl.optim import constant_schedule, join_schedules, linear_schedule
+    >>> from fundl import constant_schedule, join_schedules, linear_schedule
     >>> join_schedules([linear_schedule(0.0, 1.0, steps=2), constant_schedule(0.5)], boundaries=[3])(torch.arange(5))
     tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.5000], dtype=torch.float64)
     """

@@ -86,7 +86,7 @@ def trace(momentum: float, *, dampening: float = 0.0, nesterov: bool = False) ->
         Polyak, Some methods of speeding up the convergence of iteration methods, 1964; Sutskever et al., On the importance of
         initialization and momentum in deep learning, 2013.
 
-    >>> from fundl.optim import trace
+    >>> from fundl import trace
     >>> transform, params = trace(0.5), torch.zeros(1)
     >>> updates, state = transform.update(torch.ones(1), transform.init(params), params)
     >>> transform.update(torch.ones(1), state, params)[0]
@@ -116,7 +116,7 @@ def sgd(
     Source:
         Robbins and Monro, A stochastic approximation method, 1951.
 
-    >>> from fundl.optim import sgd
+    >>> from fundl import sgd
     >>> optimizer, params = sgd(0.1), torch.ones(2)
     >>> optimizer.step(torch.tensor([1.0, -1.0]), optimizer.init(params), params)[0]
     tensor([0.9000, 1.1000])
@@ -137,7 +137,7 @@ def momentum(rate: Rate, *, momentum: float = 0.9, nesterov: bool = False) -> Tr
         momentum: how much of the sum of the gradients is kept, of 0 or more.
         nesterov: whether to look ahead.
 
-    >>> from fundl.optim import momentum, sgd
+    >>> from fundl import momentum, sgd
     >>> momentum(0.1) == sgd(0.1, momentum=0.9)
     True
     """

@@ -64,7 +64,7 @@ class Transform(ABC, Generic[S]):
     foreach kernels, without asking for the values of tensors: so that a step can be traced. Tensors of 16 bits come to both
     as float32.
 
-    >>> from fundl.optim import Tensors, Transform, chain, scale_by_learning_rate
+    >>> from fundl import Tensors, Transform, chain, scale_by_learning_rate
     >>> @attrs.frozen
     ... class ScaleBySign(Transform[tuple[()]]):
     ...     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> tuple[()]:
@@ -216,7 +216,7 @@ def apply_updates(params: P, updates: P) -> P:
         TypeError: params and updates are of different structures or dtypes.
         ValueError: they are of different shapes, or on different devices.
 
-    >>> from fundl.optim import apply_updates
+    >>> from fundl import apply_updates
     >>> apply_updates({"weight": torch.ones(2)}, {"weight": torch.tensor([0.5, -0.5])})
     {'weight': tensor([1.5000, 0.5000])}
     """

@@ -11,7 +11,7 @@ from torch import Tensor
 from fundl import tree
 from fundl._common.modes import callers_mode, no_grad
 from fundl.layer import Model
-from fundl.model import Loss, loss_and_gradient, run
+from fundl.model import Loss, Pass, loss_and_gradient
 from fundl.runs import each, of_each
 from fundl.training.step import Report, pair
 from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
@@ -76,7 +76,7 @@ def evaluate(
     for batch in batches:
         x, target = pair(batch)
         with no_grad():
-            output, _ = run(model, x)
+            output = Pass(model, x).output
             prediction = cast("Prediction", output)  # only the model's run tells what it gives: the loss says what it is for
             value, _ = loss_and_gradient(loss, prediction, target)
             means.add(x, target, Report(value, prediction))

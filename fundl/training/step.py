@@ -13,7 +13,7 @@ from fundl import random, tree
 from fundl._common.modes import no_grad
 from fundl.layer import Model
 from fundl.layers.dropout import rekey
-from fundl.model import Loss, backward_params, loss_and_gradient, require_gradient, require_loss, require_model, run
+from fundl.model import Loss, Pass, require_loss, require_model
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
@@ -123,15 +123,12 @@ def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[
         x, target = pair(batch)
         model = rekey(state.model, random.fold_in(state.key, state.step)) if draws(state.model) else state.model
         with no_grad():
-            output, residuals = run(model, x)
-            prediction = cast("Prediction", output)  # only the model's run tells what it gives: the loss says what it is for
-            kept = [residuals]
-            del residuals  # so that backward can free them one by one
-            value, grad = loss_and_gradient(loss, prediction, target)
-            require_gradient(grad, prediction, loss)
+            ran = Pass(model, x)
+            prediction = cast("Prediction", ran.output)  # only running tells what it gives: the loss says what it is for
+            value = ran.differentiate(loss, prediction, target)
             if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
-                grad = scaled(grad, scale)
-            grads = backward_params(model, kept.pop(), grad)
+                ran.grad = scaled(ran.grad, scale)
+            grads = ran.backward_params()
             transform = optimizer.weighed(rule(prediction, target)) if gathers else optimizer
             trained, memory = transform.step(grads, state.optimizer, state.model)
             return TrainState(trained, memory, state.key, state.step + 1), Report(value, prediction)

@@ -26,9 +26,23 @@ reveal_type(vjp(Multiply(), (one, one), one))  # R: tuple[tests.typing.users_lay
 
 
 @attrs.frozen(eq=False)
-class Half(Layer[Tensor]):
+class Half(Layer[Tensor]):  # E: Half has a forward, but no backward
     def forward(self, x: Tensor) -> Tensor:  # E: Return type "Tensor" of "forward" incompatible with return type  # E: Method "forward" is not using @override
         return x / 2
 
 
-Half()  # E: Cannot instantiate abstract class "Half" with abstract attribute "backward"
+@attrs.frozen(eq=False)
+class InHalves(Layer[Tensor]):
+    weight: Tensor
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # E: Method "forward" is not using @override
+        return x * self.weight, x
+
+    def backward_params(self, residuals: Tensor, grad: Tensor) -> "InHalves":  # E: Method "backward_params" is not using @override
+        return self.gradient((residuals * grad).sum(0))
+
+    def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:  # E: Method "backward_input" is not using @override
+        return self.weight * grad
+
+
+reveal_type(vjp(InHalves(one), one, one))  # R: tuple[tests.typing.users_layers.InHalves, torch._tensor.Tensor]
