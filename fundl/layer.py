@@ -39,6 +39,9 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
     static field ``weight_init``, an initialiser, beside it. If a function makes the layer of sizes, give it the name of the
     class in small letters, in the same module, as `linear` for `Linear`: the error for ``Linear(2, 3)`` then says to write it.
 
+    What else is true of a layer is said by attributes of its class, as ``elementwise = True``: see `takes_integers`,
+    `elementwise`, `usual_gain` and `counterpart`.
+
     >>> import torch
     >>> from fundl import vjp
     >>> @attrs.frozen(eq=False)
@@ -60,6 +63,27 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
 
     Integers have no gradient: `backward` gives zeros for them, see `zero_gradient`.
     """
+
+    counterpart: ClassVar[str] = ""
+    """The class of torch.nn that computes the same, by which `fundl.interop.torch_nn` converts; "" for none.
+
+    It reads as a call that makes the module. Only what has another name than the layer's field is in its brackets: "ReLU" for
+    `ReLU`, "Hardtanh(min_val=low, max_val=high)" for `Hardtanh`. It serves layers whose fields are options; layers with tensors
+    are converted by functions.
+    """
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each number of the output comes of the input's number in its place alone, as that of an activation.
+
+        A class says so by ``elementwise = True``. If it has no parameters, it is applied to all runs of an ensemble at once.
+        """
+        return False
+
+    @property
+    def usual_gain(self) -> float | None:
+        """What `gain_of` gives for the layer; None if no gain is known. A class says it by ``usual_gain = 5 / 3``, say."""
+        return None
 
     if not TYPE_CHECKING:  # a checker must go on to refuse the call
 

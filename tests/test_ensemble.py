@@ -21,6 +21,7 @@ from fundl import (
     Epoch,
     Evaluation,
     Interrupted,
+    Layer,
     Linear,
     Loss,
     Model,
@@ -50,6 +51,7 @@ from fundl import (
     evaluate,
     fit,
     fold_in,
+    gain_of,
     huber,
     initialize,
     is_matrix,
@@ -77,6 +79,8 @@ from fundl import (
     xavier_normal,
     zeros,
 )
+from fundl.ensemble._layers import batched
+from fundl.ensemble._optimizers import of_runs
 from fundl.model import run_forward
 from tests.optimizer_samples import OPTIMIZERS
 from tests.samples import SAMPLES, Sample
@@ -260,6 +264,53 @@ def test_every_layer_does_for_each_run_what_it_does_alone(sample: Sample) -> Non
             assert_trees_close(actual, expected, rtol=1e-11, atol=1e-13)
 
 
+@attrs.frozen(eq=False)
+class Doubled(Layer[None]):
+    """A user's activation."""
+
+    elementwise = True
+    usual_gain = 0.5
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return 2 * x, None
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple["Doubled", Tensor]:
+        return self, 2 * grad
+
+
+@attrs.frozen(eq=False)
+class Scaled(Layer[Tensor]):
+    """Another, with a parameter, of which each run has its own."""
+
+    elementwise = True
+
+    factor: Tensor
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.factor * x, x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Scaled", Tensor]:
+        return Scaled((residuals * grad).sum()), self.factor * grad
+
+
+def test_a_users_layer_says_that_it_is_elementwise() -> None:
+    assert gain_of(Doubled()) == 0.5
+    doubled = Doubled()
+    assert batched(doubled) is doubled
+    models = [compose(Doubled(), Scaled(torch.tensor(factor))) for factor in (2.0, 3.0)]
+    y, (grads, grad_x) = (
+        apply(ensemble.stack(models), torch.ones(2, 4)),
+        vjp(ensemble.stack(models), torch.ones(2, 4), torch.ones(2, 4)),
+    )
+    assert torch.equal(y, torch.tensor([[4.0], [6.0]]).expand(2, 4))
+    assert torch.equal(grads.models[1].factor, torch.tensor([8.0, 8.0]))
+    assert torch.equal(grad_x, y)
+
+
 def test_an_ensemble_keeps_the_contract_of_a_layer() -> None:
     model = compose(Dropout(0.3), linear(3, 4), Tanh(), linear(4, 2, bias=False), Softmax())
     models = ensemble.initialize(split(key(1), RUNS), model)
@@ -426,6 +477,13 @@ def test_a_users_optimizer_sees_one_run_at_a_time() -> None:
     after, _ = ensemble.train_step(mse, Normalized())(state, ensemble.share(batch, RUNS))
     expected = [train_step(mse, Normalized())(one, batch)[0].model for one in separate]
     assert_trees_close(ensemble.unstack(after.model), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_transform_that_is_elementwise_sees_all_runs_at_once() -> None:
+    assert of_runs(adamw(0.1)) == adamw(0.1)
+    others: list[AnyTransform] = [adamw(0.1, where=is_matrix), chain(clip_by_global_norm(1.0), adam(0.1)), Normalized()]
+    for optimizer in others:
+        assert of_runs(optimizer) != optimizer
 
 
 def test_a_predicate_must_choose_the_same_leaves_in_each_run() -> None:

@@ -1,10 +1,10 @@
 """The layers that do for all runs what the layers of the models do for each.
 
-For a `Linear` a product of batches of matrices; for an activation the activation itself; for any other layer what vmap makes of
-it. With vmap for all, a step of a small network would take 1.4 times as long.
+For a `Linear` a product of batches of matrices; for what is `elementwise` the layer itself; for any other layer what vmap makes
+of it. With vmap for all, a step of a small network would take 1.4 times as long.
 """
 
-from typing import Final, Self, TypeVar, cast, final
+from typing import Self, TypeVar, cast, final
 
 import attrs
 import torch
@@ -12,17 +12,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl.layer import AnyLayer, Layer, Model
-from fundl.layers.activation import ELU, GELU, SELU, Hardtanh, LeakyReLU, Mish, ReLU, Sigmoid, SiLU, Softplus, Tanh
-from fundl.layers.dropout import Dropout
+from fundl.layers.activation import Tanh
 from fundl.layers.linear import Linear
-from fundl.layers.structure import Identity
 from fundl.runs import each
 
 P = TypeVar("P", bound=Model)
 T = TypeVar("T")
-
-
-_ELEMENTWISE: Final = frozenset((ELU, GELU, SELU, Hardtanh, Identity, LeakyReLU, Mish, ReLU, Sigmoid, SiLU, Softplus))
 
 
 def batched(models: Model) -> Model:
@@ -33,9 +28,7 @@ def batched(models: Model) -> Model:
         return _Linears(models.weight, models.bias)
     if isinstance(models, Tanh):
         return _Tanh()
-    if type(models) in _ELEMENTWISE or (isinstance(models, Dropout) and models.key is None):
-        return models
-    return _Each(models)
+    return models if models.elementwise and not models.trainable else _Each(models)
 
 
 def as_models(models: P, grads: Model) -> P:

@@ -1,65 +1,24 @@
 """The transforms that do for all runs what a transform does for each."""
 
 from collections.abc import Sequence
-from typing import Final, Self, TypeVar, final
+from typing import Self, TypeVar, final
 
 import attrs
 from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl.optim.adagrad import scale_by_adagrad
-from fundl.optim.adam import adam, scale_by_adam
-from fundl.optim.chain import AnyTransform, chain
-from fundl.optim.clipping import clip_by_value
-from fundl.optim.decay import AddDecayedWeights, add_decayed_weights
 from fundl.optim.flat import Tensors
-from fundl.optim.lion import scale_by_lion
-from fundl.optim.rms import scale_by_rms
-from fundl.optim.scaling import scale, scale_by_learning_rate
-from fundl.optim.sgd import trace
 from fundl.optim.transform import Rule, Transform, require_transform
 from fundl.runs import of_each, together
 
 S = TypeVar("S")
 
-_ELEMENTWISE_TRANSFORMS: Final = frozenset(
-    type(transform)
-    for transform in (
-        adam(0.1),
-        add_decayed_weights(0.1),
-        chain(scale(1.0)),
-        clip_by_value(1.0),
-        scale(1.0),
-        scale_by_adagrad(),
-        scale_by_adam(),
-        scale_by_learning_rate(0.1),
-        scale_by_lion(),
-        scale_by_rms(),
-        trace(0.9),
-    )
-)
-
 
 def of_runs(transform: Transform[S]) -> Transform[S]:
     """The transform that does for an ensemble what a transform does for each run."""
     require_transform(transform)
-    return transform if _is_elementwise(transform) else _EachRun(transform)
-
-
-def _is_elementwise(transform: AnyTransform) -> bool:
-    """Whether a transform is known to change each number by its own gradients alone, wherever it stands.
-
-    Then it need not know of runs. A norm is one over all numbers; a predicate looks at paths and shapes.
-    """
-    if isinstance(transform, AddDecayedWeights):
-        return transform.where is None
-    cls = type(transform)
-    if cls not in _ELEMENTWISE_TRANSFORMS or not attrs.has(cls):
-        return False
-    values = [getattr(transform, field.name) for field in attrs.fields(cls)]
-    parts = [part for value in values for part in (value if isinstance(value, tuple) else (value,))]
-    return all(_is_elementwise(part) for part in parts if isinstance(part, Transform))
+    return transform if transform.elementwise else _EachRun(transform)
 
 
 @final

@@ -42,6 +42,10 @@ class ReLU(Layer[Tensor]):
     tensor([0., 2.])
     """
 
+    elementwise = True
+    counterpart = "ReLU"
+    usual_gain = math.sqrt(2)
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.relu(x)
@@ -83,11 +87,19 @@ class LeakyReLU(Layer[Tensor]):
     tensor([-0.5000,  2.0000])
     """
 
+    elementwise = True
+    counterpart = "LeakyReLU"
+
     negative_slope: float = 0.01
 
     def __attrs_post_init__(self) -> None:
         if not math.isfinite(self.negative_slope):
             raise ValueError(f"LeakyReLU's negative_slope must be a finite number, not {self.negative_slope}")
+
+    @property
+    @override
+    def usual_gain(self) -> float:
+        return math.sqrt(2 / (1 + self.negative_slope**2))
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +143,9 @@ class Hardtanh(Layer[Tensor]):
     >>> apply(Hardtanh(), torch.tensor([-2.0, 0.5, 2.0]))
     tensor([-1.0000,  0.5000,  1.0000])
     """
+
+    elementwise = True
+    counterpart = "Hardtanh(min_val=low, max_val=high)"
 
     low: float = -1.0
     high: float = 1.0
@@ -183,6 +198,9 @@ class ELU(Layer[Tensor]):
     tensor([-1.,  2.])
     """
 
+    elementwise = True
+    counterpart = "ELU"
+
     alpha: float = 1.0
 
     def __attrs_post_init__(self) -> None:
@@ -232,6 +250,10 @@ class SELU(Layer[Tensor]):
     tensor([-1.7581,  2.1014])
     """
 
+    elementwise = True
+    counterpart = "SELU"
+    usual_gain = 3 / 4
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.selu(x)
@@ -268,6 +290,10 @@ class Sigmoid(Layer[Tensor]):
     tensor([0.0000, 0.5000])
     """
 
+    elementwise = True
+    counterpart = "Sigmoid"
+    usual_gain = 1.0
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         y = torch.sigmoid(x)
@@ -302,6 +328,10 @@ class Tanh(Layer[Tensor]):
     >>> apply(Tanh(), torch.tensor([0.0, 100.0]))
     tensor([0., 1.])
     """
+
+    elementwise = True
+    counterpart = "Tanh"
+    usual_gain = 5 / 3
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -348,6 +378,9 @@ class Softplus(Layer[Tensor]):
     >>> apply(Softplus(), torch.tensor([-1000.0, 0.0, 1000.0]))
     tensor([0.0000e+00, 6.9315e-01, 1.0000e+03])
     """
+
+    elementwise = True
+    counterpart = "Softplus"
 
     beta: float = 1.0
     threshold: float = 20.0
@@ -414,6 +447,9 @@ class GELU(Layer[Tensor]):
     tensor([-0.1588,  0.8412])
     """
 
+    elementwise = True
+    counterpart = "GELU"
+
     approximate: Literal["none", "tanh"] = "none"
 
     def __attrs_post_init__(self) -> None:
@@ -457,6 +493,9 @@ class SiLU(Layer[Tensor]):
     tensor([-0.2689,  0.7311])
     """
 
+    elementwise = True
+    counterpart = "SiLU"
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return kernels.silu(x), x
@@ -492,6 +531,9 @@ class Mish(Layer[Tensor]):
     >>> apply(Mish(), torch.tensor([-1.0, 1.0]))
     tensor([-0.3034,  0.8651])
     """
+
+    elementwise = True
+    counterpart = "Mish"
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

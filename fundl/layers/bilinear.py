@@ -52,6 +52,8 @@ class Bilinear(Layer[Pair, Pair, Tensor], OwnFans, Generic[OutFeatures]):
     tensor([[131.]])
     """
 
+    counterpart = "Bilinear"
+
     weight: Tensor
     bias: Tensor | None
     weight_init: Initializer = attrs.field(default=uniform_fan_in(), kw_only=True)

@@ -340,6 +340,7 @@ class Conv1d(Convolution, Generic[InChannels, OutChannels, KernelSize, Stride, P
     tensor([3., 5.])
     """
 
+    counterpart = "Conv1d"
     axes = 1
 
     @override
@@ -452,6 +453,7 @@ class Conv2d(Convolution, Generic[InChannels, OutChannels, KernelSize, Stride, P
     tensor([3., 5.])
     """
 
+    counterpart = "Conv2d"
     axes = 2
 
     @override
@@ -563,6 +565,7 @@ class Conv3d(Convolution, Generic[InChannels, OutChannels, KernelSize, Stride, P
     tensor([3., 5.])
     """
 
+    counterpart = "Conv3d"
     axes = 3
 
     @override

@@ -54,6 +54,8 @@ class Dropout(Layer[Tensor | None]):
     tensor([2., 0., 0., 0.])
     """
 
+    counterpart = "Dropout(p=rate)"
+
     rate: float
     key: Key | None = attrs.field(default=None, metadata=BUFFER)
 
@@ -64,6 +66,11 @@ class Dropout(Layer[Tensor | None]):
             )
         if self.key is not None and not isinstance(self.key, Tensor):
             raise TypeError(f"Dropout's key is a tensor made by key(seed), split or fold_in, not {self.key!r}")
+
+    @property
+    @override
+    def elementwise(self) -> bool:
+        return self.key is None
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

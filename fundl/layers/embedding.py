@@ -57,6 +57,7 @@ class Embedding(Layer[Tensor], OwnFans, Generic[Features]):
             [3., 4.]])
     """
 
+    counterpart = "Embedding(padding_idx=padding)"
     takes_integers = True
 
     weight: Tensor

@@ -60,6 +60,8 @@ class GLU(Layer[Tensor], Generic[Axis]):
     tensor([[10.,  0.]])
     """
 
+    counterpart = "GLU(dim=axis)"
+
     activation: AnyLayer = attrs.field(default=Sigmoid())
     axis: int = attrs.field(default=-1, kw_only=True)
 

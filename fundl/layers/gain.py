@@ -1,11 +1,6 @@
 """The gain of an activation: what the weights before it are multiplied by, so that signals neither die nor explode."""
 
-import math
-
-from fundl.layer import AnyLayer
-from fundl.layers.activation import SELU, LeakyReLU, ReLU, Sigmoid, Tanh
-from fundl.layers.linear import Linear
-from fundl.layers.structure import Identity
+from fundl.layer import AnyLayer, Layer
 
 
 def gain_of(activation: AnyLayer) -> float:
@@ -13,7 +8,7 @@ def gain_of(activation: AnyLayer) -> float:
 
     It is sqrt(2) for ReLU and sqrt(2 / (1 + negative_slope^2)) for LeakyReLU, which keep the mean square of a centred
     normal signal; 5/3 for Tanh and 3/4 for SELU, found by experiment; and 1 for Sigmoid, Identity and Linear. For a
-    self-normalising SELU network take `lecun_normal` instead, a gain of 1.
+    self-normalising SELU network take `lecun_normal` instead, a gain of 1. Each class says its own, as `Layer.usual_gain`.
 
     Args:
         activation: the layer that follows.
@@ -29,23 +24,11 @@ def gain_of(activation: AnyLayer) -> float:
     >>> gain_of(LeakyReLU(1.0))
     1.0
     """
-    match activation:
-        case ReLU():
-            return math.sqrt(2)
-        case LeakyReLU(negative_slope=slope):
-            return math.sqrt(2 / (1 + slope**2))
-        case Tanh():
-            return 5 / 3
-        case SELU():
-            return 3 / 4
-        case Sigmoid() | Identity() | Linear():
-            return 1.0
-        case _:
-            raise _unknown(activation)
-
-
-def _unknown(activation: object) -> Exception:
     if isinstance(activation, type):
-        return TypeError(f"the gain is that of a layer, not of the class {activation.__name__}: write {activation.__name__}()")
-    known = "ReLU, LeakyReLU, Tanh, SELU, Sigmoid, Identity and Linear"
-    return ValueError(f"gains are known of {known}, not of {activation!r}: give the initialiser a number, gain=1.0, say")
+        raise TypeError(f"the gain is that of a layer, not of the class {activation.__name__}: write {activation.__name__}()")
+    layer: object = activation
+    gain = layer.usual_gain if isinstance(layer, Layer) else None
+    if gain is None:
+        known = "ReLU, Tanh and all layers whose class says its usual_gain"
+        raise ValueError(f"gains are known of {known}, not of {activation!r}: give the initialiser a number, gain=1.0, say")
+    return gain

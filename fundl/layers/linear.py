@@ -51,6 +51,9 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
     tensor([[3.5000]])
     """
 
+    counterpart = "Linear"
+    usual_gain = 1.0
+
     weight: Tensor
     bias: Tensor | None
     weight_init: Initializer = attrs.field(default=uniform_fan_in(), kw_only=True)

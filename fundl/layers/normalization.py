@@ -373,6 +373,8 @@ class GroupNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
     tensor([[-1.0000,  1.0000, -1.0000,  1.0000]])
     """
 
+    counterpart = "GroupNorm(num_groups=groups)"
+
     groups: int
     weight: Tensor | None = None
     bias: Tensor | None = None

@@ -266,6 +266,7 @@ class MaxPool2d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
     tensor([[[4.]]])
     """
 
+    counterpart = "MaxPool2d"
     axes = 2
 
     kernel_size: int | tuple[int, int]
@@ -324,6 +325,7 @@ class MaxPool1d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
     tensor([[4., 3.]])
     """
 
+    counterpart = "MaxPool1d"
     axes = 1
 
     kernel_size: int
@@ -380,6 +382,7 @@ class MaxPool3d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
     tensor([[[[7.]]]])
     """
 
+    counterpart = "MaxPool3d"
     axes = 3
 
     kernel_size: int | tuple[int, int, int]
@@ -497,6 +500,7 @@ class AveragePool2d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
     tensor([[[2.5000]]])
     """
 
+    counterpart = "AvgPool2d(count_include_pad=count_include_padding, divisor_override=divisor)"
     axes = 2
 
     kernel_size: int | tuple[int, int]
@@ -556,6 +560,7 @@ class AveragePool1d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
     tensor([[2.5000, 2.5000]])
     """
 
+    counterpart = "AvgPool1d(count_include_pad=count_include_padding)"
     axes = 1
 
     kernel_size: int
@@ -613,6 +618,7 @@ class AveragePool3d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
     tensor([[[[3.5000]]]])
     """
 
+    counterpart = "AvgPool3d(count_include_pad=count_include_padding, divisor_override=divisor)"
     axes = 3
 
     kernel_size: int | tuple[int, int, int]
@@ -737,6 +743,7 @@ class AdaptiveAveragePool2d(_AdaptiveAveragePool, Generic[OutputSize]):
     tensor([[[2.5000, 2.5000]]])
     """
 
+    counterpart = "AdaptiveAvgPool2d"
     axes = 2
 
     output_size: int | tuple[int, int]
@@ -780,6 +787,7 @@ class AdaptiveAveragePool1d(_AdaptiveAveragePool, Generic[OutputSize]):
     tensor([[2.5000, 2.5000]])
     """
 
+    counterpart = "AdaptiveAvgPool1d"
     axes = 1
 
     output_size: int
@@ -821,6 +829,7 @@ class AdaptiveAveragePool3d(_AdaptiveAveragePool, Generic[OutputSize]):
     tensor([[[[3.5000]]]])
     """
 
+    counterpart = "AdaptiveAvgPool3d"
     axes = 3
 
     output_size: int | tuple[int, int, int]
@@ -864,6 +873,7 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool, Generic[OutputSize]):
     tensor([[[4., 3.]]])
     """
 
+    counterpart = "AdaptiveMaxPool2d"
     axes = 2
 
     output_size: int | tuple[int, int]
@@ -907,6 +917,7 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool, Generic[OutputSize]):
     tensor([[4., 3.]])
     """
 
+    counterpart = "AdaptiveMaxPool1d"
     axes = 1
 
     output_size: int
@@ -948,6 +959,7 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool, Generic[OutputSize]):
     tensor([[[[7.]]]])
     """
 
+    counterpart = "AdaptiveMaxPool3d"
     axes = 3
 
     output_size: int | tuple[int, int, int]

@@ -380,6 +380,7 @@ class PixelShuffle(Layer[None], Generic[Factor]):
              [3., 4.]]])
     """
 
+    counterpart = "PixelShuffle(upscale_factor=factor)"
     takes_integers = True
 
     factor: int
@@ -445,6 +446,7 @@ class PixelUnshuffle(Layer[None], Generic[Factor]):
     tensor([1., 2., 3., 4.])
     """
 
+    counterpart = "PixelUnshuffle(downscale_factor=factor)"
     takes_integers = True
 
     factor: int

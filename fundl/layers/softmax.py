@@ -43,6 +43,8 @@ class Softmax(Layer[Tensor]):
             [0.0000, 1.0000]])
     """
 
+    counterpart = "Softmax(dim=axis)"
+
     axis: int = -1
 
     @override
@@ -84,6 +86,8 @@ class LogSoftmax(Layer[Tensor]):
     tensor([[-6.9315e-01, -6.9315e-01],
             [-1.0000e+03,  0.0000e+00]])
     """
+
+    counterpart = "LogSoftmax(dim=axis)"
 
     axis: int = -1
 

@@ -46,6 +46,9 @@ class Identity(Layer[None]):
     tensor([1., 1.])
     """
 
+    elementwise = True
+    counterpart = "Identity"
+    usual_gain = 1.0
     takes_integers = True
 
     @override
@@ -88,6 +91,7 @@ class Flatten(Layer[Sizes], Generic[Start]):
     torch.Size([10, 192])
     """
 
+    counterpart = "Flatten(start_dim=start)"
     takes_integers = True
 
     start: int = 1

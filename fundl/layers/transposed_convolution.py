@@ -141,6 +141,7 @@ class ConvTranspose1d(
     tensor([1., 1., 4., 4.])
     """
 
+    counterpart = "ConvTranspose1d"
     axes = 1
 
     @override
@@ -258,6 +259,7 @@ class ConvTranspose2d(
     tensor([1., 1., 4., 4.])
     """
 
+    counterpart = "ConvTranspose2d"
     axes = 2
 
     @override
@@ -375,6 +377,7 @@ class ConvTranspose3d(
     tensor([1., 1., 4., 4.])
     """
 
+    counterpart = "ConvTranspose3d"
     axes = 3
 
     @override

@@ -33,6 +33,8 @@ class AdagradState(Record):
 @final
 @attrs.frozen
 class _ScaleByAdagrad(Transform[AdagradState]):
+    elementwise = True
+
     initial: float = attrs.field(validator=non_negative)
     epsilon: float = attrs.field(validator=non_negative)
 

@@ -38,6 +38,8 @@ class AdamState(Record):
 @final
 @attrs.frozen
 class _ScaleByAdam(Transform[AdamState]):
+    elementwise = True
+
     beta1: float = attrs.field(validator=fraction)
     beta2: float = attrs.field(validator=fraction)
     epsilon: float = attrs.field(validator=non_negative)
@@ -149,6 +151,11 @@ class _Adam(Transform[AdamChainState]):
     decay: AddDecayedWeights
     rate: ScaleByLearningRate
     decoupled: bool  # whether the decay is added after the moments (AdamW), or to the gradient (Adam)
+
+    @property
+    @override
+    def elementwise(self) -> bool:
+        return self.decay.elementwise
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> AdamChainState:

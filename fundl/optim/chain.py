@@ -34,6 +34,11 @@ class _Chain(Transform[States]):
 
     transforms: tuple[AnyTransform, ...]
 
+    @property
+    @override
+    def elementwise(self) -> bool:
+        return all(transform.elementwise for transform in self.transforms)
+
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> States:
         return cast("States", tuple(transform.start(leaves, paths) for transform in self.transforms))

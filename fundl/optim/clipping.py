@@ -54,6 +54,8 @@ def clip_by_global_norm(max_norm: float) -> Transform[tuple[()]]:
 @final
 @attrs.frozen
 class _ClipByValue(Transform[tuple[()]]):
+    elementwise = True
+
     limit: float = attrs.field(validator=positive)
 
     @override

@@ -50,6 +50,11 @@ class AddDecayedWeights(Transform[DecayState]):
     weight_decay: float = attrs.field(validator=non_negative)
     where: Predicate | None = None
 
+    @property
+    @override
+    def elementwise(self) -> bool:
+        return self.where is None  # which looks at paths and shapes
+
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> DecayState:
         if self.where is None:

@@ -31,6 +31,8 @@ class LionState(Record):
 @final
 @attrs.frozen
 class _ScaleByLion(Transform[LionState]):
+    elementwise = True
+
     beta1: float = attrs.field(validator=fraction)
     beta2: float = attrs.field(validator=fraction)
 

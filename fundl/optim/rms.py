@@ -34,6 +34,8 @@ class RMSState(Record):
 @final
 @attrs.frozen
 class _ScaleByRMS(Transform[RMSState]):
+    elementwise = True
+
     decay: float = attrs.field(validator=fraction)
     epsilon: float = attrs.field(validator=non_negative)
     centered: bool

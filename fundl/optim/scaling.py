@@ -16,6 +16,8 @@ from fundl.tree import Record
 @final
 @attrs.frozen
 class _Scale(Transform[tuple[()]]):
+    elementwise = True
+
     factor: float = attrs.field(validator=finite)
 
     @override
@@ -58,6 +60,8 @@ class RateState(Record):
 @attrs.frozen
 class ScaleByLearningRate(Transform[RateState]):
     """See `scale_by_learning_rate`."""
+
+    elementwise = True
 
     rate: Rate = attrs.field(validator=learning_rate)
 

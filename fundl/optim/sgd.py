@@ -34,6 +34,8 @@ class TraceState(Record):
 @final
 @attrs.frozen
 class _Trace(Transform[TraceState]):
+    elementwise = True
+
     momentum: float = attrs.field(validator=non_negative)
     dampening: float = attrs.field(validator=non_negative)
     nesterov: bool

@@ -100,6 +100,14 @@ class Transform(ABC, Generic[S]):
         updates, state = self.change(grads, state, params)
         return torch._foreach_add(params, updates), state
 
+    @property
+    def elementwise(self) -> bool:
+        """Whether each number changes by its own gradients alone, wherever it stands: not by a norm, or by its path.
+
+        An ensemble applies such a transform to all runs at once. A class says so by ``elementwise = True``.
+        """
+        return False
+
     def loss_scale(self, state: S) -> Tensor | None:  # noqa: ARG002  # most have none
         """What the loss' gradient is to be multiplied by for the next step; None for nothing. See `dynamic_loss_scale`."""
         return None
