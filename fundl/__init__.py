@@ -161,7 +161,8 @@ from fundl.training.step import (
     Report as Report, Step as Step, TrainState as TrainState, train_state as train_state, train_step as train_step,
 )
 from fundl.training.evaluation import Evaluation as Evaluation, Metric as Metric, evaluate as evaluate
-from fundl.training.run import Batches as Batches, Epoch as Epoch, Interrupted as Interrupted, last_good as last_good
+from fundl.training.run import Batches as Batches, Epoch as Epoch
+from fundl.training.interruption import Interrupted as Interrupted, last_good as last_good
 from fundl.training.fitting import fit as fit
 
 # Data.

@@ -1,12 +1,14 @@
 """What belongs to many runs: trees whose tensors have a first axis of the runs, and functions of each run."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, TypeVarTuple
+from typing import Final, Literal, TypeVar, TypeVarTuple, final
 
+import attrs
 import torch
 from torch import Tensor
 
 from fundl import tree
+from fundl._common import suggestions
 from fundl.tree import describe
 
 T = TypeVar("T")
@@ -47,6 +49,7 @@ def each(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
         outputs: tuple[Tensor, ...] = torch.vmap(of_one)(*tensors)
         return tree.unflatten(made[0][1], filled(made[0][0], outputs))
 
+    of_runs.__name__ = suggestions.name_of(function)  # for messages
     return of_runs
 
 
@@ -105,3 +108,27 @@ def together(values: Sequence[T]) -> T:
     leaves, structure = tree.flatten(values[0])
     columns = zip(*(tree.leaves(value) for value in values), strict=True)
     return tree.unflatten(structure, filled(leaves, [torch.stack(column) for column in columns]))
+
+
+@final
+@attrs.frozen
+class Runs:
+    """Whether tensors are of one run, or of many: training is written for one run, and `each` makes it that of many.
+
+    Args:
+        axes: how many first axes of tensors are those of the runs: 1 in an ensemble, else 0.
+    """
+
+    axes: Literal[0, 1]
+
+    def each(self, function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
+        """The function that does for all runs what a function does for one."""
+        return each(function) if self.axes else function
+
+    def apart(self, values: T) -> list[T]:
+        """A tree taken apart: one for each run."""
+        return of_each(values) if self.axes else [values]
+
+
+ONE: Final = Runs(0)
+MANY: Final = Runs(1)

@@ -46,8 +46,8 @@ from fundl import (
 from fundl.random import Key
 from fundl.training import evaluation
 from fundl.training.evaluation import Evaluation, evaluate
-from fundl.training.fitting import fit
-from fundl.training.run import Interrupted, described
+from fundl.training.fitting import described, fit
+from fundl.training.interruption import Interrupted
 from fundl.training.step import TrainState, draws, train_state, train_step
 from fundl.tree import BUFFER
 

@@ -1,30 +1,27 @@
 """The training of all runs at once."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 from torch import Tensor
 
-from fundl import random, tree
-from fundl._common.modes import no_grad
 from fundl._common.step_runner import StepRunner
+from fundl.ensemble._optimizers import of_runs
+from fundl.ensemble.models import Ensemble, require_keys
 from fundl.layer import Model
-from fundl.layers.dropout import rekey
-from fundl.model import Loss, Pass
+from fundl.model import Loss
 from fundl.optim.transform import Transform
-from fundl.training import step as of_one_run
+from fundl.runs import MANY
 from fundl.training.evaluation import Evaluation, Metric, for_any_use
-from fundl.training.run import EPOCHS, Batches, Epoch, Run
-from fundl.training.step import Report, Step, TrainState, draws, pair
+from fundl.training.fitting import fold
+from fundl.training.run import Batches, Epoch, Run
+from fundl.training.step import Step, TrainState, step_of
+from fundl.training.step import train_state as train_state_of_one
 from fundl.tree import describe
-from fundl.weights import by_rows, rule_of, weighed_by
 
 if TYPE_CHECKING:
     from rich.console import Console
-from fundl.ensemble._optimizers import of_runs
-from fundl.ensemble.models import Ensemble, require_keys, unstack
-from fundl.runs import each
 
 P = TypeVar("P", bound=Model)
 S = TypeVar("S")
@@ -57,7 +54,7 @@ def train_state(keys: Tensor, models: Ensemble[P], optimizer: Transform[S]) -> T
         raise TypeError(f"an ensemble is what ensemble.initialize or ensemble.stack makes, not {describe(models)}")
     if require_keys(keys) != models.runs:
         raise ValueError(f"each run needs a key of its own, but the ensemble has {models.runs} runs, and keys are {len(keys)}")
-    return attrs.evolve(of_one_run.train_state(keys[0], models, of_runs(optimizer)), key=keys)
+    return attrs.evolve(train_state_of_one(keys[0], models, of_runs(optimizer)), key=keys)
 
 
 def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[Ensemble[P], S, X, Target, Prediction]:
@@ -81,46 +78,7 @@ def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[
     >>> report
     Report(loss=float32[3], prediction=float32[3, 4, 1])
     """
-    losses, rule, of_all = each(loss), rule_of(loss) or by_rows, of_runs(optimizer)
-    gathers = of_all.weighed(1.0) is not of_all
-
-    @weighed_by(rule)
-    def step(
-        state: TrainState[Ensemble[P], S], batch: tuple[X, Target]
-    ) -> tuple[TrainState[Ensemble[P], S], Report[Prediction]]:
-        x, target = pair(batch)
-        model = _rekeyed(state) if draws(state.model) else state.model
-        with no_grad():
-            ran = Pass(model, x)
-            prediction = cast("Prediction", ran.output)  # only running tells what they give: the loss says what it is for
-            values = ran.differentiate(losses, prediction, target)
-            if (scale := of_all.loss_scale(state.optimizer.inner)) is not None:
-                ran.grad = _scaled(ran.grad, scale)
-            grads = ran.backward_params()
-            transform = of_all.weighed(each(rule)(prediction, target)) if gathers else of_all
-            trained, memory = transform.step(grads, state.optimizer, state.model)
-            return TrainState(trained, memory, state.key, state.step + 1), Report(values, prediction)
-
-    return step
-
-
-def _scaled(grad: Prediction, scales: Tensor) -> Prediction:
-    """The gradients of scaled losses: each run has a scale of its own."""
-
-    def scaled(leaf: Tensor) -> Tensor:
-        return leaf * scales.reshape(-1, *[1] * (leaf.ndim - 1)) if leaf.is_floating_point() else leaf
-
-    return tree.map(scaled, grad)
-
-
-def _rekeyed(state: TrainState[Ensemble[P], S]) -> Ensemble[P]:
-    """The models with the keys of the step, for each run its own."""
-    step = state.step
-
-    def of_one(models: P, key: Tensor) -> P:
-        return rekey(models, random.fold_in(key, step))
-
-    return Ensemble(each(of_one)(state.model.models, state.key))
+    return step_of(MANY, loss, of_runs(optimizer))
 
 
 def fit(
@@ -146,19 +104,15 @@ def fit(
         metric: of one run, to be measured on the training batches as well.
         evaluate: measures one model, on other data; it is called for each.
         evaluate_every: after how many epochs to do so. After the last it is done in any case.
-        progress: whether to show a bar (on a terminal) or some lines (elsewhere) on standard error, of the means over the
-            runs; or where to show them.
+        progress: as `fit` takes it; shown are the means over the runs.
 
     Returns:
         The state after the last step, and for each run its history, as `fit` gives it (`Epoch.seconds` is that of all runs
         together).
 
     Raises:
-        ValueError: `epochs` is negative, `evaluate_every` less than 1, or an epoch has no batches.
-        TypeError: what `batches` gives are not pairs, the state is none, or the metric or `evaluate` returns something else.
-        FloatingPointError: the loss, or a parameter, of a run is no longer finite.
-        Interrupted: Ctrl-C was pressed. Its history, and that which `last_good` has of any error, is that of the means over
-            the runs.
+        Exception: what `fit` raises, which says of which run a loss or a parameter is no longer finite. The history that
+            `Interrupted` and `last_good` have is that of the means over the runs.
 
     >>> from fundl import disk, ensemble, key, linear, mse, one_hot, sgd, split
     >>> points, labels = disk(key(0), 100)
@@ -171,21 +125,7 @@ def fit(
     >>> [history[-1].step for history in histories]
     [50, 50, 50]
     """
-    run = Run(
-        step,
-        state,
-        batches,
-        _epoch_keys,
-        metric,
-        None if evaluate is None else lambda models: [evaluate(model) for model in unstack(models)],
-        evaluate_every,
-        lambda _steps, _shown: StepRunner(step),
-        ensemble=True,
-    )
-    run.go(epochs, progress)
-    return for_any_use(run.good), tuple(zip(*run.history, strict=True)) if run.history else ((),) * len(state.key)
-
-
-def _epoch_keys(keys: Tensor, first_step: int) -> Tensor:
-    """The keys of an epoch that begins with a step, as `fit` derives each from that of its run."""
-    return each(lambda key: random.fold_in(key, EPOCHS + first_step))(keys)
+    run = Run(MANY, step, state, batches, metric, lambda _steps, _shown: StepRunner(step))
+    of_one = None if evaluate is None else lambda ensemble: evaluate(ensemble.models)
+    history = fold(run, epochs, of_one, evaluate_every, progress)
+    return for_any_use(run.good), tuple(zip(*history, strict=True)) if history else ((),) * len(state.key)

@@ -12,7 +12,7 @@ from fundl import tree
 from fundl._common.modes import callers_mode, no_grad
 from fundl.layer import Model
 from fundl.model import Loss, Pass, loss_and_gradient
-from fundl.runs import each, of_each
+from fundl.runs import ONE, Runs, each, of_each
 from fundl.training.step import Report, pair
 from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
 
@@ -72,7 +72,7 @@ def evaluate(
     >>> evaluate(mse, layer, [data]) == evaluate(mse, layer, minibatches(None, data, 2)) == Evaluation(loss=4.0)
     True
     """
-    means = Means(rule_of(loss) or by_rows, metric)
+    means = Means(rule_of(loss) or by_rows, metric, ONE)
     for batch in batches:
         x, target = pair(batch)
         with no_grad():
@@ -94,22 +94,22 @@ class Means(Generic[Prediction, Target]):
     Args:
         rule: how the batches' losses weigh.
         metric: to be measured as well.
-        rows: the axis of the examples: 0, or 1 in an ensemble, where each run has means of its own.
+        runs: whether the numbers are of one run, or of many, each of which has means of its own.
     """
 
-    def __init__(self, rule: Rule, metric: Metric[Prediction, Target] | None, *, rows: Literal[0, 1] = 0) -> None:
+    def __init__(self, rule: Rule, metric: Metric[Prediction, Target] | None, runs: Runs) -> None:
         self.losses: list[Tensor] = []
         self.examples: int = 0
-        self._rule: Rule = each(rule) if rows else rule
-        self._rows = rows
+        self._rule: Rule = runs.each(rule)
+        self._axes = runs.axes
         self._weights: list[Weight] = []
-        self._measured = None if metric is None else _Measured(metric, rows)
+        self._measured = None if metric is None else _Measured(metric, runs)
 
     def add(self, x: object, target: Target, report: Report[Prediction]) -> None:
         """Add a batch, and its report."""
         self.losses.append(report.loss)
         self._weights.append(self._rule(report.prediction, target))
-        self.examples += count_along(x, self._rows)
+        self.examples += count_along(x, self._axes)
         if self._measured is not None:
             self._measured.add(report.prediction, target)
 
@@ -125,14 +125,14 @@ class Means(Generic[Prediction, Target]):
 
     def results(self) -> tuple[Evaluation, ...]:
         """The means, one for each run; there must have been batches."""
-        losses = _mean(self.losses, self._weights, self._rows)
+        losses = _mean(self.losses, self._weights, self._axes)
         metrics = [math.nan] * len(losses) if self._measured is None else self._measured.mean()
         return tuple(map(Evaluation, losses, metrics))
 
     def divergence(self) -> tuple[int, int, float] | None:
         """The first loss that counts and is not finite: its run, its place among the losses, and what it is."""
-        weights = _values(self._weights, self._rows)
-        for of_run, losses in enumerate(_values(self.losses, self._rows)):
+        weights = _values(self._weights, self._axes)
+        for of_run, losses in enumerate(_values(self.losses, self._axes)):
             for place, (loss, weight) in enumerate(zip(losses, weights[of_run % len(weights)], strict=True)):
                 if weight and not math.isfinite(loss):
                     return of_run, place, loss
@@ -146,9 +146,9 @@ class _Measured(Generic[Prediction, Target]):
     difference to measure several batches as one: so predictions wait, and are measured together.
     """
 
-    def __init__(self, metric: Metric[Prediction, Target], rows: Literal[0, 1]) -> None:
+    def __init__(self, metric: Metric[Prediction, Target], runs: Runs) -> None:
         rule = rule_of(metric)
-        self._metric, self._rows = metric, rows
+        self._metric, self._runs = metric, runs
         self._rule, self._may_wait = rule or by_rows, rule is not None
         self._waiting: list[tuple[Prediction, Target]] = []
         self._waiting_numbers = 0
@@ -175,22 +175,19 @@ class _Measured(Generic[Prediction, Target]):
 
     def mean(self) -> list[float]:
         self._measure_waiting()
-        return _mean(self._numbers, self._weights, self._rows)
+        return _mean(self._numbers, self._weights, self._runs.axes)
 
     def _measure_waiting(self) -> None:
-        for together in concatenated(self._waiting, self._rows):
+        for together in concatenated(self._waiting, self._runs.axes):
             self._measure(*together)
         self._waiting, self._waiting_numbers = [], 0
 
     def _measure(self, prediction: Prediction, target: Target) -> None:
         with self._mode, no_grad():
             prediction, target = for_any_use((prediction, target))
-            if self._rows == 0:
-                self._numbers.append(self._number(prediction, target))
-                self._weights.append(self._rule(prediction, target))
-            else:
-                self._numbers.append(torch.stack([self._number(*of_run) for of_run in of_each((prediction, target))]))
-                self._weights.append(each(self._rule)(prediction, target))
+            numbers = [self._number(*of_run) for of_run in self._runs.apart((prediction, target))]
+            self._numbers.append(torch.stack(numbers) if self._runs.axes else numbers[0])
+            self._weights.append(self._runs.each(self._rule)(prediction, target))
 
     def _number(self, prediction: Prediction, target: Target) -> Tensor:
         """The metric, which must be a single number."""

@@ -17,6 +17,7 @@ from fundl.model import Loss, Pass, require_loss, require_model
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
+from fundl.runs import ONE, Runs
 from fundl.tree import BUFFER, Record
 from fundl.weights import by_rows, rule_of, weighed_by
 
@@ -114,22 +115,30 @@ def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[
     >>> state.step, after.step, report
     (tensor(0), tensor(1), Report(loss=float32[], prediction=float32[4, 1]))
     """
+    return step_of(ONE, loss, optimizer)
+
+
+def step_of(runs: Runs, loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[P, S, X, Target, Prediction]:
+    """`train_step`, of one run or of many; the loss is of one run, the optimizer of all."""
     require_loss(loss)
     require_transform(optimizer)
     rule, gathers = rule_of(loss) or by_rows, optimizer.weighed(1.0) is not optimizer
+    loss_of_all, rule_of_all = runs.each(loss), runs.each(rule)
 
     @weighed_by(rule)
     def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[Prediction]]:
         x, target = pair(batch)
-        model = rekey(state.model, random.fold_in(state.key, state.step)) if draws(state.model) else state.model
+        model = state.model
+        if draws(model):
+            model = runs.each(lambda model, key: rekey(model, random.fold_in(key, state.step)))(model, state.key)
         with no_grad():
             ran = Pass(model, x)
             prediction = cast("Prediction", ran.output)  # only running tells what it gives: the loss says what it is for
-            value = ran.differentiate(loss, prediction, target)
+            value = ran.differentiate(loss_of_all, prediction, target)
             if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
-                ran.grad = scaled(ran.grad, scale)
+                ran.grad = runs.each(scaled)(ran.grad, scale)
             grads = ran.backward_params()
-            transform = optimizer.weighed(rule(prediction, target)) if gathers else optimizer
+            transform = optimizer.weighed(rule_of_all(prediction, target)) if gathers else optimizer
             trained, memory = transform.step(grads, state.optimizer, state.model)
             return TrainState(trained, memory, state.key, state.step + 1), Report(value, prediction)
 

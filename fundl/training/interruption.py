@@ -1,0 +1,76 @@
+"""What is left of a run that an error ended: nothing that was done is lost."""
+
+from typing import Self, TypeVar, cast
+
+from fundl.layer import Model
+from fundl.training.run import Epoch
+from fundl.training.step import TrainState
+
+P = TypeVar("P", bound=Model)
+S = TypeVar("S")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `fit`, with all that was done so far. Who does not catch it stops, as after any Ctrl-C.
+
+    Args:
+        state: the `TrainState` after the last step; `last_good` gives it with its type.
+        history: of the epochs that were finished.
+    """
+
+    def __init__(self, state: object, history: tuple[Epoch, ...]) -> None:
+        super().__init__(
+            f"finished epochs: {len(history)}. Nothing is lost: `except Interrupted as stop` has stop.state and stop.history;"
+            " in a notebook, sys.last_value has them"
+        )
+        self.state = state
+        self.history = history
+
+
+class Left(str):
+    """A note on an error that ended a run; it has what is left of it."""
+
+    __slots__ = ("history", "state")
+    state: object
+    history: tuple[Epoch, ...]
+
+    @classmethod
+    def of(cls, state: object, history: tuple[Epoch, ...]) -> Self:
+        """The note of what is left."""
+        note = cls(
+            f"during fit, finished epochs: {len(history)}. Nothing is lost: `except Exception as error` has the last good state"
+            " and the history, by `state, history = last_good(error, state)`; in a notebook, error is sys.last_value"
+        )
+        note.state, note.history = state, history
+        return note
+
+
+def last_good(error: BaseException, state: TrainState[P, S]) -> tuple[TrainState[P, S], tuple[Epoch, ...]]:
+    """What was done by a `fit` before an error ended it: whatever error that was, Ctrl-C among them.
+
+    Args:
+        error: that was raised.
+        state: that was given to `fit`.
+
+    Returns:
+        The state after the last step that left the model finite (after an error that was found at the end of an epoch, that
+        before the epoch), and the history of the epochs that were finished. Of an error that does not come from a `fit`, the
+        given state and an empty history.
+
+    >>> from fundl import fit, initialize, key, last_good, linear, mse, sgd, train_state, train_step
+    >>> def batches():
+    ...     yield torch.ones(4, 2), torch.zeros(4, 1)
+    ...     raise OSError("the disk is gone")
+    >>> state = train_state(key(1), initialize(key(0), linear(2, 1)), sgd(0.1))
+    >>> try:
+    ...     state, history = fit(train_step(mse, sgd(0.1)), state, batches(), epochs=5, progress=False)
+    ... except OSError as error:
+    ...     state, history = last_good(error, state)
+    >>> state.step, history
+    (tensor(1), ())
+    """
+    notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, Left)]
+    left = error if isinstance(error, Interrupted) else notes[-1] if notes else None
+    if left is None or not isinstance(left.state, TrainState):
+        return state, ()
+    return cast("TrainState[P, S]", left.state), left.history  # a run's states are all of the type of the first
