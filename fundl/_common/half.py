@@ -77,6 +77,18 @@ def layer_norm_backward(  # noqa: PLR0917  # as the kernel has them
     return rounded(found, x, weight, bias)
 
 
+def weight_norm(v: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
+    """As the kernel; compiled, it would keep the norm in float16, which the kernel of its gradient refuses."""
+    weight, norm = kernels.weight_norm(widened(v), widened(gain), 0)
+    return narrowed(weight, v), norm
+
+
+def weight_norm_backward(grad: Tensor, v: Tensor, gain: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
+    """As the kernel."""
+    grad_v, grad_gain = kernels.weight_norm_backward(widened(grad), widened(v), widened(gain), norm, 0)
+    return narrowed(grad_v, v), narrowed(grad_gain, gain)
+
+
 def batch_norm(  # noqa: PLR0917  # as the kernel has them
     x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, var: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
-from fundl._common import half, kernels, modes
+from fundl._common import half, modes
 from fundl.initializers import Dependent, Initializer, ones
 from fundl.layer import AnyLayer, Layer
 from fundl.layers._inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
@@ -85,7 +85,7 @@ class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
         v = _weight(self.layer)
         self._require_gain(v)
         if self.axis == 0:  # the kernels read memory as if it were contiguous, and of the right sizes
-            weight, norm = kernels.weight_norm(v.contiguous(), self.gain.contiguous(), 0)
+            weight, norm = half.weight_norm(v.contiguous(), self.gain.contiguous())
         else:
             norm = _norm(v, self.axis)
             weight = v * (self.gain / norm)
@@ -113,8 +113,8 @@ class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
         self._require_gain(v)
         require_sizes(grad_weight, v.shape)
         if self.axis == 0:
-            grad_v, grad_gain = kernels.weight_norm_backward(
-                grad_weight.contiguous(), v.contiguous(), self.gain.contiguous(), norm, 0
+            grad_v, grad_gain = half.weight_norm_backward(
+                grad_weight.contiguous(), v.contiguous(), self.gain.contiguous(), norm
             )
         else:
             grad_gain = (grad_weight * v).sum(_others(v, self.axis), keepdim=True) / norm
