@@ -1,6 +1,6 @@
 """The bilinear map: of two inputs, linear in each."""
 
-from typing import Generic, final
+from typing import Generic, Self, final
 
 import attrs
 import torch
@@ -12,6 +12,7 @@ from fundl.fan import Fans, OwnFans
 from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layer import Layer
 from fundl.layers._layout import as_matrix
+from fundl.layers._refusals import require_at_least_one
 from fundl.layers.pairs import Pair, require_pair
 from fundl.shapes import AnyShape, AnySize, Shape
 
@@ -33,8 +34,8 @@ class Bilinear(Layer[Pair, Pair, Tensor], OwnFans, Generic[OutFeatures]):
     Args:
         weight: W, of shape (out, in1, in2).
         bias: b, of shape (out,), or None.
-        weight_init: how `initialize` draws the weight; its fan_in is in1 in2.
-        bias_init: how `initialize` draws the bias.
+        weight_init: how `initialize` draws the weight; from U(-b, b) with b = 1/sqrt(in1 in2) by default.
+        bias_init: how `initialize` draws the bias; likewise.
 
     Shape:
         (..., in1) and (..., in2) to (..., out)
@@ -68,16 +69,11 @@ class Bilinear(Layer[Pair, Pair, Tensor], OwnFans, Generic[OutFeatures]):
         return y.reshape(*x[0].shape[:-1], y.shape[1]), x
 
     @override
-    def backward(self, residuals: Pair, grad: Tensor) -> tuple["Bilinear[OutFeatures]", Pair]:
-        return self.backward_params(residuals, grad), self.backward_input(residuals, grad)
-
-    @override
-    def backward_params(self, residuals: Pair, grad: Tensor) -> "Bilinear[OutFeatures]":
+    def backward_params(self, residuals: Pair, grad: Tensor) -> Self:
         (x1, x2), rows = map(as_matrix, residuals), as_matrix(grad)
         outer = (rows.unsqueeze(2) * x1.unsqueeze(1)).flatten(1)  # (N, out in1)
         grad_weight = torch.mm(outer.t(), x2).reshape(self.weight.shape)  # (out in1, N) (N, in2)
-        grad_bias = None if self.bias is None else rows.sum(0)
-        return Bilinear(grad_weight, grad_bias, weight_init=self.weight_init, bias_init=self.bias_init)
+        return self.gradient(grad_weight, None if self.bias is None else rows.sum(0))
 
     @override
     def backward_input(self, residuals: Pair, grad: Tensor) -> Pair:
@@ -140,9 +136,9 @@ def bilinear(
         in2_features: size of the second's.
         out_features: size of the output's.
         bias: whether to add a bias.
-        weight_init: how to draw the weight; by default from U(-b, b), b = 1/sqrt(in1 in2).
-        bias_init: how to draw the bias; by default likewise.
         dtype: the parameters' dtype.
+
+    All other options are fields of `Bilinear`.
 
     Raises:
         ValueError: a size is less than 1.
@@ -151,9 +147,7 @@ def bilinear(
     >>> bilinear(2, 3, 4)
     Bilinear(weight=float32[4, 2, 3], bias=float32[4])
     """
-    for name, size in (("in1_features", in1_features), ("in2_features", in2_features), ("out_features", out_features)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
+    require_at_least_one(in1_features=in1_features, in2_features=in2_features, out_features=out_features)
     return Bilinear(
         weight=torch.empty(out_features, in1_features, in2_features, dtype=dtype, device="meta"),
         bias=torch.empty(out_features, dtype=dtype, device="meta") if bias else None,

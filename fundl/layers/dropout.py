@@ -11,8 +11,8 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl.layer import Layer, Model
+from fundl.layers._same_shape import SameShape
 from fundl.random import Key, bernoulli, split
-from fundl.shapes import S
 from fundl.tree import BUFFER, Record
 
 P = TypeVar("P", bound=Model)
@@ -20,7 +20,7 @@ P = TypeVar("P", bound=Model)
 
 @final
 @attrs.frozen(eq=False)
-class Dropout(Layer[Tensor | None]):
+class Dropout(SameShape, Layer[Tensor | None]):
     """Drops elements at random, and scales up the others so that the mean stays: y = x mask / (1 - rate).
 
     Each element of the mask is 1 with probability 1 - rate, else 0, independently of the others, as drawn from the key: the
@@ -82,10 +82,6 @@ class Dropout(Layer[Tensor | None]):
     @override
     def backward(self, residuals: Tensor | None, grad: Tensor) -> tuple[Self, Tensor]:
         return self, grad if residuals is None else self._dropped(grad, residuals)
-
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
 
     def _dropped(self, x: Tensor, mask: Tensor) -> Tensor:
         return x * mask * (1 / (1 - self.rate))

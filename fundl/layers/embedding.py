@@ -1,6 +1,6 @@
 """Embedding: a vector for each token of a vocabulary."""
 
-from typing import Generic, final
+from typing import Generic, Self, final
 
 import attrs
 import torch
@@ -13,6 +13,7 @@ from fundl.fan import Fans, OwnFans
 from fundl.initializers import Initializer, normal
 from fundl.layer import Layer, zero_gradient
 from fundl.layers._layout import require_sizes
+from fundl.layers._refusals import require_at_least_one
 from fundl.random import Key
 from fundl.shapes import AnySize, Shape
 
@@ -35,7 +36,7 @@ class Embedding(Layer[Tensor], OwnFans, Generic[Features]):
     Args:
         weight: a row for each token, of shape (vocabulary, features).
         padding: the token whose row gets no gradient; None, the default, for none such.
-        weight_init: how `initialize` draws the weight.
+        weight_init: how `initialize` draws the weight; from N(0, 1) by default.
 
     Shape:
         (...) to (..., features)
@@ -77,15 +78,10 @@ class Embedding(Layer[Tensor], OwnFans, Generic[Features]):
             raise
 
     @override
-    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Embedding[Features]", Tensor]:
-        return self.backward_params(residuals, grad), self.backward_input(residuals, grad)
-
-    @override
-    def backward_params(self, residuals: Tensor, grad: Tensor) -> "Embedding[Features]":
+    def backward_params(self, residuals: Tensor, grad: Tensor) -> Self:
         require_sizes(grad, (*residuals.shape, self.weight.shape[-1]))
         padding = -1 if self.padding is None else self.padding
-        grad_weight = half.embedding_backward(grad, residuals, self.weight.shape[0], padding)
-        return Embedding(grad_weight, padding=self.padding, weight_init=self.weight_init)
+        return self.gradient(half.embedding_backward(grad, residuals, self.weight.shape[0], padding))
 
     @override
     def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:
@@ -132,8 +128,9 @@ def embedding(
         features: size of the output's last axis, at least 1.
         padding: the token that stands for none, such as what fills short sequences up: its row is initialised to 0 and gets
             no gradient. None, the default, for none such.
-        weight_init: how to draw the weight; by default from N(0, 1).
         dtype: the weight's dtype.
+
+    The other option, weight_init, is as in `Embedding`.
 
     Raises:
         ValueError: a size is less than 1, or the padding is not a token.
@@ -144,9 +141,7 @@ def embedding(
     >>> initialize(key(0), embedding(2, 3, padding=0)).weight[0]
     tensor([0., 0., 0.])
     """
-    for name, size in (("vocabulary", vocabulary), ("features", features)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
+    require_at_least_one(vocabulary=vocabulary, features=features)
     if padding is not None:
         _require_token(padding, vocabulary)
         weight_init = ZeroRow(weight_init, padding)

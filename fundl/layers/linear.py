@@ -1,6 +1,6 @@
 """The affine map, with and without a bias."""
 
-from typing import Generic, final
+from typing import Generic, Self, final
 
 import attrs
 import torch
@@ -12,6 +12,7 @@ from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layer import Layer
 from fundl.layers._layout import as_matrix
+from fundl.layers._refusals import require_at_least_one, require_dtype
 from fundl.shapes import AnySize, Shape, expect
 
 InFeatures = TypeVar("InFeatures", bound=int, covariant=True, default=AnySize)
@@ -33,8 +34,8 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
     Args:
         weight: W, of shape (out, in).
         bias: b, of shape (out,), or None for a linear map.
-        weight_init: how `initialize` draws the weight.
-        bias_init: how `initialize` draws the bias.
+        weight_init: how `initialize` draws the weight; from U(-1/sqrt(in), 1/sqrt(in)) by default.
+        bias_init: how `initialize` draws the bias; likewise.
 
     Shape:
         (..., in) to (..., out)
@@ -68,18 +69,11 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
             raise
 
     @override
-    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Linear[InFeatures, OutFeatures]", Tensor]:
-        grads = self.backward_params(residuals, grad)
-        del residuals  # whose memory, in a training step, is free for the next product
-        return grads, products.matmul(grad, self.weight)
-
-    @override
-    def backward_params(self, residuals: Tensor, grad: Tensor) -> "Linear[InFeatures, OutFeatures]":
+    def backward_params(self, residuals: Tensor, grad: Tensor) -> Self:
         if grad.ndim != 2:
             residuals, grad = as_matrix(residuals), as_matrix(grad)
         grad_weight = torch.mm(grad.t(), residuals)  # (out, B) (B, in)
-        grad_bias = None if self.bias is None else grad.sum(0)
-        return Linear(grad_weight, grad_bias, weight_init=self.weight_init, bias_init=self.bias_init)
+        return self.gradient(grad_weight, None if self.bias is None else grad.sum(0))
 
     @override
     def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:
@@ -100,11 +94,7 @@ def explain_misfit(layer: str, x: Tensor, weight: Tensor, error: RuntimeError) -
             f"{layer} expects {features} features, but the input's shape is {tuple(x.shape)}: its last axis must be"
             f" of size {features}"
         ) from error
-    if x.dtype != weight.dtype:
-        raise TypeError(
-            f"{layer}'s weight is {weight.dtype}, but the input is {x.dtype}: convert one of them, the input with"
-            f" x.to({weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
-        ) from error
+    require_dtype(f"{layer}'s weight is", weight, x, error)
 
 
 @with_suggestions
@@ -123,17 +113,15 @@ def linear(
         in_features: size of the input's last axis, at least 1.
         out_features: size of the output's last axis, at least 1.
         bias: whether to add a bias.
-        weight_init: how to draw the weight; by default from U(-1/sqrt(in), 1/sqrt(in)).
-        bias_init: how to draw the bias; by default as the weight.
         dtype: the parameters' dtype.
+
+    All other options are fields of `Linear`.
 
     >>> from fundl import linear
     >>> linear(2, 25)
     Linear(weight=float32[25, 2], bias=float32[25])
     """
-    for name, size in (("in_features", in_features), ("out_features", out_features)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
+    require_at_least_one(in_features=in_features, out_features=out_features)
     return Linear(
         weight=torch.empty(out_features, in_features, dtype=dtype, device="meta"),
         bias=torch.empty(out_features, dtype=dtype, device="meta") if bias else None,

@@ -1,7 +1,7 @@
 """Low-rank adapters: a large layer that is not trained, and a small change to it that is."""
 
 import math
-from typing import Generic, final
+from typing import Generic, Self, final
 
 import attrs
 import torch
@@ -13,6 +13,7 @@ from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, uniform_fan_in, zeros
 from fundl.layer import Layer
 from fundl.layers._layout import as_matrix
+from fundl.layers._refusals import require_at_least_one
 from fundl.layers.linear import Linear, explain_misfit
 from fundl.shapes import AnySize, Shape, expect
 from fundl.tree import BUFFER
@@ -43,7 +44,7 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
         down: A, of shape (rank, in).
         up: B, of shape (out, rank).
         scale: s rank.
-        down_init: how `initialize` draws A.
+        down_init: how `initialize` draws A; from U(-1/sqrt(in), 1/sqrt(in)) by default.
         up_init: how `initialize` draws B; 0 by default, so that there is no change at first.
 
     Shape:
@@ -87,18 +88,21 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
         changed = torch.addmm(as_matrix(y), as_matrix(h), self.up.t(), alpha=self._factor)  # (N, out) + (N, rank) (rank, out)
         return changed.reshape(y.shape), (x, h)
 
-    @override
-    def backward(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> tuple["LowRank[InFeatures, OutFeatures]", Tensor]:
-        grad_h = self._grad_h(grad)
-        return self._grads(residuals, grad, grad_h), self._grad_x(residuals, grad, grad_h)
+    # The halves both need grad_h. To find it twice takes rank / in of the time of a half, and spares the first layer of a
+    # model, whose grad_x nobody wants, the product with W.
 
     @override
-    def backward_params(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> "LowRank[InFeatures, OutFeatures]":
-        return self._grads(residuals, grad, self._grad_h(grad))
+    def backward_params(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> Self:
+        (x, h), rows = map(as_matrix, residuals), as_matrix(grad)
+        grad_down = torch.mm(self._grad_h(grad).t(), x)  # (rank, N) (N, in)
+        grad_up = torch.mm(rows.t(), h) * self._factor  # (out, N) (N, rank)
+        return self.gradient(grad_down, grad_up)
 
     @override
     def backward_input(self, residuals: tuple[Tensor, Tensor], grad: Tensor) -> Tensor:
-        return self._grad_x(residuals, grad, self._grad_h(grad))
+        grad_past = products.matmul(as_matrix(grad), self.weight)
+        grad_x = torch.addmm(grad_past, self._grad_h(grad), self.down)  # (N, in) + (N, rank) (rank, in)
+        return grad_x.reshape(residuals[0].shape)
 
     @override
     def output_shape(self, shape: Shape[*Lead, InFeatures]) -> Shape[*Lead, OutFeatures]:
@@ -112,17 +116,6 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
 
     def _grad_h(self, grad: Tensor) -> Tensor:
         return products.matmul(as_matrix(grad), self.up) * self._factor  # (N, out) (out, rank)
-
-    def _grad_x(self, residuals: tuple[Tensor, Tensor], grad: Tensor, grad_h: Tensor) -> Tensor:
-        grad_x = torch.addmm(products.matmul(as_matrix(grad), self.weight), grad_h, self.down)  # (N, in) + (N, rank) (rank, in)
-        return grad_x.reshape(residuals[0].shape)
-
-    def _grads(self, residuals: tuple[Tensor, Tensor], grad: Tensor, grad_h: Tensor) -> "LowRank[InFeatures, OutFeatures]":
-        x, h = map(as_matrix, residuals)
-        grad_down = torch.mm(grad_h.t(), x)  # (rank, N) (N, in)
-        grad_up = torch.mm(as_matrix(grad).t(), h) * self._factor  # (out, N) (N, rank)
-        inits = {"down_init": self.down_init, "up_init": self.up_init}
-        return LowRank(self.weight, self.bias, grad_down, grad_up, scale=self.scale, **inits)
 
 
 @with_suggestions
@@ -140,7 +133,7 @@ def low_rank(
         rank: of the change, at least 1; the less, the fewer parameters.
         scale: what the change is multiplied by, after it is divided by the rank; by default the rank, so that it is neither.
             To keep the scale while trying ranks spares tuning the learning rate anew.
-        down_init: how to draw A; by default from U(-1/sqrt(in), 1/sqrt(in)). B is 0 at first, and so is the change.
+        down_init: how to draw A. B is 0 at first, and so is the change.
 
     Raises:
         ValueError: the rank is less than 1, or the scale is not finite.
@@ -156,8 +149,7 @@ def low_rank(
     """
     if not isinstance(layer, Linear):
         raise TypeError(f"low_rank adapts a Linear, not {layer!r}")
-    if rank < 1:
-        raise ValueError(f"rank must be at least 1, not {rank}")
+    require_at_least_one(rank=rank)
     out_features, in_features = layer.weight.shape
     return LowRank(
         weight=layer.weight,

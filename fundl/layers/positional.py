@@ -11,7 +11,9 @@ from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, OwnFans
 from fundl.initializers import Initializer, normal
 from fundl.layer import Layer
-from fundl.shapes import AnySize, S, Shape, expect
+from fundl.layers._refusals import require_at_least_one, require_dtype
+from fundl.layers._same_shape import SameShape
+from fundl.shapes import AnySize, Shape, expect
 from fundl.tree import Record
 
 Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
@@ -34,7 +36,7 @@ class LearnedPositions(Layer[None], OwnFans, Generic[Features]):
 
     Args:
         weight: a row for each step, of shape (length, features).
-        weight_init: how `initialize` draws the weight.
+        weight_init: how `initialize` draws the weight; from N(0, 0.02^2) by default.
 
     Shape:
         (..., T, features), kept, T at most length
@@ -70,23 +72,14 @@ class LearnedPositions(Layer[None], OwnFans, Generic[Features]):
                 f"LearnedPositions knows {length} positions, but the input has {x.shape[-2]} steps: make it longer, or cut the"
                 " sequences"
             )
-        if x.dtype != self.weight.dtype:
-            raise TypeError(
-                f"LearnedPositions' weight is {self.weight.dtype}, but the input is {x.dtype}: convert one of them, the input"
-                f" with x.to({self.weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
-            )
+        require_dtype("LearnedPositions' weight is", self.weight, x)
         return x + self.weight[: x.shape[-2]], None
 
     @override
-    def backward(self, residuals: None, grad: Tensor) -> tuple["LearnedPositions[Features]", Tensor]:
-        return self.backward_params(residuals, grad), grad
-
-    @override
-    def backward_params(self, residuals: None, grad: Tensor) -> "LearnedPositions[Features]":
+    def backward_params(self, residuals: None, grad: Tensor) -> Self:
         used = grad.sum(tuple(range(grad.ndim - 2))) if grad.ndim > 2 else grad  # (T, features)
         unused = self.weight.shape[0] - used.shape[0]
-        grad_weight = torch.constant_pad_nd(used, (0, 0, 0, unused)) if unused else used
-        return LearnedPositions(grad_weight, weight_init=self.weight_init)
+        return self.gradient(torch.constant_pad_nd(used, (0, 0, 0, unused)) if unused else used)
 
     @override
     def backward_input(self, residuals: None, grad: Tensor) -> Tensor:
@@ -117,8 +110,9 @@ def learned_positions(
     Args:
         length: of the longest sequence, at least 1.
         features: size of the input's last axis, at least 1.
-        weight_init: how to draw the weight; by default from N(0, 0.02^2).
         dtype: the weight's dtype.
+
+    The other option, weight_init, is as in `LearnedPositions`.
 
     Raises:
         ValueError: a size is less than 1.
@@ -127,9 +121,7 @@ def learned_positions(
     >>> compose(embedding(1000, 16), learned_positions(50, 16))
     (Embedding(weight=float32[1000, 16]), LearnedPositions(weight=float32[50, 16]))
     """
-    for name, size in (("length", length), ("features", features)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
+    require_at_least_one(length=length, features=features)
     return LearnedPositions(torch.empty(length, features, dtype=dtype, device="meta"), weight_init=weight_init)
 
 
@@ -156,7 +148,7 @@ def _require_base(base: float) -> None:
 
 @final
 @attrs.frozen(eq=False)
-class SinusoidalPositions(Layer[None]):
+class SinusoidalPositions(SameShape, Layer[None]):
     """Adds waves, from fast to slow, to the features of each step: y[..., t, :] = x[..., t, :] + p[t].
 
         p[t, 2 i] = sin(t base^(-2 i / d)),    p[t, 2 i + 1] = cos(t base^(-2 i / d)),    d features
@@ -203,10 +195,6 @@ class SinusoidalPositions(Layer[None]):
     @override
     def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
         return self, grad
-
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
 
 
 # --- Rotary ------------------------------------------------------------------------------------------------------------
@@ -298,7 +286,7 @@ def rotation(
 
 @final
 @attrs.frozen(eq=False)
-class Rotary(Layer[Rotation]):
+class Rotary(SameShape, Layer[Rotation]):
     """Turns each pair of features by an angle that grows with the step: the layer of `Rotation`, which has the formula.
 
     The product of a turned query and a turned key depends on how far apart their steps are, and not on where they are.
@@ -341,7 +329,3 @@ class Rotary(Layer[Rotation]):
     @override
     def backward(self, residuals: Rotation, grad: Tensor) -> tuple[Self, Tensor]:
         return self, residuals.backward(grad)
-
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape

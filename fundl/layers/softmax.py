@@ -10,12 +10,12 @@ from typing_extensions import override
 from fundl._common import kernels
 from fundl._common.half import HALF, narrowed, widened
 from fundl.layer import Layer
-from fundl.shapes import S
+from fundl.layers._same_shape import SameShape
 
 
 @final
 @attrs.frozen(eq=False)
-class Softmax(Layer[Tensor]):
+class Softmax(SameShape, Layer[Tensor]):
     """Positive numbers that sum to 1 along an axis: y = exp(x) / (sum of exp(x) along the axis).
 
     The greatest x is subtracted first, so that nothing overflows. A score of -inf has probability 0, unless all are.
@@ -57,14 +57,10 @@ class Softmax(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, softmax_backward(grad, residuals, self.axis)
 
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
 
 @final
 @attrs.frozen(eq=False)
-class LogSoftmax(Layer[Tensor]):
+class LogSoftmax(SameShape, Layer[Tensor]):
     """The logarithm of softmax: y = x - log(sum of exp(x) along an axis), with no overflow and no log(0) on the way.
 
     Its vjp: grad_x = grad - exp(y) s, with s the sum of grad along the axis.
@@ -103,10 +99,6 @@ class LogSoftmax(Layer[Tensor]):
             return self, kernels.log_softmax_backward(grad, residuals, self.axis, residuals.dtype)
         y = widened(residuals)
         return self, kernels.log_softmax_backward(widened(grad), y, self.axis, y.dtype).to(grad.dtype)
-
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
 
 
 def softmax_backward(grad: Tensor, y: Tensor, axis: int) -> Tensor:

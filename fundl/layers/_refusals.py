@@ -1,0 +1,26 @@
+"""What layers of all kinds refuse, in the same words."""
+
+from torch import Tensor
+
+
+def require_at_least_one(**sizes: int) -> None:
+    """Raise unless each size, given by the name that the caller knows it by, is 1 or more."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+
+
+def require_dtype(claim: str, parameter: Tensor | None, x: Tensor, error: Exception | None = None) -> None:
+    """Raise unless the input is of the dtype of a parameter, if there is one.
+
+    Args:
+        claim: how the message begins, as "Linear's weight is".
+        parameter: of the layer.
+        x: the input.
+        error: what the kernel said, where it was asked first.
+    """
+    if parameter is not None and x.dtype != parameter.dtype:
+        raise TypeError(
+            f"{claim} {parameter.dtype}, but the input is {x.dtype}: convert one of them, the input with"
+            f" x.to({parameter.dtype}) or the model with tree.cast_to(model, {x.dtype})"
+        ) from error
