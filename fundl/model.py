@@ -519,15 +519,17 @@ def run_forward(params: Model, x: object) -> tuple[object, object]:
 def run_backward(params: Model, residuals: object, grad: object) -> tuple[Model, object]:
     """`backward`, for the layers of a model that is being run."""
     if not isinstance(params, tuple):
+        alone = [residuals]
+        del residuals  # see `Pass`
         result: tuple[Model, object]
         try:
-            result = params.backward(residuals, grad)
+            result = params.backward(alone.pop(), grad)
         except Exception as error:
             _note_layer(error, params, "grad", grad)
             raise
         return result
     kept = [*_parts(residuals), grad]
-    del residuals, grad  # see `Pass`
+    del residuals, grad
     grads = _run_back(params, kept, run_backward)
     return _named_as(params, grads), kept.pop()
 
@@ -538,9 +540,11 @@ def run_backward_params(params: Model, residuals: object, grad: object) -> Model
     Layers before the first one that has trainable leaves are their own gradients, and need no backward.
     """
     if not isinstance(params, tuple):
+        alone = [residuals]
+        del residuals  # see `Pass`
         grads: Model
         try:
-            grads = params.backward_params(residuals, grad)
+            grads = params.backward_params(alone.pop(), grad)
         except Exception as error:
             _note_layer(error, params, "grad", grad)
             raise
@@ -558,9 +562,11 @@ def run_backward_params(params: Model, residuals: object, grad: object) -> Model
 def run_backward_input(params: Model, residuals: object, grad: object) -> object:
     """`backward_input`, for the layers of a model that is being run."""
     if not isinstance(params, tuple):
+        alone = [residuals]
+        del residuals  # see `Pass`
         grad_x: object
         try:
-            grad_x = params.backward_input(residuals, grad)
+            grad_x = params.backward_input(alone.pop(), grad)
         except Exception as error:
             _note_layer(error, params, "grad", grad)
             raise

@@ -28,6 +28,7 @@ from fundl import (
     key,
     linear,
     mse,
+    residual,
     sgd,
     train_state,
     train_step,
@@ -399,3 +400,11 @@ def test_what_a_layer_kept_is_freed_once_its_backward_has_run(run: Callable[[Ten
     run(normal(3, 2))
     assert HELD == [4, 3, 2, 1]
     assert all(copy() is None for copy in COPIES)
+
+
+def test_what_layers_inside_of_a_layer_kept_is_freed_likewise() -> None:
+    COPIES.clear()
+    HELD.clear()
+    x = normal(3, 2)
+    vjp((Watched(), residual(Watched(), Watched()), Watched()), x, x)
+    assert HELD == [4, 3, 2, 1]
