@@ -10,6 +10,7 @@ import attrs
 import pytest
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 import fundl
 from fundl import (
@@ -42,7 +43,8 @@ from fundl import (
     without_statistics,
 )
 from fundl.interop import torch_nn
-from fundl.interop.torch_nn.conversion import FROM, TO
+from fundl.interop.torch_nn._counterparts import layers_by_module
+from fundl.interop.torch_nn._rules import model_of, module_of
 from tests.samples import SAMPLES, Sample, normal
 from tests.test_layers import backward_any, forward_any
 
@@ -54,6 +56,11 @@ pytestmark = [
 ]
 
 Inputs = tuple[Tensor, ...]
+
+
+FROM: Final = {*model_of.registry, *(getattr(nn, name) for name in layers_by_module())} - {object, nn.Module}
+TO: Final = {*module_of.registry, *layers_by_module().values()} - {object, Layer}
+"""The modules, and the layers, that are converted: by a function of their own, or as a layer says."""
 
 
 # --- Running both sides ------------------------------------------------------------------------------------------------
@@ -388,6 +395,41 @@ def test_layers_of_the_same_name_are_counterparts() -> None:
     assert len(namesakes) > 30
     assert namesakes <= set(TO)
     assert {getattr(nn, layer.__name__) for layer in namesakes} <= set(FROM)
+
+
+@attrs.frozen(eq=False)
+class Leaky(Layer[Tensor]):
+    """A user's layer that names its counterpart, of which fundl has no layer."""
+
+    counterpart = "RReLU(upper=highest)"
+
+    highest: float = 1 / 3
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.where(x >= 0, x, (1 / 8 + self.highest) / 2 * x), x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Leaky", Tensor]:
+        return self, torch.where(residuals >= 0, grad, (1 / 8 + self.highest) / 2 * grad)
+
+
+@attrs.frozen(eq=False)
+class Leakier(Leaky):
+    """A layer derived from it, which says nothing of a counterpart."""
+
+
+def test_a_users_layer_names_its_counterpart() -> None:
+    module = nn.Sequential(nn.RReLU(upper=0.5), nn.Linear(4, 2)).double().eval()
+    model = torch_nn.from_torch(module)
+    assert isinstance(model, tuple)
+    assert repr(model[0]) == "Leaky(highest=0.5)"
+    assert_agree(model, module, (normal(3, 4),))
+    assert repr(torch_nn.to_torch(model)) == repr(module)
+    with pytest.raises(torch_nn.ConversionError, match=r"lower=0\.1, but Leaky has no such option"):
+        torch_nn.from_torch(nn.RReLU(0.1))
+    with pytest.raises(torch_nn.ConversionError, match="has no counterpart"):
+        torch_nn.to_torch(Leakier())
 
 
 # --- Transformers ------------------------------------------------------------------------------------------------------

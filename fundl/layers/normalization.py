@@ -79,6 +79,8 @@ class LayerNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Features]):
             [-1.0000,  1.0000]])
     """
 
+    counterpart = "LayerNorm(normalized_shape=features)"
+
     features: int | tuple[int, ...]
     weight: Tensor | None = None
     bias: Tensor | None = None
@@ -205,6 +207,8 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
     tensor([[0.8485, 1.1314],
             [0.0000, 1.4142]])
     """
+
+    counterpart = "RMSNorm(normalized_shape=features)"
 
     features: int | tuple[int, ...]
     weight: Tensor | None = None

@@ -10,7 +10,7 @@
 | Sequential, nested | a tuple, nested |
 | Identity, Flatten, Unflatten | Identity, Flatten, Reshape |
 | Linear, Bilinear, Embedding, Dropout | Linear, Bilinear, Embedding, Dropout |
-| ReLU, LeakyReLU, Hardtanh, ELU, SELU, GELU, SiLU, Mish, Softplus, Sigmoid, Tanh, GLU | the same |
+| activations that both have, and GLU | the same |
 | ReLU6 | Hardtanh(0, 6) |
 | Softmax, Softmax2d, LogSoftmax | Softmax, LogSoftmax |
 | Conv1d/2d/3d, ConvTranspose1d/2d/3d | Conv1d/2d/3d, ConvTranspose1d/2d/3d |
@@ -26,6 +26,7 @@
 | TransformerEncoderLayer, and TransformerEncoder | a transformer_block (or, with norm_first=False, a tuple), and a tuple |
 | TransformerDecoderLayer, and TransformerDecoder, with norm_first=True | DecoderBlock, and Decoder |
 | modules whose parameters have requires_grad=False | Frozen |
+| modules of options alone that a layer of one's own names as its `counterpart` | that layer |
 
 Tensors are copied, never shared: a module changes its own in place. A stack of blocks, a Repeat and an encoder become nested
 nn.Sequential. All else raises a `ConversionError`, which names the part by its path, and says what to do.

@@ -1,6 +1,5 @@
 """Going through the parts of a module, or of a model, and finding the counterpart of each."""
 
-from collections.abc import Mapping
 from typing import Final
 
 from torch import nn
@@ -8,42 +7,36 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from fundl.interop.torch_nn import (
-    activation,
-    convolution,
-    linear,
-    normalization,
-    pooling,
-    recurrent,
-    resampling,
-    structure,
-    transformer,
+    _attention,
+    _linear,
+    _normalization,
+    _options,
+    _recurrent,
+    _resampling,
 )
-from fundl.interop.torch_nn.pairs import FromModule, Refused, Row, ToModule
+from fundl.interop.torch_nn._counterparts import Refused, counterpart_of, layers_by_module
+from fundl.interop.torch_nn._rules import ALONE, model_of, module_of
+from fundl.interop.torch_nn._transformer import MADE_OF_MODULES, to_encoder_layer
 from fundl.layer import AnyLayer, Model
 from fundl.layers.frozen import Frozen
 from fundl.layers.structure import Identity
 from fundl.model import output_shape, require_model
 from fundl.shapes import AnyShape, Shape
 
+_FAMILIES: Final = (_attention, _linear, _normalization, _options, _recurrent, _resampling)
+"""Their functions are registered as they are imported."""
+
 
 class ConversionError(ValueError):
     """A module or a layer that has no counterpart, or an option of one: the message names the part by its path."""
 
 
-ROWS: Final[tuple[Row, ...]] = (
-    *activation.ROWS,
-    *convolution.ROWS,
-    *linear.ROWS,
-    *normalization.ROWS,
-    *pooling.ROWS,
-    *recurrent.ROWS,
-    *resampling.ROWS,
-    *structure.ROWS,
-    *transformer.ROWS,
-)
-
-FROM: Final[Mapping[type[nn.Module], FromModule]] = {row.module: row for row in ROWS if isinstance(row, FromModule)}
-TO: Final[Mapping[type[AnyLayer], ToModule]] = {row.layer: row for row in ROWS if isinstance(row, ToModule)}
+def has_counterpart(kind: type[nn.Module] | type[AnyLayer]) -> bool:
+    """Whether modules, or layers, of just this class are converted: by a function, or since a layer says so."""
+    if issubclass(kind, nn.Module):
+        of_torch = kind is getattr(nn, kind.__name__, None)
+        return kind in model_of.registry or (of_torch and kind.__name__ in layers_by_module())
+    return kind in module_of.registry or bool(counterpart_of(kind))
 
 
 # --- From modules ------------------------------------------------------------------------------------------------------
@@ -100,20 +93,18 @@ def _unfrozen(module: nn.Module, path: str, place: str, *, in_frozen: bool) -> M
 
     if type(module) is nn.Sequential:
         for name, child in module.named_children():
-            row = FROM.get(type(child))
-            if row is not None and row.alone is not None:
-                raise ConversionError(f"{path}{'.' * bool(path)}{name} ({_class_name(child)}): {row.alone}")
+            if type(child) in ALONE:
+                raise ConversionError(f"{path}{'.' * bool(path)}{name} ({_class_name(child)}): {ALONE[type(child)]}")
         return tuple(part(name) for name in module._modules) or Identity()
-    row = FROM.get(type(module))
-    if row is None:
+    if not has_counterpart(type(module)):
         raise ConversionError(f"{place} has no counterpart{_hint(module)}")
-    if not row.has_parts and len({parameter.requires_grad for parameter in module.parameters()}) == 2:
+    if not isinstance(module, MADE_OF_MODULES) and len({parameter.requires_grad for parameter in module.parameters()}) == 2:
         raise ConversionError(
             f"{place}: some of its parameters have requires_grad=False, and some have not, but a layer is frozen as a whole:"
             " set all to the same"
         )
     try:
-        return row.convert(module, part)
+        return model_of(module, part)
     except ConversionError:
         raise
     except (Refused, ValueError, TypeError) as error:
@@ -138,7 +129,7 @@ def _hint(module: nn.Module) -> str:
             " torch.nn.utils.parametrize.remove_parametrizations(module, name)"
         )
     for kind in type(module).__mro__[1:]:
-        if kind in FROM or kind is nn.Sequential:
+        if kind is nn.Sequential or (issubclass(kind, nn.Module) and has_counterpart(kind)):
             return (
                 f": it is derived from nn.{kind.__name__}, and may compute something else; write a layer for it, see"
                 " fundl.Layer, and convert the modules before it and behind it"
@@ -213,13 +204,12 @@ def _to(model: Model, path: str, shape: AnyShape) -> nn.Module:
     if isinstance(model, tuple):
         return _to_sequential(model, path, shape)
     place = f"{path} ({type(model).__name__})"
-    row = TO.get(type(model))
-    if row is None:
+    if not has_counterpart(type(model)):
         raise ConversionError(
             f"{place} has no counterpart in torch.nn: write a module for it, and convert the layers before it and behind it"
         )
     try:
-        return row.convert(model, shape, lambda part, step: _to(part, f"{path}{step}", shape))
+        return module_of(model, shape, lambda part, step: _to(part, f"{path}{step}", shape))
     except ConversionError:
         raise
     except (Refused, ValueError, TypeError) as error:
@@ -228,7 +218,7 @@ def _to(model: Model, path: str, shape: AnyShape) -> nn.Module:
 
 def _to_sequential(layers: tuple[Model, ...], path: str, shape: AnyShape) -> nn.Module:
     try:
-        block = transformer.to_encoder_layer(layers, lambda part, step: _to(part, f"{path}[1]{step}", shape))
+        block = to_encoder_layer(layers, lambda part, step: _to(part, f"{path}[1]{step}", shape))
     except Refused as error:
         raise ConversionError(f"{path}, a transformer block: {error}") from error
     if block is not None:
@@ -236,9 +226,8 @@ def _to_sequential(layers: tuple[Model, ...], path: str, shape: AnyShape) -> nn.
     modules: list[nn.Module] = []
     for index, layer in enumerate(layers):
         place = f"{path}[{index}]"
-        row = None if isinstance(layer, tuple) else TO.get(type(layer))
-        if row is not None and row.alone is not None:
-            raise ConversionError(f"{place} ({type(layer).__name__}): {row.alone}")
+        if type(layer) in ALONE:
+            raise ConversionError(f"{place} ({type(layer).__name__}): {ALONE[type(layer)]}")
         modules.append(_to(layer, place, shape))
         shape = output_shape(layer, shape)
     return nn.Sequential(*modules)

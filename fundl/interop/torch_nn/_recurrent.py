@@ -1,0 +1,66 @@
+"""Recurrent layers."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from fundl import tree
+from fundl.interop.torch_nn._counterparts import META, copied, require
+from fundl.interop.torch_nn._rules import model_of, module_of, stands_alone
+from fundl.layers.recurrent.layers import GRU, LSTM, RNN, gru, lstm, rnn
+from fundl.layers.recurrent.sweeps import Recurrence
+
+stands_alone(
+    "it gives a pair of output and states, which nn.Sequential would hand on: convert the modules, or the layers, before it and"
+    " behind it one by one",
+    *(nn.RNN, nn.GRU, nn.LSTM, RNN, GRU, LSTM),
+)
+
+
+@model_of.register
+def _(module: nn.RNN | nn.GRU | nn.LSTM, *_: object) -> RNN | GRU | LSTM:
+    require(
+        module.batch_first,
+        "batch_first=False, but a layer's input is (B, T, features): set the module's batch_first to True, and give it such",
+    )
+    require(
+        module.dropout == 0 or module.num_layers == 1,
+        f"dropout={module.dropout} between its layers: take modules of one layer, with Dropout between what they convert to",
+    )
+    require(module.proj_size == 0, f"proj_size={module.proj_size}, but LSTM has no projection: choose 0")
+    tensors = [copied(weight) for weights in module.all_weights for weight in weights]  # in the order of ours
+    return tree.with_trainable_leaves(_of_its_sizes(module), tensors)
+
+
+def _of_its_sizes(module: nn.RNN | nn.GRU | nn.LSTM) -> RNN | GRU | LSTM:
+    sizes, depth = (module.input_size, module.hidden_size), module.num_layers
+    if isinstance(module, nn.RNN):
+        activation: Literal["relu", "tanh"] = "relu" if module.nonlinearity == "relu" else "tanh"
+        return rnn(*sizes, activation=activation, depth=depth, bidirectional=module.bidirectional, bias=module.bias)
+    if isinstance(module, nn.GRU):
+        return gru(*sizes, depth=depth, bidirectional=module.bidirectional, bias=module.bias)
+    return lstm(*sizes, depth=depth, bidirectional=module.bidirectional, bias=module.bias)
+
+
+@module_of.register
+def _(layer: RNN | GRU | LSTM, *_: object) -> nn.Module:
+    require(layer.mask is None, "it has a mask, but a module is given its lengths when it is called: convert it without")
+    first: Recurrence = layer.layers[0][0]
+    kind: type[nn.Module] = getattr(nn, type(layer).__name__)
+    module = kind(
+        first.weight_ih.shape[1],
+        first.weight_hh.shape[1],
+        len(layer.layers),
+        bias=first.bias_ih is not None,
+        batch_first=True,
+        bidirectional=len(layer.layers[0]) == 2,
+        device=META,
+        **({"nonlinearity": layer.activation} if isinstance(layer, RNN) else {}),
+    )
+    for index, recurrences in enumerate(layer.layers):
+        for recurrence, direction in zip(recurrences, ("", "_reverse"), strict=False):
+            tensors: dict[str, Tensor | None] = {name: getattr(recurrence, name) for name in recurrence.children}
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    setattr(module, f"{name}_l{index}{direction}", nn.Parameter(copied(tensor)))  # it keeps a list of them
+    return module
