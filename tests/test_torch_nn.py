@@ -58,8 +58,9 @@ pytestmark = [
 Inputs = tuple[Tensor, ...]
 
 
-FROM: Final = {*model_of.registry, *(getattr(nn, name) for name in layers_by_module())} - {object, nn.Module}
-TO: Final = {*module_of.registry, *layers_by_module().values()} - {object, Layer}
+OURS: Final = {name: layer for name, layer in layers_by_module().items() if layer.__module__.startswith("fundl.")}
+FROM: Final = {*model_of.registry, *(getattr(nn, name) for name in OURS)} - {object}
+TO: Final = {*module_of.registry, *OURS.values()} - {object}
 """The modules, and the layers, that are converted: by a function of their own, or as a layer says."""
 
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fundl import Decoder, DecoderBlock, Frozen, Repeat, Shape, tree
 from fundl.interop import torch_nn
-from fundl.interop.torch_nn.conversion import TO
 from tests.oracles.drawn import DRAWN, LAYOUTS, Draw
 from tests.test_layers import backward_any, forward_any
+from tests.test_torch_nn import TO
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of windows of even sizes, and of nothing in a batch
 
