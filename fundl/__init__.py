@@ -113,10 +113,12 @@ from fundl.initializers import (
 from fundl.fan import Fans as Fans, OwnFans as OwnFans, fans as fans
 
 # Losses, and how good a model is.
-from fundl.losses import (
-    Reduction as Reduction, binary_cross_entropy as binary_cross_entropy,
-    binary_cross_entropy_with_logits as binary_cross_entropy_with_logits, cross_entropy as cross_entropy, huber as huber,
-    kl_divergence as kl_divergence, mae as mae, mse as mse, nll as nll,
+from fundl.losses.reduction import Reduction as Reduction
+from fundl.losses.regression import huber as huber, mae as mae, mse as mse
+from fundl.losses.classification import cross_entropy as cross_entropy, nll as nll
+from fundl.losses.probability import (
+    binary_cross_entropy as binary_cross_entropy, binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
+    kl_divergence as kl_divergence,
 )
 from fundl.weights import weighed_by as weighed_by, weight_of as weight_of
 from fundl.metrics import accuracy as accuracy, confusion_matrix as confusion_matrix

@@ -7,9 +7,9 @@ a single score decides for yes where it is above a threshold.
 import torch
 from torch import Tensor
 
-from fundl._common.class_axis import as_rows, axis_hint, is_along
+from fundl._common.class_axis import axis_hint, classes_along
+from fundl._common.modes import is_readable
 from fundl._common.suggestions import require_tensor
-from fundl.losses import is_readable
 from fundl.weights import weighed_by
 
 
@@ -53,8 +53,8 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
         raise TypeError(f"the prediction must hold scores, floating-point, not {prediction.dtype}")
     if not prediction.numel():
         raise ValueError(f"there is no prediction to judge: the prediction's shape is {tuple(prediction.shape)}")
-    if threshold is None and not is_along(axis, prediction):
-        prediction, target = as_rows(prediction, target, axis)[:2]
+    if threshold is None:
+        prediction, target, _ = classes_along(axis, prediction, target)
     if threshold is not None:
         _require_labels(target, prediction)
         right = (prediction > threshold) == (target > 0)
@@ -96,8 +96,8 @@ def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int, axis: 
     _require_tensors(prediction, target)
     if classes < 1:
         raise ValueError(f"classes must be at least 1, not {classes}")
-    if prediction.is_floating_point() and not is_along(axis, prediction):
-        prediction, target = as_rows(prediction, target, axis)[:2]
+    if prediction.is_floating_point():
+        prediction, target, _ = classes_along(axis, prediction, target)
     if not prediction.is_floating_point():
         predicted = prediction.to(torch.int64)
         shape = torch.Size((*prediction.shape[:1], classes, *prediction.shape[1:]))

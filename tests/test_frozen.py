@@ -19,7 +19,7 @@ from fundl.layers.frozen import Frozen, frozen, thaw
 from fundl.layers.linear import Linear, linear
 from fundl.layers.normalization import layer_norm, rms_norm
 from fundl.layers.structure import Residual, checkpoint, parallel, residual
-from fundl.losses import mse
+from fundl.losses.regression import mse
 from fundl.model import apply, backward_input, backward_params, compose, forward, value_and_grad, vjp
 from fundl.random import key, normal
 from fundl.testing import check_vjp

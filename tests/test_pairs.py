@@ -18,7 +18,7 @@ from fundl.layers.embedding import embedding
 from fundl.layers.linear import Linear, linear
 from fundl.layers.pairs import Add, Both, Concatenate, Duplicate, Multiply, Pipe, both, pipe
 from fundl.layers.structure import Identity
-from fundl.losses import mse
+from fundl.losses.regression import mse
 from fundl.model import apply, backward_input, backward_params, compose, forward, output_shape, value_and_grad, vjp
 from fundl.random import key, normal
 from fundl.shapes import Shape

@@ -19,7 +19,7 @@ from fundl.layers.linear import Linear, linear
 from fundl.layers.masked import Masked, on_masked, with_mask
 from fundl.layers.repeated import Repeat, repeat
 from fundl.layers.structure import Flatten, Residual, checkpoint, residual
-from fundl.losses import mse
+from fundl.losses.regression import mse
 from fundl.model import apply, backward_input, backward_params, compose, forward, output_shape, vjp
 from fundl.model_summary import summary
 from fundl.random import key, normal

@@ -19,7 +19,7 @@ from fundl.layers.embedding import embedding
 from fundl.layers.linear import linear
 from fundl.layers.structure import residual
 from fundl.layers.tied import Tied, tied
-from fundl.losses import cross_entropy
+from fundl.losses.classification import cross_entropy
 from fundl.model import apply, backward_input, backward_params, forward, output_shape, value_and_grad, vjp
 from fundl.random import key, normal
 from fundl.shapes import Shape

@@ -4,35 +4,28 @@ They compute along axis 1, as kernels of images want it. Where the classes are a
 rows: of the last axis, as language models have it, that copies nothing.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 from torch import Tensor
 
-
-class Rows(NamedTuple):
-    """Samples and positions as the rows of one batch."""
-
-    prediction: Tensor  # (N, C)
-    target: Tensor  # (N,), or (N, C)
-    shape: tuple[int, ...]  # of the prediction with the classes last
-    axis: int
-
-    def back(self, grad: Tensor) -> Tensor:
-        """The gradient with respect to the rows in the prediction's shape."""
-        return grad.reshape(self.shape).movedim(-1, self.axis)
+from fundl._common.suggestions import require_tensor
 
 
-def is_along(axis: int, prediction: Tensor) -> bool:
-    """Whether the classes are along axis 1, or there are too few axes for any other."""
-    return axis == 1 or prediction.ndim < 2 or (axis == -1 and prediction.ndim == 2)
+def classes_along(axis: int, prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor] | None]:
+    """A prediction and its target, whose classes are along some axis, with the classes along axis 1.
 
-
-def as_rows(prediction: Tensor, target: Tensor, axis: int) -> Rows:
-    """A prediction and its target, whose classes are along some axis, as rows.
+    Returns:
+        The two, of shapes (B, C, ...) and (B, ...), or as rows, (N, C) and (N,); and if they are rows, what gives a gradient
+        the shape of the prediction again.
 
     Raises:
+        TypeError: they are no tensors.
         ValueError: the prediction has no such axis, or the target does not fit.
     """
+    require_tensor(prediction, "the prediction must be")
+    require_tensor(target, "the target must be")
+    if axis == 1 or prediction.ndim < 2 or (axis == -1 and prediction.ndim == 2):
+        return prediction, target, None
     if axis in {0, -prediction.ndim} or not -prediction.ndim <= axis < prediction.ndim:
         raise ValueError(
             f"axis={axis} is to be that of the classes, any but the first, which is the batch's; the prediction's shape is"
@@ -46,7 +39,8 @@ def as_rows(prediction: Tensor, target: Tensor, axis: int) -> Rows:
             f"for a prediction of shape {tuple(prediction.shape)}, with the classes along axis {axis}, class indices must have"
             f" the shape {tuple(moved.shape[:-1])}, not {tuple(target.shape)}"
         )
-    return Rows(moved.flatten(0, -2), target.flatten(0, moved.ndim - 2), moved.shape, axis)
+    rows = moved.flatten(0, -2), target.flatten(0, moved.ndim - 2)
+    return *rows, lambda grad: grad.reshape(moved.shape).movedim(-1, axis)
 
 
 def axis_hint(prediction: tuple[int, ...], target: tuple[int, ...]) -> str:

@@ -1,8 +1,10 @@
 """The modes that torch computes in: with a tape or without, watched by a compiler or not."""
 
+import math
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 
 class no_grad:  # noqa: N801  # torch's own is called so, and does the same in three times the time
@@ -54,3 +56,13 @@ def is_in_forward_mode() -> bool:
     return functorch.maybe_current_level() is not None and any(
         interpreter.key() == functorch.TransformType.Jvp for interpreter in functorch.get_interpreter_stack()
     )
+
+
+def is_readable(x: Tensor) -> bool:
+    """Whether a tensor's values can be looked at for nothing: it is on the CPU, and nothing traces or batches it."""
+    return type(x) is Tensor and x.is_cpu and not is_traced() and not torch._C._functorch.is_batchedtensor(x)
+
+
+def may_be_nan(value: Tensor) -> bool:
+    """Whether a number is NaN, or cannot be looked at: then a slower formula is taken, which holds everywhere."""
+    return not is_readable(value) or math.isnan(value.item())
