@@ -104,12 +104,13 @@ from fundl.layers.gain import gain_of as gain_of
 
 # Parameters from a key.
 from fundl.initializers import (
-    Dependent as Dependent, Initializer as Initializer, constant as constant, initialize as initialize,
+    Dependent as Dependent, Initializer as Initializer, constant as constant,
     kaiming_normal as kaiming_normal, kaiming_uniform as kaiming_uniform, lecun_normal as lecun_normal,
     lecun_uniform as lecun_uniform, normal as normal, ones as ones, orthogonal as orthogonal,
     truncated_normal as truncated_normal, uniform_fan_in as uniform_fan_in, xavier_normal as xavier_normal,
     xavier_uniform as xavier_uniform, zeros as zeros,
 )
+from fundl.initialization import initialize as initialize
 from fundl.fan import Fans as Fans, OwnFans as OwnFans, fans as fans
 
 # Losses, and how good a model is.
@@ -127,7 +128,7 @@ from fundl.metrics import accuracy as accuracy, confusion_matrix as confusion_ma
 from fundl.optim.transform import State as State, Transform as Transform, apply_updates as apply_updates
 from fundl.optim.flat import Tensors as Tensors
 from fundl.optim.chain import AnyTransform as AnyTransform, chain as chain
-from fundl.optim.hyperparameters import Rate as Rate
+from fundl.optim.rate import Rate as Rate
 from fundl.optim.sgd import SGDState as SGDState, TraceState as TraceState, momentum as momentum, sgd as sgd, trace as trace
 from fundl.optim.adam import (
     AdamChainState as AdamChainState, AdamState as AdamState, adam as adam, adamw as adamw, scale_by_adam as scale_by_adam,

@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import adamw, tree
-from fundl.initializers import initialize
+from fundl.initialization import initialize
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.activation import ReLU, Tanh
 from fundl.layers.dropout import Dropout, rekey

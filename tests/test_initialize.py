@@ -16,10 +16,10 @@ from typing_extensions import override
 
 from fundl import random, tree
 from fundl.fan import Fans, fans
+from fundl.initialization import initialize
 from fundl.initializers import (
     Initializer,
     constant,
-    initialize,
     kaiming_normal,
     kaiming_uniform,
     lecun_normal,

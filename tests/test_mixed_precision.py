@@ -21,7 +21,7 @@ from fundl import (
     tree,
 )
 from fundl.data import disk, one_hot
-from fundl.initializers import initialize
+from fundl.initialization import initialize
 from fundl.layers.activation import ReLU, Tanh
 from fundl.layers.dropout import Dropout, rekey
 from fundl.layers.embedding import embedding

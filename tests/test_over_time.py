@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fundl import tree
-from fundl.initializers import initialize
+from fundl.initialization import initialize
 from fundl.layers.activation import Tanh
 from fundl.layers.dropout import Dropout
 from fundl.layers.embedding import embedding

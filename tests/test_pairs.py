@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fundl import adam, tree
-from fundl.initializers import initialize
+from fundl.initialization import initialize
 from fundl.layer import AnyLayer
 from fundl.layers.activation import Tanh
 from fundl.layers.bilinear import Bilinear, bilinear

@@ -9,7 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import adamw, is_matrix, tree
-from fundl.initializers import initialize, kaiming_uniform
+from fundl.initialization import initialize
+from fundl.initializers import kaiming_uniform
 from fundl.layer import Layer
 from fundl.layers.activation import ReLU, Tanh
 from fundl.layers.batch_norm import BatchNorm, batch_norm, calibrate

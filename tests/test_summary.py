@@ -16,7 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl.initializers import initialize
+from fundl.initialization import initialize
 from fundl.layer import Layer, Model
 from fundl.layers.activation import LeakyReLU, ReLU, Tanh
 from fundl.layers.dropout import Dropout, rekey

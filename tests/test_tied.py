@@ -10,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import adam, tree
-from fundl.initializers import initialize
+from fundl.initialization import initialize
 from fundl.initializers import normal as normally
 from fundl.layer import Layer
 from fundl.layers.activation import Tanh

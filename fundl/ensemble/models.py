@@ -11,7 +11,7 @@ from typing_extensions import override
 from fundl import random, tree
 from fundl._common.modes import no_grad
 from fundl.ensemble._layers import as_models, batched
-from fundl.initializers import initialize as initialize_one
+from fundl.initialization import initialize as initialize_one
 from fundl.layer import Layer, Model
 from fundl.model import run_backward, run_backward_params, run_forward
 from fundl.runs import each, of_each, together

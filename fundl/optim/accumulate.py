@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.numbers import count_of_steps
 from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
-from fundl.optim.hyperparameters import count_of_steps
 from fundl.optim.transform import Rule, State, Transform, require_transform
 from fundl.tree import Record, describe
 

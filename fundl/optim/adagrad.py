@@ -7,11 +7,12 @@ import attrs
 import torch
 from typing_extensions import override
 
+from fundl._common.numbers import non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, add_decayed_weights
 from fundl.optim.flat import Tensors, require_fit
-from fundl.optim.hyperparameters import Rate, non_negative
+from fundl.optim.rate import Rate
 from fundl.optim.scaling import RateState, scale_by_learning_rate
 from fundl.optim.schedules import inverse_time_schedule
 from fundl.optim.transform import Transform

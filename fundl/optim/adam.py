@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim._fused import Columns, adam_in_place, can_fuse
 from fundl.optim.decay import AddDecayedWeights, DecayState, Predicate
 from fundl.optim.flat import StateError, Tensors, new_count, require_fit, times, zeros_like
-from fundl.optim.hyperparameters import Rate, fraction, non_negative
+from fundl.optim.rate import Rate
 from fundl.optim.scaling import RateState, ScaleByLearningRate
 from fundl.optim.transform import Transform
 from fundl.tree import Record

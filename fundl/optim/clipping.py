@@ -7,9 +7,9 @@ import torch
 from typing_extensions import override
 
 from fundl import tree
+from fundl._common.numbers import positive
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.flat import Tensors, require_stateless, times
-from fundl.optim.hyperparameters import positive
 from fundl.optim.transform import Transform
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.numbers import non_negative
 from fundl.optim.flat import Tensors
-from fundl.optim.hyperparameters import non_negative
 from fundl.optim.transform import Transform
 from fundl.tree import Record
 

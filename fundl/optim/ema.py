@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fundl import tree
 from fundl._common.modes import no_grad
+from fundl._common.numbers import fraction
 from fundl.optim.flat import all_widened, copies, new_count, select
-from fundl.optim.hyperparameters import fraction
 from fundl.optim.transform import flatten_alike, flatten_params
 from fundl.tree import Record
 

@@ -6,11 +6,12 @@ import attrs
 import torch
 from typing_extensions import override
 
+from fundl._common.numbers import fraction
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, Predicate, add_decayed_weights
 from fundl.optim.flat import Tensors, require_fit, zeros_like
-from fundl.optim.hyperparameters import Rate, fraction
+from fundl.optim.rate import Rate
 from fundl.optim.scaling import RateState, scale_by_learning_rate
 from fundl.optim.transform import Transform
 from fundl.tree import Record

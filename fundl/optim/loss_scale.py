@@ -10,9 +10,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
+from fundl._common.numbers import count_of_steps, positive
 from fundl.model import Loss, loss_and_gradient
 from fundl.optim.flat import Tensors, new_count, select, times, zeros_like
-from fundl.optim.hyperparameters import count_of_steps, positive
 from fundl.optim.transform import Rule, Transform, require_transform
 from fundl.tree import Record
 

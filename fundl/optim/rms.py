@@ -6,11 +6,12 @@ import attrs
 import torch
 from typing_extensions import override
 
+from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, add_decayed_weights
 from fundl.optim.flat import StateError, Tensors, require_fit, zeros_like
-from fundl.optim.hyperparameters import Rate, fraction, non_negative
+from fundl.optim.rate import Rate
 from fundl.optim.scaling import RateState, scale_by_learning_rate
 from fundl.optim.sgd import TraceState, trace
 from fundl.optim.transform import Transform

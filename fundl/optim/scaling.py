@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.numbers import finite
 from fundl.optim.flat import StateError, Tensors, new_count, require_stateless, times
-from fundl.optim.hyperparameters import Rate, finite, learning_rate, value_at
+from fundl.optim.rate import Rate, learning_rate, value_at
 from fundl.optim.transform import Transform
 from fundl.tree import Record
 

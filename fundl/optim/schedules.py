@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.numbers import count_of_steps, finite, fraction, non_negative, positive
 from fundl._common.suggestions import with_suggestions
-from fundl.optim.hyperparameters import count_of_steps, finite, fraction, non_negative, positive, value_at
+from fundl.optim.rate import value_at
 
 
 class Schedule(ABC):
