@@ -3,7 +3,6 @@
 from itertools import compress
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from fundl._common.modes import is_traced
@@ -49,43 +48,4 @@ def can_fuse(columns: Columns) -> bool:
         and all(map(Tensor.is_contiguous, tensors))
         and params[0].device == grads[0].device == first[0].device == second[0].device == (greatest or first)[0].device
         and (params[0].is_cpu or params[0].is_cuda)
-    )
-
-
-def adam_in_place(
-    columns: Columns,
-    count: Tensor,
-    rate: float | Tensor,
-    *,
-    betas: tuple[float, float],
-    epsilon: float,
-    weight_decay: float,
-    decoupled: bool,
-) -> None:
-    """Write the next params and moments over those that are given.
-
-    Args:
-        columns: made by `unshared`, of what `can_fuse` agrees to.
-        count: the number of this step, from 1.
-        rate: the learning rate.
-        betas: the decays of the moments.
-        epsilon: of the denominator.
-        weight_decay: how much of the params decays.
-        decoupled: whether that is added after the moments (AdamW), or to the gradient (Adam).
-    """
-    if not columns.params:
-        return
-    if isinstance(rate, Tensor) and not rate.is_cpu:
-        rate = rate.to(torch.float32)  # what the kernels of devices read; that of the CPU takes any number
-    kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
-    kernel(
-        *columns,
-        (count.to(torch.float32),) * len(columns.params),
-        lr=rate,
-        beta1=betas[0],
-        beta2=betas[1],
-        weight_decay=weight_decay,
-        eps=epsilon,
-        amsgrad=bool(columns.max_second_moment),
-        maximize=False,
     )

@@ -85,15 +85,11 @@ def adagrad(
     Args:
         rate: the learning rate, a number of 0 or more or a schedule.
         rate_decay: if not 0, the rate is `inverse_time_schedule` (rate, rate_decay).
-        initial: the sum of squares before the first step, of 0 or more.
-        epsilon: keeps the denominator from 0; of 0 or more.
+        initial, epsilon: see `scale_by_adagrad`, which also has the source.
         weight_decay: the weight of the L2 penalty, of 0 or more.
 
     Raises:
         ValueError: the rate is a schedule, and there is a rate_decay.
-
-    Source:
-        Duchi, Hazan and Singer, Adaptive subgradient methods for online learning and stochastic optimization, 2011.
 
     >>> from fundl import adagrad
     >>> optimizer, params = adagrad(0.1), torch.ones(2)

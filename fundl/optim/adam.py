@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
-from fundl.optim._fused import Columns, adam_in_place, can_fuse
+from fundl.optim._fused import Columns, can_fuse
 from fundl.optim.decay import AddDecayedWeights, DecayState, Predicate
 from fundl.optim.flat import StateError, Tensors, new_count, require_fit, times, zeros_like
 from fundl.optim.rate import Rate
@@ -92,15 +92,22 @@ class _ScaleByAdam(Transform[AdamState]):
     def write(
         self, columns: Columns, count: Tensor, rate: float | Tensor, *, weight_decay: float = 0.0, decoupled: bool = False
     ) -> None:
-        """Run the fused kernel, which writes over the columns."""
-        adam_in_place(
-            columns,
-            count,
-            rate,
-            betas=(self.beta1, self.beta2),
-            epsilon=self.epsilon,
+        """Run the fused kernel, which writes the next params and moments over what `Columns.unshared` made."""
+        if not columns.params:
+            return
+        if isinstance(rate, Tensor) and not rate.is_cpu:
+            rate = rate.to(torch.float32)  # what the kernels of devices read; that of the CPU takes any number
+        kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
+        kernel(
+            *columns,
+            (count.to(torch.float32),) * len(columns.params),
+            lr=rate,
+            beta1=self.beta1,
+            beta2=self.beta2,
             weight_decay=weight_decay,
-            decoupled=decoupled,
+            eps=self.epsilon,
+            amsgrad=bool(columns.max_second_moment),
+            maximize=False,
         )
 
 
@@ -214,14 +221,8 @@ def adam(
 
     Args:
         rate: the learning rate, a number of 0 or more or a schedule.
-        beta1: the decay of the mean of the gradients, in [0, 1).
-        beta2: the decay of the mean of their squares, in [0, 1).
-        epsilon: keeps the denominator from 0; of 0 or more.
+        beta1, beta2, epsilon, amsgrad: see `scale_by_adam`, which also has the source.
         weight_decay: the weight of the L2 penalty, of 0 or more; see `adamw` for the other kind.
-        amsgrad: whether to divide by the greatest second moment so far.
-
-    Source:
-        Kingma and Ba, Adam: a method for stochastic optimization, 2015.
 
     >>> from fundl import adam
     >>> optimizer, params = adam(0.1), torch.ones(2)
@@ -254,12 +255,8 @@ def adamw(
 
     Args:
         rate: the learning rate, a number of 0 or more or a schedule.
-        beta1: the decay of the mean of the gradients, in [0, 1).
-        beta2: the decay of the mean of their squares, in [0, 1).
-        epsilon: keeps the denominator from 0; of 0 or more.
-        weight_decay: how much of the params decays, of 0 or more.
-        where: chooses, once, in `init`, which leaves decay; all by default. `is_matrix` spares biases and norms.
-        amsgrad: whether to divide by the greatest second moment so far.
+        beta1, beta2, epsilon, amsgrad: see `scale_by_adam`.
+        weight_decay, where: see `add_decayed_weights`.
 
     Source:
         Loshchilov and Hutter, Decoupled weight decay regularization, 2019.

@@ -9,7 +9,7 @@ from typing_extensions import override
 from fundl._common.suggestions import name_of
 from fundl.optim.flat import Tensors
 from fundl.optim.loss_scale import DynamicLossScale
-from fundl.optim.transform import Transform
+from fundl.optim.transform import Rule, Transform
 
 S1 = TypeVar("S1")
 S2 = TypeVar("S2")
@@ -21,6 +21,7 @@ States = TypeVar("States", bound=tuple[object, ...])
 # A chain holds transforms of any states, and no other type says so: Transform is invariant in its state, because `change`
 # takes one and returns one.
 AnyTransform: TypeAlias = Transform[Any]  # type: ignore[explicit-any]
+AnyRule: TypeAlias = Rule[Any]  # type: ignore[explicit-any]
 
 
 @final
@@ -45,27 +46,26 @@ class _Chain(Transform[States]):
 
     @override
     def change(self, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
+        return self._through(self.transforms[-1].change, grads, state, params)
+
+    @override
+    def move(self, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
+        return self._through(self.transforms[-1].move, grads, state, params)
+
+    def _through(self, last: AnyRule, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
+        """What comes of the rule of the last transform, which may be a kernel of its own, after the changes of all others."""
         states: list[object] = []
-        for transform, inner in zip(self.transforms, state, strict=True):
+        for transform, inner in zip(self.transforms[:-1], state[:-1], strict=True):
             grads, next_inner = transform.change(grads, inner, params)
             states.append(next_inner)
-        return grads, cast("States", tuple(states))
+        results, last_state = last(grads, state[-1], params)
+        return results, cast("States", (*states, last_state))
 
     @override
     def weighed(self, weight: float | Tensor) -> Self:
         parts = tuple([transform.weighed(weight) for transform in self.transforms])
         unchanged = all(part is transform for part, transform in zip(parts, self.transforms, strict=True))
         return self if unchanged else attrs.evolve(self, transforms=parts)
-
-    @override
-    def move(self, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
-        # The last transform moves the params, so that a kernel of its own can do it.
-        states: list[object] = []
-        for transform, inner in zip(self.transforms[:-1], state[:-1], strict=True):
-            grads, next_inner = transform.change(grads, inner, params)
-            states.append(next_inner)
-        moved, last = self.transforms[-1].move(grads, state[-1], params)
-        return moved, cast("States", (*states, last))
 
 
 @overload

@@ -9,24 +9,19 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common.numbers import positive
 from fundl._common.suggestions import with_suggestions
-from fundl.optim.flat import Tensors, require_stateless, times
-from fundl.optim.transform import Transform
+from fundl.optim.flat import Tensors, times
+from fundl.optim.transform import Stateless, Transform
 
 
 @final
 @attrs.frozen
-class _ClipByGlobalNorm(Transform[tuple[()]]):
+class _ClipByGlobalNorm(Stateless):
     max_norm: float = attrs.field(validator=positive)
 
     @override
-    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> tuple[()]:
-        return ()
-
-    @override
-    def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
-        require_stateless(state)
+    def updates(self, grads: Tensors) -> Tensors:
         norm = tree.norm_of(grads)
-        return times(grads, self.max_norm / norm.clamp(min=self.max_norm)), state
+        return times(grads, self.max_norm / norm.clamp(min=self.max_norm))
 
 
 @with_suggestions
@@ -53,19 +48,14 @@ def clip_by_global_norm(max_norm: float) -> Transform[tuple[()]]:
 
 @final
 @attrs.frozen
-class _ClipByValue(Transform[tuple[()]]):
+class _ClipByValue(Stateless):
     elementwise = True
 
     limit: float = attrs.field(validator=positive)
 
     @override
-    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> tuple[()]:
-        return ()
-
-    @override
-    def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
-        require_stateless(state)
-        return torch._foreach_clamp_max(torch._foreach_clamp_min(grads, -self.limit), self.limit), state
+    def updates(self, grads: Tensors) -> Tensors:
+        return torch._foreach_clamp_max(torch._foreach_clamp_min(grads, -self.limit), self.limit)
 
 
 @with_suggestions

@@ -81,9 +81,3 @@ class StateError(ValueError):
             f"{hyper_parameter} needs {missing}, which the state has not: it was made under other hyper-parameters. Make a"
             " new one with init(params), or go on under those"
         )
-
-
-def require_stateless(state: object) -> None:
-    """Raise unless a state is that of a transform which remembers nothing."""
-    if state != ():
-        raise TypeError("the state is of another transform: this one has none")

@@ -86,13 +86,8 @@ def lion(
 
     Args:
         rate: the learning rate, a number of 0 or more or a schedule; a third to a tenth of Adam's.
-        beta1: how much of the momentum the direction has, in [0, 1).
-        beta2: the decay of the momentum, in [0, 1).
-        weight_decay: how much of the params decays, of 0 or more.
-        where: chooses, once, in `init`, which leaves decay; all by default. `is_matrix` spares biases and norms.
-
-    Source:
-        Chen et al., Symbolic discovery of optimization algorithms, 2023.
+        beta1, beta2: see `scale_by_lion`, which also has the source.
+        weight_decay, where: see `add_decayed_weights`.
 
     >>> from fundl import lion
     >>> optimizer, params = lion(0.1), torch.ones(2)

@@ -107,14 +107,9 @@ def rmsprop(
 
     Args:
         rate: the learning rate, a number of 0 or more or a schedule.
-        decay: of the mean of squares, in [0, 1).
-        epsilon: keeps the denominator from 0; of 0 or more.
+        decay, epsilon, centered: see `scale_by_rms`, which also has the sources.
         momentum: see `trace`.
-        centered: whether to divide by the standard deviation.
         weight_decay: the weight of the L2 penalty, of 0 or more.
-
-    Source:
-        Tieleman and Hinton, Lecture 6.5: RMSprop, 2012.
 
     >>> from fundl import rmsprop
     >>> optimizer, params = rmsprop(0.1, decay=0.75), torch.ones(2)

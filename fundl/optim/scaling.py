@@ -8,27 +8,22 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.numbers import finite
-from fundl.optim.flat import StateError, Tensors, new_count, require_stateless, times
+from fundl.optim.flat import StateError, Tensors, new_count, times
 from fundl.optim.rate import Rate, learning_rate, value_at
-from fundl.optim.transform import Transform
+from fundl.optim.transform import Stateless, Transform
 from fundl.tree import Record
 
 
 @final
 @attrs.frozen
-class _Scale(Transform[tuple[()]]):
+class _Scale(Stateless):
     elementwise = True
 
     factor: float = attrs.field(validator=finite)
 
     @override
-    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> tuple[()]:
-        return ()
-
-    @override
-    def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
-        require_stateless(state)
-        return torch._foreach_mul(grads, self.factor), state
+    def updates(self, grads: Tensors) -> Tensors:
+        return torch._foreach_mul(grads, self.factor)
 
 
 def scale(factor: float) -> Transform[tuple[()]]:

@@ -111,9 +111,7 @@ def sgd(
 
     Args:
         rate: the learning rate, a number of 0 or more or a schedule.
-        momentum: see `trace`.
-        dampening: see `trace`.
-        nesterov: see `trace`.
+        momentum, dampening, nesterov: see `trace`.
         weight_decay: the weight of the L2 penalty, of 0 or more.
 
     Source:
@@ -136,9 +134,7 @@ def momentum(rate: Rate, *, momentum: float = 0.9, nesterov: bool = False) -> Tr
     """Stochastic gradient descent with momentum: `sgd` with another default.
 
     Args:
-        rate: the learning rate, a number of 0 or more or a schedule.
-        momentum: how much of the sum of the gradients is kept, of 0 or more.
-        nesterov: whether to look ahead.
+        rate, momentum, nesterov: see `sgd`.
 
     >>> from fundl import momentum, sgd
     >>> momentum(0.1) == sgd(0.1, momentum=0.9)

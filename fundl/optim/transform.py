@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, Generic, Self, TypeAlias, TypeVar, fina
 import attrs
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from fundl import tree
 from fundl._common import suggestions
@@ -150,17 +151,7 @@ class Transform(ABC, Generic[S]):
         return self._run(self.change, grads, state, params)
 
     def step(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
-        """The next params, and the next state: `update` and `apply_updates` in one, and faster.
-
-        Args:
-            grads: the gradient with respect to the params.
-            state: what `init` or the last step returned.
-            params: where the gradient was computed.
-
-        Raises:
-            TypeError: grads and params are of different structures or dtypes.
-            ValueError: they are of different shapes, on different devices, or the state belongs to other params.
-        """
+        """The next params, and the next state: `update` and `apply_updates` in one, and faster; it takes what that takes."""
         return self._run(self.move, grads, state, params)
 
     def _run(self, rule: Rule[S], grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
@@ -199,6 +190,27 @@ class Transform(ABC, Generic[S]):
                     f"the state is of other params: its leaf at {path} is {describe(old)} on {old.device}, where"
                     f" {describe(new)} on {new.device} is expected; make a new one with init(params)"
                 ) from error
+
+
+class Stateless(Transform[tuple[()]]):
+    """A transform that remembers nothing: whoever derives from it writes `updates`."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def updates(self, grads: Tensors) -> Tensors:
+        """The updates."""
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> tuple[()]:
+        return ()
+
+    @override
+    def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
+        given: object = state
+        if given != ():
+            raise TypeError("the state is of another transform: this one has none")
+        return self.updates(grads), state
 
 
 def require_transform(optimizer: object) -> None:
