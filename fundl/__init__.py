@@ -70,12 +70,15 @@ from fundl.layers.activation import (
 from fundl.layers.softmax import LogSoftmax as LogSoftmax, Softmax as Softmax
 from fundl.layers.dropout import Dropout as Dropout, rekey as rekey
 from fundl.layers.pooling import (
+    AveragePool1d as AveragePool1d, AveragePool2d as AveragePool2d, AveragePool3d as AveragePool3d, MaxPool1d as MaxPool1d,
+    MaxPool2d as MaxPool2d, MaxPool3d as MaxPool3d,
+)
+from fundl.layers.adaptive_pooling import (
     AdaptiveAveragePool1d as AdaptiveAveragePool1d, AdaptiveAveragePool2d as AdaptiveAveragePool2d,
     AdaptiveAveragePool3d as AdaptiveAveragePool3d, AdaptiveMaxPool1d as AdaptiveMaxPool1d,
-    AdaptiveMaxPool2d as AdaptiveMaxPool2d, AdaptiveMaxPool3d as AdaptiveMaxPool3d, AveragePool1d as AveragePool1d,
-    AveragePool2d as AveragePool2d, AveragePool3d as AveragePool3d, GlobalAveragePool as GlobalAveragePool,
-    GlobalMaxPool as GlobalMaxPool, MaxPool1d as MaxPool1d, MaxPool2d as MaxPool2d, MaxPool3d as MaxPool3d,
+    AdaptiveMaxPool2d as AdaptiveMaxPool2d, AdaptiveMaxPool3d as AdaptiveMaxPool3d,
 )
+from fundl.layers.global_pooling import GlobalAveragePool as GlobalAveragePool, GlobalMaxPool as GlobalMaxPool
 from fundl.layers.resampling import (
     Pad as Pad, PixelShuffle as PixelShuffle, PixelUnshuffle as PixelUnshuffle, Upsample as Upsample,
 )

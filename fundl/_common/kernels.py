@@ -162,43 +162,63 @@ weight_norm_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor, int], tuple[T
 
 # --- Pooling -----------------------------------------------------------------------------------------------------------
 
-# Here and below, a setting is one number for all axes, or one for each. Of the input, the backward kernels read the sizes,
-# the dtype, the device and the order in memory, never the numbers.
+# By the number of spatial axes, of which one is to be run as the second of two. Here and below, a setting is one number for all
+# axes, or one for each. Of the input, the backward kernels read the sizes, the dtype, the device and the order in memory, never
+# the numbers.
 
 PerAxis: TypeAlias = int | tuple[int, ...]
 
 # x, kernel size, stride, padding, dilation, ceil mode: the output, and where in its plane of x each element is from.
-_MaxPool: TypeAlias = Callable[[Tensor, PerAxis, PerAxis, PerAxis, PerAxis, bool], tuple[Tensor, Tensor]]
-max_pool2d: _MaxPool = torch._C._nn.max_pool2d_with_indices
-max_pool3d: _MaxPool = torch._C._nn.max_pool3d_with_indices
+max_pool: Mapping[int, Callable[[Tensor, PerAxis, PerAxis, PerAxis, PerAxis, bool], tuple[Tensor, Tensor]]] = {
+    1: torch._C._nn.max_pool2d_with_indices,
+    2: torch._C._nn.max_pool2d_with_indices,
+    3: torch._C._nn.max_pool3d_with_indices,
+}
 # grad, like the input, kernel size, stride, padding, dilation, ceil mode, where each element is from.
-_MaxPoolBackward: TypeAlias = "Callable[[Tensor, Tensor, PerAxis, PerAxis, PerAxis, PerAxis, bool, Tensor], Tensor]"
-max_pool2d_backward: _MaxPoolBackward = _aten.max_pool2d_with_indices_backward.default._op
-max_pool3d_backward: _MaxPoolBackward = _aten.max_pool3d_with_indices_backward.default._op
+max_pool_backward: Mapping[int, Callable[[Tensor, Tensor, PerAxis, PerAxis, PerAxis, PerAxis, bool, Tensor], Tensor]] = {
+    1: _aten.max_pool2d_with_indices_backward.default._op,
+    2: _aten.max_pool2d_with_indices_backward.default._op,
+    3: _aten.max_pool3d_with_indices_backward.default._op,
+}
 
 # x, kernel size, stride, padding, ceil mode, whether the padding counts, what to divide by instead.
-_AveragePool: TypeAlias = Callable[[Tensor, PerAxis, PerAxis, PerAxis, bool, bool, int | None], Tensor]
-average_pool2d: _AveragePool = torch._C._nn.avg_pool2d
-average_pool3d: _AveragePool = torch._C._nn.avg_pool3d
+average_pool: Mapping[int, Callable[[Tensor, PerAxis, PerAxis, PerAxis, bool, bool, int | None], Tensor]] = {
+    1: torch._C._nn.avg_pool2d,
+    2: torch._C._nn.avg_pool2d,
+    3: torch._C._nn.avg_pool3d,
+}
 # grad, like the input, and the same.
-_AveragePoolBackward: TypeAlias = Callable[[Tensor, Tensor, PerAxis, PerAxis, PerAxis, bool, bool, int | None], Tensor]
-average_pool2d_backward: _AveragePoolBackward = _aten.avg_pool2d_backward.default._op
-average_pool3d_backward: _AveragePoolBackward = _aten.avg_pool3d_backward.default._op
+average_pool_backward: Mapping[int, Callable[[Tensor, Tensor, PerAxis, PerAxis, PerAxis, bool, bool, int | None], Tensor]] = {
+    1: _aten.avg_pool2d_backward.default._op,
+    2: _aten.avg_pool2d_backward.default._op,
+    3: _aten.avg_pool3d_backward.default._op,
+}
 
 # x, size of the output.
-adaptive_average_pool2d: Callable[[Tensor, PerAxis], Tensor] = torch._C._nn.adaptive_avg_pool2d
-adaptive_average_pool3d: Callable[[Tensor, PerAxis], Tensor] = torch._C._nn.adaptive_avg_pool3d
+adaptive_average_pool: Mapping[int, Callable[[Tensor, PerAxis], Tensor]] = {
+    1: torch._C._nn.adaptive_avg_pool2d,
+    2: torch._C._nn.adaptive_avg_pool2d,
+    3: torch._C._nn.adaptive_avg_pool3d,
+}
 # grad, like the input.
-adaptive_average_pool2d_backward: Callable[[Tensor, Tensor], Tensor] = _aten._adaptive_avg_pool2d_backward.default._op
-adaptive_average_pool3d_backward: Callable[[Tensor, Tensor], Tensor] = _aten._adaptive_avg_pool3d_backward.default._op
+adaptive_average_pool_backward: Mapping[int, Callable[[Tensor, Tensor], Tensor]] = {
+    1: _aten._adaptive_avg_pool2d_backward.default._op,
+    2: _aten._adaptive_avg_pool2d_backward.default._op,
+    3: _aten._adaptive_avg_pool3d_backward.default._op,
+}
 
 # x, size of the output: the output, and where in its plane of x each element is from.
-_AdaptiveMaxPool: TypeAlias = Callable[[Tensor, PerAxis], tuple[Tensor, Tensor]]
-adaptive_max_pool2d: _AdaptiveMaxPool = torch._C._nn.adaptive_max_pool2d
-adaptive_max_pool3d: _AdaptiveMaxPool = torch._C._nn.adaptive_max_pool3d
+adaptive_max_pool: Mapping[int, Callable[[Tensor, PerAxis], tuple[Tensor, Tensor]]] = {
+    1: torch._C._nn.adaptive_max_pool2d,
+    2: torch._C._nn.adaptive_max_pool2d,
+    3: torch._C._nn.adaptive_max_pool3d,
+}
 # grad, like the input, where each element is from.
-adaptive_max_pool2d_backward: Callable[[Tensor, Tensor, Tensor], Tensor] = _aten.adaptive_max_pool2d_backward.default._op
-adaptive_max_pool3d_backward: Callable[[Tensor, Tensor, Tensor], Tensor] = _aten.adaptive_max_pool3d_backward.default._op
+adaptive_max_pool_backward: Mapping[int, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    1: _aten.adaptive_max_pool2d_backward.default._op,
+    2: _aten.adaptive_max_pool2d_backward.default._op,
+    3: _aten.adaptive_max_pool3d_backward.default._op,
+}
 
 # --- Attention ---------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ class Layout(Record):
 
 def layout_of(x: Tensor) -> Layout:
     """The layout of a tensor, whose channels can be last in memory if its axes are (B, C, H, W) or (B, C, D, H, W)."""
-    return Layout(x.shape, x.ndim in {4, 5} and x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous())
+    sizes = x.shape
+    return Layout(sizes, len(sizes) in {4, 5} and x.stride(1) == 1 and sizes[1] > 1 and not x.is_contiguous())
 
 
 def stand_in(layout: Layout, grad: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from fundl.layers.activation import Hardtanh, Sigmoid
 from fundl.layers.dropout import Dropout
 from fundl.layers.feed_forward import GLU
 from fundl.layers.frozen import Frozen
-from fundl.layers.pooling import GlobalAveragePool, GlobalMaxPool
+from fundl.layers.global_pooling import GlobalAveragePool, GlobalMaxPool
 from fundl.layers.repeated import Repeat
 from fundl.layers.softmax import Softmax
 from fundl.layers.structure import Reshape

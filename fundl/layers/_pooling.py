@@ -1,0 +1,90 @@
+"""What all pooling shares: one computation, over one, two or three spatial axes, of parts of these.
+
+Over one axis it runs as over two, of which the first is of size 1. Backward needs no number of the input, only its layout: the
+input is not kept.
+"""
+
+from abc import abstractmethod
+from typing import Final, Generic, Self, TypeAlias, final
+
+import attrs
+from torch import Tensor
+from typing_extensions import TypeVar, override
+
+from fundl._common.half import in_float32
+from fundl._common.kernels import PerAxis
+from fundl.layers._layout import Layout, layout_of, require_sizes, stand_in
+from fundl.layers._spatial import Spatial, require_per_axis
+from fundl.tree import Record
+
+Indices = TypeVar("Indices")
+"""A tensor of where maxima are from, or None for a mean."""
+
+# A setting over two or three axes
+PerTwo: TypeAlias = int | tuple[int, int]
+PerThree: TypeAlias = int | tuple[int, int, int]
+
+_TUPLES: Final = {1: "", 2: ", or a tuple of 2 integers", 3: ", or a tuple of 3 integers"}
+
+
+@final
+@attrs.frozen(eq=False)
+class Pooled(Record, Generic[Indices]):
+    """What backward is to know: how the input lay in memory, the sizes of the output, and where maxima are from."""
+
+    x: Layout
+    sizes: tuple[int, ...]
+    indices: Indices
+
+
+@attrs.frozen(eq=False, init=False)
+class Pool(Spatial[Pooled[Indices]], Generic[Indices]):
+    """What all layers share that pool parts of the spatial axes."""
+
+    @abstractmethod
+    def _pool(self, x: Tensor) -> tuple[Tensor, Indices]:
+        """The output over two or three axes, and of maxima where they are from."""
+
+    @abstractmethod
+    def _spread(self, grad: Tensor, x: Tensor, indices: Indices) -> Tensor:
+        """The input's gradient over two or three axes. Of x, nothing counts but the layout."""
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Pooled[Indices]]:
+        if self.axes == 3 and x.ndim == 4:  # without a batch, the kernels refuse channels that are last in memory
+            x = x.contiguous()
+        try:
+            planes = x.unsqueeze(-2) if self.axes == 1 else x
+            output, indices = self._pool(planes)
+        except (RuntimeError, IndexError) as error:
+            self._explain(x, error)
+            raise
+        if self.axes == 1:
+            output = output.squeeze(-2)
+        return output, Pooled(layout_of(planes), output.shape, indices)
+
+    @override
+    def backward(self, residuals: Pooled[Indices], grad: Tensor) -> tuple[Self, Tensor]:
+        require_sizes(grad, residuals.sizes)
+        layout, indices = residuals.x, residuals.indices
+        planes = grad.unsqueeze(-2) if self.axes == 1 else grad
+        grad_x = in_float32(lambda wide: self._spread(wide, stand_in(layout, wide), indices), planes)
+        return self, grad_x.squeeze(-2) if self.axes == 1 else grad_x
+
+    def _for_kernel(self, setting: PerAxis, first: int) -> PerAxis:
+        """A setting as the kernels take it: that of one axis as that of the second of two."""
+        return setting if self.axes > 1 else (first, *self._each(setting))
+
+    # What is refused
+
+    def _require_integers(self, field: str, setting: object, least: int) -> None:
+        require_per_axis(type(self), field, setting, least, _TUPLES[self.axes])
+
+    def _explain(self, x: Tensor, error: Exception | None) -> None:
+        """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
+        self._require_axes(x, error)
+        if 0 in x.shape[-self.axes - 1 :]:
+            raise ValueError(
+                f"{type(self).__name__} needs at least one element along each axis but that of the batch, but the input's shape"
+                f" is {tuple(x.shape)}"
+            ) from error
