@@ -115,7 +115,9 @@ class Layer(Record, ABC, Generic[Residuals, In, Out]):
 
     def backward_params(self, residuals: Residuals, grad: Out) -> Self:
         """The first half of `backward`: what the first layer of a model is asked for when it is trained."""
-        return self.backward(residuals, grad)[0]
+        alone = [residuals]
+        del residuals  # a layer made of layers lets go of what they kept as it goes
+        return self.backward(alone.pop(), grad)[0]
 
     def backward_input(self, residuals: Residuals, grad: Out) -> In:
         """The second half of `backward`: what a layer is asked for whose parameters are not trained."""

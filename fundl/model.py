@@ -531,7 +531,7 @@ def run_backward(params: Model, residuals: object, grad: object) -> tuple[Model,
     kept = [*_parts(residuals), grad]
     del residuals, grad
     grads = _run_back(params, kept, run_backward)
-    return _named_as(params, grads), kept.pop()
+    return named_as(params, grads), kept.pop()
 
 
 def run_backward_params(params: Model, residuals: object, grad: object) -> Model:
@@ -556,7 +556,7 @@ def run_backward_params(params: Model, residuals: object, grad: object) -> Model
     del residuals, grad
     later = _run_back(params, kept, run_backward, first + 1)
     own = _run_back(params[: first + 1], kept, _params_alone, first)
-    return _named_as(params, [*own, *later[first + 1 :]])
+    return named_as(params, [*own, *later[first + 1 :]])
 
 
 def run_backward_input(params: Model, residuals: object, grad: object) -> object:
@@ -582,11 +582,15 @@ _Part: TypeAlias = Callable[[Model, object, object], tuple[Model, object]]
 
 
 def _params_alone(part: Model, residuals: object, grad: object) -> tuple[Model, object]:
-    return run_backward_params(part, residuals, grad), None
+    alone = [residuals]
+    del residuals
+    return run_backward_params(part, alone.pop(), grad), None
 
 
 def _input_alone(part: Model, residuals: object, grad: object) -> tuple[Model, object]:
-    return part, run_backward_input(part, residuals, grad)
+    alone = [residuals]
+    del residuals
+    return part, run_backward_input(part, alone.pop(), grad)
 
 
 def _run_back(params: tuple[Model, ...], kept: list[object], run_part: _Part, last: int = 0) -> list[Model]:
@@ -617,7 +621,7 @@ def _parts(residuals: object) -> tuple[object, ...]:
     return residuals
 
 
-def _named_as(params: tuple[Model, ...], parts: list[Model]) -> tuple[Model, ...]:
+def named_as(params: tuple[Model, ...], parts: list[Model]) -> tuple[Model, ...]:
     """The parts as a tuple of the class of the model: a NamedTuple of layers is a model, and so is its gradient."""
     return tuple(parts) if type(params) is tuple else cast("tuple[Model, ...]", tree.rebuilt(params, parts))
 
@@ -636,33 +640,44 @@ def _first_trainable(params: tuple[Model, ...]) -> int:
 class _Place(str):
     """A note on an error that says in which layer it arose; each enclosing tuple puts its index in front of the path."""
 
-    __slots__ = ("path", "what")
+    __slots__ = ("named", "path", "what")
+    named: bool  # whether the path begins with a field of the layer that is being run
     path: str
     what: str
 
     @classmethod
-    def of(cls, path: str, what: str) -> "_Place":
+    def of(cls, path: str, what: str, *, named: bool = False) -> "_Place":
         note = cls(f"in model{path}: {what}")
-        note.path, note.what = path, what
+        note.path, note.what, note.named = path, what, named
         return note
 
 
 def _note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> None:
-    if _noted(error):  # the layer is made of layers, and it was one of those
-        note_place(error, f".{layer.children[0]}")
-    else:
+    note = _noted(error)
+    if note is None:
         error.add_note(_Place.of("", f"{layer!r}; {name} is {describe(value)}"))
+    else:  # the layer is made of layers, and it was one of those
+        error.__notes__[-1] = _Place.of(note.path if note.named else f".{layer.children[0]}{note.path}", note.what)
 
 
 def _note_part(error: Exception, params: tuple[Model, ...], index: int) -> None:
     names: Sequence[str] = getattr(params, "_fields", ())
-    note_place(error, f".{names[index]}" if names else f"[{index}]")
+    _put_in_front(error, f".{names[index]}" if names else f"[{index}]", named=False)
 
 
 def note_place(error: Exception, step: str) -> None:
-    """Put a step, such as "[1]", in front of the place where an error arose: for layers that run several models."""
+    """Put a step in front of the place where an error arose: for layers that run several models.
+
+    Args:
+        error: what is being raised.
+        step: from the layer, such as ".second", or from its first field, such as "[1]".
+    """
+    _put_in_front(error, step, named=step.startswith("."))
+
+
+def _put_in_front(error: Exception, step: str, *, named: bool) -> None:
     if note := _noted(error):
-        error.__notes__[-1] = _Place.of(f"{step}{note.path}", note.what)
+        error.__notes__[-1] = _Place.of(f"{step}{note.path}", note.what, named=named)
 
 
 def _noted(error: Exception) -> _Place | None:

@@ -14,6 +14,7 @@ from typing_extensions import override
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.activation import Tanh
 from fundl.layers.linear import Linear
+from fundl.model import named_as
 from fundl.runs import each
 
 P = TypeVar("P", bound=Model)
@@ -23,7 +24,7 @@ T = TypeVar("T")
 def batched(models: Model) -> Model:
     """The layers that do for all runs what the models' layers do for each."""
     if isinstance(models, tuple):
-        return tuple([batched(part) for part in models])
+        return named_as(models, [batched(part) for part in models])
     if isinstance(models, Linear):
         return _Linears(models.weight, models.bias)
     if isinstance(models, Tanh):
@@ -31,14 +32,14 @@ def batched(models: Model) -> Model:
     return models if models.elementwise and not models.trainable else _Each(models)
 
 
-def as_models(models: P, grads: Model) -> P:
+def as_models(models: P, grads: object) -> P:
     """The gradients that the layers of `batched` found, as those of the models."""
     return cast("P", _unbatched(models, grads))  # each layer's gradient has its class, at its place
 
 
-def _unbatched(models: Model, grads: Model) -> Model:
+def _unbatched(models: Model, grads: object) -> Model:
     if isinstance(models, tuple) and isinstance(grads, tuple):
-        return tuple([_unbatched(part, grad) for part, grad in zip(models, grads, strict=True)])
+        return named_as(models, [_unbatched(part, grad) for part, grad in zip(models, grads, strict=True)])
     if isinstance(models, Linear) and isinstance(grads, _Linears):
         return Linear(grads.weight, grads.bias, weight_init=models.weight_init, bias_init=models.bias_init)
     return grads.layer if isinstance(grads, _Each) else models

@@ -1,7 +1,7 @@
 """Many models as one layer, and back."""
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar, cast, final
+from typing import Generic, Self, TypeVar, cast, final
 
 import attrs
 import torch
@@ -12,8 +12,9 @@ from fundl import random, tree
 from fundl._common.modes import no_grad
 from fundl.ensemble._layers import as_models, batched
 from fundl.initialization import initialize as initialize_one
-from fundl.layer import Layer, Model
-from fundl.model import run_backward, run_backward_params, run_forward
+from fundl.layer import Model
+from fundl.layers._inside import Around
+from fundl.model import run_forward
 from fundl.runs import each, of_each, together
 from fundl.shapes import AnyShape, Shape, expect, of_model
 from fundl.tree import describe
@@ -23,7 +24,7 @@ P = TypeVar("P", bound=Model)
 
 @final
 @attrs.frozen(eq=False)
-class Ensemble(Layer[object], Generic[P]):
+class Ensemble(Around[None], Generic[P]):
     """R models of one structure as one layer: y[r] = f_r(x[r]) for the runs r = 0, ..., R - 1.
 
     Its vjp is that of each run: grads[r], grad_x[r] = vjp(f_r, x[r], grad[r]).
@@ -61,18 +62,17 @@ class Ensemble(Layer[object], Generic[P]):
         return tree.leaves(self.models)[0].shape[0]
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, object]:
-        output, residuals = run_forward(batched(self.models), x)
-        return cast("Tensor", output), residuals  # a model of tensors predicts tensors
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, None]]:
+        output, residuals = run_forward(self._model(), x)
+        return cast("Tensor", output), (residuals, None)  # a model of tensors predicts tensors
 
     @override
-    def backward(self, residuals: object, grad: Tensor) -> tuple["Ensemble[P]", Tensor]:
-        grads, grad_x = run_backward(batched(self.models), residuals, grad)
-        return Ensemble(as_models(self.models, grads)), cast("Tensor", grad_x)  # and the gradient of a tensor is one
+    def _model(self, own: None = None) -> Model:
+        return batched(self.models)
 
     @override
-    def backward_params(self, residuals: object, grad: Tensor) -> "Ensemble[P]":
-        return Ensemble(as_models(self.models, run_backward_params(batched(self.models), residuals, grad)))
+    def _gradient(self, own: None, grads: object) -> Self:
+        return self.gradient(as_models(self.models, grads))
 
     @override
     def output_shape(self, shape: AnyShape) -> AnyShape:

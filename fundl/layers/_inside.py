@@ -1,22 +1,29 @@
-"""What layers made of layers share: how they run the layers inside them, and what they keep.
+"""Layers made of layers: how they run the layers inside, and hand backward on to them.
 
 Python cannot say that the types of a TypeVarTuple are layers. `residual`, `parallel` and their like accept nothing else, as
-`compose` does, and each gradient takes the place of a layer of its type: so the functions that run layers are stated here
-once more, for parts of any type.
+`compose` does, and each gradient takes the place of a layer of its type: so models inside are objects here, and become models
+where they are run.
 """
 
-from collections.abc import Callable
-from typing import Protocol, TypeVar, cast, final
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Generic, Self, cast, final
 
 import attrs
 from torch import Tensor
+from typing_extensions import TypeVar, override
 
-from fundl.layer import AnyLayer
-from fundl.model import output_shape, run_backward, run_backward_input, run_backward_params, run_forward
+from fundl.layer import AnyLayer, Layer, Model
+from fundl.model import note_place, output_shape, run_backward, run_backward_input, run_backward_params, run_forward
 from fundl.tree import Record, describe
 
 T = TypeVar("T")
 L = TypeVar("L", bound=AnyLayer)
+Own = TypeVar("Own")
+Residuals = TypeVar("Residuals")
+X = TypeVar("X", default=Tensor)
+Y = TypeVar("Y", default=Tensor)
+XInside = TypeVar("XInside", default=Tensor)
 
 
 @final
@@ -27,25 +34,9 @@ class Sizes(Record):
     sizes: tuple[int, ...]
 
 
-class _Backward(Protocol):
-    def __call__(self, layers: T, residuals: object, grad: Tensor, /) -> tuple[T, Tensor]: ...
-
-
-class _BackwardParams(Protocol):
-    def __call__(self, layers: T, residuals: object, grad: Tensor, /) -> T: ...
-
-
-_any_forward = cast("Callable[[object, Tensor], tuple[object, object]]", run_forward)
-backward_inside: _Backward = cast("_Backward", run_backward)
-backward_params_inside: _BackwardParams = cast("_BackwardParams", run_backward_params)
-backward_input_inside: Callable[[object, object, Tensor], Tensor] = cast(
-    "Callable[[object, object, Tensor], Tensor]", run_backward_input
-)
-
-
-def forward_inside(layers: object, x: Tensor) -> tuple[Tensor, object]:
-    """The output of layers, which must be a tensor, and their residuals."""
-    output, residuals = _any_forward(layers, x)
+def forward_inside(model: object, x: object) -> tuple[Tensor, object]:
+    """The output of a model, which must be a tensor, and its residuals."""
+    output, residuals = run_forward(cast("Model", model), x)
     if not isinstance(output, Tensor):
         raise TypeError(f"the layers inside must give a tensor, not {describe(output)}")
     return output, residuals
@@ -55,3 +46,129 @@ def fitting(layer: L) -> L:
     """The layer, once the layers inside are found to fit together."""
     output_shape(layer)
     return layer
+
+
+@attrs.frozen(eq=False)
+class Around(Layer[tuple[object, Own], X, Y], Generic[Own, X, Y, XInside]):
+    """A layer around a model f, which its first field holds.
+
+    It is written as `forward`, which runs f, and keeps two things: what f kept, and something of its own, if only None. What
+    it adds to the backward of f is said by the methods below. Backward is handed on to f with its halves alone where they are
+    asked for alone, and what f kept is handed over with it, so that each layer's residuals are freed in turn: see `Pass`.
+    """
+
+    def _model(self, own: Own) -> object:  # noqa: ARG002  # a layer that says more overrides it
+        """The f that was run: what the first field holds, unless a layer says more."""
+        return getattr(self, self.children[0])
+
+    def _kept_inside(self, kept: object) -> object:
+        """The residuals of f: what was kept of them."""
+        return kept
+
+    def _grad_inside(self, own: Own, grad: Y) -> object:  # noqa: ARG002
+        """The gradient with respect to the output of f: that of the layer."""
+        return grad
+
+    def _grad_x(self, own: Own, grad: Y, grad_inside: XInside) -> X:  # noqa: ARG002
+        """The gradient with respect to the input: that of f."""
+        return cast("X", grad_inside)  # a layer for whose input this is not so says what is
+
+    def _gradient(self, own: Own, grads: object) -> Self:  # noqa: ARG002
+        """The gradient with respect to the parameters: a layer around that of f."""
+        return self.gradient(grads)
+
+    @override
+    def backward(self, residuals: tuple[object, Own], grad: Y) -> tuple[Self, X]:
+        kept, own = self._taken(residuals)
+        del residuals
+        grads, grad_inside = run_backward(cast("Model", self._model(own)), kept.pop(), self._grad_inside(own, grad))
+        return self._gradient(own, grads), self._grad_x(own, grad, cast("XInside", grad_inside))
+
+    @override
+    def backward_params(self, residuals: tuple[object, Own], grad: Y) -> Self:
+        kept, own = self._taken(residuals)
+        del residuals
+        return self._gradient(
+            own, run_backward_params(cast("Model", self._model(own)), kept.pop(), self._grad_inside(own, grad))
+        )
+
+    @override
+    def backward_input(self, residuals: tuple[object, Own], grad: Y) -> X:
+        kept, own = self._taken(residuals)
+        del residuals
+        grad_inside = run_backward_input(cast("Model", self._model(own)), kept.pop(), self._grad_inside(own, grad))
+        return self._grad_x(own, grad, cast("XInside", grad_inside))
+
+    def _taken(self, residuals: tuple[object, Own]) -> tuple[list[object], Own]:
+        """What f kept, in a list, from which it is handed over, and what the layer kept."""
+        return [self._kept_inside(residuals[0])], residuals[1]
+
+
+@attrs.frozen(eq=False)
+class Beside(Layer[Residuals, X, Y], Generic[Residuals, X, Y]):
+    """A layer around models side by side, each of which takes and gives a tensor.
+
+    As for `Around`, a layer says what it adds to the backward of its models.
+    """
+
+    @abstractmethod
+    def _models(self) -> tuple[object, ...]:
+        """The models."""
+
+    def _place(self, index: int) -> str:
+        """Where a model is, for the notes of errors."""
+        return f"[{index}]"
+
+    @abstractmethod
+    def _apart(self, residuals: Residuals, grad: Y) -> tuple[Sequence[object], Sequence[Tensor]]:
+        """What each model kept, and the gradients with respect to their outputs."""
+
+    @abstractmethod
+    def _grad_x(self, grads_x: Sequence[Tensor]) -> X:
+        """The gradient with respect to the input, from those of the models."""
+
+    @abstractmethod
+    def _gradient(self, grads: Sequence[object]) -> Self:
+        """The gradient with respect to the parameters, from those of the models."""
+
+    def _forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], tuple[object, ...]]:
+        """The outputs of the models for their inputs, and their residuals."""
+        given = iter(inputs)
+        outputs, kept = zip(*self._each(lambda model: forward_inside(model, next(given))), strict=True)
+        return outputs, kept
+
+    @override
+    def backward(self, residuals: Residuals, grad: Y) -> tuple[Self, X]:
+        kept, outputs = self._taken(residuals, grad)
+        del residuals
+        grads, grads_x = zip(*self._each(lambda model: run_backward(model, kept.pop(), outputs.pop())), strict=True)
+        return self._gradient(grads), self._grad_x(grads_x)
+
+    @override
+    def backward_params(self, residuals: Residuals, grad: Y) -> Self:
+        kept, outputs = self._taken(residuals, grad)
+        del residuals
+        return self._gradient(self._each(lambda model: run_backward_params(model, kept.pop(), outputs.pop())))
+
+    @override
+    def backward_input(self, residuals: Residuals, grad: Y) -> X:
+        kept, outputs = self._taken(residuals, grad)
+        del residuals
+        grads_x = self._each(lambda model: cast("Tensor", run_backward_input(model, kept.pop(), outputs.pop())))
+        return self._grad_x(grads_x)
+
+    def _taken(self, residuals: Residuals, grad: Y) -> tuple[list[object], list[Tensor]]:
+        """What the models kept, and the gradients with respect to their outputs: in lists, with the first at the end."""
+        kept, outputs = self._apart(residuals, grad)
+        return [*reversed(kept)], [*reversed(outputs)]
+
+    def _each(self, run: Callable[[Model], T]) -> list[T]:
+        """What is found by running each model; an error in one is noted to be there."""
+        found: list[T] = []
+        try:
+            for model in self._models():
+                found.append(run(cast("Model", model)))  # noqa: PERF401  # the place of an error is that of the next
+        except Exception as error:
+            note_place(error, self._place(len(found)))
+            raise
+        return found

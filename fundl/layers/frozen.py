@@ -6,8 +6,7 @@ import attrs
 from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
-from fundl.layer import Layer
-from fundl.layers._inside import backward_input_inside, fitting, forward_inside
+from fundl.layers._inside import Around, fitting, forward_inside
 from fundl.model import models
 from fundl.shapes import AnySize, S, Through
 from fundl.tree import BUFFER
@@ -17,7 +16,7 @@ Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
 @final
 @attrs.frozen(eq=False)
-class Frozen(Layer[object], Generic[*Ts]):
+class Frozen(Around[None], Generic[*Ts]):
     """Layers that are not trained: y = f(x), whose parameters are buffers.
 
     No optimizer, no weight decay and no count of parameters sees them, and `backward` hands them back as they are. `initialize`
@@ -41,15 +40,18 @@ class Frozen(Layer[object], Generic[*Ts]):
     layers: tuple[*Ts] = attrs.field(metadata=BUFFER)
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, object]:
-        return forward_inside(self.layers, x)
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, None]]:
+        y, residuals = forward_inside(self.layers, x)
+        return y, (residuals, None)
 
     @override
-    def backward(self, residuals: object, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, backward_input_inside(self.layers, residuals, grad)
+    def backward(self, residuals: tuple[object, None], grad: Tensor) -> tuple[Self, Tensor]:
+        kept = [residuals]
+        del residuals  # see `Around`
+        return self, self.backward_input(kept.pop(), grad)
 
     @override
-    def backward_params(self, residuals: object, grad: Tensor) -> Self:
+    def backward_params(self, residuals: tuple[object, None], grad: Tensor) -> Self:
         return self
 
     @override

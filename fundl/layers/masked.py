@@ -17,14 +17,15 @@ from typing_extensions import TypeVarTuple, Unpack, override
 from fundl import tree
 from fundl._common.half import in_float32
 from fundl.layer import AnyLayer, Layer, Model, zero_gradient
-from fundl.layers._inside import Sizes
-from fundl.model import models, output_shape, require_model, run_backward, run_backward_params, run_forward
+from fundl.layers._inside import Around, Sizes, fitting, forward_inside
+from fundl.model import models, require_model
 from fundl.shapes import AnySize, S, Shape, Through
 from fundl.tree import BUFFER, Record, describe
 
 P = TypeVar("P", bound=Model)
 T = TypeVar("T")
 L = TypeVar("L", bound=AnyLayer)
+Y = TypeVar("Y")
 Batch = TypeVar("Batch")
 Steps = TypeVar("Steps")
 Features = TypeVar("Features")
@@ -105,18 +106,18 @@ def _with_masks(name: str, layers: T, new: Callable[[Tensor | None], Tensor | No
     return tree.map_records(changed, layers)
 
 
-def _heeding(layers: object, **masks: Tensor) -> Model:
+def _heeding(layers: T, **masks: Tensor) -> T:
     """The layers with these masks wherever they heed one and have none of their own."""
     for name, mask in masks.items():
         layers = _with_missing(name, layers, mask)
-    return cast("Model", layers)  # Python cannot say that the types of a TypeVarTuple are layers; see structure.py
+    return layers
 
 
-def _with_missing(name: str, layers: object, mask: Tensor) -> object:
+def _with_missing(name: str, layers: T, mask: Tensor) -> T:
     return _with_masks(name, layers, lambda own: mask if own is None else own)
 
 
-def _like(layers: T, grads: Model, *names: str) -> T:
+def _like(layers: T, grads: object, *names: str) -> T:
     """The gradients with the layers' own masks of these names: as buffers, they are handed back as they are."""
     result = cast("T", grads)  # each gradient is of its layer's type
     for name in names:
@@ -143,11 +144,33 @@ def _masks(name: str, layers: object) -> list[Tensor | None]:
 # --- Layers over masked batches ----------------------------------------------------------------------------------------
 
 
-def _forward(layers: object, x: Masked) -> tuple[Tensor, tuple[object, Tensor]]:
-    """The output of the layers, which heed the mask, and what they keep."""
-    _require_masked(x)
-    output, residuals = run_forward(_heeding(layers, mask=x.mask), x.values)
-    return _tensor(output), (residuals, x.mask)
+@attrs.frozen(eq=False)
+class _Heeding(Around[Tensor, Masked, Y], Generic[Y, *Ts]):
+    """Layers on a masked batch, which heed the mask: what the layer keeps of its own."""
+
+    layers: tuple[*Ts]
+
+    def _forward(self, x: Masked) -> tuple[Tensor, tuple[object, Tensor]]:
+        """The output of the layers, and what backward needs."""
+        _require_masked(x)
+        y, residuals = forward_inside(self._model(x.mask), x.values)
+        return y, (residuals, x.mask)
+
+    @override
+    def _model(self, own: Tensor) -> tuple[*Ts]:
+        return _heeding(self.layers, mask=own)
+
+    @override
+    def _grad_x(self, own: Tensor, grad: Y, grad_inside: Tensor) -> Masked:
+        return Masked(grad_inside, zero_gradient(own))
+
+    @override
+    def _gradient(self, own: Tensor, grads: object) -> Self:
+        return self.gradient(_like(self.layers, grads, "mask"))
+
+    @override
+    def output_shape(self, shape: S) -> Through[S, *Ts]:
+        return Through(shape, self.layers)
 
 
 def _require_masked(x: object) -> None:
@@ -155,26 +178,9 @@ def _require_masked(x: object) -> None:
         raise TypeError(f"the input must be Masked(values, mask), not {describe(x)}")
 
 
-def _tensor(output: object) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise TypeError(f"the layers inside must give a tensor, not {describe(output)}")
-    return output
-
-
-def _backward(layers: T, residuals: tuple[object, Tensor], grad: Tensor) -> tuple[T, Masked]:
-    kept, mask = residuals
-    grads, grad_values = run_backward(_heeding(layers, mask=mask), kept, grad)
-    return _like(layers, grads, "mask"), Masked(_tensor(grad_values), zero_gradient(mask))
-
-
-def _backward_params(layers: T, residuals: tuple[object, Tensor], grad: Tensor) -> T:
-    kept, mask = residuals
-    return _like(layers, run_backward_params(_heeding(layers, mask=mask), kept, grad), "mask")
-
-
 @final
 @attrs.frozen(eq=False)
-class OnMasked(Layer[tuple[object, Tensor], Masked, Masked], Generic[*Ts]):
+class OnMasked(_Heeding[Masked, *Ts]):
     """Layers on a masked batch: y = (f(values), mask), with f the layers one after the other, which heed the mask.
 
     Attention sees real positions only, recurrent layers pass over padding, and all other layers, which are functions of each
@@ -197,25 +203,14 @@ class OnMasked(Layer[tuple[object, Tensor], Masked, Masked], Generic[*Ts]):
         ValueError: the output of the layers is not of shape (B, T, ...).
     """
 
-    layers: tuple[*Ts]
-
     @override
     def forward(self, x: Masked) -> tuple[Masked, tuple[object, Tensor]]:
-        output, residuals = _forward(self.layers, x)
-        return Masked(output, x.mask), residuals
+        y, residuals = self._forward(x)
+        return Masked(y, x.mask), residuals
 
     @override
-    def backward(self, residuals: tuple[object, Tensor], grad: Masked) -> tuple["OnMasked[*Ts]", Masked]:
-        grads, grad_x = _backward(self.layers, residuals, grad.values)
-        return OnMasked(grads), grad_x
-
-    @override
-    def backward_params(self, residuals: tuple[object, Tensor], grad: Masked) -> "OnMasked[*Ts]":
-        return OnMasked(_backward_params(self.layers, residuals, grad.values))
-
-    @override
-    def output_shape(self, shape: S) -> Through[S, *Ts]:
-        return Through(shape, self.layers)
+    def _grad_inside(self, own: Tensor, grad: Masked) -> Tensor:
+        return grad.values
 
 
 def on_masked(*layers: *Ts) -> OnMasked[*Ts]:
@@ -233,14 +228,12 @@ def on_masked(*layers: *Ts) -> OnMasked[*Ts]:
     >>> apply(model, Masked(torch.zeros(2, 5, 3), torch.ones(2, 5, dtype=torch.bool)))
     Masked(values=float32[2, 5, 4], mask=bool[2, 5])
     """
-    layer = OnMasked(models(*layers))
-    output_shape(layer)
-    return layer
+    return fitting(OnMasked(models(*layers)))
 
 
 @final
 @attrs.frozen(eq=False)
-class FromMasked(Layer[tuple[object, Tensor], Masked, Tensor], Generic[*Ts]):
+class FromMasked(_Heeding[Tensor, *Ts]):
     """Layers that make a tensor of a masked batch: y = f(values), with f the layers one after the other, which heed the mask.
 
     As `OnMasked`, but that the output is of any shape: one row for each sequence, say, as after `MeanOfPositions`.
@@ -260,24 +253,9 @@ class FromMasked(Layer[tuple[object, Tensor], Masked, Tensor], Generic[*Ts]):
         TypeError: the input is not `Masked`.
     """
 
-    layers: tuple[*Ts]
-
     @override
     def forward(self, x: Masked) -> tuple[Tensor, tuple[object, Tensor]]:
-        return _forward(self.layers, x)
-
-    @override
-    def backward(self, residuals: tuple[object, Tensor], grad: Tensor) -> tuple["FromMasked[*Ts]", Masked]:
-        grads, grad_x = _backward(self.layers, residuals, grad)
-        return FromMasked(grads), grad_x
-
-    @override
-    def backward_params(self, residuals: tuple[object, Tensor], grad: Tensor) -> "FromMasked[*Ts]":
-        return FromMasked(_backward_params(self.layers, residuals, grad))
-
-    @override
-    def output_shape(self, shape: S) -> Through[S, *Ts]:
-        return Through(shape, self.layers)
+        return self._forward(x)
 
 
 def from_masked(*layers: *Ts) -> FromMasked[*Ts]:
@@ -295,14 +273,12 @@ def from_masked(*layers: *Ts) -> FromMasked[*Ts]:
     >>> apply(model, Masked(torch.zeros(2, 5, 3), torch.ones(2, 5, dtype=torch.bool))).shape
     torch.Size([2, 2])
     """
-    layer = FromMasked(models(*layers))
-    output_shape(layer)
-    return layer
+    return fitting(FromMasked(models(*layers)))
 
 
 @final
 @attrs.frozen(eq=False)
-class OnMaskedPair(Layer[tuple[object, Tensor, Tensor], tuple[Masked, Masked], Masked], Generic[L]):
+class OnMaskedPair(Around[tuple[Tensor, Tensor], tuple[Masked, Masked], Masked, tuple[Tensor, Tensor]], Generic[L]):
     """A layer of a sequence and a memory, such as a decoder, on masked batches of both: y = (f(values, memory), mask).
 
     As `OnMasked`; besides, layers with a buffer field named ``memory_mask`` heed the memory's mask.
@@ -326,24 +302,31 @@ class OnMaskedPair(Layer[tuple[object, Tensor, Tensor], tuple[Masked, Masked], M
     layer: L
 
     @override
-    def forward(self, x: tuple[Masked, Masked]) -> tuple[Masked, tuple[object, Tensor, Tensor]]:
+    def forward(self, x: tuple[Masked, Masked]) -> tuple[Masked, tuple[object, tuple[Tensor, Tensor]]]:
         queries, memory = x
         _require_masked(queries)
         _require_masked(memory)
-        layer = _heeding(self.layer, mask=queries.mask, memory_mask=memory.mask)
-        output, residuals = run_forward(layer, (queries.values, memory.values))
-        return Masked(_tensor(output), queries.mask), (residuals, queries.mask, memory.mask)
+        masks = queries.mask, memory.mask
+        y, residuals = forward_inside(self._model(masks), (queries.values, memory.values))
+        return Masked(y, queries.mask), (residuals, masks)
 
     @override
-    def backward(
-        self, residuals: tuple[object, Tensor, Tensor], grad: Masked
-    ) -> tuple["OnMaskedPair[L]", tuple[Masked, Masked]]:
-        kept, mask, memory_mask = residuals
-        grads, both = run_backward(_heeding(self.layer, mask=mask, memory_mask=memory_mask), kept, grad.values)
-        grad_x, grad_memory = cast("tuple[Tensor, Tensor]", both)  # as the input is
-        own = _like(self.layer, grads, "mask", "memory_mask")
-        masked = Masked(grad_x, zero_gradient(mask)), Masked(grad_memory, zero_gradient(memory_mask))
-        return OnMaskedPair(own), masked
+    def _model(self, own: tuple[Tensor, Tensor]) -> L:
+        mask, memory_mask = own
+        return _heeding(self.layer, mask=mask, memory_mask=memory_mask)
+
+    @override
+    def _grad_inside(self, own: tuple[Tensor, Tensor], grad: Masked) -> Tensor:
+        return grad.values
+
+    @override
+    def _grad_x(self, own: tuple[Tensor, Tensor], grad: Masked, grad_inside: tuple[Tensor, Tensor]) -> tuple[Masked, Masked]:
+        grad_x, grad_memory = (Masked(values, zero_gradient(mask)) for values, mask in zip(grad_inside, own, strict=True))
+        return grad_x, grad_memory
+
+    @override
+    def _gradient(self, own: tuple[Tensor, Tensor], grads: object) -> Self:
+        return self.gradient(_like(self.layer, grads, "mask", "memory_mask"))
 
 
 def on_masked_pair(layer: L) -> OnMaskedPair[L]:

@@ -1,7 +1,7 @@
 """Layers that compute in another dtype than the one in which their parameters are kept."""
 
 from collections.abc import Iterator
-from typing import Generic, TypeVar, final
+from typing import Generic, Self, final
 
 import attrs
 import torch
@@ -9,13 +9,11 @@ from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl import tree
-from fundl.layer import Layer
-from fundl.layers._inside import backward_input_inside, backward_inside, backward_params_inside, fitting, forward_inside
+from fundl.layers._inside import Around, fitting, forward_inside
 from fundl.model import models
 from fundl.shapes import AnySize, S, Through
 from fundl.tree import Record
 
-T = TypeVar("T")
 Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
 
@@ -30,7 +28,7 @@ class Casts(Record):
 
 @final
 @attrs.frozen(eq=False)
-class MixedPrecision(Layer[tuple[object, Casts]], Generic[*Ts]):
+class MixedPrecision(Around[Casts], Generic[*Ts]):
     """Layers that compute in a dtype of few bits, and whose parameters are kept in one of many: y = f(x).
 
     The parameters stay as they are, in float32, say: so an optimizer can add to them what would be lost in half precision.
@@ -74,35 +72,17 @@ class MixedPrecision(Layer[tuple[object, Casts]], Generic[*Ts]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, Casts]]:
         is_float = x.is_floating_point()
-        y, residuals = forward_inside(self._computing(), x.to(self.compute) if is_float else x)
+        y, residuals = forward_inside(self._model(), x.to(self.compute) if is_float else x)
         output = self.output or (x.dtype if is_float else self._dtype)
         return y.to(output), (residuals, Casts(x.dtype, y.dtype))
-
-    @override
-    def backward(self, residuals: tuple[object, Casts], grad: Tensor) -> tuple["MixedPrecision[*Ts]", Tensor]:
-        kept, casts = [residuals[0]], residuals[1]
-        del residuals  # so that those of each layer are freed once its backward has run: see fundl/model.py
-        grads, grad_x = backward_inside(self._computing(), kept.pop(), grad.to(casts.inside))
-        return self._of(grads), grad_x.to(casts.x)
-
-    @override
-    def backward_params(self, residuals: tuple[object, Casts], grad: Tensor) -> "MixedPrecision[*Ts]":
-        kept, casts = [residuals[0]], residuals[1]
-        del residuals
-        return self._of(backward_params_inside(self._computing(), kept.pop(), grad.to(casts.inside)))
-
-    @override
-    def backward_input(self, residuals: tuple[object, Casts], grad: Tensor) -> Tensor:
-        kept, casts = [residuals[0]], residuals[1]
-        del residuals
-        return backward_input_inside(self._computing(), kept.pop(), grad.to(casts.inside)).to(casts.x)
 
     @override
     def output_shape(self, shape: S) -> Through[S, *Ts]:
         return Through(shape, self.layers)
 
-    def _computing(self) -> tuple[*Ts]:
-        """The layers as they are run."""
+    @override
+    def _model(self, own: Casts | None = None) -> tuple[*Ts]:
+        """The layers in the dtype of the computation."""
         leaves, structure = tree.flatten(self.layers)
         kept = dict(_decided_inside(self.layers, torch.promote_types(self.compute, torch.float32)))
         return tree.unflatten(
@@ -113,11 +93,19 @@ class MixedPrecision(Layer[tuple[object, Casts]], Generic[*Ts]):
             ],
         )
 
-    def _of(self, grads: tuple[*Ts]) -> "MixedPrecision[*Ts]":
+    @override
+    def _grad_inside(self, own: Casts, grad: Tensor) -> Tensor:
+        return grad.to(own.inside)
+
+    @override
+    def _grad_x(self, own: Casts, grad: Tensor, grad_inside: Tensor) -> Tensor:
+        return grad_inside.to(own.x)
+
+    @override
+    def _gradient(self, own: Casts, grads: object) -> Self:
         """The gradients in the dtypes of the parameters; buffers stay as they are."""
         pairs = zip(tree.trainable_leaves(grads), tree.trainable_leaves(self.layers), strict=True)
-        cast = tree.with_trainable_leaves(self.layers, [grad.to(leaf.dtype) for grad, leaf in pairs])
-        return MixedPrecision(cast, compute=self.compute, output=self.output)
+        return self.gradient(tree.with_trainable_leaves(self.layers, [grad.to(leaf.dtype) for grad, leaf in pairs]))
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -6,8 +6,7 @@ import attrs
 from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
-from fundl.layer import Layer
-from fundl.layers._inside import backward_input_inside, backward_inside, backward_params_inside, fitting, forward_inside
+from fundl.layers._inside import Around, fitting, forward_inside
 from fundl.model import models
 from fundl.shapes import AnySize, Folded, S
 
@@ -16,7 +15,7 @@ Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
 @final
 @attrs.frozen(eq=False)
-class OverTime(Layer[object], Generic[*Ts]):
+class OverTime(Around[None], Generic[*Ts]):
     """Layers on each step of sequences, as one batch: y[:, t] = f(x[:, t]) for all t.
 
     The first two axes become one, that of B T examples, and are two again behind. Layers that work on the last axes alone, such
@@ -48,7 +47,7 @@ class OverTime(Layer[object], Generic[*Ts]):
     layers: tuple[*Ts]
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, object]:
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, None]]:
         if x.ndim < 2:
             raise ValueError(f"over_time needs sequences, of shape (B, T, ...), but the input's shape is {tuple(x.shape)}")
         batch, steps = x.shape[:2]
@@ -58,27 +57,15 @@ class OverTime(Layer[object], Generic[*Ts]):
                 f"the layers of over_time must keep the number of examples, {batch * steps} for {steps} steps of {batch}"
                 f" sequences, but their output's shape is {tuple(y.shape)}"
             )
-        return y.reshape(batch, steps, *y.shape[1:]), residuals
+        return y.reshape(batch, steps, *y.shape[1:]), (residuals, None)
 
     @override
-    def backward(self, residuals: object, grad: Tensor) -> tuple["OverTime[*Ts]", Tensor]:
-        kept = [residuals]
-        del residuals  # so that those of each layer are freed once its backward has run: see fundl/model.py
-        grads, grad_x = backward_inside(self.layers, kept.pop(), grad.flatten(0, 1))
-        return OverTime(grads), grad_x.reshape(*grad.shape[:2], *grad_x.shape[1:])
+    def _grad_inside(self, own: None, grad: Tensor) -> Tensor:
+        return grad.flatten(0, 1)
 
     @override
-    def backward_params(self, residuals: object, grad: Tensor) -> "OverTime[*Ts]":
-        kept = [residuals]
-        del residuals
-        return OverTime(backward_params_inside(self.layers, kept.pop(), grad.flatten(0, 1)))
-
-    @override
-    def backward_input(self, residuals: object, grad: Tensor) -> Tensor:
-        kept = [residuals]
-        del residuals
-        grad_x = backward_input_inside(self.layers, kept.pop(), grad.flatten(0, 1))
-        return grad_x.reshape(*grad.shape[:2], *grad_x.shape[1:])
+    def _grad_x(self, own: None, grad: Tensor, grad_inside: Tensor) -> Tensor:
+        return grad_inside.reshape(*grad.shape[:2], *grad_inside.shape[1:])
 
     @override
     def output_shape(self, shape: S) -> Folded[S, *Ts]:

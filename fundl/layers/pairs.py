@@ -6,6 +6,7 @@ made by `compose` take and give tensors. `pipe` makes a layer of layers that tak
 output of each against the input of the next.
 """
 
+from collections.abc import Sequence
 from typing import Generic, Self, cast, final, overload
 
 import attrs
@@ -15,18 +16,8 @@ from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl import tree
 from fundl.layer import AnyLayer, Layer, Model
-from fundl.layers._inside import Sizes, backward_input_inside, backward_inside, backward_params_inside, forward_inside
-from fundl.model import (
-    Differentiable,
-    models,
-    note_place,
-    output_shape,
-    require_model,
-    run_backward,
-    run_backward_input,
-    run_backward_params,
-    run_forward,
-)
+from fundl.layers._inside import Around, Beside, Sizes
+from fundl.model import Differentiable, models, output_shape, require_model, run_forward
 from fundl.shapes import AnySize
 from fundl.tree import describe
 
@@ -87,7 +78,7 @@ class Duplicate(Layer[None, Tensor, Pair]):
 
 @final
 @attrs.frozen(eq=False)
-class Both(Layer[tuple[object, object], Pair, Pair], Generic[F, G]):
+class Both(Beside[tuple[object, ...], Pair, Pair], Generic[F, G]):
     """A model for each of two inputs: y = (f(x1), g(x2)).
 
     Its vjp: grad_f, grad_x1 = vjp(f, x1, grad_1) and grad_g, grad_x2 = vjp(g, x2, grad_2).
@@ -110,37 +101,30 @@ class Both(Layer[tuple[object, object], Pair, Pair], Generic[F, G]):
     second: G
 
     @override
-    def forward(self, x: Pair) -> tuple[Pair, tuple[object, object]]:
-        x1, x2 = require_pair("both", x)
-        place = ".first"
-        try:
-            y1, kept1 = forward_inside(self.first, x1)
-            place = ".second"
-            y2, kept2 = forward_inside(self.second, x2)
-        except Exception as error:
-            note_place(error, place)
-            raise
-        return (y1, y2), (kept1, kept2)
+    def forward(self, x: Pair) -> tuple[Pair, tuple[object, ...]]:
+        (y1, y2), residuals = self._forward(*require_pair("both", x))
+        return (y1, y2), residuals
 
     @override
-    def backward(self, residuals: tuple[object, object], grad: Pair) -> tuple["Both[F, G]", Pair]:
-        kept = [*residuals]
-        del residuals  # so that those of each layer are freed once its backward has run: see fundl/model.py
-        grads2, grad_x2 = backward_inside(self.second, kept.pop(), grad[1])
-        grads1, grad_x1 = backward_inside(self.first, kept.pop(), grad[0])
-        return Both(grads1, grads2), (grad_x1, grad_x2)
+    def _models(self) -> tuple[object, ...]:
+        return self.first, self.second
 
     @override
-    def backward_params(self, residuals: tuple[object, object], grad: Pair) -> "Both[F, G]":
-        kept = [*residuals]
-        del residuals
-        grads2 = backward_params_inside(self.second, kept.pop(), grad[1])
-        return Both(backward_params_inside(self.first, kept.pop(), grad[0]), grads2)
+    def _place(self, index: int) -> str:
+        return f".{self.children[index]}"
 
     @override
-    def backward_input(self, residuals: tuple[object, object], grad: Pair) -> Pair:
-        kept1, kept2 = residuals
-        return backward_input_inside(self.first, kept1, grad[0]), backward_input_inside(self.second, kept2, grad[1])
+    def _apart(self, residuals: tuple[object, ...], grad: Pair) -> tuple[tuple[object, ...], Pair]:
+        return residuals, grad
+
+    @override
+    def _grad_x(self, grads_x: Sequence[Tensor]) -> Pair:
+        grad_x1, grad_x2 = grads_x
+        return grad_x1, grad_x2
+
+    @override
+    def _gradient(self, grads: Sequence[object]) -> Self:
+        return self.gradient(*grads)
 
 
 def both(first: F, second: G) -> Both[F, G]:
@@ -296,7 +280,7 @@ class Concatenate(Layer[Sizes, Pair, Tensor]):
 
 @final
 @attrs.frozen(eq=False)
-class Pipe(Layer[object, X, Y], Generic[X, Y, *Ts]):
+class Pipe(Around[None, X, Y, X], Generic[X, Y, *Ts]):
     """Layers one after the other, as one layer of which a checker knows what it takes and gives: y = f_n(... f_2(f_1(x))).
 
     Its vjp: that of the layers, from the last to the first.
@@ -316,35 +300,9 @@ class Pipe(Layer[object, X, Y], Generic[X, Y, *Ts]):
     layers: tuple[*Ts]
 
     @override
-    def forward(self, x: X) -> tuple[Y, object]:
-        y, residuals = run_forward(self._model, x)
-        return cast("Y", y), residuals  # `pipe` saw that the last layer gives it
-
-    @override
-    def backward(self, residuals: object, grad: Y) -> tuple["Pipe[X, Y, *Ts]", X]:
-        kept = [residuals]
-        del residuals  # so that those of each layer are freed once its backward has run: see fundl/model.py
-        grads, grad_x = run_backward(self._model, kept.pop(), grad)
-        return self._of(grads), cast("X", grad_x)
-
-    @override
-    def backward_params(self, residuals: object, grad: Y) -> "Pipe[X, Y, *Ts]":
-        kept = [residuals]
-        del residuals
-        return self._of(run_backward_params(self._model, kept.pop(), grad))
-
-    @override
-    def backward_input(self, residuals: object, grad: Y) -> X:
-        kept = [residuals]
-        del residuals
-        return cast("X", run_backward_input(self._model, kept.pop(), grad))
-
-    @property
-    def _model(self) -> Model:
-        return cast("Model", self.layers)  # Python cannot say that the types of a TypeVarTuple are layers
-
-    def _of(self, grads: Model) -> "Pipe[X, Y, *Ts]":
-        return Pipe(cast("tuple[*Ts]", grads))  # each of the type of its layer
+    def forward(self, x: X) -> tuple[Y, tuple[object, None]]:
+        y, residuals = run_forward(cast("Model", self.layers), x)  # `pipe` saw that they are layers
+        return cast("Y", y), (residuals, None)  # and that the last one gives it
 
 
 L1 = TypeVar("L1")

@@ -1,7 +1,7 @@
 """Many blocks of one kind, one after the other, with their parameters in one tensor each."""
 
 from collections.abc import Sequence
-from typing import Generic, TypeVar, final
+from typing import Generic, Self, cast, final
 
 import attrs
 import torch
@@ -9,18 +9,16 @@ from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl import tree
-from fundl.layer import Layer
-from fundl.layers._inside import backward_input_inside, backward_inside, backward_params_inside, fitting, forward_inside
+from fundl.layers._inside import Around, fitting, forward_inside
 from fundl.model import models
 from fundl.shapes import AnySize, Kept, S
 
-T = TypeVar("T")
 Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
 
 @final
 @attrs.frozen(eq=False)
-class Repeat(Layer[tuple[object, ...]], Generic[*Ts]):
+class Repeat(Around[None], Generic[*Ts]):
     """Blocks of one kind, each with its own parameters, one after the other: y = f_n(... f_2(f_1(x))).
 
     The parameters of all blocks are stacked: a leaf of the block is one tensor with a first axis of size n. So a model of any
@@ -69,7 +67,7 @@ class Repeat(Layer[tuple[object, ...]], Generic[*Ts]):
         return tree.unstack(self.stacked, self.count)
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, ...]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, None]]:
         shape, kept = x.shape, []
         for block in self.blocks:
             x, residuals = forward_inside(block, x)
@@ -78,39 +76,21 @@ class Repeat(Layer[tuple[object, ...]], Generic[*Ts]):
                     f"the blocks of repeat must keep the shape of their input, but make {tuple(x.shape)} of {tuple(shape)}"
                 )
             kept.append(residuals)
-        return x, tuple(kept)
+        return x, (tuple(kept), None)
 
     @override
-    def backward(self, residuals: tuple[object, ...], grad: Tensor) -> tuple["Repeat[*Ts]", Tensor]:
-        (first, *later), kept = self.blocks, [*residuals]
-        del residuals  # so that those of each block are freed once its backward has run: see fundl/model.py
-        grads, grad = _backward(later, kept, grad)
-        grads_first, grad_x = backward_inside(first, kept.pop(), grad)
-        return self._of([grads_first, *grads]), grad_x
+    def _model(self, own: None) -> tuple[object, ...]:
+        return tuple(self.blocks)
 
     @override
-    def backward_params(self, residuals: tuple[object, ...], grad: Tensor) -> "Repeat[*Ts]":
-        (first, *later), kept = self.blocks, [*residuals]
-        del residuals
-        grads, grad = _backward(later, kept, grad)
-        return self._of([backward_params_inside(first, kept.pop(), grad), *grads])
-
-    @override
-    def backward_input(self, residuals: tuple[object, ...], grad: Tensor) -> Tensor:
-        kept = [*residuals]
-        del residuals
-        for block in reversed(self.blocks):
-            grad = backward_input_inside(block, kept.pop(), grad)
-        return grad
+    def _gradient(self, own: None, grads: object) -> Self:
+        """The gradients of the blocks as one; buffers stay as they are."""
+        columns = zip(*map(tree.trainable_leaves, cast("tuple[object, ...]", grads)), strict=True)  # one of each block
+        return self.gradient(tree.with_trainable_leaves(self.stacked, [torch.stack(column) for column in columns]))
 
     @override
     def output_shape(self, shape: S) -> Kept[S, *Ts]:
         return Kept(shape, self.blocks[0])
-
-    def _of(self, grads: Sequence[tuple[*Ts]]) -> "Repeat[*Ts]":
-        """The gradients of the blocks as one; buffers stay as they are."""
-        columns = zip(*map(tree.trainable_leaves, grads), strict=True)
-        return Repeat(tree.with_trainable_leaves(self.stacked, [torch.stack(column) for column in columns]), self.count)
 
     # --- For whoever goes through records ---
 
@@ -127,15 +107,6 @@ class Repeat(Layer[tuple[object, ...]], Generic[*Ts]):
         columns = zip(tree.flatten(self.stacked)[0], zip(*old, strict=True), zip(*new, strict=True), strict=True)
         leaves = [leaf if _same(one, other) else _together(other) for leaf, one, other in columns]
         return tree.unflatten(tree.flatten(after[0])[1], leaves)
-
-
-def _backward(blocks: Sequence[T], kept: list[object], grad: Tensor) -> tuple[list[T], Tensor]:
-    """The gradients of blocks, in their order, and of the input of the first; what they kept is taken from the list."""
-    grads: list[T] = []
-    for block in reversed(blocks):
-        grads_block, grad = backward_inside(block, kept.pop(), grad)
-        grads.append(grads_block)
-    return grads[::-1], grad
 
 
 def _same(first: tuple[Tensor | None, ...], second: tuple[Tensor | None, ...]) -> bool:

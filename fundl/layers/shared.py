@@ -1,22 +1,22 @@
 """One model on two inputs: what a siamese network is made of."""
 
 from collections.abc import Sequence
-from typing import Generic, cast, final
+from typing import Generic, Self, cast, final
 
 import attrs
 import torch
+from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl import tree
-from fundl.layer import Layer, Model
-from fundl.layers._inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
+from fundl.layer import Model
+from fundl.layers._inside import Beside
 from fundl.layers.batch_norm import Statistics
 from fundl.layers.pairs import Pair, require_pair
 from fundl.model import models, output_shape
 from fundl.shapes import AnySize
 from fundl.tree import Record
 
-G = TypeVar("G")
 Kept = TypeVar("Kept", default=object)
 Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
@@ -55,7 +55,7 @@ def _together(first: Statistics, second: Statistics) -> Statistics:
 
 @final
 @attrs.frozen(eq=False)
-class Shared(Layer[KeptOfBoth, Pair, Pair], Generic[*Ts]):
+class Shared(Beside[KeptOfBoth, Pair, Pair], Generic[*Ts]):
     """One model for two inputs: y = (f(x1), f(x2)).
 
     What draws random numbers draws the same for both: it has one key. BatchNorm normalises each input by itself.
@@ -84,37 +84,32 @@ class Shared(Layer[KeptOfBoth, Pair, Pair], Generic[*Ts]):
 
     @override
     def forward(self, x: Pair) -> tuple[Pair, KeptOfBoth]:
-        x1, x2 = require_pair("shared", x)
-        y1, kept1 = forward_inside(self.layers, x1)
-        y2, kept2 = forward_inside(self.layers, x2)
-        return (y1, y2), KeptOfBoth(kept1, kept2)
+        (y1, y2), kept = self._forward(*require_pair("shared", x))
+        return (y1, y2), KeptOfBoth(*kept)
 
     @override
-    def backward(self, residuals: KeptOfBoth, grad: Pair) -> tuple["Shared[*Ts]", Pair]:
-        kept = [residuals.first, residuals.second]
-        del residuals  # so that those of each layer are freed once its backward has run: see fundl/model.py
-        grads2, grad_x2 = backward_inside(self.layers, kept.pop(), grad[1])
-        grads1, grad_x1 = backward_inside(self.layers, kept.pop(), grad[0])
-        return Shared(_sum(grads1, grads2)), (grad_x1, grad_x2)
+    def _models(self) -> tuple[object, ...]:
+        return self.layers, self.layers
 
     @override
-    def backward_params(self, residuals: KeptOfBoth, grad: Pair) -> "Shared[*Ts]":
-        kept = [residuals.first, residuals.second]
-        del residuals
-        grads2 = backward_params_inside(self.layers, kept.pop(), grad[1])
-        return Shared(_sum(backward_params_inside(self.layers, kept.pop(), grad[0]), grads2))
+    def _place(self, index: int) -> str:
+        return ".layers"
 
     @override
-    def backward_input(self, residuals: KeptOfBoth, grad: Pair) -> Pair:
-        kept1, kept2 = residuals.first, residuals.second
-        return backward_input_inside(self.layers, kept1, grad[0]), backward_input_inside(self.layers, kept2, grad[1])
+    def _apart(self, residuals: KeptOfBoth, grad: Pair) -> tuple[tuple[object, ...], Pair]:
+        return (residuals.first, residuals.second), grad
 
+    @override
+    def _grad_x(self, grads_x: Sequence[Tensor]) -> Pair:
+        grad_x1, grad_x2 = grads_x
+        return grad_x1, grad_x2
 
-def _sum(grads1: G, grads2: G) -> G:
-    """The sum of two gradients of one model; its buffers stay as they are."""
-    leaves = tree.trainable_leaves(grads1)
-    sums = [*map(torch.add, leaves, tree.trainable_leaves(grads2))]  # vmap knows no foreach kernels
-    return tree.with_trainable_leaves(grads1, sums) if leaves else grads1
+    @override
+    def _gradient(self, grads: Sequence[object]) -> Self:
+        """The sum of the gradients of both uses; buffers stay as they are."""
+        first, second = map(tree.trainable_leaves, grads)
+        sums = [*map(torch.add, first, second)]  # vmap knows no foreach kernels
+        return self.gradient(tree.with_trainable_leaves(grads[0], sums) if sums else grads[0])
 
 
 def shared(*layers: *Ts) -> Shared[*Ts]:

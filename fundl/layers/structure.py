@@ -4,8 +4,8 @@ A layer made of layers holds them in a tuple, typed part by part, and so is its 
 """
 
 import math
-from collections.abc import Callable
-from typing import Generic, Literal, Self, cast, final, overload
+from collections.abc import Sequence
+from typing import Generic, Literal, Self, final, overload
 
 import attrs
 import torch
@@ -14,12 +14,11 @@ from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl import tree
 from fundl.layer import Layer
-from fundl.layers._inside import Sizes, backward_input_inside, backward_inside, backward_params_inside, fitting, forward_inside
+from fundl.layers._inside import Around, Beside, Sizes, fitting, forward_inside
 from fundl.layers.batch_norm import Statistics
-from fundl.model import models, note_place
+from fundl.model import models
 from fundl.shapes import AnyShape, AnySize, Joined, Kept, Product, Reshaped, S, Shape, Through
 
-T = TypeVar("T")
 Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 Batch = TypeVar("Batch")
 Rest = TypeVarTuple("Rest")
@@ -189,7 +188,7 @@ class Reshape(Layer[Sizes], Generic[Shape_]):
 
 @final
 @attrs.frozen(eq=False)
-class Residual(Layer[object], Generic[*Ts]):
+class Residual(Around[None], Generic[*Ts]):
     """Layers around which the input flows past: y = x + f(x), with f the layers one after the other.
 
     Its vjp: grad_layers, grad_f = vjp(f, x, grad), and grad_x = grad + grad_f.
@@ -213,29 +212,18 @@ class Residual(Layer[object], Generic[*Ts]):
     layers: tuple[*Ts]
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, object]:
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, None]]:
         output, residuals = forward_inside(self.layers, x)
         if output.shape != x.shape:
             raise ValueError(
                 f"residual adds its input and the output of its layers, which must be of one shape, but the input is"
                 f" {tuple(x.shape)} and the output {tuple(output.shape)}"
             )
-        return x + output, residuals
+        return x + output, (residuals, None)
 
     @override
-    def backward(self, residuals: object, grad: Tensor) -> tuple["Residual[*Ts]", Tensor]:
-        kept = [residuals]
-        del residuals  # so that those of each layer are freed once its backward has run: see fundl/model.py
-        grads, grad_x = backward_inside(self.layers, kept.pop(), grad)
-        return Residual(grads), grad + grad_x
-
-    @override
-    def backward_params(self, residuals: object, grad: Tensor) -> "Residual[*Ts]":
-        return Residual(backward_params_inside(self.layers, residuals, grad))
-
-    @override
-    def backward_input(self, residuals: object, grad: Tensor) -> Tensor:
-        return grad + backward_input_inside(self.layers, residuals, grad)
+    def _grad_x(self, own: None, grad: Tensor, grad_inside: Tensor) -> Tensor:
+        return grad + grad_inside
 
     @override
     def output_shape(self, shape: S) -> Kept[S, *Ts]:
@@ -243,14 +231,7 @@ class Residual(Layer[object], Generic[*Ts]):
 
 
 def residual(*layers: *Ts) -> Residual[*Ts]:
-    """A `Residual`: y = x + f(x), with f the layers one after the other.
-
-    Args:
-        layers: layers, or models (tuples of layers).
-
-    Raises:
-        ValueError: there is no layer.
-        TypeError: a part is not a layer.
+    """A `Residual` of layers, or models: y = x + f(x). They are checked as by `compose`.
 
     >>> from fundl import Linear, apply, residual
     >>> double = Linear(weight=torch.tensor([[2.0]]), bias=None)
@@ -265,7 +246,7 @@ def residual(*layers: *Ts) -> Residual[*Ts]:
 
 @final
 @attrs.frozen(eq=False)
-class Parallel(Layer[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
+class Parallel(Beside[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
     """Branches that see the same input, and whose outputs are joined: y = f1(x) + f2(x) + ..., or y = [f1(x), f2(x), ...].
 
     Its vjp, with grad_i = grad for a sum, and otherwise the part of grad that belongs to the branch's output:
@@ -302,63 +283,45 @@ class Parallel(Layer[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Sizes | None, tuple[object, ...]]]:
-        results = self._each_branch(lambda _, branch: forward_inside(branch, x))
-        outputs, kept = [output for output, _ in results], tuple(residuals for _, residuals in results)
+        outputs, kept = self._forward(*[x] * len(self.branches))
         if self.join == "sum":
             _require_one_shape(outputs)
             return _sum(outputs), (None, kept)
         _require_one_shape_but_for(self.axis, outputs)
-        return torch.cat(outputs, self.axis), (Sizes(tuple(output.shape[self.axis] for output in outputs)), kept)
+        return torch.cat([*outputs], self.axis), (Sizes(tuple(output.shape[self.axis] for output in outputs)), kept)
 
     @override
-    def backward(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> tuple["Parallel[*Ts]", Tensor]:
-        kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
-        results = self._each_branch(lambda place, branch: backward_inside(branch, kept[place], parts[place]))
-        return self._of([grads for grads, _ in results]), _sum([grad_x for _, grad_x in results])
+    def _models(self) -> tuple[object, ...]:
+        return self.branches
 
     @override
-    def backward_params(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> "Parallel[*Ts]":
-        kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
-        return self._of(self._each_branch(lambda place, branch: backward_params_inside(branch, kept[place], parts[place])))
+    def _apart(
+        self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor
+    ) -> tuple[tuple[object, ...], Sequence[Tensor]]:
+        sizes, kept = residuals
+        return kept, [grad] * len(kept) if sizes is None else torch.split_with_sizes(grad, sizes.sizes, self.axis)
 
     @override
-    def backward_input(self, residuals: tuple[Sizes | None, tuple[object, ...]], grad: Tensor) -> Tensor:
-        kept, parts = residuals[1], self._parts_of_grad(residuals[0], grad)
-        return _sum(self._each_branch(lambda place, branch: backward_input_inside(branch, kept[place], parts[place])))
+    def _grad_x(self, grads_x: Sequence[Tensor]) -> Tensor:
+        return _sum(grads_x)
+
+    @override
+    def _gradient(self, grads: Sequence[object]) -> Self:
+        return self.gradient(tuple(grads))
 
     @override
     def output_shape(self, shape: S) -> Joined[S, *Ts]:
         return Joined(shape, self.branches, join=self.join, axis=self.axis)
 
-    def _parts_of_grad(self, sizes: Sizes | None, grad: Tensor) -> tuple[Tensor, ...]:
-        """The gradient with respect to the output of each branch."""
-        if sizes is None:
-            return (grad,) * len(self.branches)
-        return tuple(torch.split_with_sizes(grad, sizes.sizes, self.axis))
 
-    def _each_branch(self, run: Callable[[int, object], T]) -> list[T]:
-        """What a function of each branch and its place returns; an error in it is noted to be in the branch."""
-        results: list[T] = []
-        try:
-            for branch in self.branches:
-                results.append(run(len(results), branch))
-        except Exception as error:
-            note_place(error, f"[{len(results)}]")
-            raise
-        return results
-
-    def _of(self, grads: list[object]) -> "Parallel[*Ts]":
-        return Parallel(cast("tuple[*Ts]", tuple(grads)), join=self.join, axis=self.axis)  # each of the type of its branch
-
-
-def _sum(tensors: list[Tensor]) -> Tensor:
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
     total = tensors[0]
     for tensor in tensors[1:]:
         total = total + tensor
     return total
 
 
-def _require_one_shape(outputs: list[Tensor]) -> None:
+def _require_one_shape(outputs: Sequence[Tensor]) -> None:
     shapes = [tuple(output.shape) for output in outputs]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(
@@ -367,7 +330,7 @@ def _require_one_shape(outputs: list[Tensor]) -> None:
         )
 
 
-def _require_one_shape_but_for(axis: int, outputs: list[Tensor]) -> None:
+def _require_one_shape_but_for(axis: int, outputs: Sequence[Tensor]) -> None:
     """Raise unless the outputs have the axis, and differ in the size of no other."""
     shapes = [tuple(output.shape) for output in outputs]
     rests = [(*shape[:axis], *shape[axis:][1:]) for shape in shapes]
@@ -383,16 +346,7 @@ def _listed(shapes: list[tuple[int, ...]]) -> str:
 
 
 def parallel(*branches: *Ts, join: Literal["sum", "concatenate"] = "sum", axis: int = -1) -> Parallel[*Ts]:
-    """A `Parallel`: branches that see the same input, and whose outputs are added or concatenated.
-
-    Args:
-        branches: layers, or models (tuples of layers).
-        join: "sum", the default, or "concatenate".
-        axis: along which outputs are concatenated; the last by default.
-
-    Raises:
-        ValueError: there is no branch, or `join` is something else.
-        TypeError: a branch is not a model.
+    """A `Parallel` of branches, each a layer or a model, with its options. They are checked as by `compose`.
 
     >>> from fundl import Identity, ReLU, apply, parallel
     >>> apply(parallel(Identity(), ReLU(), join="concatenate"), torch.tensor([[-1.0, 2.0]]))
@@ -406,7 +360,7 @@ def parallel(*branches: *Ts, join: Literal["sum", "concatenate"] = "sum", axis: 
 
 @final
 @attrs.frozen(eq=False)
-class Checkpoint(Layer[tuple[Tensor, tuple[Statistics, ...]]], Generic[*Ts]):
+class Checkpoint(Around[tuple[Statistics, ...]], Generic[*Ts]):
     """Layers that keep nothing but their input, and run forward a second time in backward: y = f(x).
 
     Memory for time. Forward is pure, so that the second run repeats the first to the bit; dropout draws the same mask, as
@@ -437,17 +391,8 @@ class Checkpoint(Layer[tuple[Tensor, tuple[Statistics, ...]]], Generic[*Ts]):
         return output, (x, tuple(record for record in tree.records(residuals) if isinstance(record, Statistics)))
 
     @override
-    def backward(self, residuals: tuple[Tensor, tuple[Statistics, ...]], grad: Tensor) -> tuple["Checkpoint[*Ts]", Tensor]:
-        grads, grad_x = backward_inside(self.layers, forward_inside(self.layers, residuals[0])[1], grad)
-        return Checkpoint(grads), grad_x
-
-    @override
-    def backward_params(self, residuals: tuple[Tensor, tuple[Statistics, ...]], grad: Tensor) -> "Checkpoint[*Ts]":
-        return Checkpoint(backward_params_inside(self.layers, forward_inside(self.layers, residuals[0])[1], grad))
-
-    @override
-    def backward_input(self, residuals: tuple[Tensor, tuple[Statistics, ...]], grad: Tensor) -> Tensor:
-        return backward_input_inside(self.layers, forward_inside(self.layers, residuals[0])[1], grad)
+    def _kept_inside(self, kept: object) -> object:
+        return forward_inside(self.layers, kept)[1]
 
     @override
     def output_shape(self, shape: S) -> Through[S, *Ts]:
@@ -455,14 +400,7 @@ class Checkpoint(Layer[tuple[Tensor, tuple[Statistics, ...]]], Generic[*Ts]):
 
 
 def checkpoint(*layers: *Ts) -> Checkpoint[*Ts]:
-    """A `Checkpoint`: layers that keep nothing but their input, and run forward a second time in backward.
-
-    Args:
-        layers: layers, or models (tuples of layers).
-
-    Raises:
-        ValueError: there is no layer.
-        TypeError: a part is not a layer.
+    """A `Checkpoint` of layers, or models, which keep nothing but their input. They are checked as by `compose`.
 
     >>> from fundl import Linear, Tanh, checkpoint, forward
     >>> square = Linear(weight=torch.eye(2), bias=None)

@@ -1,19 +1,18 @@
 """An embedding that is also the last layer: one matrix that reads tokens, and tells them."""
 
-from typing import Generic, final
+from typing import Generic, Self, cast, final
 
 import attrs
 import torch
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
-from fundl import tree
 from fundl._common import products
-from fundl.layer import Layer, zero_gradient
-from fundl.layers._inside import backward_inside, fitting, forward_inside
+from fundl.layer import Layer, Model, zero_gradient
+from fundl.layers._inside import fitting, forward_inside
 from fundl.layers._layout import as_matrix
 from fundl.layers.embedding import Embedding
-from fundl.model import models
+from fundl.model import models, run_backward
 from fundl.shapes import AnySize, Ending, Kept, Shape
 
 Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
@@ -72,17 +71,14 @@ class Tied(Layer[tuple[Tensor, object, Tensor]], Generic[Features, *Ts]):
         return products.linear(h, self.embedding.weight, None), (tokens, residuals, h)
 
     @override
-    def backward(self, residuals: tuple[Tensor, object, Tensor], grad: Tensor) -> tuple["Tied[Features, *Ts]", Tensor]:
-        (tokens, kept_layers, h), kept = residuals, list[object]()
-        kept.append(kept_layers)
-        del residuals, kept_layers  # so that those of each layer are freed once its backward has run: see fundl/model.py
+    def backward(self, residuals: tuple[Tensor, object, Tensor], grad: Tensor) -> tuple[Self, Tensor]:
+        tokens, *kept = residuals
+        del residuals  # so that those of each layer are freed once its backward has run: see `Pass`
         weight = self.embedding.weight
-        grad_weight = torch.mm(as_matrix(grad).t(), as_matrix(h))  # (vocabulary, N) (N, features)
-        del h
-        grads, grad_embedded = backward_inside(self.layers, kept.pop(), products.matmul(grad, weight))
-        grads_embedding = self.embedding.backward_params(tokens, grad_embedded)
-        both = tree.with_trainable_leaves(grads_embedding, [grads_embedding.weight + grad_weight])
-        return Tied(both, grads), zero_gradient(tokens)
+        grad_weight = torch.mm(as_matrix(grad).t(), as_matrix(cast("Tensor", kept.pop())))  # (vocabulary, N) (N, features)
+        grads, grad_embedded = run_backward(cast("Model", self.layers), kept.pop(), products.matmul(grad, weight))
+        grads_embedding = self.embedding.backward_params(tokens, cast("Tensor", grad_embedded))  # the layers were given one
+        return self.gradient(self.embedding.gradient(grads_embedding.weight + grad_weight), grads), zero_gradient(tokens)
 
     @override
     def backward_input(self, residuals: tuple[Tensor, object, Tensor], grad: Tensor) -> Tensor:

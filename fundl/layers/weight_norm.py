@@ -1,6 +1,6 @@
 """Layers whose weight is normalised, instead of what they compute: around any layer with a field ``weight``."""
 
-from typing import Generic, final
+from typing import Generic, Self, cast, final
 
 import attrs
 import torch
@@ -9,8 +9,8 @@ from typing_extensions import TypeVar, override
 
 from fundl._common import half, modes
 from fundl.initializers import Dependent, Initializer, ones
-from fundl.layer import AnyLayer, Layer
-from fundl.layers._inside import backward_input_inside, backward_inside, backward_params_inside, forward_inside
+from fundl.layer import AnyLayer
+from fundl.layers._inside import Around, forward_inside
 from fundl.layers._layout import require_sizes
 from fundl.layers.normalization import require_eps
 from fundl.model import require_model
@@ -23,7 +23,7 @@ L = TypeVar("L", bound=AnyLayer)
 # --- The layer inside --------------------------------------------------------------------------------------------------
 
 
-def _weight(layer: AnyLayer) -> Tensor:
+def _weight(layer: object) -> Tensor:
     weight: object = getattr(layer, "weight", None)
     if not isinstance(weight, Tensor) or weight.ndim < 2:
         raise TypeError(f"the layer inside must have a weight of two or more axes, but here is {describe(layer)}")
@@ -46,7 +46,7 @@ def _require_layer(name: str, layer: object) -> None:
 
 @final
 @attrs.frozen(eq=False)
-class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
+class WeightNorm(Around[tuple[Tensor, Tensor]], Dependent, Generic[L]):
     """A layer whose weight is a direction and a length, learnt apart: w = gain v / ||v||, with v the weight of the layer.
 
     The norm is that of the weights of each output, the slices of v along an axis.
@@ -81,7 +81,7 @@ class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
     gain_init: Initializer = attrs.field(default=ones(), kw_only=True)
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, Tensor, Tensor]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, tuple[Tensor, Tensor]]]:
         v = _weight(self.layer)
         self._require_gain(v)
         if self.axis == 0:  # the kernels read memory as if it were contiguous, and of the right sizes
@@ -90,25 +90,16 @@ class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
             norm = _norm(v, self.axis)
             weight = v * (self.gain / norm)
         y, residuals = forward_inside(_with_weight(self.layer, weight), x)
-        return y, (residuals, weight, norm)
+        return y, (residuals, (weight, norm))
 
     @override
-    def backward(self, residuals: tuple[object, Tensor, Tensor], grad: Tensor) -> tuple["WeightNorm[L]", Tensor]:
-        inner, weight, norm = residuals
-        grads, grad_x = backward_inside(_with_weight(self.layer, weight), inner, grad)
-        return self._of(grads, norm), grad_x
+    def _model(self, own: tuple[Tensor, Tensor]) -> L:
+        return _with_weight(self.layer, own[0])
 
     @override
-    def backward_params(self, residuals: tuple[object, Tensor, Tensor], grad: Tensor) -> "WeightNorm[L]":
-        inner, weight, norm = residuals
-        return self._of(backward_params_inside(_with_weight(self.layer, weight), inner, grad), norm)
-
-    @override
-    def backward_input(self, residuals: tuple[object, Tensor, Tensor], grad: Tensor) -> Tensor:
-        return backward_input_inside(_with_weight(self.layer, residuals[1]), residuals[0], grad)
-
-    def _of(self, grads: L, norm: Tensor) -> "WeightNorm[L]":
+    def _gradient(self, own: tuple[Tensor, Tensor], grads: object) -> Self:
         """The gradients, from those of the layer, whose weight was w."""
+        norm = own[1]
         v, grad_weight = _weight(self.layer), _weight(grads)
         self._require_gain(v)
         require_sizes(grad_weight, v.shape)
@@ -120,7 +111,7 @@ class WeightNorm(Layer[tuple[object, Tensor, Tensor]], Dependent, Generic[L]):
             grad_gain = (grad_weight * v).sum(_others(v, self.axis), keepdim=True) / norm
             scale = self.gain / norm
             grad_v = torch.addcmul(grad_weight * scale, v, scale * grad_gain / norm, value=-1)
-        return WeightNorm(_with_weight(grads, grad_v), grad_gain, axis=self.axis, gain_init=self.gain_init)
+        return self.gradient(_with_weight(cast("L", grads), grad_v), grad_gain)
 
     def _require_gain(self, v: Tensor) -> None:
         """Raise unless there is a gain for each output."""
@@ -182,7 +173,7 @@ def _others(v: Tensor, axis: int) -> tuple[int, ...]:
 
 @final
 @attrs.frozen(eq=False)
-class WeightStandardization(Layer[tuple[object, Tensor, Tensor, Tensor]], Generic[L]):
+class WeightStandardization(Around[tuple[Tensor, Tensor, Tensor]], Generic[L]):
     """A layer whose weights of each output have mean 0 and variance 1: w = (v - mean) rstd, with v the weight of the layer.
 
         rstd = 1 / sqrt(var + eps),    mean and var over the weights of each output, the slices of v along its first axis
@@ -216,39 +207,28 @@ class WeightStandardization(Layer[tuple[object, Tensor, Tensor, Tensor]], Generi
         require_eps(self.eps)
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, Tensor, Tensor, Tensor]]:
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, tuple[Tensor, Tensor, Tensor]]]:
         v = _weight(self.layer)
         rows = v.flatten(1)
         standardized, mean, rstd = half.layer_norm(rows, rows.shape[1:], None, None, self.eps)
         weight = standardized.view(v.shape)
         y, residuals = forward_inside(_with_weight(self.layer, weight), x)
-        return y, (residuals, weight, mean, rstd)
+        return y, (residuals, (weight, mean, rstd))
 
     @override
-    def backward(
-        self, residuals: tuple[object, Tensor, Tensor, Tensor], grad: Tensor
-    ) -> tuple["WeightStandardization[L]", Tensor]:
-        inner, weight, mean, rstd = residuals
-        grads, grad_x = backward_inside(_with_weight(self.layer, weight), inner, grad)
-        return self._of(grads, mean, rstd), grad_x
+    def _model(self, own: tuple[Tensor, Tensor, Tensor]) -> L:
+        return _with_weight(self.layer, own[0])
 
     @override
-    def backward_params(self, residuals: tuple[object, Tensor, Tensor, Tensor], grad: Tensor) -> "WeightStandardization[L]":
-        inner, weight, mean, rstd = residuals
-        return self._of(backward_params_inside(_with_weight(self.layer, weight), inner, grad), mean, rstd)
-
-    @override
-    def backward_input(self, residuals: tuple[object, Tensor, Tensor, Tensor], grad: Tensor) -> Tensor:
-        return backward_input_inside(_with_weight(self.layer, residuals[1]), residuals[0], grad)
-
-    def _of(self, grads: L, mean: Tensor, rstd: Tensor) -> "WeightStandardization[L]":
+    def _gradient(self, own: tuple[Tensor, Tensor, Tensor], grads: object) -> Self:
         """The gradients, from those of the layer, whose weight was w."""
+        _, mean, rstd = own
         v, grad_weight = _weight(self.layer), _weight(grads)
         rows = v.flatten(1)
         grad_rows, _, _ = half.layer_norm_backward(
             grad_weight.flatten(1), rows, rows.shape[1:], mean, rstd, None, None, (True, False, False)
         )
-        return WeightStandardization(_with_weight(grads, grad_rows.view(v.shape)), eps=self.eps)
+        return self.gradient(_with_weight(cast("L", grads), grad_rows.view(v.shape)))
 
     @override
     def output_shape(self, shape: S) -> Through[S, L]:
