@@ -181,7 +181,7 @@ from fundl.idx import read_idx as read_idx
 # A function, or a whole training step, compiled.
 from fundl._compiling.function import Compiled as Compiled, jit as jit
 from fundl._compiling.scan import Scanned as Scanned, scan as scan
-from fundl._compiling.kinds import RetraceError as RetraceError, Trace as Trace
+from fundl._compiling.programs import RetraceError as RetraceError, Trace as Trace
 from fundl._compiling.tracing import TraceError as TraceError
 from fundl._common.donated import DonatedError as DonatedError
 

@@ -14,7 +14,7 @@ import pytest  # noqa: E402  # torch looks at the environment when it is importe
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from fundl._compiling import cache, inductor, loops, torch_private  # noqa: E402
+from fundl._compiling import cache, graphs, inductor, loops  # noqa: E402
 
 # --- Compiled functions -------------------------------------------------------------------------------------------------
 
@@ -23,7 +23,7 @@ from fundl._compiling import cache, inductor, loops, torch_private  # noqa: E402
 
 @pytest.fixture
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_the_graph(graph: torch_private.Graph, _examples: Sequence[Tensor]) -> tuple[inductor.Run, Path, bool]:
+    def run_the_graph(graph: graphs.Graph, _examples: Sequence[Tensor]) -> tuple[inductor.Run, Path, bool]:
         @torch.no_grad()
         def run(inputs: list[Tensor]) -> list[Tensor]:
             return list(graph.module(*inputs))
@@ -35,9 +35,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def interpreted_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run_the_graph(
-        graph: torch_private.Graph, _examples: Sequence[Tensor], plan: loops.Plan
-    ) -> tuple[loops.Loop, Path, bool]:
+    def run_the_graph(graph: graphs.Graph, _examples: Sequence[Tensor], plan: loops.Plan) -> tuple[loops.Loop, Path, bool]:
         def run(inputs: list[Tensor]) -> list[Tensor]:
             with torch.no_grad():
                 graph.module(*inputs)

@@ -24,7 +24,7 @@ from torch import Tensor
 import fundl
 from fundl import Compiled, RetraceError, jit, tree
 from fundl._compiling import cache, identity, store
-from fundl._compiling.walk import flatten
+from fundl._compiling.trees import flatten
 from fundl.tree import Record
 from tests import compiled_samples as samples
 from tests.samples import SAMPLES

@@ -443,6 +443,14 @@ def test_a_tree_that_shares_memory_is_not_written_over() -> None:
 
 
 @pytest.mark.usefixtures("interpreted")
+def test_what_is_not_donated_can_be_returned_as_it_is() -> None:
+    compiled, run, x = jit(lambda run, x: (advance(run, x)[0], x), donate="run"), new_run(), torch.ones(3)
+    for _ in range(3):
+        run, same = compiled(run, x)
+        assert same is x
+
+
+@pytest.mark.usefixtures("interpreted")
 def test_bare_tensors_and_tuples_can_be_donated() -> None:
     compiled = jit(lambda pair, x: (pair[1] + x, pair[0]), donate="pair")
     pair = before = (torch.zeros(2), torch.ones(2))

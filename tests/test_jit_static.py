@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fundl import jit, scan, tree
-from fundl._compiling.fixed import Fixed
+from fundl._compiling.static_values import StaticValue
 from fundl.tree import Record
 
 
@@ -101,7 +101,7 @@ def test_what_a_program_cannot_tell_apart_is_compiled_once(one: object, other: o
         of_records(Scaled(x, value))
         scanned(Scaled(x, value), torch.ones(2, 3, dtype=torch.int64))
     assert len(compiled.traces) == len(of_records.traces) == len(scanned.traces) == 1
-    assert pickle.loads(pickle.dumps(Fixed(one))) == Fixed(other)
+    assert pickle.loads(pickle.dumps(StaticValue(one))) == StaticValue(other)
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -13,8 +13,8 @@ from fundl._common.kernels import LSTMGiven, LSTMGrads, LSTMTensors
 from fundl._common.modes import is_traced
 
 
-class Whole(Protocol):
-    """Kernels that stay whole in a trace; those of fundl._compiling.whole."""
+class LSTMOperators(Protocol):
+    """The two kernels as operators that a graph can hold; see `fundl._compiling.lstm_operators`."""
 
     def lstm(self, tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
         """As `lstm`."""
@@ -26,20 +26,20 @@ class Whole(Protocol):
 
 
 class _Tracing(threading.local):
-    whole: Whole | None = None
+    operators: LSTMOperators | None = None
 
 
 _tracing: Final = _Tracing()
 
 
 @contextmanager
-def kept_whole(whole: Whole | None) -> Iterator[None]:
-    """Keep kernels whole in what this thread traces, which is for processes like this one alone; or none."""
-    before, _tracing.whole = _tracing.whole, whole
+def with_lstm_operators(operators: LSTMOperators | None) -> Iterator[None]:
+    """Have this thread call operators in the place of the kernels, for graphs that processes like this one run; or not."""
+    before, _tracing.operators = _tracing.operators, operators
     try:
         yield
     finally:
-        _tracing.whole = before
+        _tracing.operators = before
 
 
 def lstm_runs(*tensors: Tensor) -> bool:
@@ -50,11 +50,11 @@ def lstm_runs(*tensors: Tensor) -> bool:
     return (
         torch._C._has_mkldnn
         and torch._C._get_mkldnn_enabled()
-        and (_tracing.whole is not None or not is_traced())
+        and (_tracing.operators is not None or not is_traced())
         and all(
             x.dtype == torch.float32
             and x.device.type == "cpu"
-            and (type(x) is Tensor or _tracing.whole is not None)
+            and (type(x) is Tensor or _tracing.operators is not None)
             and x.numel() > 0
             and not torch._C._functorch.is_functorch_wrapped_tensor(x)
             for x in tensors
@@ -67,8 +67,8 @@ def lstm(tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
 
     It reads memory as if it were contiguous and of the right shapes: of the shapes, the caller is sure.
     """
-    if _tracing.whole:
-        return _tracing.whole.lstm(tensors, biased=biased, reverse=reverse)
+    if _tracing.operators:
+        return _tracing.operators.lstm(tensors, biased=biased, reverse=reverse)
     x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.detach().contiguous() for tensor in tensors)
     size = h.shape[1]
     before = torch.is_grad_enabled()
@@ -83,8 +83,8 @@ def lstm(tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
 
 def lstm_backward(tensors: LSTMTensors, given: LSTMGiven, grads: LSTMGrads, *, biased: bool, reverse: bool) -> LSTMTensors:
     """The gradients with respect to the tensors, from what `lstm` gave, and those with respect to the first three of that."""
-    if _tracing.whole:
-        return _tracing.whole.lstm_backward(tensors, given, grads, biased=biased, reverse=reverse)
+    if _tracing.operators:
+        return _tracing.operators.lstm_backward(tensors, given, grads, biased=biased, reverse=reverse)
     x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.contiguous() for tensor in tensors)
     hidden, last_h, last_c, workspace = (tensor.contiguous() for tensor in given)
     before, after, size = (x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), (hidden, last_h, last_c), h.shape[1]

@@ -395,7 +395,7 @@ ARITHMETIC: Final[frozenset[object]] = frozenset(
         _aten.cos.default,
     }
 )
-# Those of the poolings above that compiled code is to call, see `fundl._compiling.pools`.
+# Those of the poolings above that compiled code is to call, see `fundl._compiling.corrections`.
 POOLS: Final[frozenset[Callable[..., object]]] = frozenset(  # type: ignore[explicit-any]  # of their arguments
     {
         _aten.max_pool2d_with_indices.default,

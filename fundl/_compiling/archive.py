@@ -27,9 +27,10 @@ from typing_extensions import override
 from fundl._common import processor
 from fundl._common.files import whole_file
 from fundl._compiling import cache, identity, manifests, store
-from fundl._compiling.kinds import Kind, Trace
+from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.manifests import Form, Manifest
-from fundl._compiling.walk import statics
+from fundl._compiling.programs import Trace
+from fundl._compiling.trees import statics
 
 F = TypeVar("F")
 
@@ -54,14 +55,14 @@ class Entry:
     """A compiled form in a file.
 
     Args:
-        kind: of the arguments that it is for.
+        key: of the arguments that it is for.
         form: what goes with its library; tensors, and whatever can be pickled.
         result: the signature of the result, for messages.
         library: the folder of what was compiled.
         role: which of the forms for that kind it is, if there are several.
     """
 
-    kind: Kind
+    key: CacheKey
     form: object
     result: Hashable
     library: Path
@@ -70,7 +71,7 @@ class Entry:
     @property
     def devices(self) -> list[torch.device]:
         """Those of the arguments' tensors."""
-        return [device for _, _, _, device in self.kind.leaves]
+        return [device for _, _, _, device in self.key.leaves]
 
 
 # --- Saving -------------------------------------------------------------------------------------------------------------
@@ -97,9 +98,9 @@ def save(path: str | os.PathLike[str], origin: Origin, entries: Sequence[Entry])
         Form(
             names[entry.library],
             entry.role,
-            entry.kind.ambient.threads,
+            entry.key.settings.threads,
             {str(device): _device_name(device) for device in entry.devices},
-            identity.digest(entry.kind.signature),
+            identity.digest(entry.key.signature),
         )
         for entry in entries
     ]
@@ -190,29 +191,29 @@ def _pickled(origin: Origin, entry: Entry) -> tuple[bytes, list[bytes]]:
     file = io.BytesIO()
     pickler = _Pickler(file)
     try:
-        pickler.dump((entry.kind, entry.form))
+        pickler.dump((entry.key, entry.form))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(f"{origin.name} cannot be saved: {_unpicklable(entry) or error}") from error
     form, tensors = file.getvalue(), pickler.memory()
     again, _ = _unpickled(form, tensors.__getitem__)
-    if again != entry.kind:
+    if again != entry.key:
         raise TypeError(
-            f"{origin.name} cannot be saved, as its arguments would not be recognised: {entry.kind.explain(again)}, which is"
+            f"{origin.name} cannot be saved, as its arguments would not be recognised: {entry.key.explain(again)}, which is"
             " equal to no other object, not to its own copy either: give its class an __eq__ and a __hash__ (attrs.frozen does)"
         )
     return form, tensors
 
 
-def _unpickled(form: bytes, memory: Callable[[int], bytes]) -> tuple[Kind, object]:
+def _unpickled(form: bytes, memory: Callable[[int], bytes]) -> tuple[CacheKey, object]:
     loaded: object = _Unpickler(form, memory).load()
-    if isinstance(loaded, tuple) and len(loaded) == 2 and isinstance(loaded[0], Kind):
+    if isinstance(loaded, tuple) and len(loaded) == 2 and isinstance(loaded[0], CacheKey):
         return loaded[0], loaded[1]
     raise TypeError(f"{type(loaded).__name__} is no pair of a kind and a form")
 
 
 def _unpicklable(entry: Entry) -> str:
     """Which value of the arguments, or of the result, cannot be pickled, in words; an empty string if each can be."""
-    for name, signature in (*entry.kind.signature.arguments, ("the result", entry.result)):
+    for name, signature in (*entry.key.signature.arguments, ("the result", entry.result)):
         for path, value in statics(signature, name):
             try:
                 pickle.dumps(value)
@@ -340,7 +341,7 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 # --- Taking over --------------------------------------------------------------------------------------------------------
 
 
-def _form(where: str, contents: Mapping[str, bytes], number: int, form: Form) -> tuple[Kind, object, float]:
+def _form(where: str, contents: Mapping[str, bytes], number: int, form: Form) -> tuple[CacheKey, object, float]:
     """The kind of a form, and what goes with its library; and when it was begun with."""
     start = time.perf_counter()
     try:

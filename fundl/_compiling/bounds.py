@@ -1,25 +1,24 @@
 """Indices out of range in compiled loops: an error after the loop, not within.
 
-Inductor has each loop check the indices that it reads, and throw at once. From a loop that runs on several threads nothing may
-be thrown: the process ends (https://github.com/pytorch/pytorch/issues/195402). So the loop makes a note of it and reads at 0
-instead, and what is thrown is thrown when all threads are done.
+Inductor's loops check the indices that they read, and throw at once. If a loop runs on several threads, that ends the process
+(pytorch#195402). So the loop sets a flag and reads at 0 instead, and throws when all threads are done.
 
-And it lets a negative index count from the end, as indexing does, where the operation itself refuses it: in `index_select` and
-`index_add` (https://github.com/pytorch/pytorch/issues/185885), to 2.12 in embeddings and `gather` as well
-(https://github.com/pytorch/pytorch/issues/183608). To 2.12, gradients of embeddings are written to any place in memory; to
-2.13, nobody asks whether `scatter` refused, if its kernel is called (https://github.com/pytorch/pytorch/pull/190909).
+Inductor lets a negative index count from the end, as indexing does, where the operation itself refuses it: in `index_select`
+and `index_add` (pytorch#185885), to 2.12 in embeddings and `gather` as well (pytorch#183608). To 2.12, gradients of embeddings
+are written to any place in memory; to 2.13, the error of a `scatter` whose kernel is called is lost (pytorch#190909).
 """
 
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from fundl._common import kernels
-from fundl._compiling.torch_private import Decompositions
+from fundl._compiling.corrections import replaced
+from fundl._compiling.graphs import Decompositions
 
 if TYPE_CHECKING:
     from torch._inductor.codegen.cpp import CppKernel, KernelGroup
@@ -43,12 +42,12 @@ _ARRAY: Final = r"auto (\w+) =\s*\[&\]\s*\{{\s*__at_align__ std::array<[^;]*> tm
 
 
 def decompositions(known: Decompositions) -> Decompositions:
-    """What operations consist of that inductor would let count from the end.
+    """Decompositions of the operations whose negative indices inductor gets wrong.
 
     Args:
-        known: what operations consist of else.
+        known: the other decompositions.
     """
-    # What is not known to consist of indexing has loops of its own, which are right from 2.13 on.
+    # Operations that are not decomposed have loops of their own, which are right from 2.13 on.
     wrong = {operation for operation in kernels.INDEXED if operation in known or torch.__version__ < "2.13"}
     done: list[Tensor] = []  # indices that are as they are to be
     return {
@@ -104,46 +103,49 @@ def _embedding_backward(grad: Tensor, tokens: Tensor, vocabulary: int, padding: 
 
 # --- Loops --------------------------------------------------------------------------------------------------------------
 
-CheckBounds: TypeAlias = Callable[["CppKernel", object, object, bool, bool], None]
-SetWriteLine: TypeAlias = Callable[..., AbstractContextManager[object]]  # type: ignore[explicit-any]  # of whom, and more from 2.13 on
-CodegenGroup: TypeAlias = Callable[["KernelGroup", str | None], str]
+_CheckBounds: TypeAlias = Callable[["CppKernel", object, object, bool, bool], None]
+_CodegenGroup: TypeAlias = Callable[["KernelGroup", str | None], str]
+_SetWriteline: TypeAlias = Callable[..., AbstractContextManager[object]]  # type: ignore[explicit-any]  # of whom, and more from 2.13 on
 
 
-def noting(check_bounds: CheckBounds) -> CheckBounds:
-    """What writes the check of an index: one that does not throw.
+@contextmanager
+def thrown_after_loops() -> Iterator[None]:
+    """Have inductor write loops that set a flag, and throw after they end; and check whether kernels that it calls refused."""
+    from torch._inductor.codegen.cpp import CppKernel, KernelGroup
+    from torch._inductor.codegen.wrapper import PythonWrapperCodegen
 
-    Args:
-        check_bounds: as inductor has it.
-    """
+    with (
+        replaced(CppKernel, "check_bounds", _setting_flag(CppKernel.check_bounds)),
+        replaced(KernelGroup, "codegen_group", _throwing(KernelGroup.codegen_group)),
+        replaced(PythonWrapperCodegen, "set_writeline", _checking(PythonWrapperCodegen.set_writeline)),
+    ):
+        yield
 
-    def note(kernel: "CppKernel", index: object, size: object, lower: bool, upper: bool) -> None:
+
+def _setting_flag(check_bounds: _CheckBounds) -> _CheckBounds:
+    """Inductor's writer of the check of an index, but that the check sets the flag instead of throwing."""
+
+    def write(kernel: "CppKernel", index: object, size: object, lower: bool, upper: bool) -> None:
         if not re.fullmatch(r"tmp\d+", str(index)):  # one that is the same for all values
             check_bounds(kernel, index, size, lower, upper)
             return
         asserted: Callable[..., str] = kernel.indirect_assert  # type: ignore[explicit-any]  # of arguments that are handed on
 
-        def noted(*args: object) -> str:
+        def flagged(*args: object) -> str:
             match = _ASSERTION.fullmatch(asserted(*args))
             assert match is not None, "torch writes its assertions in another way"
             in_arrays = re.findall(_ARRAY.format(vector=index), kernel.compute.getvalue())
             zeros = " ".join([f"{index} = decltype({index})(0);", *(f"{array}.fill(0);" for array in in_arrays)])
             return f"if (!({match['condition']})) [[unlikely]] {{ {_FLAG}.store(true); {zeros} }}"
 
-        vars(kernel)["indirect_assert"] = noted  # for this one check
-        try:
+        with replaced(kernel, "indirect_assert", flagged):
             check_bounds(kernel, index, size, lower, upper)
-        finally:
-            del vars(kernel)["indirect_assert"]
 
-    return note
+    return write
 
 
-def throwing(codegen_group: CodegenGroup) -> CodegenGroup:
-    """What writes a function of loops: one that throws at its end, if a loop has made a note.
-
-    Args:
-        codegen_group: as inductor has it.
-    """
+def _throwing(codegen_group: _CodegenGroup) -> _CodegenGroup:
+    """Inductor's writer of a function of loops, which throws at its end if a loop has set the flag."""
 
     def write(group: "KernelGroup", name: str | None = None) -> str:
         code = codegen_group(group, name)
@@ -157,17 +159,10 @@ def throwing(codegen_group: CodegenGroup) -> CodegenGroup:
     return write
 
 
-# --- Calls of kernels ---------------------------------------------------------------------------------------------------
+def _checking(set_writeline: _SetWriteline) -> _SetWriteline:
+    """Inductor's choice of what writes the lines that call kernels: each line checks whether its kernel refused."""
 
-
-def asking(set_writeline: SetWriteLine) -> SetWriteLine:
-    """What says who writes the lines that call kernels: each asks whether its kernel refused.
-
-    Args:
-        set_writeline: as inductor has it.
-    """
-
-    def ask(code: "PythonWrapperCodegen", *args: object) -> AbstractContextManager[object]:
+    def choose(code: "PythonWrapperCodegen", *args: object) -> AbstractContextManager[object]:
         *before, writeline = args
 
         def write(line: object) -> None:
@@ -176,4 +171,4 @@ def asking(set_writeline: SetWriteLine) -> SetWriteLine:
 
         return set_writeline(code, *before, write)
 
-    return ask
+    return choose

@@ -14,9 +14,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fundl._compiling import folder, inductor, loops, store, whole
-from fundl._compiling.ambient import ambient
-from fundl._compiling.torch_private import Graph
+from fundl._compiling import folder, inductor, loops, lstm_operators, store
+from fundl._compiling.graphs import Graph
+from fundl._compiling.torch_settings import torch_settings
 from fundl.memory import keep_freed_memory
 
 F = TypeVar("F")
@@ -98,7 +98,7 @@ def _device(devices: Iterable[torch.device]) -> torch.device:
 
 def _key(graph: Graph, *more: str) -> str:
     """Stands for a graph, and all that its compiled form depends on."""
-    return hashlib.sha256("\n".join([inductor.fingerprint(graph), str(ambient()), *more]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([inductor.fingerprint(graph), str(torch_settings()), *more]).encode()).hexdigest()
 
 
 def _loaded(key: str, make: Callable[[Path], None], load: Callable[[Path], F]) -> tuple[F, Path, bool]:
@@ -128,7 +128,7 @@ def _loaded(key: str, make: Callable[[Path], None], load: Callable[[Path], F]) -
 def _prepare() -> None:
     """Do what must be done before compiled code is loaded."""
     keep_freed_memory()
-    whole.registered()  # for graphs that have these operations
+    lstm_operators.registered()
 
 
 def _made(make: Callable[[Path], None]) -> tuple[Path, store.Files]:

@@ -1,132 +1,180 @@
-"""Quick calls: for trees of one kind, what takes them apart, runs the compiled form, and puts the result together."""
+"""The function that a call of a compiled one goes through: written for arguments of one structure, see `call_text`."""
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, TypeAlias, cast
 
-from fundl._compiling.donation import Estates, are_exclusive, bury, empty
-from fundl._compiling.kinds import Kind
-from fundl._compiling.program import Heir, Program
-from fundl._compiling.quick import write_ambient, write_empty, write_guard
-from fundl._compiling.walk import Flat, Source
+from fundl._common.generated import define
+from fundl._compiling.cache_keys import CacheKey
+from fundl._compiling.call_text import CallText, fill, lines, listed
+from fundl._compiling.donation import LastReturned, clear_fields, own_their_memory, take_memory
+from fundl._compiling.program import Program
+from fundl._compiling.trees import Flat
 from fundl.tree import Record
 
 Arguments: TypeAlias = tuple[tuple[object, ...], dict[str, object]]
 Call: TypeAlias = Callable[[tuple[object, ...], dict[str, object]], object]
 
+_CALL: Final = """
+def call(args, kwargs):
+    if {settings_changed}: return MISS
+    if len(args) != {count} or {keywords_differ}: return MISS
+    {name_arguments}
+    {move_donated}
+    {take_apart}
+    {require_like_tensors}
+    {run}
+    {make_result}
+    return {result}
+"""
 
-class QuickCall:
-    """Writes the function that a call goes through: it takes trees of one kind apart, runs, and puts the result together."""
+# If a donated record is the one that the last call returned, and nobody holds a part of it, its parts move to a new record.
+_MOVE_DONATED: Final = """
+{find_last}
+if {is_last}:
+    {take_apart}
+    {require_like_tensors}
+    {run}
+    {move}
+    {empty}
+    {make_result}
+    return {result}
+"""
 
-    args: tuple[object, ...]
-    kwargs: dict[str, object]
-    flat: Flat
-    kind: Kind
-    program: Program
-    source: Source
-    names: list[str]
-    constants: list[str]
-    outputs: list[str]
+# Else its tensors are taken apart as those of all arguments, written over, and handed on as new tensors over the same memory.
+_WRITE_OVER_DONATED: Final = """
+if not own_their_memory([{donated}], [{others}]): return shared(*args, **kwargs)
+{run}
+({tensors},) = take_memory([{donated}])
+{make_trees}
+{remember}
+"""
 
-    def __init__(self, arguments: Arguments, flat: Flat, kind: Kind, program: Program) -> None:
+
+class CallWriter:
+    """Writes the function for calls whose arguments have one structure.
+
+    Args:
+        arguments: of a call, as an example.
+        flat: these taken apart.
+        key: their cache key.
+        program: what runs.
+    """
+
+    def __init__(self, arguments: Arguments, flat: Flat, key: CacheKey, program: Program) -> None:
         self.args, self.kwargs = arguments
-        self.flat, self.kind, self.program = flat, kind, program
-        self.source = Source(program.kind.signature.counterparts(kind.signature))
-        self.source.scope["run"] = program.run
-        self.names = [self.source.variable() for _ in self.args]
-        self.constants = [self.source.constant(constant) for constant in program.constants]
-        self.outputs = [self.source.variable() for _ in range(program.outputs)]
+        self.flat, self.key, self.program = flat, key, program
+        self.text = CallText(program.key.signature.counterparts(key.signature))
+        self.text.scope["run"] = program.run
+        self.trees = [*self.args, *self.kwargs.values()]
+        self.names = self.text.variables(len(self.trees))
+        self.constants = [self.text.constant(constant) for constant in program.constants]
+        self.outputs = self.text.variables(program.outputs)
+        self.donated = [number for one in program.donated for number in one.leaves]
 
-    def write(self, estates: dict[str, Estates], shared: Callable[..., object] | None) -> Call:  # type: ignore[explicit-any]  # of any arguments
+    def write(self, returned: Mapping[str, LastReturned], shared: Callable[..., object] | None) -> Call:  # type: ignore[explicit-any]  # of any arguments
         """The function.
 
         Args:
-            estates: where what is donated comes from, if it comes from the last call, by name.
+            returned: for each donated argument, what was last returned in its place.
             shared: the function compiled without donation, for donated trees that are not the only ones in their memory.
         """
-        source, args, kwargs = self.source, self.args, self.kwargs
-        donated = sum(len(one.leaves) for one in self.program.donated)
-        write_ambient(source, self.kind.ambient, autocast=len(self.flat.leaves) == donated)
-        source.add(f"if len(args) != {len(args)}: return MISS")
-        source.add(f"if tuple(kwargs) != {tuple(kwargs)!r}: return MISS" if kwargs else "if kwargs: return MISS")
-        if args:
-            source.add(f"({', '.join(self.names)},) = args")
-        if self.program.donated:
-            source.scope |= {"shared": shared, "exclusive": are_exclusive, "bury": bury, "empty": empty}
-            for one in self.program.donated:
-                source.scope[f"estates_{one.place}"] = estates[one.name]
-            self._write_shortcut(self.program.donated)
-        leaves = [leaf for name, arg in zip(self.names, args, strict=True) for leaf in source.read(name, arg)]
-        for keyword, arg in kwargs.items():
-            name = source.variable()
-            source.add(f"{name} = kwargs[{keyword!r}]")
-            leaves += source.read(name, arg)
-        write_guard(source, leaves, self.flat.leaves)
-        if self.program.donated:
-            self._write_donating(self.program.donated, leaves)
-        else:
-            self._run(leaves)
-            source.add(f"return {source.build(self.program.result, {'input': leaves, 'output': self.outputs})}")
-        return cast("Call", source.compile("def call(args, kwargs)"))
+        text, donated, count = self.text, self.program.donated, len(self.args)
+        if donated:
+            text.scope |= {"shared": shared, "clear_fields": clear_fields}
+            text.scope |= {"own_their_memory": own_their_memory, "take_memory": take_memory}
+            text.scope |= {f"returned_{one.place}": returned[one.name] for one in donated}
+        apart = [text.take_apart(name, tree) for name, tree in zip(self.names, self.trees, strict=True)]
+        leaves = [leaf for _, own in apart for leaf in own]
+        run, trees = self._write_over_donated(leaves) if donated else (self._run(leaves), [])
+        make_result, result = self._result(leaves, trees)
+        source = fill(
+            _CALL,
+            settings_changed=text.settings_changed(self.key.settings, autocast=len(self.flat.leaves) == len(self.donated)),
+            count=str(count),
+            keywords_differ=f"tuple(kwargs) != {tuple(self.kwargs)!r}" if self.kwargs else "kwargs",
+            name_arguments=lines(
+                f"({listed(self.names[:count])},) = args" if count else "",
+                *(f"{name} = kwargs[{word!r}]" for name, word in zip(self.names[count:], self.kwargs, strict=True)),
+            ),
+            move_donated=self._move_donated() if donated else "",
+            take_apart=lines(*(code for code, _ in apart)),
+            require_like_tensors=text.require_like(leaves, self.flat.leaves),
+            run=run,
+            make_result=make_result,
+            result=result,
+        )
+        return cast("Call", define(source, "call", text.scope))
 
-    def _run(self, leaves: Sequence[str]) -> None:
+    def _run(self, leaves: Sequence[str]) -> str:
+        """Statements that run the program."""
         slots = self.outputs if self.program.slots else []
-        call = f"run([{', '.join([*leaves, *self.constants, *slots])}])"
-        if self.program.slots:
-            write_empty(self.source, self.outputs, self.program.slots)
-            self.source.add(call)
-        elif self.outputs:
-            self.source.add(f"({', '.join(self.outputs)},) = {call}")
-        elif self.program.donated:
-            self.source.add(call)
+        run = f"run([{listed([*leaves, *self.constants, *slots])}])"
+        if slots:
+            return lines(self.text.allocate(slots, self.program.slots), run)
+        if self.outputs:
+            return f"({listed(self.outputs)},) = {run}"
+        return run if self.donated else ""
 
-    def _write_donating(self, donated: Sequence[Heir], leaves: list[str]) -> None:
-        """Write a call that leaves nothing of the donated trees."""
-        numbers = [number for one in donated for number in one.leaves]
-        mine = ", ".join(leaves[number] for number in numbers)
-        others = ", ".join([*(leaf for number, leaf in enumerate(leaves) if number not in numbers), *self.constants])
-        self.source.add(f"if not exclusive([{mine}], [{others}]): return shared(*args, **kwargs)")
-        self._run(leaves)
-        heirs = [self.source.variable() for _ in numbers]
-        self.source.add(f"({', '.join(heirs)},) = bury([{mine}])")
-        trees = []
-        for one in donated:
-            own, heirs = heirs[: len(one.leaves)], heirs[len(one.leaves) :]
-            trees.append(self.source.build(one.heir, {"heir": own}))
-            kind = self.source.constant(one.kind)
-            self.source.add(f"estates_{one.place}.adopt({trees[-1]}, {kind}, [{', '.join(own)}])")
-        self._return(leaves, trees)
+    def _result(self, leaves: Sequence[str], trees: Sequence[str]) -> tuple[str, str]:
+        """Statements and an expression that make the result."""
+        return self.text.put_together(self.program.result, {"input": leaves, "output": self.outputs, "tree": trees})
 
-    def _return(self, leaves: Sequence[str], trees: Sequence[str]) -> None:
-        names = {"input": leaves, "output": self.outputs, "tree": trees}
-        self.source.add(f"return {self.source.build(self.program.result, names)}")
+    def _write_over_donated(self, leaves: Sequence[str]) -> tuple[str, list[str]]:
+        """Statements that run the program and leave nothing of the donated trees; and the trees that take their place."""
+        tensors = dict(zip(self.donated, self.text.variables(len(self.donated)), strict=True))
+        trees: list[tuple[str, str]] = []
+        remember: list[str] = []
+        for one in self.program.donated:
+            own = [tensors[number] for number in one.leaves]
+            trees.append(self.text.put_together(one.replacement, {"over donated": own}))
+            remember.append(f"returned_{one.place}.remember({trees[-1][1]}, {self.text.constant(one.key)}, [{listed(own)}])")
+        code = fill(
+            _WRITE_OVER_DONATED,
+            donated=listed([leaves[number] for number in self.donated]),
+            others=listed([*(leaf for number, leaf in enumerate(leaves) if number not in tensors), *self.constants]),
+            run=self._run(leaves),
+            tensors=listed([*tensors.values()]),
+            make_trees=lines(*(made for made, _ in trees)),
+            remember=lines(*remember),
+        )
+        return code, [tree for _, tree in trees]
 
-    def _write_shortcut(self, donated: Sequence[Heir]) -> None:
-        """Write what is done if the donated records are those that the last call returned, and nobody has a part of them."""
-        roots = {
-            one.place: root
-            for one in donated
-            if one.place < len(self.args) and isinstance(root := self.args[one.place], Record)
+    def _move_donated(self) -> str:
+        """Statements for donated records that the last call returned; none if others are donated."""
+        records = {one.place: tree for one in self.program.donated if isinstance(tree := self.trees[one.place], Record)}
+        if len(records) < len(self.program.donated) or self.kwargs:
+            return ""
+        apart = {
+            place: self.text.take_apart(name, tree)
+            for place, (name, tree) in enumerate(zip(self.names, self.trees, strict=True))
+            if place not in records
         }
-        if len(roots) < len(donated) or self.kwargs:
-            return
-        source, before = self.source, len(self.source.lines)
-        leaves: list[str] = []
-        others: list[str] = []
-        for place, (name, arg) in enumerate(zip(self.names, self.args, strict=True)):
-            read = [] if place in roots else source.read(name, arg)
-            leaves += [f"*estate_{place}.leaves"] if place in roots else read
-            others += read
-        mine = {number for one in donated for number in one.leaves}
-        write_guard(source, others, [leaf for number, leaf in enumerate(self.flat.leaves) if number not in mine])
-        self._run(leaves)
-        trees = [source.move(self.names[place], root) for place, root in roots.items()]
-        for place, tree in zip(roots, trees, strict=True):
-            source.add(f"empty({self.names[place]})", f"estate_{place}.follow({tree})")
-        self._return([], trees)
-        conditions = [
-            f"estate_{one.place}.kind is {source.constant(one.kind)} and {self.names[one.place]} is estate_{one.place}.root()"
-            f" and estate_{one.place}.is_untouched()"
-            for one in donated
-        ]
-        shortcut = [f"if {' and '.join(conditions)}:", *(f"    {line}" for line in source.lines[before:])]
-        source.lines[before:] = [*(f"estate_{place} = estates_{place}.last" for place in roots), *shortcut]
+        counts = {one.place: len(one.leaves) for one in self.program.donated}
+        given, leaves = list[str](), list[str]()
+        for place in range(len(self.trees)):
+            own = apart[place][1] if place in apart else [f"last_{place}.leaves[{n}]" for n in range(counts[place])]
+            given += own if place in apart else [f"*last_{place}.leaves"]
+            leaves += own
+        moved = {place: self.text.moved(self.names[place], record) for place, record in records.items()}
+        make_result, result = self._result(leaves, [name for _, name in moved.values()])
+        return fill(
+            _MOVE_DONATED,
+            find_last=lines(*(f"last_{place} = returned_{place}.last" for place in records)),
+            is_last=" and ".join(
+                f"last_{one.place}.key is {self.text.constant(one.key)} and {self.names[one.place]} is last_{one.place}.root()"
+                f" and last_{one.place}.is_unshared()"
+                for one in self.program.donated
+            ),
+            take_apart=lines(*(code for code, _ in apart.values())),
+            require_like_tensors=self.text.require_like(
+                [leaf for _, own in apart.values() for leaf in own],
+                [leaf for number, leaf in enumerate(self.flat.leaves) if number not in self.donated],
+            ),
+            run=self._run(given),
+            move=lines(*(code for code, _ in moved.values())),
+            empty=lines(
+                *(f"clear_fields({self.names[place]})\nlast_{place}.move_to({new})" for place, (_, new) in moved.items())
+            ),
+            make_result=make_result,
+            result=result,
+        )

@@ -1,9 +1,9 @@
-"""Donation: a compiled function writes its result over an argument, which is used up.
+"""Donation: a compiled function writes its result over an argument, which nobody can use from then on.
 
-That nobody reads what was donated is made sure of, not hoped for. There are two ways. In general, the result's tensors are
-new objects over the old memory, and the old objects become `Donated`, which refuse everything. But a record that a compiled
-function returned, and that comes back unchanged, was handed out as a whole: where the counts of references show that nobody
-holds a part of it, the parts move to a new record as they are, and the old record is emptied. That takes a microsecond.
+That nobody reads what was donated is made sure of, in two ways. In general, the result's tensors are new objects over the
+old memory, and the old objects become `Donated`, which refuse everything. But where a donated record is the one that the last
+call returned, and counts of references show that nobody holds a part of it, the parts move to a new record as they are, and
+the old record loses its fields. That takes a microsecond.
 """
 
 import sys
@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from fundl._common.donated import DonatedError, refusal
 from fundl._compiling import torch_private
-from fundl._compiling.walk import children
+from fundl._compiling.trees import children
 from fundl.tree import Record
 
 
@@ -42,21 +42,7 @@ def require_not_donated(leaves: Sequence[Tensor], paths: Sequence[str]) -> None:
             raise DonatedError(f"{path}: {refusal('tensor')}")
 
 
-def bury(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """New tensors over the memory of these, which refuse everything from now on."""
-    heirs = [tensor.detach() for tensor in tensors]
-    for tensor in tensors:
-        tensor.__class__ = Donated
-    return heirs
-
-
-def empty(record: Record) -> None:
-    """Take all fields from a record: who reads one is told that it was donated."""
-    for name in type(record).children:
-        object.__delattr__(record, name)
-
-
-def are_exclusive(donated: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+def own_their_memory(donated: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     """Whether each of the donated tensors has memory of its own, all of it."""
     if not all(map(torch_private.owns_its_memory, donated)):
         return False
@@ -64,63 +50,77 @@ def are_exclusive(donated: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return all(addresses[tensor.untyped_storage().data_ptr()] == 1 for tensor in donated if tensor.numel())
 
 
-def _nothing() -> None:
-    """Gives no record."""
+def take_memory(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """New tensors over the memory of these, which refuse everything from now on."""
+    new = [tensor.detach() for tensor in tensors]
+    for tensor in tensors:
+        tensor.__class__ = Donated
+    return new
+
+
+def clear_fields(record: Record) -> None:
+    """Take all fields from a record: whoever reads one gets an error that says that it was donated."""
+    for name in type(record).children:
+        object.__delattr__(record, name)
+
+
+def _no_record() -> None:
+    """Stands for a reference to a record that is gone."""
 
 
 @attrs.define(eq=False)
-class Estate:
-    """A record that a compiled function returned, and what is in it.
+class Returned:
+    """A record that a compiled function returned.
 
     Args:
         root: gives the record, if it is still there.
-        kind: what its tree is like.
+        key: the `DonatedArgument.key` of donated trees like it.
         leaves: its tensors.
     """
 
-    root: Callable[[], Record | None] = attrs.field(default=_nothing)
-    kind: object = None
+    root: Callable[[], Record | None] = attrs.field(default=_no_record)
+    key: object = None
     leaves: tuple[Tensor, ...] = ()
     _parts: tuple[object, ...] = ()
     _counts: tuple[int, ...] = ()
 
-    def follow(self, root: Record) -> None:
-        """The parts are now in this record."""
+    def move_to(self, root: Record) -> None:
+        """Note that the parts are in this record now."""
         self.root = weakref.ref(root, self._forget)
 
-    def is_untouched(self) -> bool:
-        """Whether nobody holds a part of it."""
+    def is_unshared(self) -> bool:
+        """Whether nobody else holds a part of it."""
         return tuple(map(sys.getrefcount, self._parts)) == self._counts
 
     def _forget(self, _root: object) -> None:
         self.leaves, self._parts, self._counts = (), (), ()
-        self.root = _nothing
+        self.root = _no_record
 
 
 @attrs.define(eq=False)
-class Estates:
-    """The last of the records that a compiled function returned; other threads replace it, but leave it as it is.
+class LastReturned:
+    """The last record that a compiled function returned in the place of a donated argument.
 
     Args:
-        last: it.
+        last: the record. Another thread may put another one here, but does not change this one.
     """
 
-    last: Estate = attrs.field(factory=Estate)
+    last: Returned = attrs.field(factory=Returned)
 
-    def adopt(self, root: object, kind: object, leaves: Sequence[Tensor]) -> None:
-        """Remember a record, of parts that nobody else has."""
+    def remember(self, root: object, key: object, leaves: Sequence[Tensor]) -> None:
+        """Take a record as the last one; its parts are new, so that nobody else holds any."""
         found: list[object] = []
-        if not isinstance(root, Record) or not _gather(root, found):
+        if not isinstance(root, Record) or not _gather_parts(root, found):
             return
         references = Counter(map(id, [*found, *leaves]))
         parts = tuple({id(part): part for part in found}.values())
         counts = tuple([references[id(part)] + _UNREFERENCED for part in parts])
-        estate = Estate(kind=kind, leaves=tuple(leaves), parts=parts, counts=counts)
-        estate.follow(root)
-        self.last = estate
+        returned = Returned(key=key, leaves=tuple(leaves), parts=parts, counts=counts)
+        returned.move_to(root)
+        self.last = returned
 
 
-def _gather(node: object, found: list[object]) -> bool:
+def _gather_parts(node: object, found: list[object]) -> bool:
     """Find all parts of a node that hold tensors; whether none of them can be changed."""
     for _, part in children(node, ""):
         if isinstance(part, Tensor):
@@ -129,7 +129,7 @@ def _gather(node: object, found: list[object]) -> bool:
             return False
         elif isinstance(part, Record | tuple):
             before = len(found)
-            if not _gather(part, found):
+            if not _gather_parts(part, found):
                 return False
             if len(found) > before:
                 found.append(part)
@@ -137,4 +137,4 @@ def _gather(node: object, found: list[object]) -> bool:
 
 
 _UNREFERENCED: Final = next(map(sys.getrefcount, (object(),)))
-"""What `is_untouched` counts for a part beside the references in the tree: its own tuple's, and that of counting."""
+"""What `is_unshared` counts for a part beside the references in the tree: that of its own tuple, and that of counting."""

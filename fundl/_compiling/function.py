@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import os
 import re
 import types
 from collections.abc import Callable, Sequence
@@ -15,16 +14,16 @@ from typing_extensions import override
 from fundl._common.donated import DonatedError
 from fundl._common.modes import no_grad
 from fundl._compiling import archive, cache, torch_private
-from fundl._compiling.alone import ALONE
-from fundl._compiling.ambient import ambient
-from fundl._compiling.calls import Arguments, Call, QuickCall
-from fundl._compiling.donation import Estates, require_not_donated
-from fundl._compiling.kinds import Forms, Kind, Like, Signature, Trace, leaf_kind, like
-from fundl._compiling.pickling import pickled
-from fundl._compiling.program import Heir, Program, find_heir, write_back
-from fundl._compiling.quick import MOST
+from fundl._compiling.cache_keys import CacheKey, Signature, TensorSpec, leaf_key, spec_of
+from fundl._compiling.call_text import MISS, MOST_CALLS
+from fundl._compiling.calls import Arguments, Call, CallWriter
+from fundl._compiling.donation import LastReturned, require_not_donated
+from fundl._compiling.program import DonatedArgument, Program, find_replacement, write_back
+from fundl._compiling.programs import Programs
+from fundl._compiling.savable import Savable
+from fundl._compiling.torch_settings import torch_settings
 from fundl._compiling.tracing import Traced, trace
-from fundl._compiling.walk import MISS, Flat, Static, flatten, replace
+from fundl._compiling.trees import Flat, StaticArgument, flatten, replace
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -33,7 +32,7 @@ T = TypeVar("T")
 
 
 @final
-class Compiled(Generic[P, R]):
+class Compiled(Savable[Program], Generic[P, R]):
     """A compiled function; made by `jit`. It is called as the function that it is of.
 
     Args:
@@ -42,6 +41,7 @@ class Compiled(Generic[P, R]):
 
     def __init__(self, function: Callable[P, R], static: Sequence[str], donate: Sequence[str], max_traces: int | None) -> None:
         functools.update_wrapper(self, function)
+        super().__init__(function, _name(function), max_traces)
         self.function = function
         self._parameters = _parameters(function)
         self._static, self._donate = frozenset(static), tuple(donate)
@@ -50,33 +50,25 @@ class Compiled(Generic[P, R]):
                 raise ValueError(f"{option}={name!r} is not a parameter of {_name(function)}{inspect.signature(function)}")
         if both := self._static & {*donate}:
             raise ValueError(f"{min(both)!r} is in static and in donate: what is no tree has no memory to be written over")
-        self._forms = Forms[Program](_name(function), max_traces)
-        self._calls: tuple[Call, ...] = ()  # quick ones, each for trees of one kind
-        self._estates = {name: Estates() for name in donate}
-        self._kinds: dict[object, object] = {}  # of what was donated
+        self._calls: tuple[Call, ...] = ()  # the latest first
+        self._returned = {name: LastReturned() for name in donate}
+        self._donated_keys: dict[object, object] = {}
         self._shared = Compiled(function, static, (), max_traces) if donate else None
 
-    @property
-    def traces(self) -> tuple[Trace, ...]:
-        """What was compiled so far, in order."""
-        return self._forms.traces
-
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """What the function returns, computed by its compiled form."""
+        """What the function returns, computed by its compiled program."""
         try:
             for call in self._calls:
                 result = call(args, kwargs)
                 if result is not MISS:
-                    return cast("R", result)  # a compiled form returns what the function does
+                    return cast("R", result)  # a compiled program returns what the function does
         except RuntimeError as error:
             self._explain(error, args, kwargs)
         return self._first_call(args, kwargs)
 
     @override
     def __repr__(self) -> str:
-        return f"<compiled {_name(self.function)}, {self._forms}>"
-
-    # --- As functions are: methods of classes, their own copies, pickled by name ---
+        return f"<compiled {_name(self.function)}, {self._programs}>"
 
     @overload
     def __get__(self, instance: None, owner: type, /) -> Self: ...
@@ -86,110 +78,51 @@ class Compiled(Generic[P, R]):
         """The compiled function as a method: its first argument is the instance."""
         return self if instance is None else types.MethodType(self, instance)
 
-    def __deepcopy__(self, _memo: object) -> Self:
-        return self
-
-    def __copy__(self) -> Self:
-        return self
+    # --- Pickles and files ---
 
     @override
-    def __reduce__(self) -> str | tuple[object, ...]:
-        options = (tuple(self._static), self._donate, self._forms.most)
-        return pickled(self, self.function, (Compiled, (self.function, *options)))
+    def _arguments(self) -> tuple[object, ...]:
+        return self.function, tuple(self._static), self._donate, self._programs.most
 
-    # --- Files ---
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write what was compiled so far to a file, whole or not at all, for `load` in another process.
-
-        The file has the compiled code for each kind of arguments that the function was called with, and the tensors that the
-        function uses without being given them: a process that loads it neither traces nor compiles, and needs no compiler.
-
-        Args:
-            path: of the file; one that is there already is replaced.
-
-        Raises:
-            TypeError: a static field or argument, or the result, holds what cannot be pickled, such as a lambda; the message
-                names it.
-            ValueError: nothing is compiled yet, or what was is no longer in FUNDL_CACHE_DIR.
-            OSError: the file cannot be written; FileNotFoundError if there is no such folder.
-
-        Compiled where there is a compiler, and run where there is none:
-
-            step = jit(train_step(cross_entropy, adamw(0.001)), donate="state")
-            state, report = step(state, batch)
-            step.save("step.compiled")
-
-            step = jit(train_step(cross_entropy, adamw(0.001)), donate="state")
-            step.load("step.compiled")
-            state, report = step(state, batch)  # runs at once
-        """
-        archive.save(path, self._origin, self._entries())
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over what was compiled in another process, from a file that `save` wrote: `traces` has it, as loaded.
-
-        Other kinds of arguments are compiled when they come, unless max_traces forbids it, which does not count what is
-        loaded: with max_traces=0 nothing is ever compiled. The code is written to FUNDL_CACHE_DIR if it is not there.
-
-        What is checked: the versions of torch, fundl and Python, the machine, its CPU or GPU, and the number of threads. That
-        the function is the one that was saved: its code, what it closes over (a loss and an optimizer with its rates), and
-        the functions, classes and values that it names in modules of yours, and theirs in turn; the classes and static
-        values of its arguments likewise. Not checked is what a program finds by other ways than names, and what other
-        libraries than fundl and torch do.
-
-        Load only files that you trust: a file holds machine code, and pickled names of classes and functions. Whoever wrote
-        it can have this process do anything. Loading itself replaces no code that is there: the name of code is its digest.
-
-        Args:
-            path: of the file.
-
-        Raises:
-            FileNotFoundError: there is no such file; another OSError if it may not be read.
-            ValueError: it is no such file, or only a part of one, or it does not fit the function or this process; the
-                message says what differs. Then nothing of it is taken over.
-        """
-        with ALONE:
-            found = archive.load(path, self._origin, self._installed)
-        for entry, program, loaded in found:
-            self._of_role(entry.role)._forms.add(entry.kind, program, loaded)
-
-    @property
+    @override
     def _origin(self) -> archive.Origin:
         options = {"compiled by": "jit", "static": repr(sorted(self._static)), "donate": repr(self._donate)}
         return archive.Origin(self.function, _name(self.function), options)
 
+    @override
     def _entries(self) -> list[archive.Entry]:
         own = [
             archive.Entry(
-                program.kind,
+                program.key,
                 (program.constants, program.result, program.outputs, program.slots, program.donated),
                 flatten(program.result, "", constants=True).signature,
                 program.library,
             )
-            for program in self._forms.there()
+            for program in self._programs.all()
         ]
         return own + [attrs.evolve(entry, role=_SHARED) for entry in (self._shared._entries() if self._shared else ())]
 
+    @override
     def _installed(self, entry: archive.Entry) -> Program:
-        """The form of a file's entry."""
-        form = cast("tuple[list[Tensor], object, int, tuple[Like, ...], tuple[Heir, ...]]", entry.form)
+        form = cast("tuple[list[Tensor], object, int, tuple[TensorSpec, ...], tuple[DonatedArgument, ...]]", entry.form)
         constants, result, outputs, slots, donated = form
         run = cache.load(entry.library, [*entry.devices, *(constant.device for constant in constants)])
-        donated = tuple(attrs.evolve(one, kind=self._unique(entry.kind, one.place, one.leaves)) for one in donated)
-        return Program(run, entry.library, entry.kind, constants, result, outputs, slots, donated)
+        donated = tuple(attrs.evolve(one, key=self._donated_key(entry.key, one.place, one.leaves)) for one in donated)
+        return Program(run, entry.library, entry.key, constants, result, outputs, slots, donated)
 
-    def _of_role(self, role: str) -> "Compiled[P, R]":
-        return self._shared if role == _SHARED and self._shared else self
+    @override
+    def _programs_of(self, role: str) -> Programs[Program]:
+        return self._shared._programs if role == _SHARED and self._shared else self._programs
 
-    def _unique(self, kind: Kind, place: int, leaves: range) -> object:
-        """What stands for a donated argument's kind."""
-        return self._kinds.setdefault((*kind.signature.arguments[place], kind.leaves[leaves.start : leaves.stop]), object())
+    def _donated_key(self, key: CacheKey, place: int, leaves: range) -> object:
+        """The one object that stands for all arguments of that place and structure: it is compared in no time."""
+        structure = (*key.signature.arguments[place], key.leaves[leaves.start : leaves.stop])
+        return self._donated_keys.setdefault(structure, object())
 
-    # --- What a call of a new kind does ---
+    # --- A call that no function is written for yet ---
 
     def _first_call(self, args: tuple[object, ...], kwargs: dict[str, object]) -> R:
-        """Find the compiled form for these arguments, or make it, and call it."""
+        """Find the compiled program for these arguments, or make it; write the function for such calls, and call it."""
         if not torch_private.is_known(_name(self.function)):
             return self._run_as_it_is(args, kwargs)
         arguments = self._with_static(args, kwargs)
@@ -200,12 +133,12 @@ class Compiled(Generic[P, R]):
         if any(map(torch_private.is_lazy, flat.leaves)):
             args, kwargs = cast("Arguments", replace(arguments, map(torch_private.resolved, flat.leaves)))
             return self(*args, **kwargs)  # type: ignore[arg-type]  # they are P's
-        kind = _kind(flat)
-        found = self._forms.find(kind, lambda: self._compile(kind, arguments, flat))
-        if found is None:
+        key = _cache_key(flat)
+        program = self._programs.find(key, lambda: self._compile(key, arguments, flat))
+        if program is None:
             return self._run_as_it_is(args, kwargs)
-        call = QuickCall(arguments, flat, kind, found).write(self._estates, self._shared)
-        self._calls = (call, *self._calls)[:MOST]
+        call = CallWriter(arguments, flat, key, program).write(self._returned, self._shared)
+        self._calls = (call, *self._calls)[:MOST_CALLS]
         try:
             result = call(args, kwargs)
         except RuntimeError as error:
@@ -213,7 +146,7 @@ class Compiled(Generic[P, R]):
         return self._run_as_it_is(args, kwargs) if result is MISS else cast("R", result)
 
     def _explain(self, error: RuntimeError, args: tuple[object, ...], kwargs: dict[str, object]) -> NoReturn:
-        """Raise what the function itself raises for arguments that its compiled form refused: it knows better what is wrong."""
+        """Raise what the function itself raises for arguments that its program refused: it knows better what is wrong."""
         if not isinstance(error, DonatedError):
             try:
                 self._run_as_it_is(args, kwargs)
@@ -231,8 +164,8 @@ class Compiled(Generic[P, R]):
         if not self._static:
             return args, kwargs
         names = [*self._parameters, *[""] * len(args)]
-        marked = tuple(Static(arg) if name in self._static else arg for name, arg in zip(names, args, strict=False))
-        return marked, {name: Static(arg) if name in self._static else arg for name, arg in kwargs.items()}
+        marked = tuple(StaticArgument(arg) if name in self._static else arg for name, arg in zip(names, args, strict=False))
+        return marked, {name: StaticArgument(arg) if name in self._static else arg for name, arg in kwargs.items()}
 
     def _flatten(self, arguments: Arguments) -> Flat:
         args, kwargs = arguments
@@ -242,42 +175,42 @@ class Compiled(Generic[P, R]):
         leaves = [leaf for part in parts.values() for leaf in part.leaves]
         return Flat(signature, leaves, [path for part in parts.values() for path in part.paths])
 
-    def _compile(self, kind: Kind, arguments: Arguments, flat: Flat) -> tuple[Program, bool]:
+    def _compile(self, key: CacheKey, arguments: Arguments, flat: Flat) -> tuple[Program, bool]:
         def function(leaves: Sequence[Tensor]) -> object:
             with no_grad():
                 return self._run_as_it_is(*cast("Arguments", replace(arguments, iter(leaves))))
 
-        examples = [*map(torch_private.usual, flat.leaves)]
+        examples = [*map(torch_private.as_normal, flat.leaves)]
         traced = trace(function, examples)
         graph, result, outputs, slots = traced.graph, traced.result, traced.outputs, list[Tensor]()
-        donated = self._donated(traced, kind, flat)
+        donated = self._donated(traced, key, flat)
         if donated:
             graph, result, outputs, slots = write_back(traced, donated, len(flat.leaves) + len(traced.constants))
         run, library, cached = cache.compiled(graph, [*examples, *traced.constants, *slots])
-        return Program(run, library, kind, traced.constants, result, outputs, tuple(map(like, slots)), donated), cached
+        return Program(run, library, key, traced.constants, result, outputs, tuple(map(spec_of, slots)), donated), cached
 
-    def _donated(self, traced: Traced, kind: Kind, flat: Flat) -> tuple[Heir, ...]:
-        """What becomes of the arguments that are donated, as far as they are given and have tensors."""
-        found: list[Heir] = []
-        names = [name for name, _ in kind.signature.arguments]
+    def _donated(self, traced: Traced, key: CacheKey, flat: Flat) -> tuple[DonatedArgument, ...]:
+        """The arguments that are donated, as far as they are given and have tensors."""
+        found: list[DonatedArgument] = []
+        names = [name for name, _ in key.signature.arguments]
         for name in self._donate:
             mine = [number for number, path in enumerate(flat.paths) if _argument(path) == name]
             if not mine:
                 continue
             place, leaves = names.index(name), range(mine[0], mine[-1] + 1)
-            signature = kind.signature.arguments[place][1]
-            taken = [other.part for other in found]
-            heir = find_heir(traced, signature, [flat.leaves[number] for number in leaves], taken, whole=len(self._donate) == 1)
-            if heir is None:
+            examples, taken = [flat.leaves[number] for number in leaves], [other.part for other in found]
+            signature = key.signature.arguments[place][1]
+            replacement = find_replacement(traced, signature, examples, taken, or_all=len(self._donate) == 1)
+            if replacement is None:
                 raise TypeError(
                     f"donate={name!r}: no part of what {_name(self.function)} returns is a tree like this argument, with"
                     " tensors of the same shapes and dtypes, to be written over it"
                 )
-            found.append(Heir(name, place, leaves, *heir, self._unique(kind, place, leaves)))
+            found.append(DonatedArgument(name, place, leaves, *replacement, self._donated_key(key, place, leaves)))
         return tuple(found)
 
 
-_SHARED: Final = "shared"  # the role of forms for donated trees that are not written over
+_SHARED: Final = "shared"  # the role of programs for donated trees that are not written over
 
 
 def _name(function: Callable[..., object]) -> str:  # type: ignore[explicit-any]  # of any arguments
@@ -298,9 +231,9 @@ def _argument(path: str) -> str:
     return re.split(r"[.\[]", path, maxsplit=1)[0]
 
 
-def _kind(flat: Flat) -> Kind:
+def _cache_key(flat: Flat) -> CacheKey:
     assert isinstance(flat.signature, Signature)
-    return Kind(flat.signature, tuple(map(leaf_kind, flat.leaves)), ambient(), tuple(flat.paths))
+    return CacheKey(flat.signature, tuple(map(leaf_key, flat.leaves)), torch_settings(), tuple(flat.paths))
 
 
 def jit(

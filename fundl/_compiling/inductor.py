@@ -1,4 +1,4 @@
-"""Compiling a graph with inductor, torch's compiler, ahead of time: C++ in a shared library, that a runner of torch loads.
+"""Compiling a graph ahead of time with inductor, torch's compiler, to a shared library that torch loads and runs.
 
 Inductor is imported when something is compiled: that takes seconds.
 """
@@ -13,7 +13,7 @@ import platform
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
 
@@ -22,8 +22,9 @@ from torch import Tensor
 
 from fundl._common import kernels, products
 from fundl._common.processor import instructions
-from fundl._compiling import bounds, corrected, lowering, pools, torch_private
-from fundl._compiling.alone import ALONE, uninterrupted
+from fundl._compiling import bounds, corrections, graphs, lowering, torch_private
+from fundl._compiling.graphs import Graph
+from fundl._compiling.lock import COMPILER_LOCK, uninterrupted
 
 if TYPE_CHECKING:
     from torch._inductor.cpu_vec_isa import VecISA
@@ -41,13 +42,7 @@ NAMES: Final = (
     "torch._inductor.cpu_vec_isa.valid_vec_isa_list",
     "torch._inductor.cpu_vec_isa.x86_isa_checker",
     "torch._inductor.decomposition.select_decomp_table",
-    "torch._inductor.dependencies.ReadWrites.rename",
-    "torch._inductor.dependencies.StarDep",
-    "torch._inductor.dependencies.WeakDep",
     "torch._inductor.exc.InvalidCxxCompiler",
-    "torch._inductor.scheduler.SchedulerNode.add_fake_dep",
-    "torch._inductor.scheduler.SchedulerNode.recompute_size_and_body",
-    "torch._inductor.scheduler.SchedulerNode.set_read_writes",
     "torch._inductor.virtualized.V.set_aot_compilation",
     "torch._inductor.virtualized.V.set_fake_mode",
 )
@@ -56,7 +51,7 @@ NAMES: Final = (
 _SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
 
 
-def fingerprint(graph: torch_private.Graph) -> str:
+def fingerprint(graph: Graph) -> str:
     """All that the compiled form of a graph depends on, as text."""
     machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), sorted(instructions()), torch.get_num_threads())
     one_dnn = products.is_onednn_quicker() and torch._C._get_mkldnn_enabled()
@@ -66,8 +61,8 @@ def fingerprint(graph: torch_private.Graph) -> str:
 
 @functools.cache
 def _code() -> str:
-    """Stands for this module and those that it asks: if they change, the same graph is compiled to something else."""
-    files = [__file__, *map(inspect.getfile, (bounds, corrected, lowering, pools, torch_private, products, kernels))]
+    """A digest of the modules that decide what a graph is compiled to."""
+    files = [__file__, *map(inspect.getfile, (bounds, corrections, graphs, lowering, products, kernels))]
     return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
 
 
@@ -77,14 +72,14 @@ def require_known() -> None:
     Raises:
         UnknownTorchError: it does.
     """
-    torch_private.require_known((*torch_private.NAMES, *NAMES, *bounds.NAMES, *corrected.NAMES, *lowering.NAMES, *pools.NAMES))
+    torch_private.require_known((*torch_private.NAMES, *NAMES, *bounds.NAMES, *corrections.NAMES, *lowering.NAMES))
 
 
 class CompilerError(RuntimeError):
     """A graph cannot be compiled; the message says why."""
 
 
-def compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folder: Path) -> None:
+def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
     """Compile a graph to a shared library in a folder.
 
     Args:
@@ -99,7 +94,7 @@ def compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folder
     with uninterrupted():
         require_known()
         lowering.prepare()
-    with ALONE, warnings.catch_warnings(), _without_remarks():
+    with COMPILER_LOCK, warnings.catch_warnings(), _without_log():
         warnings.simplefilter("ignore")  # what torch deprecates in itself
         try:
             _compile_graph(graph, examples, folder)
@@ -111,7 +106,7 @@ def compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folder
 
 
 @contextmanager
-def _without_remarks() -> Iterator[None]:
+def _without_log() -> Iterator[None]:
     """Keep torch's compiler from writing to standard error which operations it calls in another way than others."""
     log = logging.getLogger("torch._inductor.ir")
     before = log.level
@@ -135,7 +130,7 @@ def cpp_compiler() -> str:
         ) from error
 
 
-def _compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folder: Path) -> None:
+def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
     from torch._guards import TracingContext, tracing
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
@@ -149,12 +144,12 @@ def _compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folde
         settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
         known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks one
         stack.enter_context(config.patch({**known, **settings}))
-        stack.enter_context(_best_instruction_set_alone())
-        stack.enter_context(_order_kept())
-        stack.enter_context(_thrown_after_loops())
-        stack.enter_context(pools.called())
-        table = {**select_decomp_table(), **lowering.decompositions(), **pools.decompositions()}
-        module = torch_private.make_fx(graph.module, examples, {**table, **bounds.decompositions(table)})
+        stack.enter_context(_best_instruction_set_only())
+        stack.enter_context(corrections.write_order_kept())
+        stack.enter_context(corrections.pooling_kernels_called())
+        stack.enter_context(bounds.thrown_after_loops())
+        table = {**select_decomp_table(), **lowering.decompositions(), **corrections.pooling_decompositions()}
+        module = graphs.make_fx(graph.module, examples, {**table, **bounds.decompositions(table)})
         lowering.tell_where_views_begin(module)
         lowering.keep_numbers(module)
         lowering.finish_before_writing(module)
@@ -169,7 +164,7 @@ def _compile_graph(graph: torch_private.Graph, examples: Sequence[Tensor], folde
 
 
 @contextmanager
-def _best_instruction_set_alone() -> Iterator[None]:
+def _best_instruction_set_only() -> Iterator[None]:
     """Have inductor try out only the best of this processor's instruction sets, while it works at the graph.
 
     Else it tries all of them, each for 2 s, once on each machine, and takes the best, unless it is told otherwise.
@@ -181,7 +176,7 @@ def _best_instruction_set_alone() -> Iterator[None]:
         return
     with ThreadPoolExecutor(1) as thread:
         best = thread.submit(_best_instruction_set)
-        with _replaced(cpu_vec_isa, "valid_vec_isa_list", best.result):
+        with corrections.replaced(cpu_vec_isa, "valid_vec_isa_list", best.result):
             yield
 
 
@@ -192,53 +187,6 @@ def _best_instruction_set() -> "list[VecISA]":
     known = cpu_vec_isa.x86_isa_checker()
     there = (each for each in cpu_vec_isa.supported_vec_isa_list if all(name in known for name in str(each).split()))
     return [*itertools.islice(filter(None, there), 1)]
-
-
-def _order_kept() -> AbstractContextManager[None]:
-    """Have inductor remember what a loop has to wait for when it arranges the loop anew, so as to fuse it with another.
-
-    To 2.13, torch then takes from the loop alone what it reads: not that this was written to meanwhile, as gradients of
-    embeddings and of pooling are, nor that others are to have read it before. So it read too early, and results were wrong:
-    https://github.com/pytorch/pytorch/pull/177816, https://github.com/pytorch/pytorch/pull/185873.
-    """
-    from torch._inductor.dependencies import StarDep, WeakDep
-    from torch._inductor.scheduler import SchedulerNode
-
-    recompute: Callable[..., None] = SchedulerNode.recompute_size_and_body  # type: ignore[explicit-any]  # they are handed on
-
-    def recompute_and_remember(node: SchedulerNode, **options: object) -> None:
-        orders = [read for read in node.read_writes.reads if isinstance(read, (StarDep, WeakDep))]
-        recompute(node, **options)
-        for order in orders:
-            node.add_fake_dep(order)
-        node.set_read_writes(node.read_writes.rename(node.mutation_renames))
-
-    return _replaced(SchedulerNode, "recompute_size_and_body", recompute_and_remember)
-
-
-@contextmanager
-def _thrown_after_loops() -> Iterator[None]:
-    """Have inductor write loops that throw nothing from within, and ask the kernels that it calls whether they refused."""
-    from torch._inductor.codegen.cpp import CppKernel, KernelGroup
-    from torch._inductor.codegen.wrapper import PythonWrapperCodegen
-
-    with (
-        _replaced(CppKernel, "check_bounds", bounds.noting(CppKernel.check_bounds)),
-        _replaced(KernelGroup, "codegen_group", bounds.throwing(KernelGroup.codegen_group)),
-        _replaced(PythonWrapperCodegen, "set_writeline", bounds.asking(PythonWrapperCodegen.set_writeline)),
-    ):
-        yield
-
-
-@contextmanager
-def _replaced(owner: object, name: str, value: object) -> Iterator[None]:
-    """Have a name in torch stand for something else meanwhile."""
-    before: object = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
 
 
 Run: TypeAlias = Callable[[list[Tensor]], list[Tensor]]

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from fundl._compiling import inductor
-from fundl._compiling.kinds import Like, like
+from fundl._compiling.cache_keys import TensorSpec, spec_of
 
 Tensors: TypeAlias = Sequence[Tensor]
 
@@ -37,15 +37,15 @@ class Plan:
         reports: the tensors of one step's report.
     """
 
-    state: tuple[Like, ...]
-    batch: tuple[Like, ...]
+    state: tuple[TensorSpec, ...]
+    batch: tuple[TensorSpec, ...]
     constants: tuple[Tensor, ...]
-    reports: tuple[Like, ...]
+    reports: tuple[TensorSpec, ...]
 
     @property
     def devices(self) -> list[torch.device]:
         """Those of all tensors."""
-        kinds = [*self.state, *self.batch, *map(like, self.constants), *self.reports]
+        kinds = [*self.state, *self.batch, *map(spec_of, self.constants), *self.reports]
         return [device for _, _, device in kinds]
 
     @property
@@ -288,7 +288,7 @@ def _inputs(plan: Plan, torch_cpu: ctypes.CDLL) -> Iterator[_Input]:
         axes = len(sizes)
         return _Input(axes, (ctypes.c_int64 * axes)(*sizes), (ctypes.c_int64 * axes)(*strides), step, number)
 
-    def row(kind: Like) -> _Input:
+    def row(kind: TensorSpec) -> _Input:
         dtype, shape, _ = kind
         strides = torch.empty(shape, device="meta").stride()
         return one(dtype, shape, strides, torch.Size(shape).numel())

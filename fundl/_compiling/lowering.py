@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fundl._common import kernels, products
-from fundl._compiling.torch_private import Decompositions
+from fundl._compiling.graphs import Decompositions
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node

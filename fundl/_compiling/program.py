@@ -1,4 +1,4 @@
-"""Compiled forms, and what becomes of the arguments that they write their results over."""
+"""Compiled programs of `jit`, and what takes the place of the arguments that they write their results over."""
 
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -7,94 +7,90 @@ from typing import cast
 import attrs
 from torch import Tensor
 
-from fundl._compiling import inductor, torch_private
-from fundl._compiling.kinds import Kind, Like
+from fundl._compiling import inductor
+from fundl._compiling.cache_keys import CacheKey, TensorSpec
+from fundl._compiling.graphs import Graph, Source
 from fundl._compiling.tracing import Traced, source_of
-from fundl._compiling.walk import Leaf, children, flatten, replace, with_parts
+from fundl._compiling.trees import Leaf, children, flatten, replace, with_parts
 
 
 @attrs.frozen(eq=False)
-class Heir:
-    """What becomes of a donated argument.
+class DonatedArgument:
+    """A donated argument, and the part of the result that is written over it and takes its place.
 
     Args:
         name: of the argument.
         place: of it, among all.
         leaves: from which to which of the leaves of all arguments are its own.
-        part: of the result, that takes its place; None for all of the result.
-        heir: that part: a tree like the argument, of leaves of the kind "heir".
-        sources: what the heir's tensors are.
-        kind: of both, something unique.
+        part: number of the part of the result; None for all of the result.
+        replacement: that part: a tree like the argument, of leaves "over donated".
+        sources: where the graph has the replacement's tensors.
+        key: one object for all arguments of that place and structure; a `Returned` has it as well.
     """
 
     name: str
     place: int
     leaves: range
     part: int | None
-    heir: object
-    sources: tuple[torch_private.Source, ...]
-    kind: object
+    replacement: object
+    sources: tuple[Source, ...]
+    key: object
 
 
 @attrs.frozen(eq=False)
 class Program:
-    """A compiled form.
+    """A compiled program.
 
     Args:
-        run: what runs it.
+        run: runs it.
         library: the folder that it is in.
-        kind: of the arguments that it is for.
+        key: of the arguments that it is for.
         constants: its last inputs.
         result: made of its outputs.
         outputs: how many there are.
-        slots: tensors that it writes its outputs to, its very last inputs; none if it returns them.
+        slots: what the tensors are like that it writes its outputs to, its very last inputs; none if it returns its outputs.
         donated: the arguments that it writes to.
     """
 
     run: inductor.Run
     library: Path
-    kind: Kind
+    key: CacheKey
     constants: list[Tensor]
     result: object
     outputs: int
-    slots: tuple[Like, ...]
-    donated: tuple[Heir, ...]
+    slots: tuple[TensorSpec, ...]
+    donated: tuple[DonatedArgument, ...]
 
 
-def _map_leaves(function: Callable[[Leaf], Leaf], tree: object) -> object:
-    leaves = flatten(tree, "", constants=True).leaves
-    return replace(tree, iter([function(leaf) for leaf in cast("list[Leaf]", leaves)]))
-
-
-def find_heir(
-    traced: Traced, signature: Hashable, examples: Sequence[Tensor], taken: Sequence[int | None], *, whole: bool
-) -> tuple[int | None, object, tuple[torch_private.Source, ...]] | None:
-    """The part of the result that can take the place of a donated tree: where it is, what it is, where it comes from.
+def find_replacement(
+    traced: Traced, signature: Hashable, examples: Sequence[Tensor], taken: Sequence[int | None], *, or_all: bool
+) -> tuple[int | None, object, tuple[Source, ...]] | None:
+    """The part of the result that can be written over a donated tree: its number, a tree like it, and where its tensors are.
 
     Args:
-        traced: gives the result.
+        traced: has the result.
         signature: of the donated tree.
         examples: its tensors.
-        taken: the parts that are the heirs of others.
-        whole: whether all of the result may be the heir.
+        taken: the parts that are written over others.
+        or_all: whether all of the result may be written over it.
     """
-    parts: list[tuple[int | None, object]] = [(None, traced.result)] if whole else []
+    parts: list[tuple[int | None, object]] = [(None, traced.result)] if or_all else []
     if isinstance(traced.result, tuple):
         parts += enumerate(part for _, part in children(traced.result, ""))
-    for place, part in parts:
+    for number, part in parts:
         flat = flatten(part, "", constants=True)
         leaves = cast("list[Leaf]", flat.leaves)
-        if place not in taken and flat.signature == signature and all(map(traced.is_like, leaves, examples)):
-            heirs = iter([Leaf("heir", number) for number in range(len(leaves))])
-            return place, replace(part, heirs), tuple(map(source_of, leaves))
+        if number not in taken and flat.signature == signature and all(map(traced.is_like, leaves, examples)):
+            over = iter([Leaf("over donated", index) for index in range(len(leaves))])
+            return number, replace(part, over), tuple(map(source_of, leaves))
     return None
 
 
-def write_back(traced: Traced, donated: Sequence[Heir], inputs: int) -> tuple[torch_private.Graph, object, int, list[Tensor]]:
-    """The graph that writes over donated arguments, what the result is made of then, and of how many further tensors.
+def write_back(traced: Traced, donated: Sequence[DonatedArgument], inputs: int) -> tuple[Graph, object, int, list[Tensor]]:
+    """The graph that writes over donated arguments; the result that is left, and its number of outputs; and slots for these.
 
-    These, too, it writes to tensors that it is given, if they are contiguous: inductor puts what it computes on the way on the
-    stack, if nothing is returned. Last come tensors like them, if so.
+    Slots are further inputs that the graph writes its outputs to, where all of them are contiguous: what inductor computes on
+    the way is on the stack then, since nothing is returned.
 
     Args:
         traced: the function.
@@ -102,15 +98,16 @@ def write_back(traced: Traced, donated: Sequence[Heir], inputs: int) -> tuple[to
         inputs: how many the graph has.
     """
     mine = {number for one in donated for number in one.leaves}
-    returned: list[Leaf] = []
+    outputs: list[Leaf] = []
 
-    def elsewhere(leaf: Leaf) -> Leaf:
+    def as_output(leaf: Leaf) -> Leaf:
+        """The leaf as an output, unless the caller has the tensor, and keeps it."""
         if leaf.kind == "constant" or (leaf.kind == "input" and leaf.index not in mine):
             return leaf
-        same = (number for number, old in enumerate(returned) if (old.kind, old.index) == (leaf.kind, leaf.index))
+        same = (number for number, old in enumerate(outputs) if (old.kind, old.index) == (leaf.kind, leaf.index))
         if (number := next(same, None)) is None:
-            number = len(returned)
-            returned.append(leaf)
+            number = len(outputs)
+            outputs.append(leaf)
         return Leaf("output", number)
 
     places = {one.part: Leaf("tree", number) for number, one in enumerate(donated)}
@@ -118,12 +115,16 @@ def write_back(traced: Traced, donated: Sequence[Heir], inputs: int) -> tuple[to
         result: object = places[None]
     else:
         parts = enumerate(part for _, part in children(traced.result, ""))
-        result = with_parts(traced.result, [places.get(i) or _map_leaves(elsewhere, part) for i, part in parts])
+        result = with_parts(traced.result, [places.get(number) or _map_leaves(as_output, part) for number, part in parts])
     changes = [change for one in donated for change in zip(one.leaves, one.sources, strict=True)]
     writes = [(number, source) for number, source in changes if source != ("input", number)]
-    outputs = [leaf.index for leaf in returned]
-    if not all(leaf.kind == "output" and traced.graph.is_contiguous(leaf.index) for leaf in returned):
-        return traced.graph.write_back(writes, [*map(source_of, returned)]), result, len(returned), []
-    graph, slots = traced.graph.with_slots(outputs)
-    writes += [(inputs + number, ("output", output)) for number, output in enumerate(outputs)]
-    return graph.write_back(writes, []), result, len(returned), slots
+    if not all(leaf.kind == "output" and traced.graph.is_contiguous(leaf.index) for leaf in outputs):
+        return traced.graph.write_back(writes, [*map(source_of, outputs)]), result, len(outputs), []
+    graph, slots = traced.graph.with_slots([leaf.index for leaf in outputs])
+    writes += [(inputs + number, source_of(leaf)) for number, leaf in enumerate(outputs)]
+    return graph.write_back(writes, []), result, len(outputs), slots
+
+
+def _map_leaves(function: Callable[[Leaf], Leaf], tree: object) -> object:
+    leaves = flatten(tree, "", constants=True).leaves
+    return replace(tree, iter([function(leaf) for leaf in cast("list[Leaf]", leaves)]))

@@ -1,10 +1,9 @@
 """Many steps as one compiled call: an epoch without Python between its steps."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Generic, ParamSpec, Self, TypeAlias, TypeVar, cast, final, overload
+from typing import Final, Generic, ParamSpec, TypeAlias, TypeVar, cast, final, overload
 
 import attrs
 import torch
@@ -12,17 +11,18 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
+from fundl._common.generated import define
 from fundl._common.modes import no_grad
 from fundl._compiling import archive, cache, torch_private
-from fundl._compiling.alone import ALONE
-from fundl._compiling.ambient import ambient
+from fundl._compiling.cache_keys import CacheKey, Signature, TensorSpec, spec_of
+from fundl._compiling.call_text import MISS, MOST_CALLS, CallText, fill, lines, listed
 from fundl._compiling.donation import require_not_donated
-from fundl._compiling.kinds import Forms, Kind, Like, Signature, Trace, like
+from fundl._compiling.graphs import Source
 from fundl._compiling.loops import Loop, Plan
-from fundl._compiling.pickling import pickled
-from fundl._compiling.quick import MOST, write_ambient, write_empty, write_guard
+from fundl._compiling.savable import Savable
+from fundl._compiling.torch_settings import torch_settings
 from fundl._compiling.tracing import source_of, trace
-from fundl._compiling.walk import MISS, Flat, Leaf, Source, explain, flatten, replace
+from fundl._compiling.trees import Flat, Leaf, explain, flatten, replace
 from fundl.data import Minibatches, count_rows
 from fundl.tree import describe
 
@@ -35,26 +35,26 @@ Before = TypeVar("Before")
 
 
 @attrs.frozen(eq=False)
-class _Form:
+class _Program:
     """A compiled loop.
 
     Args:
         run: the loop over the graph of a step.
         library: the folder that the graph's compiled form is in.
-        kind: of the arguments that it is for.
+        key: of the arguments that it is for.
         plan: what the loop is over.
         report: what a step's report is made of: a `Leaf` for each tensor.
     """
 
     run: Loop
     library: Path
-    kind: Kind
+    key: CacheKey
     plan: Plan
     report: object
 
 
 @final
-class Scanned(Generic[P, R]):
+class Scanned(Savable[_Program], Generic[P, R]):
     """Many steps as one; made by `scan`.
 
     Args:
@@ -62,83 +62,45 @@ class Scanned(Generic[P, R]):
     """
 
     def __init__(self, step: Callable[P, R], max_traces: int | None) -> None:
+        self._name = f"a scan of {getattr(step, '__qualname__', repr(step))}"
+        super().__init__(step, self._name, max_traces)
         self.step: Callable[P, R] = step
         self.__wrapped__: Callable[P, R] = step
-        self._name = f"a scan of {getattr(step, '__qualname__', repr(step))}"
-        self._forms = Forms[_Form](self._name, max_traces)
-        self._calls: tuple[_Call, ...] = ()  # quick ones, each for trees of one kind
-
-    @property
-    def traces(self) -> tuple[Trace, ...]:
-        """What was compiled so far, in order."""
-        return self._forms.traces
+        self._calls: tuple[_Call, ...] = ()  # the latest first
 
     @override
     def __repr__(self) -> str:
-        return f"<{self._name}, {self._forms}>"
+        return f"<{self._name}, {self._programs}>"
 
-    def __deepcopy__(self, _memo: object) -> Self:
-        return self
-
-    def __copy__(self) -> Self:
-        return self
+    # --- Pickles and files ---
 
     @override
-    def __reduce__(self) -> str | tuple[object, ...]:
-        return pickled(self, self.step, (Scanned, (self.step, self._forms.most)))
+    def _arguments(self) -> tuple[object, ...]:
+        return self.step, self._programs.most
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write what was compiled so far to a file, whole or not at all, for `load` in another process.
-
-        All that the function which `jit` returns says of its own `save` holds.
-
-        Args:
-            path: of the file; one that is there already is replaced.
-
-        Raises:
-            TypeError, ValueError, OSError: as there.
-
-        An epoch, compiled where there is a compiler, and run where there is none:
-
-            epoch = scan(train_step(cross_entropy, adamw(0.001)))
-            state, reports = epoch(state, batches)
-            epoch.save("epoch.compiled")
-
-            epoch = scan(train_step(cross_entropy, adamw(0.001)))
-            epoch.load("epoch.compiled")
-            state, reports = epoch(state, batches)  # runs at once
-        """
-        entries = [
-            archive.Entry(
-                form.kind,
-                (attrs.astuple(form.plan, recurse=False), form.report),
-                flatten(form.report, "", constants=True).signature,
-                form.library,
-            )
-            for form in self._forms.there()
-        ]
-        archive.save(path, self._origin, entries)
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Take over what was compiled in another process, from a file that `save` wrote: `traces` has it, as loaded.
-
-        What is checked, and what is not, is what the function that `jit` returns says of its own `load`. Load only files that
-        you trust: a file holds machine code, and pickled names of classes and functions.
-
-        Args:
-            path: of the file.
-
-        Raises:
-            FileNotFoundError, OSError, ValueError: as there.
-        """
-        with ALONE:
-            found = archive.load(path, self._origin, _installed)
-        for entry, form, loaded in found:
-            self._forms.add(entry.kind, form, loaded)
-
-    @property
+    @override
     def _origin(self) -> archive.Origin:
         return archive.Origin(self.step, self._name, {"compiled by": "scan"})
+
+    @override
+    def _entries(self) -> list[archive.Entry]:
+        return [
+            archive.Entry(
+                program.key,
+                (attrs.astuple(program.plan, recurse=False), program.report),
+                flatten(program.report, "", constants=True).signature,
+                program.library,
+            )
+            for program in self._programs.all()
+        ]
+
+    @override
+    def _installed(self, entry: archive.Entry) -> _Program:
+        fields, report = cast("tuple[_Fields, object]", entry.form)
+        plan = Plan(*fields)
+        return _Program(cache.load_loop(entry.library, plan), entry.library, entry.key, plan, report)
+
+    # --- Calls ---
 
     @overload
     def __call__(  # type: ignore[explicit-any]  # a generic step leaves no parameter to name: any minibatches are taken
@@ -162,10 +124,10 @@ class Scanned(Generic[P, R]):
             return self._minibatches(state, *batches.stacked())
         return self._batches(state, batches)
 
-    def _minibatches(self, state: object, whole: object, rest: object) -> tuple[object, object]:
-        """What all steps make: those over batches of whole size, and then one over what is left."""
+    def _minibatches(self, state: object, full: object, rest: object) -> tuple[object, object]:
+        """What all steps make: those over full batches, and then one over the rows that are left."""
         reports: list[object] = []
-        for batches in (whole, None if rest is None else tree.map(lambda leaf: leaf.unsqueeze(0), rest)):
+        for batches in (full, None if rest is None else tree.map(lambda leaf: leaf.unsqueeze(0), rest)):
             if batches is not None:
                 state, report = cast("tuple[object, object]", self._batches(state, batches))
                 reports.append(report)
@@ -191,10 +153,10 @@ class Scanned(Generic[P, R]):
             self._one_by_one(state, batches, count_rows(batches))  # raises what says better what is wrong
             raise
 
-    # --- What a call of a new kind does ---
+    # --- A call that no function is written for yet ---
 
     def _first_call(self, state: object, batches: object) -> object:
-        """Find the loop for these arguments, or make it, and run it."""
+        """Find the loop for these arguments, or make it; write the function for such calls, and call it."""
         steps = count_rows(batches)
         if not torch_private.is_known(self._name):
             return self._one_by_one(state, batches, steps)
@@ -206,23 +168,23 @@ class Scanned(Generic[P, R]):
         if any(map(torch_private.is_lazy, leaves)):
             in_memory = map(torch_private.resolved, leaves)
             return self._first_call(replace(state, in_memory), replace(batches, in_memory))
-        kind = _kind(before, data)
-        form = self._forms.find(kind, lambda: self._compile(kind, state, batches, before, data))
-        if form is None:
+        key = _cache_key(before, data)
+        program = self._programs.find(key, lambda: self._compile(key, state, batches, before, data))
+        if program is None:
             return self._one_by_one(state, batches, steps)
         if not all(leaf.is_contiguous() for leaf in leaves):
             close = iter([leaf.detach().contiguous() for leaf in leaves])
             state, batches = replace(state, close), replace(batches, close)
             before, data = flatten(state, "state"), flatten(batches, "batches")
-        call = _quick_call(form, kind, (state, batches), before, data)
-        self._calls = (call, *self._calls)[:MOST]
+        call = _write_call(program, key, (state, batches), before, data)
+        self._calls = (call, *self._calls)[:MOST_CALLS]
         result = self._run(call, state, batches)
         return self._one_by_one(state, batches, steps) if result is MISS else result
 
-    def _compile(self, kind: Kind, state: object, batches: object, before: Flat, data: Flat) -> tuple[_Form, bool]:
+    def _compile(self, key: CacheKey, state: object, batches: object, before: Flat, data: Flat) -> tuple[_Program, bool]:
         """Trace a step, and compile the loop over it; and whether that was on disk."""
         rows = [leaf.detach()[0].contiguous() for leaf in data.leaves]
-        plan = Plan(tuple(map(like, before.leaves)), tuple(map(like, rows)), (), ())
+        plan = Plan(tuple(map(spec_of, before.leaves)), tuple(map(spec_of, rows)), (), ())
         count = len(plan.groups)
 
         def step(stand_ins: Sequence[Tensor]) -> object:
@@ -240,10 +202,10 @@ class Scanned(Generic[P, R]):
         first = len(inputs) + len(traced.constants)
         writes = [(place, _source(leaf)) for place, leaf in enumerate(joined)]
         writes += [(first + number, ("output", output)) for number, output in enumerate(outputs)]
-        plan = attrs.evolve(plan, constants=tuple(traced.constants), reports=tuple(map(like, slots)))
+        plan = attrs.evolve(plan, constants=tuple(traced.constants), reports=tuple(map(spec_of, slots)))
         examples = [*inputs, *traced.constants, *slots]
         run, library, cached = cache.compiled_loop(graph.write_back(writes, []), examples, plan)
-        return _Form(run, library, kind, plan, report), cached
+        return _Program(run, library, key, plan, report), cached
 
     def _one_by_one(self, state: object, batches: object, steps: int) -> tuple[object, object]:
         data, columns = flatten(batches, "batches"), list[list[Tensor]]()
@@ -262,30 +224,53 @@ class Scanned(Generic[P, R]):
         return state, report
 
 
+_Fields: TypeAlias = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], tuple[Tensor, ...], tuple[TensorSpec, ...]]
 _Call: TypeAlias = Callable[[object, object], object]
 
+_CALL: Final = """
+def call(state, batches):
+    if {settings_changed}: return MISS
+    {take_apart}
+    {require_like_tensors}
+    steps = {first}.shape[0]
+    if {steps_differ}: return MISS
+    {allocate}
+    run([{state}], [{batches}], [{new_state}], [{reports}], steps)
+    {make_result}
+    return {result}
+"""
 
-def _quick_call(form: _Form, kind: Kind, arguments: tuple[object, object], before: Flat, data: Flat) -> _Call:
-    """What takes trees like these apart, runs the loop, and puts its results together; it returns MISS for other trees."""
-    (state, batches), source = arguments, Source(form.kind.signature.counterparts(kind.signature))
-    source.scope |= {"run": form.run, "like": torch.empty_like}
-    write_ambient(source, form.kind.ambient, autocast=not (before.leaves or data.leaves))
-    old, rows = source.read("state", state), source.read("batches", batches)
-    write_guard(source, old, before.leaves)
-    write_guard(source, rows, data.leaves, any_rows=True)
-    source.add(f"steps = {rows[0]}.shape[0]")
-    unlike = [f"{name}.shape[0] != steps" for name in rows[1:]]
-    source.add(f"if {' or '.join(['not steps', *unlike])}: return MISS")
-    new, reports = [source.variable() for _ in old], [source.variable() for _ in form.plan.reports]
-    source.add(*(f"{name} = like({leaf})" for name, leaf in zip(new, old, strict=True)))
-    write_empty(source, reports, form.plan.reports, rows="steps")
-    lists = (f"[{', '.join(names)}]" for names in (old, rows, new, reports))
-    source.add(f"run({', '.join(lists)}, steps)")
+
+def _write_call(program: _Program, key: CacheKey, arguments: tuple[object, object], before: Flat, data: Flat) -> _Call:
+    """The function that calls go through whose arguments have the structure of these; it returns MISS for others."""
+    (state, batches), text = arguments, CallText(program.key.signature.counterparts(key.signature))
+    text.scope |= {"run": program.run, "like": torch.empty_like}
+    take_state, old = text.take_apart("state", state)
+    take_batches, rows = text.take_apart("batches", batches)
+    new, reports = text.variables(len(old)), text.variables(len(program.plan.reports))
     leaves = itertools.count()
     after = replace(state, iter([Leaf("output", next(leaves)) for _ in old]))
-    report = replace(form.report, iter([Leaf("output", next(leaves)) for _ in reports]))
-    source.add(f"return {source.build((after, report), {'output': [*new, *reports]})}")
-    return cast("_Call", source.compile("def call(state, batches)"))
+    report = replace(program.report, iter([Leaf("output", next(leaves)) for _ in reports]))
+    make_result, result = text.put_together((after, report), {"output": [*new, *reports]})
+    source = fill(
+        _CALL,
+        settings_changed=text.settings_changed(program.key.settings, autocast=not (before.leaves or data.leaves)),
+        take_apart=lines(take_state, take_batches),
+        require_like_tensors=lines(text.require_like(old, before.leaves), text.require_like(rows, data.leaves, any_rows=True)),
+        first=rows[0],
+        steps_differ=" or ".join(["not steps", *(f"{name}.shape[0] != steps" for name in rows[1:])]),
+        allocate=lines(
+            *(f"{name} = like({leaf})" for name, leaf in zip(new, old, strict=True)),
+            text.allocate(reports, program.plan.reports, rows="steps"),
+        ),
+        state=listed(old),
+        batches=listed(rows),
+        new_state=listed(new),
+        reports=listed(reports),
+        make_result=make_result,
+        result=result,
+    )
+    return cast("_Call", define(source, "call", text.scope))
 
 
 def _like_before(before: Flat, after: Flat) -> list[Tensor]:
@@ -295,7 +280,7 @@ def _like_before(before: Flat, after: Flat) -> list[Tensor]:
             f"a step must return a state like the one that it is given: {explain(before.signature, after.signature, 'state')}"
         )
     for path, new, leaf in zip(after.paths, after.leaves, before.leaves, strict=True):
-        if like(new) != like(leaf):
+        if spec_of(new) != spec_of(leaf):
             raise TypeError(
                 f"a step must return a state like the one that it is given: {path} is {describe(leaf)} before it, and"
                 f" {describe(new)} after it"
@@ -303,18 +288,8 @@ def _like_before(before: Flat, after: Flat) -> list[Tensor]:
     return after.leaves
 
 
-_Fields: TypeAlias = tuple[tuple[Like, ...], tuple[Like, ...], tuple[Tensor, ...], tuple[Like, ...]]
-
-
-def _installed(entry: archive.Entry) -> _Form:
-    """The form of a file's entry."""
-    fields, report = cast("tuple[_Fields, object]", entry.form)
-    plan = Plan(*fields)
-    return _Form(cache.load_loop(entry.library, plan), entry.library, entry.kind, plan, report)
-
-
 def _separate(report: object, inputs: Sequence[Tensor]) -> object:
-    """The report with tensors that were computed: those that are handed through, or there twice, as copies."""
+    """The report with tensors that the graph computes: copies of those that it was given, or that are there twice."""
     seen = {id(tensor) for tensor in inputs}
     leaves: list[Tensor] = []
     for leaf in flatten(report, "report", constants=True).leaves:
@@ -323,19 +298,22 @@ def _separate(report: object, inputs: Sequence[Tensor]) -> object:
     return replace(report, iter(leaves))
 
 
-def _source(leaf: Leaf) -> torch_private.Source:
+def _source(leaf: Leaf) -> Source:
     if leaf.kind == "constant":
         raise TypeError("a step returned a tensor from outside as a part of its state: return a copy of it, tensor.clone()")
     return source_of(leaf)
 
 
-def _kind(state: Flat, batches: Flat) -> Kind:
-    """What a loop is compiled for: any number of batches; all is made contiguous."""
+def _cache_key(state: Flat, batches: Flat) -> CacheKey:
+    """The cache key of a loop, which is compiled for any number of batches, and contiguous tensors."""
     signature = Signature((("state", state.signature), ("batches", batches.signature)), 2)
     leaves = [*state.leaves, *(leaf.detach()[0] for leaf in batches.leaves)]
     paths = [*state.paths, *(f"a batch of {path}" for path in batches.paths)]
-    return Kind(
-        signature, tuple([(leaf.dtype, tuple(leaf.shape), None, leaf.device) for leaf in leaves]), ambient(), tuple(paths)
+    return CacheKey(
+        signature,
+        tuple([(leaf.dtype, tuple(leaf.shape), None, leaf.device) for leaf in leaves]),
+        torch_settings(),
+        tuple(paths),
     )
 
 

@@ -1,28 +1,22 @@
-"""What is private in torch and that tracing stands on. `OLDEST` to `NEWEST` have it; tests watch it.
+"""The private parts of torch that calls of compiled functions and tracing need. `OLDEST` to `NEWEST` have them; tests watch it.
 
-Tracing is make_fx with fake tensors. Its modules are imported when they are used: they take a second. Of a torch that lacks
-something, nothing is asked when this is imported: then functions run as they are.
+Modules that take long to import are imported when they are used. Where a torch lacks something, functions run as they are.
 """
 
-import copy
 import functools
-import linecache
 import pkgutil
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, cast
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 import attrs
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl._common import kernels
-
 if TYPE_CHECKING:
-    from torch.fx import GraphModule, Node
     from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -50,7 +44,7 @@ NAMES: Final = (
     "torch.utils._python_dispatch.TorchDispatchMode",
     "torch.utils._python_dispatch._disable_current_modes",
 )
-"""What is used here; the modules that compile say the same of themselves."""
+"""What is used here and in `graphs`; the modules that compile say the same of themselves."""
 
 OLDEST: Final = (2, 11)
 NEWEST: Final = (2, 14)
@@ -147,7 +141,7 @@ def without_modes() -> AbstractContextManager[None]:
 
 
 def is_watched() -> bool:
-    """Whether a mode sees what this thread does, other than a default device: then it must be done one by one."""
+    """Whether a mode other than a default device sees what this thread does: then its operations must run one by one."""
     return bool(mode_count()) or (bool(function_mode_count()) and not _are_default_devices(_modes()))
 
 
@@ -208,8 +202,8 @@ def resolved(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_conj().resolve_neg()
 
 
-def usual(tensor: Tensor) -> Tensor:
-    """A tensor that may be written to wherever its stand-in is: one that was made in inference mode as a copy."""
+def as_normal(tensor: Tensor) -> Tensor:
+    """A tensor that may be written to in any mode: a copy of one that was made in inference mode."""
     if not tensor.is_inference():
         return tensor
     with torch.inference_mode(False):
@@ -275,7 +269,7 @@ class Operation:
 
 
 def is_unknown(result: object) -> bool:
-    """Whether a result, or its shape, stands for a number that nobody knows."""
+    """Whether a result, or a size of it, is a symbol for a number that depends on the values of tensors."""
     sizes = (result, *result.shape) if isinstance(result, Tensor) else (result,)
     return any(isinstance(size, torch.SymInt | torch.SymFloat | torch.SymBool) for size in sizes)
 
@@ -297,153 +291,3 @@ def mode(watcher: _Watcher) -> "TorchDispatchMode":
             return watcher(Operation(func), order, lambda: func(*args, **named))
 
     return Mode()  # type: ignore[no-untyped-call]  # likewise
-
-
-# --- Graphs -------------------------------------------------------------------------------------------------------------
-
-
-Source: TypeAlias = tuple[Literal["input", "output"], int]
-"""A tensor that an input or an output of a graph stands for."""
-
-
-@attrs.frozen(eq=False)
-class Graph:
-    """A graph of ATen's operations, from tensors to tensors."""
-
-    module: "GraphModule"
-
-    @property
-    def outputs(self) -> int:
-        """How many tensors it computes."""
-        (outputs,) = self.module.graph.output_node().args
-        return len(outputs) if isinstance(outputs, tuple | list) else 0
-
-    def write_back(self, writes: Sequence[tuple[int, "Source"]], returns: Sequence["Source"]) -> "Graph":
-        """The graph that writes into its inputs.
-
-        Args:
-            writes: an input, and what is written into it after all else is computed.
-            returns: what is returned still.
-        """
-        module = copy.deepcopy(self.module)
-        graph, inputs = module.graph, module.graph.find_nodes(op="placeholder")
-        node = graph.output_node()
-        outputs: list[Node] = [*node.args[0]]  # type: ignore[misc]  # they are nodes: see trace
-        with graph.inserting_before(node):
-
-            def value(source: Source) -> "Node":
-                if source[0] == "output":
-                    return outputs[source[1]]
-                return graph.call_function(kernels.clone, (inputs[source[1]],))  # as it was before the writing
-
-            written, returned = [value(source) for _, source in writes], [value(source) for source in returns]
-            for (place, _), new in zip(writes, written, strict=True):
-                graph.call_function(kernels.copy_, (inputs[place], new))
-        node.args = (returned,)
-        module.recompile()
-        return Graph(module)
-
-    def with_slots(self, outputs: Sequence[int]) -> "tuple[Graph, list[Tensor]]":
-        """The graph with a further input for each of some outputs, to be written to; and stand-ins for those inputs."""
-        module = copy.deepcopy(self.module)
-        graph = module.graph
-        inputs, nodes = graph.find_nodes(op="placeholder"), [*graph.output_node().args[0]]  # type: ignore[misc]  # see trace
-        examples: list[Tensor] = []
-        for number, output in enumerate(outputs):
-            value: Tensor = nodes[output].meta["val"]
-            with graph.inserting_after(inputs[-1]):
-                inputs.append(graph.placeholder(f"slot_{number}"))
-            inputs[-1].meta = {"val": value}
-            examples.append(torch.empty(value.shape, dtype=value.dtype, device=value.device))
-        return Graph(module), examples
-
-    def is_contiguous(self, output: int) -> bool:
-        """Whether an output is."""
-        nodes: list[Node] = [*self.module.graph.output_node().args[0]]  # type: ignore[misc]  # see trace
-        value: Tensor = nodes[output].meta["val"]
-        return value.is_contiguous()
-
-    def is_like(self, is_output: bool, index: int, example: Tensor) -> bool:
-        """Whether an input or output can be written into a tensor like an example."""
-        graph = self.module.graph
-        nodes: list[Node] = [*graph.output_node().args[0]] if is_output else graph.find_nodes(op="placeholder")  # type: ignore[misc]  # see trace
-        value: Tensor = nodes[index].meta["val"]
-        return (value.shape, value.dtype, value.device) == (example.shape, example.dtype, example.device)
-
-    def lines(self) -> list[str]:
-        """All that it says, as text."""
-        return [_described(node) for node in self.module.graph.nodes]
-
-
-def _described(node: "Node") -> str:
-    text = f"{node.op} {node.name} {node.target} {node.args} {node.kwargs}"
-    value: object = node.meta.get("val")
-    if node.op != "placeholder" or not isinstance(value, Tensor):
-        return text
-    return f"{text} {value.dtype} {value.device} {tuple(value.shape)} {value.stride()}"
-
-
-Decompositions: TypeAlias = Mapping[object, Callable[..., object]]  # type: ignore[explicit-any]  # of any arguments
-
-
-class _OfTensors(Protocol):
-    def __call__(self, *tensors: Tensor) -> list[Tensor]: ...
-
-
-class _MakeFx(Protocol):
-    def __call__(  # type: ignore[explicit-any]  # it returns a function of as many tensors as the one given
-        self, function: _OfTensors, table: Decompositions, *, tracing_mode: Literal["fake"], _allow_non_fake_inputs: bool
-    ) -> "Callable[..., GraphModule]": ...
-
-
-def trace(function: _OfTensors, examples: Sequence[Tensor]) -> tuple[Graph, list[Tensor]]:
-    """The graph of a function, and the tensors that it used without being given them, which are its last inputs.
-
-    The graph writes to no tensor, though the function, or an operation, writes to those of its own making.
-    """
-    module = make_fx(function, examples, {})
-    if any(_writes(node.target) for node in module.graph.nodes):
-        module = make_fx(torch.func.functionalize(cast("_OfTensors", module)), examples, {})
-    constants: list[Tensor] = []
-    inputs = module.graph.find_nodes(op="placeholder")
-    for node in module.graph.find_nodes(op="get_attr"):
-        value: object = getattr(module, str(node.target))
-        if not isinstance(value, Tensor):
-            raise TypeError(f"the trace holds a {type(value).__name__}, for which there is no compiler: {node.target}")
-        with module.graph.inserting_after(inputs[-1]) if inputs else module.graph.inserting_before():
-            inputs.append(module.graph.placeholder(f"constant_{len(constants)}"))
-        value = resolved(value)
-        inputs[-1].meta = {"val": value}
-        node.replace_all_uses_with(inputs[-1])
-        module.graph.erase_node(node)
-        constants.append(value)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-    return Graph(module), constants
-
-
-@contextmanager
-def sources_forgotten() -> Iterator[None]:
-    """In it, graphs are made whose programs torch does not keep for tracebacks: it would do so for ever."""
-    from torch.fx import graph_module
-
-    kept: dict[str, str] = graph_module._loader.eval_cache
-    before = {*kept}
-    try:
-        yield
-    finally:
-        for name in {*kept} - before:
-            kept.pop(name, None)
-            linecache.cache.pop(name, None)
-
-
-def _writes(target: object) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
-
-
-def make_fx(function: _OfTensors, examples: Sequence[Tensor], decompositions: Decompositions) -> "GraphModule":
-    """A function of tensors as a graph, in which some operations are replaced by what they consist of."""
-    from torch.fx.experimental import proxy_tensor
-
-    tracer = cast("_MakeFx", proxy_tensor.make_fx)(function, decompositions, tracing_mode="fake", _allow_non_fake_inputs=True)
-    return tracer(*[tensor.detach() for tensor in examples])  # each by itself, though two of them be the same

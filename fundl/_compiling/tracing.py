@@ -1,7 +1,7 @@
-"""Running a function once on stand-ins for its tensors, and writing down what it does: a graph of ATen's operations.
+"""Tracing: a function runs once on fake tensors, and its operations are recorded as a graph.
 
-What a graph cannot hold is found as it happens, and told with the line of the program that did it: a decision by the value
-of a tensor, an input that is written to, a random number from a hidden state, a tensor that is kept behind the back.
+What a graph cannot hold is an error that names the line of the program: a decision by the value of a tensor, an input that is
+written to, a random number from a hidden state, a tensor that is kept behind the back.
 """
 
 import functools
@@ -19,9 +19,9 @@ import optree
 import torch
 from torch import Tensor
 
-from fundl._common.fused_lstm import kept_whole
-from fundl._compiling import corrected, torch_private, whole
-from fundl._compiling.walk import Leaf, flatten, replace
+from fundl._common.fused_lstm import with_lstm_operators
+from fundl._compiling import corrections, graphs, lstm_operators, torch_private
+from fundl._compiling.trees import Leaf, flatten, replace
 
 _LIBRARIES: Final = (
     *(str(Path(str(module.__file__)).parent) for module in (torch, attrs, optree)),
@@ -36,7 +36,7 @@ class TraceError(TypeError):
 
 @attrs.frozen(eq=False)
 class Traced:
-    """What came of a trace.
+    """The result of a trace.
 
     Args:
         graph: of the operations.
@@ -45,30 +45,30 @@ class Traced:
         outputs: how many tensors the graph computes.
     """
 
-    graph: torch_private.Graph
+    graph: graphs.Graph
     constants: list[Tensor]
     result: object
     outputs: int
 
     def is_like(self, leaf: Leaf, example: Tensor) -> bool:
         """Whether a leaf of the result can be written into a tensor like an example."""
-        return leaf.kind in {"input", "output"} and self.graph.is_like(leaf.kind == "output", leaf.index, example)
+        return leaf.kind in {"input", "output"} and self.graph.is_like(source_of(leaf), example)
 
 
 @functools.cache
 def prepare() -> None:
-    """Do what the first trace does, once: hundreds of modules are imported, and operations made known to torch."""
-    whole.registered()
-    corrected.correct()
+    """Do what a first trace does, once: import hundreds of modules, and register operators."""
+    lstm_operators.registered()
+    corrections.correct_fake_attention()
 
     def twice(*tensors: Tensor) -> list[Tensor]:
         return [tensor + tensor for tensor in tensors]
 
-    torch_private.trace(twice, [torch.ones(1, device="cpu")])
+    graphs.trace(twice, [torch.ones(1, device="cpu")])
 
 
 def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Tensor]) -> Traced:
-    """Run a function on stand-ins for tensors.
+    """The graph of a function, which runs once on fake tensors.
 
     Args:
         function: from tensors to a tree of tensors.
@@ -89,14 +89,14 @@ def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Ten
         count = len(outputs)
         return outputs
 
-    with kept_whole(whole.registered()):
-        graph, constants = torch_private.trace(flat, examples)
+    with with_lstm_operators(lstm_operators.registered()):
+        graph, constants = graphs.trace(flat, examples)
     _require_no_leak(seen)
     return Traced(graph, constants, result, count)
 
 
-def source_of(leaf: Leaf) -> torch_private.Source:
-    """What a leaf of a result stands for, unless it is a constant."""
+def source_of(leaf: Leaf) -> graphs.Source:
+    """Where a graph has a leaf of its result that is no constant."""
     return ("input", leaf.index) if leaf.kind == "input" else ("output", leaf.index)
 
 
@@ -128,7 +128,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 class _Watch:
-    """Sees each operation of a trace before it is written down."""
+    """Sees each operation of a trace before it is recorded."""
 
     def __init__(self, inputs: Sequence[Tensor], seen: list[tuple[weakref.ref[Tensor], str]]) -> None:
         self.mode = torch_private.mode(self._run)
@@ -169,7 +169,7 @@ class _Watch:
 
 
 def _require_no_leak(seen: list[tuple[weakref.ref[Tensor], str]]) -> None:
-    """Raise if a stand-in outlived its trace."""
+    """Raise if a fake tensor outlived its trace."""
     if all(reference() is None for reference, _ in seen):
         return
     gc.collect()

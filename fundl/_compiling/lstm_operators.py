@@ -1,6 +1,6 @@
-"""Kernels that stay whole in a graph, as operations of fundl's own, which torch's compiler calls as they are.
+"""oneDNN's LSTM as operators of fundl's own, which a graph holds and a compiler calls.
 
-oneDNN's LSTM is one: step by step, its graph would have thousands of operations, take minutes to compile, and be slower.
+Step by step, the graph would have thousands of operations, take minutes to compile, and be slower.
 """
 
 import functools
@@ -19,8 +19,8 @@ _Backward: TypeAlias = kernels.LSTMTensors
 
 
 @attrs.frozen
-class Whole:  # type: ignore[explicit-any]  # of its fields
-    """The kernels of `fundl._common.fused_lstm.Whole`, as operations that torch knows."""
+class _Operators:  # type: ignore[explicit-any]  # of its fields
+    """`fused_lstm.LSTMOperators`, known to torch."""
 
     _lstm: Callable[..., _Forward]  # type: ignore[explicit-any]  # of the arguments of the functions below
     _lstm_backward: Callable[..., _Backward]  # type: ignore[explicit-any]  # likewise
@@ -37,13 +37,13 @@ class Whole:  # type: ignore[explicit-any]  # of its fields
 
 
 @functools.cache
-def registered() -> Whole:
-    """The operations; whoever runs a graph that has them makes them known to torch by this first."""
+def registered() -> fused_lstm.LSTMOperators:
+    """The operators, which this makes known to torch: before a graph with them is loaded."""
     forward = torch.library.custom_op("fundl::lstm", _lstm, mutates_args=(), device_types="cpu")
     forward.register_fake(_lstm_shapes)
     backward = torch.library.custom_op("fundl::lstm_backward", _lstm_backward, mutates_args=(), device_types="cpu")
     backward.register_fake(_lstm_backward_shapes)
-    return Whole(forward, backward)
+    return _Operators(forward, backward)
 
 
 def _lstm(  # noqa: PLR0917  # as `fused_lstm.lstm`, but flat, as operations are
@@ -73,7 +73,7 @@ def _lstm_shapes(x: Tensor, *others: Tensor | bool) -> _Forward:
 @functools.cache
 def _workspace_size(steps: int, batch: int, features: int, size: int, *, biased: bool) -> int:
     """How many bytes the kernel keeps, which it alone knows: it is asked."""
-    with torch_private.without_modes(), fused_lstm.kept_whole(None):
+    with torch_private.without_modes(), fused_lstm.with_lstm_operators(None):
         x, state, bias = torch.zeros(steps, batch, features), torch.zeros(batch, size), torch.zeros(4 * size)
         tensors = (x, torch.zeros(4 * size, features), torch.zeros(4 * size, size), bias, bias, state, state)
         return fused_lstm.lstm(tensors, biased=biased, reverse=False)[3].numel()

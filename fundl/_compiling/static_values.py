@@ -1,7 +1,7 @@
-"""Static values, as a part of what is compiled: they are alike if a program cannot tell them apart.
+"""Static values: what is no tensor, and is a part of what is compiled. Two are alike if no program can tell them apart.
 
-For Python 2, 2.0 and True are equal, and 0.0 and -0.0: but a program computes other things with them. A NaN is equal to
-nothing, and yet it is the same one each time.
+To Python 2, 2.0 and True are equal, and so are 0.0 and -0.0: but a program computes other things with them. A NaN is equal to
+nothing, not to itself either, but the same one each time.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 
 @final
-class Fixed:
+class StaticValue:
     """A static value: equal to those of the same types and numbers, to the bit.
 
     Args:
@@ -42,7 +42,7 @@ class Fixed:
 
     @override
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Fixed) and self._exact == other._exact
+        return isinstance(other, StaticValue) and self._exact == other._exact
 
     @override
     def __hash__(self) -> int:
@@ -53,12 +53,12 @@ class Fixed:
         return repr(self.value)
 
     @override
-    def __reduce__(self) -> "tuple[type[Fixed], tuple[object]]":
-        return Fixed, (self.value,)
+    def __reduce__(self) -> "tuple[type[StaticValue], tuple[object]]":
+        return StaticValue, (self.value,)
 
 
 def _exact(value: object) -> Hashable:
-    """What is equal for those values alone that no program can tell from this one."""
+    """Something that is equal only for values that no program can tell apart."""
     match value:
         case float():
             return type(value), float(value).hex()
@@ -73,7 +73,7 @@ def _exact(value: object) -> Hashable:
 
 
 def _compared(value: object) -> Iterator[object]:
-    """The fields of a record that is compared by them."""
+    """The fields that a record is compared by."""
     cls = type(value)
     if cls.__eq__ is object.__eq__:
         return
@@ -83,13 +83,13 @@ def _compared(value: object) -> Iterator[object]:
         yield from (getattr(value, field.name) for field in dataclasses.fields(cls) if field.compare)
 
 
-def unlike(value: object) -> Callable[[object], bool]:
-    """A function that tells whether another value is not like this one."""
-    fixed = Fixed(value)
+def differs_from(value: object) -> Callable[[object], bool]:
+    """A function that tells whether another value differs from this one."""
+    static = StaticValue(value)
 
     def differs(other: object) -> bool:
         try:
-            return fixed != Fixed(other)
+            return static != StaticValue(other)
         except TypeError:
             return True
 

@@ -1,22 +1,25 @@
-"""What torch is set to, where that decides what a function computes: it is a part of the kind of a call."""
+"""What torch is set to, where that decides what a function computes: a part of the cache key of a call."""
+
+from typing import Final
 
 import attrs
 import torch
 
 from fundl._compiling import torch_private
 
-_AUTOCAST_DEVICES = ("cpu", "cuda")
+_AUTOCAST_DEVICES: Final = ("cpu", "cuda")
+_CPU: Final = torch.device("cpu")
 
 
 @attrs.frozen
-class Ambient:
+class TorchSettings:
     """Settings of torch, or of this thread.
 
     Args:
         threads: the number of threads that operations use.
-        default_dtype: of tensors that are made.
+        default_dtype: the dtype of tensors that are made without one.
         default_device: likewise.
-        autocast: the dtype that operations cast to, by the type of device; for those where they do.
+        autocast: pairs of a type of device and the dtype that autocast is set to there; empty where autocast is off.
         deterministic: whether only deterministic algorithms may be used.
     """
 
@@ -26,13 +29,8 @@ class Ambient:
     autocast: tuple[tuple[str, torch.dtype], ...]
     deterministic: bool
 
-    @property
-    def is_usual(self) -> bool:
-        """Whether there is neither a default device nor autocast: what is quickly asked for tells all the rest."""
-        return not self.autocast and not torch_private.function_mode_count()
-
-    def explain(self, old: "Ambient") -> str:
-        """Where it differs from another one."""
+    def explain(self, old: "TorchSettings") -> str:
+        """The first difference from other settings, in words."""
         for name, before, after in (
             ("torch.get_num_threads()", old.threads, self.threads),
             ("torch.get_default_dtype()", old.default_dtype, self.default_dtype),
@@ -45,16 +43,13 @@ class Ambient:
         return "nothing is different"
 
 
-def ambient() -> Ambient:
+def torch_settings() -> TorchSettings:
     """What torch is set to now."""
     autocast = [(device, torch.get_autocast_dtype(device)) for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
-    return Ambient(
+    return TorchSettings(
         torch.get_num_threads(),
         torch.get_default_dtype(),
         torch.get_default_device() if torch_private.function_mode_count() else _CPU,
         tuple(autocast),
         torch.are_deterministic_algorithms_enabled(),
     )
-
-
-_CPU = torch.device("cpu")

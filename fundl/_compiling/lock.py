@@ -1,4 +1,4 @@
-"""One at a time: what torch's tracer and compiler do is for one thread alone, and some of it must be done to the end."""
+"""The lock on torch's tracer and compiler, which keep what they work at in variables of their modules."""
 
 import signal
 import threading
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Final
 
-ALONE: Final = threading.RLock()
-"""Held while something is traced, compiled or loaded: torch keeps what it works at in variables of its modules."""
+COMPILER_LOCK: Final = threading.RLock()
+"""Held while something is traced, compiled or loaded."""
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """In it, Ctrl-C waits: what torch's modules register when they are imported must be registered whole, and once."""
+    """Delay Ctrl-C until the end: half imported, modules of torch would register some of their operators twice, or never."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield  # which Ctrl-C does not interrupt

@@ -1,0 +1,175 @@
+"""Graphs of ATen's operations: made by make_fx from a function, and changed so that they write to their inputs."""
+
+import copy
+import linecache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, cast
+
+import attrs
+import torch
+from torch import Tensor
+
+from fundl._common import kernels
+from fundl._compiling.torch_private import resolved
+
+if TYPE_CHECKING:
+    from torch.fx import GraphModule, Node
+
+Source: TypeAlias = tuple[Literal["input", "output"], int]
+"""An input or an output of a graph, by its number."""
+
+Decompositions: TypeAlias = Mapping[object, Callable[..., object]]  # type: ignore[explicit-any]  # of any arguments
+"""For operations, functions that compute the same by other operations."""
+
+
+@attrs.frozen(eq=False)
+class Graph:
+    """A graph of operations, from tensors to tensors."""
+
+    module: "GraphModule"
+
+    @property
+    def outputs(self) -> int:
+        """How many tensors it computes."""
+        return len(_outputs(self.module))
+
+    def write_back(self, writes: Sequence[tuple[int, Source]], returns: Sequence[Source]) -> "Graph":
+        """The graph that writes to its inputs.
+
+        Args:
+            writes: numbers of inputs, each with what is written to it after all else is computed.
+            returns: what is still returned.
+        """
+        module = copy.deepcopy(self.module)
+        graph, inputs, outputs = module.graph, _inputs(module), _outputs(module)
+        node = graph.output_node()
+        with graph.inserting_before(node):
+
+            def value(source: Source) -> "Node":
+                if source[0] == "output":
+                    return outputs[source[1]]
+                return graph.call_function(kernels.clone, (inputs[source[1]],))  # as it was before the writing
+
+            written, returned = [value(source) for _, source in writes], [value(source) for source in returns]
+            for (place, _), new in zip(writes, written, strict=True):
+                graph.call_function(kernels.copy_, (inputs[place], new))
+        node.args = (returned,)
+        module.recompile()
+        return Graph(module)
+
+    def with_slots(self, outputs: Sequence[int]) -> "tuple[Graph, list[Tensor]]":
+        """The graph with slots, further inputs for some outputs to be written to; and examples of those inputs."""
+        module = copy.deepcopy(self.module)
+        inputs, values = _inputs(module), [_value(node) for node in _outputs(module)]
+        examples: list[Tensor] = []
+        for number, output in enumerate(outputs):
+            value = values[output]
+            with module.graph.inserting_after(inputs[-1]):
+                inputs.append(module.graph.placeholder(f"slot_{number}"))
+            inputs[-1].meta = {"val": value}
+            examples.append(torch.empty(value.shape, dtype=value.dtype, device=value.device))
+        return Graph(module), examples
+
+    def is_contiguous(self, output: int) -> bool:
+        """Whether an output is."""
+        return _value(_outputs(self.module)[output]).is_contiguous()
+
+    def is_like(self, source: Source, example: Tensor) -> bool:
+        """Whether an input or output can be written into a tensor like an example."""
+        kind, index = source
+        value = _value((_outputs if kind == "output" else _inputs)(self.module)[index])
+        return (value.shape, value.dtype, value.device) == (example.shape, example.dtype, example.device)
+
+    def lines(self) -> list[str]:
+        """All that it says, as text."""
+        return [_described(node) for node in self.module.graph.nodes]
+
+
+def _inputs(module: "GraphModule") -> "list[Node]":
+    return module.graph.find_nodes(op="placeholder")
+
+
+def _outputs(module: "GraphModule") -> "list[Node]":
+    (outputs,) = module.graph.output_node().args
+    return [*outputs] if isinstance(outputs, tuple | list) else []
+
+
+def _value(node: "Node") -> Tensor:
+    """The fake tensor of a node."""
+    value: Tensor = node.meta["val"]
+    return value
+
+
+def _described(node: "Node") -> str:
+    text = f"{node.op} {node.name} {node.target} {node.args} {node.kwargs}"
+    value: object = node.meta.get("val")
+    if node.op != "placeholder" or not isinstance(value, Tensor):
+        return text
+    return f"{text} {value.dtype} {value.device} {tuple(value.shape)} {value.stride()}"
+
+
+# --- Tracing ------------------------------------------------------------------------------------------------------------
+
+
+class _OfTensors(Protocol):
+    def __call__(self, *tensors: Tensor) -> list[Tensor]: ...
+
+
+class _MakeFx(Protocol):
+    def __call__(  # type: ignore[explicit-any]  # it returns a function of as many tensors as the one given
+        self, function: _OfTensors, table: Decompositions, *, tracing_mode: Literal["fake"], _allow_non_fake_inputs: bool
+    ) -> "Callable[..., GraphModule]": ...
+
+
+def trace(function: _OfTensors, examples: Sequence[Tensor]) -> tuple[Graph, list[Tensor]]:
+    """The graph of a function, and the tensors that it used without being given them, which are its last inputs.
+
+    The graph writes to no tensor, though the function, or an operation, writes to those of its own making.
+    """
+    module = make_fx(function, examples, {})
+    if any(_writes(node.target) for node in module.graph.nodes):
+        module = make_fx(torch.func.functionalize(cast("_OfTensors", module)), examples, {})
+    constants: list[Tensor] = []
+    inputs = _inputs(module)
+    for node in module.graph.find_nodes(op="get_attr"):
+        value: object = getattr(module, str(node.target))
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the trace holds a {type(value).__name__}, for which there is no compiler: {node.target}")
+        with module.graph.inserting_after(inputs[-1]) if inputs else module.graph.inserting_before():
+            inputs.append(module.graph.placeholder(f"constant_{len(constants)}"))
+        value = resolved(value)
+        inputs[-1].meta = {"val": value}
+        node.replace_all_uses_with(inputs[-1])
+        module.graph.erase_node(node)
+        constants.append(value)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return Graph(module), constants
+
+
+def _writes(target: object) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+
+
+def make_fx(function: _OfTensors, examples: Sequence[Tensor], decompositions: Decompositions) -> "GraphModule":
+    """The graph of a function of tensors, with some operations decomposed into others."""
+    from torch.fx.experimental import proxy_tensor
+
+    tracer = cast("_MakeFx", proxy_tensor.make_fx)(function, decompositions, tracing_mode="fake", _allow_non_fake_inputs=True)
+    return tracer(*[tensor.detach() for tensor in examples])  # each by itself, though two of them be the same
+
+
+@contextmanager
+def programs_forgotten() -> Iterator[None]:
+    """Forget the programs of the graphs that are made in it: torch would keep them for tracebacks, for ever."""
+    from torch.fx import graph_module
+
+    kept: dict[str, str] = graph_module._loader.eval_cache
+    before = {*kept}
+    try:
+        yield
+    finally:
+        for name in {*kept} - before:
+            kept.pop(name, None)
+            linecache.cache.pop(name, None)

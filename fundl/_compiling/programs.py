@@ -1,0 +1,117 @@
+"""The compiled programs of a function: one for each cache key, and a record of each compilation that says what was new."""
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Generic, TypeVar, final
+
+import attrs
+from typing_extensions import override
+
+from fundl._compiling import inductor, torch_private, tracing
+from fundl._compiling.cache_keys import CacheKey
+from fundl._compiling.graphs import programs_forgotten
+from fundl._compiling.lock import COMPILER_LOCK, uninterrupted
+
+F = TypeVar("F")
+
+
+class RetraceError(RuntimeError):
+    """A function was called with arguments that it is not compiled for, more often than it may be; the message says which."""
+
+
+@final
+@attrs.frozen
+class Trace:
+    """One compilation of a function.
+
+    Args:
+        reason: why it was necessary: what of the arguments was new.
+        seconds: that tracing and compiling took.
+        cached: whether the compiled code was on disk.
+        compiled: whether there is any: without a compiler the function runs as it is, which a warning says.
+        loaded: whether it came from a file that was loaded; then nothing was traced.
+    """
+
+    reason: str
+    seconds: float
+    cached: bool
+    compiled: bool = True
+    loaded: bool = False
+
+
+@attrs.define(eq=False)
+class Programs(Generic[F]):
+    """The compiled programs of a function, by cache key; None where it must run as it is.
+
+    Args:
+        name: of the function.
+        most: how many may be traced; None for any number.
+        traces: the compilations so far, in order.
+    """
+
+    name: str
+    most: int | None
+    traces: tuple[Trace, ...] = ()
+    _found: dict[CacheKey, F | None] = attrs.field(factory=dict)
+
+    def find(self, key: CacheKey, make: Callable[[], tuple[F, bool]]) -> F | None:
+        """The program for a cache key.
+
+        Args:
+            key: of the arguments.
+            make: compiles it, if there is none; and tells whether it was on disk.
+
+        Raises:
+            RetraceError: there is none, and may not be another.
+        """
+        if key in self._found:
+            return self._found[key]
+        with COMPILER_LOCK:
+            if key not in self._found:
+                self._found[key] = self._make(key, make)
+            return self._found[key]
+
+    def all(self) -> list[F]:
+        """All programs."""
+        with COMPILER_LOCK:
+            return [program for program in self._found.values() if program is not None]
+
+    def add(self, key: CacheKey, program: F, trace: Trace) -> None:
+        """Add a program that another process compiled, unless there is one for its key."""
+        with COMPILER_LOCK:
+            if self._found.get(key) is None:
+                self._found[key] = program
+                self.traces = (*self.traces, trace)
+
+    @override
+    def __str__(self) -> str:
+        loaded = sum(trace.loaded for trace in self.traces)
+        return f"traced {len(self.traces) - loaded} times" + (f", loaded {loaded}" if loaded else "")
+
+    def _make(self, key: CacheKey, make: Callable[[], tuple[F, bool]]) -> F | None:
+        reason, start = self._reason(key), time.perf_counter()
+        traced = sum(not trace.loaded for trace in self.traces)
+        if self.most is not None and traced >= self.most:
+            raise RetraceError(
+                f"{self.name} was traced {traced} times, and may not be traced again (max_traces={self.most}), but {reason}"
+            )
+        program: F | None = None
+        cached = False
+        try:
+            with uninterrupted():
+                torch_private.require_known(torch_private.NAMES)
+                tracing.prepare()
+            with programs_forgotten():
+                program, cached = make()
+        except (inductor.CompilerError, torch_private.UnknownTorchError) as error:
+            warnings.warn(f"{self.name} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=5)
+        self.traces = (*self.traces, Trace(reason, time.perf_counter() - start, cached, compiled=program is not None))
+        return program
+
+    def _reason(self, key: CacheKey) -> str:
+        """What is new in a key, compared to the one before it that differs the least."""
+        if not self._found:
+            return "it is the first call"
+        reasons = [key.explain(old) for old in reversed(self._found)]
+        return min(reasons, key=len)
