@@ -100,7 +100,7 @@ def test_every_layer_compiled_equals_itself(samples: Sequence[Sample], dtype: to
         if dtype in sample.tolerances and (sample.batched or rows is None):
             model, x = tree.cast_to((sample.model, sample.x), dtype)
             name = f"{sample.name}, {rows or 'all'} rows"
-            models[name], xs[name] = model, tree.map(lambda leaf: leaf[:rows], x)  # noqa: B023  # called at once
+            models[name], xs[name] = model, tree.map(lambda leaf: leaf[:rows], x) if rows else x  # noqa: B023  # called at once
             grads[name] = gradient_for(model, xs[name])
 
     def all_of_them(models: dict[str, Model], xs: dict[str, object], grads: dict[str, object]) -> dict[str, object]:
