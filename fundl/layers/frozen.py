@@ -60,14 +60,7 @@ class Frozen(Around[None], Generic[*Ts]):
 
 
 def frozen(*layers: *Ts) -> Frozen[*Ts]:
-    """A `Frozen`: layers that are not trained. Gradients flow through them, and leave them as they are.
-
-    Args:
-        layers: layers, or models (tuples of layers).
-
-    Raises:
-        ValueError: there is no layer, or they do not fit together.
-        TypeError: a part is not a layer.
+    """A `Frozen` of layers, or models, which are checked as by `compose`: gradients flow through, and leave them as they are.
 
     A new head for a trained body:
 

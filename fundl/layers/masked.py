@@ -6,8 +6,8 @@ what they are given, `on_masked`, `from_masked` and `on_masked_pair`. So a model
 layer of a user's that has such a field is as good as those of fundl.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Generic, Self, TypeVar, cast, final
+from collections.abc import Callable
+from typing import Generic, Self, TypeVar, final
 
 import attrs
 import torch
@@ -117,28 +117,9 @@ def _with_missing(name: str, layers: T, mask: Tensor) -> T:
     return _with_masks(name, layers, lambda own: mask if own is None else own)
 
 
-def _like(layers: T, grads: object, *names: str) -> T:
-    """The gradients with the layers' own masks of these names: as buffers, they are handed back as they are."""
-    result = cast("T", grads)  # each gradient is of its layer's type
-    for name in names:
-        result = _with_each(name, result, iter(_masks(name, layers)))
-    return result
-
-
-def _with_each(name: str, layers: T, masks: Iterator[Tensor | None]) -> T:
-    return _with_masks(name, layers, lambda _: next(masks))
-
-
-def _masks(name: str, layers: object) -> list[Tensor | None]:
-    """The masks of that name in the layers, in the order of `tree.records`."""
-    found: list[Tensor | None] = []
-
-    def noted(own: Tensor | None) -> Tensor | None:
-        found.append(own)
-        return own
-
-    _with_masks(name, layers, noted)
-    return found
+def _like(layers: T, grads: object) -> T:
+    """The gradients, with the layers' own masks: as buffers, they are handed back as they are."""
+    return tree.with_trainable_leaves(layers, tree.trainable_leaves(grads))
 
 
 # --- Layers over masked batches ----------------------------------------------------------------------------------------
@@ -166,7 +147,7 @@ class _Heeding(Around[Tensor, Masked, Y], Generic[Y, *Ts]):
 
     @override
     def _gradient(self, own: Tensor, grads: object) -> Self:
-        return self.gradient(_like(self.layers, grads, "mask"))
+        return self.gradient(_like(self.layers, grads))
 
     @override
     def output_shape(self, shape: S) -> Through[S, *Ts]:
@@ -214,14 +195,7 @@ class OnMasked(_Heeding[Masked, *Ts]):
 
 
 def on_masked(*layers: *Ts) -> OnMasked[*Ts]:
-    """An `OnMasked`: layers that heed the mask of a masked batch, from `Masked` to `Masked`.
-
-    Args:
-        layers: layers, or models (tuples of layers).
-
-    Raises:
-        ValueError: there is no layer, or they do not fit together.
-        TypeError: a part is not a layer.
+    """An `OnMasked` of layers, or models. They are checked as by `compose`.
 
     >>> from fundl import Masked, apply, initialize, key, linear, on_masked
     >>> model = initialize(key(0), on_masked(linear(3, 4)))
@@ -259,14 +233,7 @@ class FromMasked(_Heeding[Tensor, *Ts]):
 
 
 def from_masked(*layers: *Ts) -> FromMasked[*Ts]:
-    """A `FromMasked`: layers that heed the mask of a masked batch, from `Masked` to a tensor.
-
-    Args:
-        layers: layers, or models (tuples of layers).
-
-    Raises:
-        ValueError: there is no layer, or they do not fit together.
-        TypeError: a part is not a layer.
+    """A `FromMasked` of layers, or models. They are checked as by `compose`.
 
     >>> from fundl import Masked, MeanOfPositions, apply, from_masked, initialize, key, linear
     >>> model = initialize(key(0), from_masked(linear(3, 4), MeanOfPositions(), linear(4, 2)))
@@ -326,17 +293,11 @@ class OnMaskedPair(Around[tuple[Tensor, Tensor], tuple[Masked, Masked], Masked, 
 
     @override
     def _gradient(self, own: tuple[Tensor, Tensor], grads: object) -> Self:
-        return self.gradient(_like(self.layer, grads, "mask", "memory_mask"))
+        return self.gradient(_like(self.layer, grads))
 
 
 def on_masked_pair(layer: L) -> OnMaskedPair[L]:
-    """An `OnMaskedPair`: a layer that heeds the masks of two masked batches, from a pair of `Masked` to `Masked`.
-
-    Args:
-        layer: takes a sequence and a memory, such as a `decoder` or a `cross_attention`.
-
-    Raises:
-        TypeError: it is not a layer.
+    """An `OnMaskedPair` of a layer that takes a sequence and a memory, such as a `decoder` or a `cross_attention`.
 
     >>> from fundl import Masked, apply, cross_attention, initialize, key, on_masked_pair
     >>> layer = initialize(key(0), on_masked_pair(cross_attention(8, 2)))

@@ -130,18 +130,9 @@ def _decided_inside(layers: object, wide: torch.dtype) -> Iterator[tuple[int, to
 def mixed_precision(
     *layers: *Ts, compute: torch.dtype = torch.bfloat16, output: torch.dtype | None = None
 ) -> MixedPrecision[*Ts]:
-    """A `MixedPrecision`: layers that compute in a dtype of few bits, and keep their parameters in one of many.
+    """A `MixedPrecision` of layers, or models, with its options. They are checked as by `compose`.
 
     With float16, gradients are easily too small for the dtype: see `dynamic_loss_scale`. bfloat16 has the range of float32.
-
-    Args:
-        layers: layers, or models (tuples of layers).
-        compute: the dtype in which they run; bfloat16 by default.
-        output: that of the output; None, the default, for that of the input, or, if that is of integers, of the parameters.
-
-    Raises:
-        ValueError: there is no layer, or they do not fit together.
-        TypeError: a part is not a layer, or a dtype is not a floating-point one.
 
     >>> from fundl import ReLU, forward, initialize, key, linear, mixed_precision
     >>> model = initialize(key(0), mixed_precision(linear(2, 25), ReLU(), linear(25, 1)))

@@ -73,13 +73,5 @@ class OverTime(Around[None], Generic[*Ts]):
 
 
 def over_time(*layers: *Ts) -> OverTime[*Ts]:
-    """An `OverTime`: layers on each step of sequences, as one batch.
-
-    Args:
-        layers: layers, or models (tuples of layers), for a batch of examples without an axis of time.
-
-    Raises:
-        ValueError: there is no layer, or they do not fit together.
-        TypeError: a part is not a layer.
-    """
+    """An `OverTime` of layers, or models, for a batch of examples without an axis of time. They are checked as by `compose`."""
     return fitting(OverTime(models(*layers)))

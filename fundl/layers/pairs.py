@@ -128,11 +128,7 @@ class Both(Beside[tuple[object, ...], Pair, Pair], Generic[F, G]):
 
 
 def both(first: F, second: G) -> Both[F, G]:
-    """A `Both`: a model for each of two inputs, y = (f(x1), g(x2)). One model for both inputs is `shared`.
-
-    Args:
-        first: f, a layer or a tuple of layers. `Identity` leaves x1 as it is.
-        second: g, likewise.
+    """A `Both` of two models. One model for both inputs is `shared`; `Identity` leaves an input as it is.
 
     Raises:
         ValueError: a part is an empty tuple, or the layers of one do not fit together; or the two have a parameter in
@@ -347,16 +343,9 @@ def pipe(
     /,
 ) -> Pipe[X, Y, L1, L2, L3, L4, L5]: ...
 def pipe(*layers: object) -> AnyLayer:
-    """A `Pipe`: up to five layers one after the other, as one layer of which a checker knows what it takes and gives.
+    """A `Pipe` of up to five layers, each of which takes what the one before it gives: a pair of tensors, say.
 
-    Where all is of tensors, `compose` does as much and more. A pipe may hold pipes.
-
-    Args:
-        layers: layers, each of which takes what the one before it gives: a pair of tensors, say.
-
-    Raises:
-        ValueError: there is no layer, or they do not fit together.
-        TypeError: a part is not a layer.
+    Where all is of tensors, `compose` does as much and more. The layers are checked as by it; a pipe may hold pipes.
 
     A model of two inputs:
 

@@ -129,10 +129,6 @@ def repeat(count: int, *layers: *Ts) -> Repeat[*Ts]:
         layers: a block: layers, or models (tuples of layers), which keep the shape of their input. If they have values, each
             block starts with them.
 
-    Raises:
-        ValueError: the count is less than 1, there is no layer, or the layers do not keep the shape of their input.
-        TypeError: a part is not a layer.
-
     >>> from fundl import ReLU, compose, initialize, key, linear, repeat, residual
     >>> model = initialize(key(0), compose(linear(2, 25), repeat(3, residual(linear(25, 25), ReLU())), linear(25, 1)))
     >>> model[1].stacked[0].layers[0]

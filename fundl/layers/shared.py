@@ -113,16 +113,9 @@ class Shared(Beside[KeptOfBoth, Pair, Pair], Generic[*Ts]):
 
 
 def shared(*layers: *Ts) -> Shared[*Ts]:
-    """A `Shared`: one model for two inputs, y = (f(x1), f(x2)).
+    """A `Shared` of layers, or models, which are checked as by `compose`: y = (f(x1), f(x2)).
 
     Where the inputs go different ways after a common part, ``pipe(shared(f), both(g, h))`` is the model.
-
-    Args:
-        layers: layers, or models (tuples of layers).
-
-    Raises:
-        ValueError: there is no layer, or they do not fit together.
-        TypeError: a part is not a layer.
 
     A siamese network, which has one model's parameters and compares what it makes of two inputs:
 

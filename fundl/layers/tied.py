@@ -91,16 +91,9 @@ class Tied(Layer[tuple[Tensor, object, Tensor]], Generic[Features, *Ts]):
 
 
 def tied(embedding: Embedding[Size], *layers: *Ts) -> Tied[Size, *Ts]:
-    """A `Tied`: an embedding, layers, and the embedding's weight as the last layer, which gives a logit for each token.
+    """A `Tied` of an embedding, as `embedding` makes it, and layers, or models, which are checked as by `compose`.
 
-    Args:
-        embedding: of the tokens, as `embedding` makes it. With features f of it, initial weights of a standard deviation of
-            f^-0.5 make logits of the order of 1.
-        layers: layers, or models (tuples of layers), which keep the shape (..., features) of their input.
-
-    Raises:
-        ValueError: there is no layer, or they do not keep the shape that the embedding gives.
-        TypeError: a part is not a layer, or the first is not an `Embedding`.
+    With features f of the embedding, initial weights of a standard deviation of f^-0.5 make logits of the order of 1.
 
     >>> import torch
     >>> from fundl import apply, embedding, initialize, key, layer_norm, tied, tree
