@@ -64,9 +64,10 @@ from fundl.layers.low_rank import LowRank as LowRank, low_rank as low_rank
 
 # Layers without.
 from fundl.layers.activation import (
-    ELU as ELU, GELU as GELU, SELU as SELU, Hardtanh as Hardtanh, LeakyReLU as LeakyReLU, Mish as Mish, ReLU as ReLU,
-    Sigmoid as Sigmoid, SiLU as SiLU, Softplus as Softplus, Tanh as Tanh,
+    ELU as ELU, SELU as SELU, Hardtanh as Hardtanh, LeakyReLU as LeakyReLU, ReLU as ReLU, Sigmoid as Sigmoid,
+    Softplus as Softplus, Tanh as Tanh,
 )
+from fundl.layers.self_gated import GELU as GELU, Mish as Mish, SiLU as SiLU
 from fundl.layers.softmax import LogSoftmax as LogSoftmax, Softmax as Softmax
 from fundl.layers.dropout import Dropout as Dropout, rekey as rekey
 from fundl.layers.pooling import (

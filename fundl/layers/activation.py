@@ -6,7 +6,7 @@ where that matters, the input is kept.
 """
 
 import math
-from typing import Final, Literal, Self, final
+from typing import Final, Self, final
 
 import attrs
 import torch
@@ -18,12 +18,24 @@ from fundl._common.half import HALF, widened
 from fundl.layer import Layer
 from fundl.shapes import S
 
+
+@attrs.frozen(eq=False, init=False)
+class Activation(Layer[Tensor]):
+    """A function of each number, which keeps its input or its output."""
+
+    elementwise = True
+
+    @override
+    def output_shape(self, shape: S) -> S:
+        return shape
+
+
 # --- Rectifiers --------------------------------------------------------------------------------------------------------
 
 
 @final
 @attrs.frozen(eq=False)
-class ReLU(Layer[Tensor]):
+class ReLU(Activation):
     """The rectified linear unit: y = max(x, 0).
 
     Its vjp: grad_x = grad where y > 0, else 0.
@@ -42,7 +54,6 @@ class ReLU(Layer[Tensor]):
     tensor([0., 2.])
     """
 
-    elementwise = True
     counterpart = "ReLU"
     usual_gain = math.sqrt(2)
 
@@ -55,14 +66,10 @@ class ReLU(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.threshold_backward(grad, residuals, 0.0)
 
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
 
 @final
 @attrs.frozen(eq=False)
-class LeakyReLU(Layer[Tensor]):
+class LeakyReLU(Activation):
     """A rectified linear unit that leaks: y = x where x > 0, else negative_slope x.
 
     Its vjp: grad_x = grad where x > 0, else negative_slope grad. Where the slope is not negative, x > 0 just where y > 0.
@@ -87,7 +94,6 @@ class LeakyReLU(Layer[Tensor]):
     tensor([-0.5000,  2.0000])
     """
 
-    elementwise = True
     counterpart = "LeakyReLU"
 
     negative_slope: float = 0.01
@@ -110,14 +116,10 @@ class LeakyReLU(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.leaky_relu_backward(grad, residuals, self.negative_slope, self.negative_slope >= 0)
 
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
 
 @final
 @attrs.frozen(eq=False)
-class Hardtanh(Layer[Tensor]):
+class Hardtanh(Activation):
     """The identity between two bounds: y = min(max(x, low), high). `Hardtanh(0.0, 6.0)` is known as ReLU6.
 
     Its vjp: grad_x = grad where low < x < high, else 0.
@@ -144,7 +146,6 @@ class Hardtanh(Layer[Tensor]):
     tensor([-1.0000,  0.5000,  1.0000])
     """
 
-    elementwise = True
     counterpart = "Hardtanh(min_val=low, max_val=high)"
 
     low: float = -1.0
@@ -162,17 +163,13 @@ class Hardtanh(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.hardtanh_backward(grad, residuals, self.low, self.high)
 
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
 
 # --- Exponential linear units ------------------------------------------------------------------------------------------
 
 
 @final
 @attrs.frozen(eq=False)
-class ELU(Layer[Tensor]):
+class ELU(Activation):
     """The exponential linear unit: y = x where x > 0, else alpha (exp(x) - 1).
 
     Its vjp: grad_x = grad where y > 0, else (y + alpha) grad, since alpha exp(x) = y + alpha.
@@ -198,7 +195,6 @@ class ELU(Layer[Tensor]):
     tensor([-1.,  2.])
     """
 
-    elementwise = True
     counterpart = "ELU"
 
     alpha: float = 1.0
@@ -216,10 +212,6 @@ class ELU(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.elu_backward(grad, self.alpha, 1.0, 1.0, grad.dtype not in HALF, residuals)
 
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
 
 _SELU_ALPHA: Final = 1.6732632423543772
 _SELU_SCALE: Final = 1.0507009873554805
@@ -227,7 +219,7 @@ _SELU_SCALE: Final = 1.0507009873554805
 
 @final
 @attrs.frozen(eq=False)
-class SELU(Layer[Tensor]):
+class SELU(Activation):
     """The scaled exponential linear unit: y = scale x where x > 0, else scale alpha (exp(x) - 1).
 
     With alpha = 1.67326... and scale = 1.05070..., mean 0 and variance 1 of a layer's normally distributed inputs are a
@@ -250,7 +242,6 @@ class SELU(Layer[Tensor]):
     tensor([-1.7581,  2.1014])
     """
 
-    elementwise = True
     counterpart = "SELU"
     usual_gain = 3 / 4
 
@@ -263,17 +254,13 @@ class SELU(Layer[Tensor]):
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.elu_backward(grad, _SELU_ALPHA, _SELU_SCALE, 1.0, grad.dtype not in HALF, residuals)
 
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
 
 # --- Sigmoids ----------------------------------------------------------------------------------------------------------
 
 
 @final
 @attrs.frozen(eq=False)
-class Sigmoid(Layer[Tensor]):
+class Sigmoid(Activation):
     """The logistic function: y = 1 / (1 + exp(-x)).
 
     Its vjp: grad_x = grad y (1 - y).
@@ -290,7 +277,6 @@ class Sigmoid(Layer[Tensor]):
     tensor([0.0000, 0.5000])
     """
 
-    elementwise = True
     counterpart = "Sigmoid"
     usual_gain = 1.0
 
@@ -305,14 +291,10 @@ class Sigmoid(Layer[Tensor]):
             return self, kernels.sigmoid_backward(widened(grad), torch.sigmoid(widened(residuals))).to(grad.dtype)
         return self, kernels.sigmoid_backward(grad, residuals)
 
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
 
 @final
 @attrs.frozen(eq=False)
-class Tanh(Layer[Tensor]):
+class Tanh(Activation):
     """The hyperbolic tangent: y = tanh(x).
 
     Its vjp: grad_x = grad (1 - y^2).
@@ -329,7 +311,6 @@ class Tanh(Layer[Tensor]):
     tensor([0., 1.])
     """
 
-    elementwise = True
     counterpart = "Tanh"
     usual_gain = 5 / 3
 
@@ -344,14 +325,10 @@ class Tanh(Layer[Tensor]):
             return self, kernels.tanh_backward(widened(grad), torch.tanh(widened(residuals))).to(grad.dtype)
         return self, kernels.tanh_backward(grad, residuals)
 
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
 
 @final
 @attrs.frozen(eq=False)
-class Softplus(Layer[Tensor]):
+class Softplus(Activation):
     """A smooth rectifier: y = log(1 + exp(beta x)) / beta, and y = x where beta x > threshold.
 
     Its vjp: grad_x = grad / (1 + exp(-beta x)), and grad_x = grad where beta x > threshold.
@@ -379,7 +356,6 @@ class Softplus(Layer[Tensor]):
     tensor([0.0000e+00, 6.9315e-01, 1.0000e+03])
     """
 
-    elementwise = True
     counterpart = "Softplus"
 
     beta: float = 1.0
@@ -400,149 +376,3 @@ class Softplus(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         return self, kernels.softplus_backward(grad, residuals, self.beta, self.threshold)
-
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
-
-# --- Products of x and a sigmoid ---------------------------------------------------------------------------------------
-
-# They are not monotonic: the output does not tell the input. And they have no answer to an infinite input, of which one
-# factor is infinite and the other 0: to clamp x would take another pass over it, forward and backward, for an input that only
-# an overflow before can have made.
-
-
-@final
-@attrs.frozen(eq=False)
-class GELU(Layer[Tensor]):
-    """The Gaussian error linear unit: y = x P(x), with P(x) = (1 + erf(x / sqrt(2))) / 2, the normal distribution.
-
-    With ``approximate="tanh"``: P(x) = (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, off by less than 5e-4 in y.
-
-    Its vjp: grad_x = grad (P(x) + x P'(x)), with P'(x) = exp(-x^2 / 2) / sqrt(2 pi) if not approximate.
-
-    An infinite x, the mark of an overflow before, gives NaN. With ``approximate="tanh"``, so does the vjp where x^3 is
-    infinite: in float32, beyond 1e12.
-
-    Args:
-        approximate: "none", the default, or "tanh".
-
-    Shape:
-        any, kept
-
-    Residuals:
-        The input, not copied, but alive until backward: 4 bytes per element in float32.
-
-    Raises:
-        ValueError: `approximate` is something else.
-
-    Source:
-        Hendrycks and Gimpel, Gaussian error linear units (GELUs), 2016.
-
-    >>> from fundl import GELU, apply
-    >>> apply(GELU(), torch.tensor([-1.0, 1.0]))
-    tensor([-0.1587,  0.8413])
-    >>> apply(GELU(approximate="tanh"), torch.tensor([-1.0, 1.0]))
-    tensor([-0.1588,  0.8412])
-    """
-
-    elementwise = True
-    counterpart = "GELU"
-
-    approximate: Literal["none", "tanh"] = "none"
-
-    def __attrs_post_init__(self) -> None:
-        if self.approximate not in {"none", "tanh"}:
-            raise ValueError(f"GELU's approximate must be 'none' or 'tanh', not {self.approximate!r}")
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return kernels.gelu(x, approximate=self.approximate), x
-
-    @override
-    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, kernels.gelu_backward(grad, residuals, approximate=self.approximate)
-
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
-
-@final
-@attrs.frozen(eq=False)
-class SiLU(Layer[Tensor]):
-    """The sigmoid linear unit, also known as swish: y = x s, with s = 1 / (1 + exp(-x)).
-
-    Its vjp: grad_x = grad s (1 + x (1 - s)).
-
-    An infinite x, the mark of an overflow before, gives NaN.
-
-    Shape:
-        any, kept
-
-    Residuals:
-        The input, not copied, but alive until backward: 4 bytes per element in float32.
-
-    Source:
-        Elfwing, Uchibe and Doya, Sigmoid-weighted linear units for neural network function approximation in reinforcement
-        learning, 2017.
-
-    >>> from fundl import SiLU, apply
-    >>> apply(SiLU(), torch.tensor([-1.0, 1.0]))
-    tensor([-0.2689,  0.7311])
-    """
-
-    elementwise = True
-    counterpart = "SiLU"
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return kernels.silu(x), x
-
-    @override
-    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, kernels.silu_backward(grad, residuals)
-
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
-
-
-@final
-@attrs.frozen(eq=False)
-class Mish(Layer[Tensor]):
-    """The Mish activation: y = x t, with t = tanh(log(1 + exp(x))).
-
-    Its vjp: grad_x = grad (t + x s (1 - t^2)), with s = 1 / (1 + exp(-x)).
-
-    An infinite x, the mark of an overflow before, gives NaN.
-
-    Shape:
-        any, kept
-
-    Residuals:
-        The input, not copied, but alive until backward: 4 bytes per element in float32.
-
-    Source:
-        Misra, Mish: a self regularized non-monotonic activation function, 2019.
-
-    >>> from fundl import Mish, apply
-    >>> apply(Mish(), torch.tensor([-1.0, 1.0]))
-    tensor([-0.3034,  0.8651])
-    """
-
-    elementwise = True
-    counterpart = "Mish"
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return kernels.mish(x), x
-
-    @override
-    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, kernels.mish_backward(grad, residuals)
-
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape

@@ -11,8 +11,9 @@ from typing_extensions import TypeVarTuple, override
 from fundl._common import kernels
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer
-from fundl.layers.activation import GELU, Sigmoid, SiLU
+from fundl.layers.activation import Sigmoid
 from fundl.layers.linear import Linear, linear
+from fundl.layers.self_gated import GELU, SiLU
 from fundl.shapes import AnyShape, AnySize, Quotient, Shape
 
 A = TypeVar("A", bound=AnyLayer)

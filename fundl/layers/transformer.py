@@ -14,12 +14,12 @@ from typing_extensions import Unpack, override
 
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer, Model
-from fundl.layers.activation import GELU
 from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention, self_attention
 from fundl.layers.dropout import Dropout
 from fundl.layers.feed_forward import feed_forward as feed_forward_of
 from fundl.layers.linear import Linear
 from fundl.layers.normalization import LayerNorm, layer_norm
+from fundl.layers.self_gated import GELU
 from fundl.layers.structure import Residual, residual
 from fundl.model import note_place, output_shape, require_model, run_backward, run_forward
 from fundl.shapes import AnySize

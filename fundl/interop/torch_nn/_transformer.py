@@ -14,11 +14,12 @@ from torch.nn import functional
 from fundl.interop.torch_nn._counterparts import META, Refused, require
 from fundl.interop.torch_nn._rules import ConvertInside, ConvertPart, model_of, module_of, require_no_key, stands_alone
 from fundl.layer import AnyLayer, Model
-from fundl.layers.activation import GELU, ReLU
+from fundl.layers.activation import ReLU
 from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention
 from fundl.layers.dropout import Dropout
 from fundl.layers.linear import Linear
 from fundl.layers.normalization import LayerNorm
+from fundl.layers.self_gated import GELU
 from fundl.layers.structure import Residual
 from fundl.layers.transformer import Decoder, DecoderBlock
 from fundl.shapes import AnyShape, Shape
