@@ -42,6 +42,7 @@ class GELU(Activation):
     Source:
         Hendrycks and Gimpel, Gaussian error linear units (GELUs), 2016.
 
+    >>> import torch
     >>> from fundl import GELU, apply
     >>> apply(GELU(), torch.tensor([-1.0, 1.0]))
     tensor([-0.1587,  0.8413])
@@ -85,6 +86,7 @@ class SiLU(Activation):
         Elfwing, Uchibe and Doya, Sigmoid-weighted linear units for neural network function approximation in reinforcement
         learning, 2017.
 
+    >>> import torch
     >>> from fundl import SiLU, apply
     >>> apply(SiLU(), torch.tensor([-1.0, 1.0]))
     tensor([-0.2689,  0.7311])
@@ -119,6 +121,7 @@ class Mish(Activation):
     Source:
         Misra, Mish: a self regularized non-monotonic activation function, 2019.
 
+    >>> import torch
     >>> from fundl import Mish, apply
     >>> apply(Mish(), torch.tensor([-1.0, 1.0]))
     tensor([-0.3034,  0.8651])
