@@ -126,7 +126,7 @@ from fundl.losses.probability import (
     kl_divergence as kl_divergence,
 )
 from fundl.weights import weighed_by as weighed_by, weight_of as weight_of
-from fundl.metrics import accuracy as accuracy, confusion_matrix as confusion_matrix
+from fundl.metrics import Metric as Metric, accuracy as accuracy, confusion_matrix as confusion_matrix
 
 # Optimizers: transforms of gradients, which compose, and schedules.
 from fundl.optim.transform import State as State, Transform as Transform, apply_updates as apply_updates
@@ -167,7 +167,7 @@ from fundl.optim.schedules import (
 from fundl.training.step import (
     Report as Report, Step as Step, TrainState as TrainState, train_state as train_state, train_step as train_step,
 )
-from fundl.training.evaluation import Evaluation as Evaluation, Metric as Metric, evaluate as evaluate
+from fundl.training.evaluation import Evaluation as Evaluation, evaluate as evaluate
 from fundl.training.run import Batches as Batches, Epoch as Epoch
 from fundl.training.interruption import Interrupted as Interrupted, last_good as last_good
 from fundl.training.fitting import fit as fit

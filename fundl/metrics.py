@@ -4,6 +4,9 @@ Unlike a loss, a metric has no gradient: it compares decisions. Where there is a
 a single score decides for yes where it is above a threshold.
 """
 
+from collections.abc import Callable
+from typing import TypeAlias, TypeVar
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,12 @@ from fundl._common.class_axis import axis_hint, classes_along
 from fundl._common.modes import is_readable
 from fundl._common.suggestions import require_tensor
 from fundl.weights import weighed_by
+
+Prediction = TypeVar("Prediction")
+Target = TypeVar("Target")
+
+Metric: TypeAlias = Callable[[Prediction, Target], Tensor]
+"""A metric: from a prediction and its target to one number."""
 
 
 def _decisions(prediction: Tensor, _target: Tensor, *, threshold: float | None = None, axis: int = 1) -> int:

@@ -104,7 +104,7 @@ def of_each(values: T) -> list[T]:
 
 
 def together(values: Sequence[T]) -> T:
-    """Trees of one structure, one for each run, as one with a first axis of the runs."""
+    """Trees of one structure, one for each run (or batch, ...), as one with a first axis of these."""
     leaves, structure = tree.flatten(values[0])
     columns = zip(*(tree.leaves(value) for value in values), strict=True)
     return tree.unflatten(structure, filled(leaves, [torch.stack(column) for column in columns]))

@@ -689,7 +689,7 @@ def test_what_fit_returns_serves_writing_in_place() -> None:
 def test_how_many_predictions_wait_to_be_measured_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     state, _ = states_of(network(), sgd(0.1))
     _, expected = fitted(state, epochs=1)
-    monkeypatch.setattr("fundl.training.evaluation._BUFFER_NUMBERS", 50)
+    monkeypatch.setattr("fundl.training._means._BUFFER_NUMBERS", 50)
     _, histories = fitted(state, epochs=1)
     for history, other in zip(histories, expected, strict=True):
         assert_same_history(history, other, 1e-9)

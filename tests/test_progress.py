@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from fundl._common.progress import Bar, Lines, Progress, show
+from fundl.training._progress import Bar, Lines, Progress, show
 
 
 class Clock:

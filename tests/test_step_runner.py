@@ -32,8 +32,8 @@ from fundl import (
     train_step,
     tree,
 )
-from fundl._common.step_runner import pays
 from fundl.training import fitting
+from fundl.training._step_runner import pays
 
 POINTS, LABELS = disk(key(0), 100)
 DATA = POINTS, one_hot(LABELS, 2)

@@ -16,9 +16,9 @@ from torch import Tensor
 import fundl
 from fundl import fit, initialize, jit, key, linear, mse, scan, sgd, train_state, train_step
 from fundl._common import kernels
-from fundl._common.step_runner import Compile
 from fundl._compiling import inductor, lowering, torch_private, tracing
 from fundl._compiling.torch_private import UnknownTorchError
+from fundl.training._step_runner import Compile
 
 ROOT: Final = Path(__file__).parent.parent
 LACKS: Final = (
@@ -59,7 +59,7 @@ def test_functions_run_as_they_are() -> None:
 @pytest.mark.usefixtures("lacking")
 def test_fit_warns_once_unless_it_must_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, _ = run(False)
-    monkeypatch.setattr("fundl._common.step_runner._COST", 0)
+    monkeypatch.setattr("fundl.training._step_runner._COST", 0)
     with pytest.warns(RuntimeWarning) as caught:
         found, epochs = run("auto")
     assert len(caught) == 1

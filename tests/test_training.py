@@ -44,7 +44,6 @@ from fundl import (
     value_and_grad,
 )
 from fundl.random import Key
-from fundl.training import evaluation
 from fundl.training.evaluation import Evaluation, evaluate
 from fundl.training.fitting import described, fit
 from fundl.training.interruption import Interrupted
@@ -245,7 +244,7 @@ def test_evaluating_in_batches_is_evaluating_at_once() -> None:
 def test_how_many_predictions_wait_to_be_measured_changes_nothing(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
     x, target = data(50)
     expected = accuracy(apply(network(), x), target).item()
-    monkeypatch.setattr(evaluation, "_BUFFER_NUMBERS", numbers)
+    monkeypatch.setattr("fundl.training._means._BUFFER_NUMBERS", numbers)
     result = evaluate(mse, network(), minibatches(key(0), (x, target), 7), metric=accuracy)
     assert result.metric == pytest.approx(expected, rel=1e-6)
 

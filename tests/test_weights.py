@@ -223,7 +223,7 @@ def test_the_loss_and_metric_of_sequences_of_several_lengths() -> None:
 def test_a_metric_that_is_no_mean_is_averaged_over_the_batches(
     monkeypatch: pytest.MonkeyPatch, numbers: int, *, compiled: bool
 ) -> None:
-    monkeypatch.setattr("fundl.training.evaluation._BUFFER_NUMBERS", numbers)
+    monkeypatch.setattr("fundl.training._means._BUFFER_NUMBERS", numbers)
     x = random.normal(key(6), (25, 3))
     batches = [(x[:10], 0 * x[:10]), (x[10:20], 0 * x[:10]), (x[20:], 0 * x[20:])]
     expected = sum(distances(x, target).item() * len(x) for x, target in batches) / 25

@@ -41,7 +41,7 @@ def _unbatched(models: Model, grads: object) -> Model:
     if isinstance(models, tuple) and isinstance(grads, tuple):
         return named_as(models, [_unbatched(part, grad) for part, grad in zip(models, grads, strict=True)])
     if isinstance(models, Linear) and isinstance(grads, _Linears):
-        return Linear(grads.weight, grads.bias, weight_init=models.weight_init, bias_init=models.bias_init)
+        return models.gradient(grads.weight, grads.bias)
     return grads.layer if isinstance(grads, _Each) else models
 
 
@@ -78,16 +78,15 @@ class _Linears(Layer[Tensor]):
         return y.mT if x.ndim == 3 else y.mT.reshape(*x.shape[:-1], -1), columns
 
     @override
-    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["_Linears", Tensor]:
-        grad_x = torch.bmm(self.weight.mT, self._rows(grad).mT).mT  # (R, B, in)
-        grads = self.backward_params(residuals, grad)
-        return grads, grad_x if grad.ndim == 3 else grad_x.reshape(*grad.shape[:-1], -1)
-
-    @override
-    def backward_params(self, residuals: Tensor, grad: Tensor) -> "_Linears":
+    def backward_params(self, residuals: Tensor, grad: Tensor) -> Self:
         rows = self._rows(grad)  # (R, B, out)
         grad_weight = torch.bmm(rows.mT, residuals.mT)  # (R, out, B) (R, B, in)
-        return _Linears(grad_weight, None if self.bias is None else rows.sum(1))
+        return self.gradient(grad_weight, None if self.bias is None else rows.sum(1))
+
+    @override
+    def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:
+        grad_x = torch.bmm(self.weight.mT, self._rows(grad).mT).mT  # (R, B, in)
+        return grad_x if grad.ndim == 3 else grad_x.reshape(*grad.shape[:-1], -1)
 
     def _rows(self, x: Tensor) -> Tensor:
         """The rows of all further axes, one below the other: (R, B, ...)."""
@@ -149,26 +148,18 @@ class _Each(Layer[object]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, object]:
-        return each(_forward)(self.layer, x)
+        return each(type(self.layer).forward)(self.layer, x)
 
     @override
-    def backward(self, residuals: object, grad: Tensor) -> tuple["_Each", Tensor]:
-        grads, grad_x = each(_backward)(self.layer, residuals, grad)
-        return _Each(grads), grad_x
+    def backward(self, residuals: object, grad: Tensor) -> tuple[Self, Tensor]:
+        grads, grad_x = each(type(self.layer).backward)(self.layer, residuals, grad)
+        return self.gradient(grads), grad_x
 
     @override
-    def backward_params(self, residuals: object, grad: Tensor) -> "_Each":
-        return _Each(each(_backward_params)(self.layer, residuals, grad))
+    def backward_params(self, residuals: object, grad: Tensor) -> Self:
+        return self.gradient(each(type(self.layer).backward_params)(self.layer, residuals, grad))
 
-
-def _forward(layer: AnyLayer, x: Tensor) -> tuple[Tensor, object]:
-    result: tuple[Tensor, object] = layer.forward(x)
-    return result
-
-
-def _backward(layer: AnyLayer, residuals: object, grad: Tensor) -> tuple[AnyLayer, Tensor]:
-    return layer.backward(residuals, grad)
-
-
-def _backward_params(layer: AnyLayer, residuals: object, grad: Tensor) -> AnyLayer:
-    return layer.backward_params(residuals, grad)
+    @override
+    def backward_input(self, residuals: object, grad: Tensor) -> Tensor:
+        grad_x: Tensor = each(type(self.layer).backward_input)(self.layer, residuals, grad)
+        return grad_x

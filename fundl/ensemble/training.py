@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 from torch import Tensor
 
-from fundl._common.step_runner import StepRunner
 from fundl.ensemble._optimizers import of_runs
 from fundl.ensemble.models import Ensemble, require_keys
 from fundl.layer import Model
+from fundl.metrics import Metric
 from fundl.model import Loss
 from fundl.optim.transform import Transform
 from fundl.runs import MANY
-from fundl.training.evaluation import Evaluation, Metric, for_any_use
+from fundl.training._means import for_any_use
+from fundl.training._step_runner import StepRunner
+from fundl.training.evaluation import Evaluation
 from fundl.training.fitting import fold
 from fundl.training.run import Batches, Epoch, Run
 from fundl.training.step import Step, TrainState, step_of

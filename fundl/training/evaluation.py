@@ -1,30 +1,23 @@
 """What a model is worth on data that comes in batches: the means of a loss and of a metric."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Generic, Literal, TypeAlias, TypeVar, cast, final
+from collections.abc import Iterable
+from typing import TypeVar, cast, final
 
 import attrs
-import torch
-from torch import Tensor
 
-from fundl import tree
-from fundl._common.modes import callers_mode, no_grad
+from fundl._common.modes import no_grad
 from fundl.layer import Model
+from fundl.metrics import Metric
 from fundl.model import Loss, Pass, loss_and_gradient
-from fundl.runs import ONE, Runs, each, of_each
+from fundl.runs import ONE
+from fundl.training._means import Means
 from fundl.training.step import Report, pair
-from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
+from fundl.weights import by_rows, rule_of
 
-T = TypeVar("T")
 X = TypeVar("X")
 Target = TypeVar("Target")
 Prediction = TypeVar("Prediction")
-
-Metric: TypeAlias = Callable[[Prediction, Target], Tensor]
-"""A metric: from a prediction and its target to one number."""
-
-_BUFFER_NUMBERS: Final = 2**20  # so many predicted numbers wait to be measured together
 
 
 @final
@@ -82,227 +75,4 @@ def evaluate(
             means.add(x, target, Report(value, prediction))
     if not means.losses:
         raise ValueError("there is nothing to evaluate on: no batches came")
-    return means.results()[0]
-
-
-# --- Means over batches ---------------------------------------------------------------------------------------------
-
-
-class Means(Generic[Prediction, Target]):
-    """The mean loss and metric of many batches. Numbers stay on their device until the results are asked for.
-
-    Args:
-        rule: how the batches' losses weigh.
-        metric: to be measured as well.
-        runs: whether the numbers are of one run, or of many, each of which has means of its own.
-    """
-
-    def __init__(self, rule: Rule, metric: Metric[Prediction, Target] | None, runs: Runs) -> None:
-        self.losses: list[Tensor] = []
-        self.examples: int = 0
-        self._rule: Rule = runs.each(rule)
-        self._axes = runs.axes
-        self._weights: list[Weight] = []
-        self._measured = None if metric is None else _Measured(metric, runs)
-
-    def add(self, x: object, target: Target, report: Report[Prediction]) -> None:
-        """Add a batch, and its report."""
-        self.losses.append(report.loss)
-        self._weights.append(self._rule(report.prediction, target))
-        self.examples += count_along(x, self._axes)
-        if self._measured is not None:
-            self._measured.add(report.prediction, target)
-
-    def add_many(self, x: object, target: Target, reports: Report[Prediction]) -> None:
-        """Add batches, and their reports, that are along a first axis."""
-        count = len(reports.loss)
-        self.losses += reports.loss.unbind()
-        weights = each(self._rule)(reports.prediction, target)
-        self._weights += weights.unbind() if isinstance(weights, Tensor) else [weights] * count
-        self.examples += count * count_along(x, 1)
-        if self._measured is not None:
-            self._measured.add_many(reports.prediction, target)
-
-    def results(self) -> tuple[Evaluation, ...]:
-        """The means, one for each run; there must have been batches."""
-        losses = _mean(self.losses, self._weights, self._axes)
-        metrics = [math.nan] * len(losses) if self._measured is None else self._measured.mean()
-        return tuple(map(Evaluation, losses, metrics))
-
-    def divergence(self) -> tuple[int, int, float] | None:
-        """The first loss that counts and is not finite: its run, its place among the losses, and what it is."""
-        weights = _values(self._weights, self._axes)
-        for of_run, losses in enumerate(_values(self.losses, self._axes)):
-            for place, (loss, weight) in enumerate(zip(losses, weights[of_run % len(weights)], strict=True)):
-                if weight and not math.isfinite(loss):
-                    return of_run, place, loss
-        return None
-
-
-class _Measured(Generic[Prediction, Target]):
-    """The mean of a metric over many batches.
-
-    Measuring many small batches costs as much as their training. Where it is known what the metric is a mean over, it makes no
-    difference to measure several batches as one: so predictions wait, and are measured together.
-    """
-
-    def __init__(self, metric: Metric[Prediction, Target], runs: Runs) -> None:
-        rule = rule_of(metric)
-        self._metric, self._runs = metric, runs
-        self._rule, self._may_wait = rule or by_rows, rule is not None
-        self._waiting: list[tuple[Prediction, Target]] = []
-        self._waiting_numbers = 0
-        self._numbers: list[Tensor] = []
-        self._weights: list[Weight] = []
-        self._mode = callers_mode()
-
-    def add(self, prediction: Prediction, target: Target) -> None:
-        if not self._may_wait:
-            self._measure(prediction, target)
-            return
-        self._waiting.append((prediction, target))
-        self._waiting_numbers += prediction.numel() if isinstance(prediction, Tensor) else _numbers_in(prediction)
-        if self._waiting_numbers > _BUFFER_NUMBERS:
-            self._measure_waiting()
-
-    def add_many(self, prediction: Prediction, target: Target) -> None:
-        together = prediction, target
-        if self._may_wait and all(leaf.ndim > 1 for leaf in tree.leaves(together)):
-            self.add(*tree.map(lambda leaf: leaf.flatten(0, 1), together))
-        else:
-            for one in of_each(together):
-                self.add(*one)
-
-    def mean(self) -> list[float]:
-        self._measure_waiting()
-        return _mean(self._numbers, self._weights, self._runs.axes)
-
-    def _measure_waiting(self) -> None:
-        for together in concatenated(self._waiting, self._runs.axes):
-            self._measure(*together)
-        self._waiting, self._waiting_numbers = [], 0
-
-    def _measure(self, prediction: Prediction, target: Target) -> None:
-        with self._mode, no_grad():
-            prediction, target = for_any_use((prediction, target))
-            numbers = [self._number(*of_run) for of_run in self._runs.apart((prediction, target))]
-            self._numbers.append(torch.stack(numbers) if self._runs.axes else numbers[0])
-            self._weights.append(self._runs.each(self._rule)(prediction, target))
-
-    def _number(self, prediction: Prediction, target: Target) -> Tensor:
-        """The metric, which must be a single number."""
-        number: object = self._metric(prediction, target)
-        if not isinstance(number, Tensor):
-            name = getattr(self._metric, "__name__", "this one")
-            raise TypeError(
-                f"a metric returns a single number, a tensor without axes, but {name} returned {tree.describe(number)}: of a"
-                " float make torch.tensor(number); of several numbers return one, and measure the others with evaluate"
-            )
-        return number
-
-
-def _numbers_in(values: object) -> int:
-    return sum(leaf.numel() for leaf in tree.leaves(values))
-
-
-def for_any_use(values: T) -> T:
-    """A tree with copies of what was made in inference mode: autograd, and writing in place, refuse such tensors."""
-    return tree.map(lambda leaf: leaf.clone() if leaf.is_inference() else leaf, values)
-
-
-# --- Batches as one -------------------------------------------------------------------------------------------------
-
-
-def concatenated(batches: Sequence[T], axis: int = 0) -> list[T]:
-    """Batches that are alike in all but their rows as one, along an axis; one that is like no other stays by itself."""
-    if len(batches) < 2:
-        return [*batches]
-    structure = tree.flatten(batches[0])[1]
-    leaves, of_all = tree.flatten([*batches])  # one walk for all: there may be many small ones
-    if of_all == tree.flatten([batches[0]] * len(batches))[1]:
-        width = len(leaves) // len(batches)
-        columns = [leaves[place::width] for place in range(width)]
-        if all(_are_alike(column, axis) for column in columns):
-            return [tree.unflatten(structure, [_cat(column, axis) for column in columns])]
-    alike: dict[object, list[T]] = {}
-    for place, batch in enumerate(batches):
-        alike.setdefault(_kind(batch, axis) or place, []).append(batch)
-    return [one for group in alike.values() for one in concatenated(group, axis)]
-
-
-def _are_alike(column: Sequence[object], axis: int) -> bool:
-    """Whether tensors can be put together along an axis."""
-    first = column[0]
-    if not isinstance(first, Tensor):
-        return all(leaf is None for leaf in column)
-    shape, dtype, rest = first.shape, first.dtype, _rest(first, axis)
-    for leaf in column:
-        if not isinstance(leaf, Tensor) or leaf.dtype is not dtype or leaf.device != first.device:
-            return False
-        if leaf.shape != shape and _rest(leaf, axis) != rest:
-            return False
-    return len(shape) > axis
-
-
-def _rest(leaf: Tensor, axis: int) -> tuple[torch.Size, torch.Size]:
-    return leaf.shape[:axis], leaf.shape[axis + 1 :]
-
-
-def _kind(batch: object, axis: int) -> object:
-    """What batches must have in common to be made one; None if this one cannot be one with others."""
-    leaves, structure = tree.flatten(batch)
-    tensors = tree.leaves(batch)
-    if any(leaf.ndim <= axis for leaf in tensors) or len(tensors) + sum(leaf is None for leaf in leaves) < len(leaves):
-        return None
-    kinds = [leaf if leaf is None else (_rest(leaf, axis), leaf.dtype, leaf.device) for leaf in leaves]
-    return structure, *kinds
-
-
-def _cat(column: Sequence[Tensor | None], axis: int) -> Tensor | None:
-    tensors = [leaf for leaf in column if leaf is not None]
-    return torch.cat(tensors, axis) if tensors else None
-
-
-# --- Numbers --------------------------------------------------------------------------------------------------------
-
-
-def _mean(numbers: Sequence[Tensor], weights: Sequence[Weight], axes: Literal[0, 1]) -> list[float]:
-    """The weighted mean of numbers, for each run. One of weight 0 does not count: it may be no number at all."""
-    of_runs = _values(numbers, axes)
-    heavy = _values(weights, axes)
-    return [_mean_of_run(values, heavy[run % len(heavy)]) for run, values in enumerate(of_runs)]
-
-
-def _mean_of_run(values: Sequence[float], weights: Sequence[float]) -> float:
-    total = sum(weights)
-    if not total > 0:
-        raise ValueError("there is nothing to average: what the loss or the metric divided by is 0 for all batches together")
-    return sum([value * weight for value, weight in zip(values, weights, strict=True) if weight]) / total
-
-
-def _values(numbers: Sequence[Weight], axes: Literal[0, 1]) -> list[list[float]]:
-    """Numbers in a row, for each run, or for all if they are not tensors: the one place that waits for the device."""
-    tensors = [number for number in numbers if isinstance(number, Tensor)]
-    if not tensors:
-        return [[float(number) for number in numbers]]
-    if len(tensors) < len(numbers):
-        one = tensors[0]
-        tensors = [torch.as_tensor(number, dtype=one.dtype, device=one.device).expand(one.shape) for number in numbers]
-    try:
-        stacked = torch.stack(tensors, axes)  # (N,) or (R, N)
-    except RuntimeError as error:
-        raise _not_single(tensors, axes) from error
-    if stacked.ndim != axes + 1:
-        raise _not_single(tensors, axes)
-    rows: list[list[float]] = stacked.reshape(-1, len(tensors)).tolist()
-    return rows
-
-
-def _not_single(numbers: Sequence[Tensor], axes: Literal[0, 1]) -> ValueError:
-    shapes = " and ".join(sorted({str(tuple(number.shape)) for number in numbers}))
-    if axes:
-        return ValueError(
-            "a loss and a metric are single numbers for each run, tensors without axes, but those of all runs are of shape"
-            f" {shapes}"
-        )
-    return ValueError(f"a loss and a metric are single numbers, tensors without axes, not of shape {shapes}")
+    return Evaluation(*means.results()[0])

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from fundl import tree
-from fundl._common.progress import Progress, show
-from fundl._common.step_runner import Compile, CompiledStepRunner, StepRunner, pays
 from fundl.layer import Model
 from fundl.memory import keep_freed_memory
+from fundl.metrics import Metric
 from fundl.runs import ONE
-from fundl.training.evaluation import Evaluation, Metric, for_any_use
+from fundl.training._means import for_any_use
+from fundl.training._progress import Progress, show
+from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner, pays
+from fundl.training.evaluation import Evaluation
 from fundl.training.interruption import Interrupted, Left
 from fundl.training.run import Batches, Epoch, Run
 from fundl.training.step import Report, Step, TrainState

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from fundl import random, tree
 from fundl._common.modes import callers_mode, inference_mode
-from fundl._common.progress import Progress
-from fundl._common.step_runner import StepRunner
 from fundl.data import Minibatches
 from fundl.layer import Model
+from fundl.metrics import Metric
 from fundl.random import Key
 from fundl.runs import Runs
-from fundl.training.evaluation import Evaluation, Means, Metric, for_any_use
+from fundl.training._means import Means, for_any_use
+from fundl.training._progress import Progress
+from fundl.training._step_runner import StepRunner
+from fundl.training.evaluation import Evaluation
 from fundl.training.step import Report, Step, TrainState
 from fundl.weights import by_rows, rule_of
 
@@ -138,14 +140,14 @@ class Run(Generic[P, S, X, Target, Prediction]):
             folded = self.runs.each(lambda key: random.fold_in(key, _EPOCHS + first_step))(self.good.key)
         return folded.clone()
 
-    def _results(self, means: Means[Prediction, Target], epoch: int, first_step: int) -> tuple[Evaluation, ...]:
+    def _results(self, means: Means[Prediction, Target], epoch: int, first_step: int) -> list[Evaluation]:
         """The means of an epoch, if there were batches, and their losses finite."""
         if not means.losses:
             raise ValueError(
                 f"epoch {epoch} has no batches: batches are a list, a DataLoader, or a function of the epoch's key; an iterator"
                 " can be gone through only once"
             )
-        results = means.results()
+        results = [Evaluation(*result) for result in means.results()]
         if not all(math.isfinite(result.loss) for result in results) and (found := means.divergence()) is not None:
             run, place, value = found
             whose, its = (f" of run {run}", "its") if len(results) > 1 else ("", "the")

@@ -1,18 +1,18 @@
 """How the steps of a training run are taken: one by one, or many in one compiled call."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl._common.progress import Progress
 from fundl._compiling import inductor, torch_private
 from fundl._compiling.scan import Scanned, scan
 from fundl._compiling.tracing import TraceError
+from fundl.runs import together
+from fundl.training._progress import Progress
 
 S = TypeVar("S")
 B = TypeVar("B")
@@ -80,9 +80,9 @@ class CompiledStepRunner(StepRunner[S, B, R]):
                     state = taken[0]
                     yield taken
             else:
-                together = _stacked(group)
-                state, reports = many(state, together)
-                yield state, together, reports, len(group)
+                stacked = together(group)
+                state, reports = many(state, stacked)
+                yield state, stacked, reports, len(group)
 
     def _compiled(self, state: S, batch: B) -> "Scanned[[S, B], tuple[S, R]] | None":
         """What takes many steps at once, compiled by now; None if it cannot be."""
@@ -91,7 +91,7 @@ class CompiledStepRunner(StepRunner[S, B, R]):
         self._shown.say("compiling the step ...")
         start = time.perf_counter()
         try:
-            self._many(state, _stacked([batch]))
+            self._many(state, together([batch]))
         except Exception as error:  # what is wrong with the step itself comes up again as it runs as it is
             if self._insist:
                 raise
@@ -135,16 +135,3 @@ def _kind_of(batch: object) -> _Kind:
     """What batches have in common that one compiled step can take."""
     leaves, structure = tree.flatten(batch)
     return structure, *((leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-
-
-def _stacked(batches: Sequence[B]) -> B:
-    """Batches along a new first axis."""
-    structure = tree.flatten(batches[0])[1]
-    columns = zip(*(tree.flatten(batch)[0] for batch in batches), strict=True)
-    return tree.unflatten(structure, [_stack(column) for column in columns])
-
-
-def _stack(column: tuple[Tensor | None, ...]) -> Tensor | None:
-    """Tensors as one; what is no tensor is the same in all batches of one kind."""
-    tensors = [leaf for leaf in column if isinstance(leaf, Tensor)]
-    return torch.stack(tensors) if tensors else column[0]
