@@ -50,7 +50,7 @@ from fundl import (
     zeros,
 )
 from fundl.fan import fans_of
-from fundl.layers.convolution import Convolution
+from fundl.layers._convolution import Convolution
 
 L = TypeVar("L", Convolution, Linear, Bilinear)
 

@@ -10,30 +10,22 @@ import attrs
 import torch
 from typing_extensions import TypeVar, override
 
+from fundl._common import kernels
 from fundl._common.kernels import PerAxis
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, VarianceScaling
+from fundl.layers._convolution import Convolution, weight_and_bias
+from fundl.layers._spatial import Batch, Depth, Dilation, Height, KernelSize, Length, Stride, Width
 from fundl.layers.convolution import (
-    Batch,
-    Convolution,
-    Depth,
-    Dilation,
     Gap,
-    Height,
     In,
     InChannels,
     Kernel,
-    KernelSize,
-    Length,
     Out,
     OutChannels,
     Pad,
     Padding,
     Step,
-    Stride,
-    Width,
-    require_per_axis,
-    weight_and_bias,
 )
 from fundl.shapes import AnyShape, AnySize, Shape, Spreads
 
@@ -46,7 +38,46 @@ _UNIFORM: Final = VarianceScaling(1 / 3, "fan_out", "uniform")
 
 @attrs.frozen(eq=False)
 class TransposedConvolution(Convolution):
-    """A transposed convolution over any number of spatial axes."""
+    """A transposed convolution over any number of spatial axes.
+
+        y[o, {m}] = b[o] + sum over c and all {i}, {u} that lead to {m} of W[c, o, {u}] x[c, {i}]
+
+    where {m = i s + u d - p}, with kernel size k ({u} in 0 ... k-1),
+    stride s, padding p and dilation d. The padding is cut off.
+
+    Its vjp: grad_x is a convolution of grad with W, grad_weight a correlation of grad with x.
+
+        grad_x[c, {i}] = sum over o, {u} of W[c, o, {u}] grad[o, {m}]
+        grad_weight[c, o, {u}] = sum over the batch and {i} of x[c, {i}] grad[o, {m}]
+        grad_bias[o] = sum over the batch and {m} of grad[o, {m}]
+
+    Args:
+        weight: W, of shape (in, out / groups, {k}).
+        bias: b, of shape (out,), or None.
+        stride: s, from one window to the next, one for all axes or a tuple of one for each; 1 by default.
+        padding: p, elements that are cut off in front of each axis and as many behind; 0 by default.
+        dilation: d, from one element of a window to the next; 1 by default.
+        groups: into how many parts the channels are split; each part of the output's sees one of the input's. 1 by default.
+        output_padding: elements that are put behind each axis, less than the stride or the dilation; 0 by default. Convolutions
+            with a stride make one size of several: it chooses to which to go back.
+        weight_init: how `initialize` draws the weight; by default from U(-1/sqrt(n), 1/sqrt(n)), n = {volume} out / groups.
+        bias_init: how `initialize` draws the bias; by default as the weight.
+
+    Shape:
+        (B, in, {L}) to (B, out, {L'}), each size n to (n - 1) s - 2 p + d (k - 1) + 1 + output_padding;
+        or both without B
+
+    Residuals:
+        The input, shared, not copied.
+
+    Raises:
+        TypeError: a setting is not an integer or a tuple of such; the input's dtype is not the weight's.
+        ValueError: a setting is too small, or the output_padding too large; the input has other channels or axes, or so few
+            elements that all is cut off.
+
+    Source:
+        Zeiler, Krishnan, Taylor and Fergus, Deconvolutional networks, 2010.
+    """
 
     transposed = True
 
@@ -58,23 +89,24 @@ class TransposedConvolution(Convolution):
     @override
     def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
-        name = type(self).__name__
-        require_per_axis(name, "output_padding", self.output_padding, 0, self.axes)
+        self._require_integers("output_padding", self.output_padding, 0)
         most = map(max, self._each(self.stride), self._each(self.dilation))
         if any(more >= bound for more, bound in zip(self._output_padding(), most, strict=True)):
             raise ValueError(
-                f"{name}'s output_padding must be less than the stride or the dilation, not {self.output_padding} with a stride"
-                f" of {self.stride} and a dilation of {self.dilation}"
+                f"{type(self).__name__}'s output_padding must be less than the stride or the dilation, not"
+                f" {self.output_padding} with a stride of {self.stride} and a dilation of {self.dilation}"
             )
 
     @override
     def _output_padding(self) -> tuple[int, ...]:
         return self._each(self.output_padding)
 
+    @staticmethod
     @override
-    def _output_sides(self, sides: Sequence[int]) -> list[int]:
-        settings = zip(sides, self._padding(), self._spans(), self._each(self.stride), self._output_padding(), strict=True)
-        return [(side - 1) * stride - 2 * cut + span + 1 + more for side, cut, span, stride, more in settings]
+    def _output_sides(sides: Sequence[int], kernel: Sequence[int], settings: kernels.ConvolutionSettings) -> list[int]:
+        strides, paddings, dilations, _, output_paddings, _ = settings
+        each = zip(sides, kernel, strides, paddings, dilations, output_paddings, strict=True)
+        return [(side - 1) * step - 2 * cut + gap * (size - 1) + 1 + more for side, size, step, cut, gap, more in each]
 
     @override
     def _in_and_out(self) -> tuple[int, int]:
@@ -88,7 +120,7 @@ class TransposedConvolution(Convolution):
         return Spreads(batch, out_channels, settings, *sides)
 
 
-# --- To a signal -------------------------------------------------------------------------------------------------------
+# --- To a signal --------------------------------------------------------------------------------------------------------
 
 
 @final
@@ -97,43 +129,6 @@ class ConvTranspose1d(
     TransposedConvolution, Generic[InChannels, OutChannels, KernelSize, Stride, Padding, Dilation, OutputPadding]
 ):
     """A window for each element of the input, put side by side to make signals that are larger: the transpose of a `Conv1d`.
-
-        y[o, m] = b[o] + sum over c and i, u with i s + u d - p = m of W[c, o, u] x[c, i]
-
-    with kernel size k, stride s, padding p and dilation d. The padding is cut off.
-
-    Its vjp: grad_x is a convolution of grad with W, grad_weight a correlation of grad with x.
-
-        grad_x[c, i] = sum over o and u of W[c, o, u] grad[o, i s + u d - p]
-        grad_weight[c, o, u] = sum over the batch and i of x[c, i] grad[o, i s + u d - p]
-        grad_bias[o] = sum over the batch and m of grad[o, m]
-
-    Args:
-        weight: W, of shape (in, out / groups, k).
-        bias: b, of shape (out,), or None.
-        stride: s, from one window to the next, one for all axes or a tuple of one for each; 1 by default.
-        padding: p, elements that are cut off in front of each axis and as many behind; 0 by default.
-        dilation: d, from one element of a window to the next; 1 by default.
-        groups: into how many parts the channels are split; each part of the output's sees one of the input's. 1 by default.
-        output_padding: elements that are put behind each axis, less than the stride or the dilation; 0 by default. Convolutions
-            with a stride make one size of several: it chooses to which to go back.
-        weight_init: how `initialize` draws the weight.
-        bias_init: how `initialize` draws the bias.
-
-    Shape:
-        (B, in, L) to (B, out, L'), each size n to (n - 1) s - 2 p + d (k - 1) + 1 + output_padding;
-        or both without B
-
-    Residuals:
-        The input, shared, not copied.
-
-    Raises:
-        TypeError: a setting is not an integer or a tuple of such; the input's dtype is not the weight's.
-        ValueError: a setting is too small, or the output_padding too large; the input has other channels or axes, or so few
-            elements that all is cut off.
-
-    Source:
-        Zeiler, Krishnan, Taylor and Fergus, Deconvolutional networks, 2010.
 
     >>> from fundl import ConvTranspose1d, apply
     >>> double = ConvTranspose1d(weight=torch.ones(1, 1, 2), bias=None, stride=2)
@@ -170,22 +165,13 @@ def conv_transpose1d(
     """A `ConvTranspose1d` of the given sizes, without values: give it some with `initialize`.
 
     Args:
-        in_channels: of the input, at least 1.
-        out_channels: of the output, at least 1.
+        in_channels: of the input, at least 1, and a multiple of groups.
+        out_channels: of the output, likewise.
         kernel_size: of a window, one for all axes or a tuple of one for each.
-        stride: from one window to the next.
-        padding: elements that are cut off in front of each axis and as many behind.
-        dilation: from one element of a window to the next.
-        groups: into how many parts the channels are split, which must divide both numbers of channels.
-        output_padding: elements that are put behind each axis, less than the stride or the dilation.
         bias: whether to add a bias.
-        weight_init: how to draw the weight; by default from U(-1/sqrt(n), 1/sqrt(n)), n = out / groups k.
-        bias_init: how to draw the bias; by default as the weight.
         dtype: the parameters' dtype.
 
-    Raises:
-        TypeError: a setting is not an integer or a tuple of such.
-        ValueError: a size is too small, the groups do not divide the channels, or the output_padding is too large.
+    All other options are fields of `ConvTranspose1d`.
 
     >>> from fundl import apply, conv_transpose1d
     >>> conv_transpose1d(8, 3, kernel_size=5)
@@ -206,7 +192,7 @@ def conv_transpose1d(
     )
 
 
-# --- To an image -------------------------------------------------------------------------------------------------------
+# --- To an image --------------------------------------------------------------------------------------------------------
 
 
 @final
@@ -215,43 +201,6 @@ class ConvTranspose2d(
     TransposedConvolution, Generic[InChannels, OutChannels, KernelSize, Stride, Padding, Dilation, OutputPadding]
 ):
     """A window for each element of the input, put side by side to make images that are larger: the transpose of a `Conv2d`.
-
-        y[o, m, n] = b[o] + sum over c, i, j, u, v with i s + u d - p = m, j s + v d - p = n of W[c, o, u, v] x[c, i, j]
-
-    with kernel size k, stride s, padding p and dilation d. The padding is cut off.
-
-    Its vjp: grad_x is a convolution of grad with W, grad_weight a correlation of grad with x.
-
-        grad_x[c, i, j] = sum over o, u, v of W[c, o, u, v] grad[o, i s + u d - p, j s + v d - p]
-        grad_weight[c, o, u, v] = sum over the batch and i, j of x[c, i, j] grad[o, i s + u d - p, j s + v d - p]
-        grad_bias[o] = sum over the batch and m, n of grad[o, m, n]
-
-    Args:
-        weight: W, of shape (in, out / groups, k, k).
-        bias: b, of shape (out,), or None.
-        stride: s, from one window to the next, one for all axes or a tuple of one for each; 1 by default.
-        padding: p, elements that are cut off in front of each axis and as many behind; 0 by default.
-        dilation: d, from one element of a window to the next; 1 by default.
-        groups: into how many parts the channels are split; each part of the output's sees one of the input's. 1 by default.
-        output_padding: elements that are put behind each axis, less than the stride or the dilation; 0 by default. Convolutions
-            with a stride make one size of several: it chooses to which to go back.
-        weight_init: how `initialize` draws the weight.
-        bias_init: how `initialize` draws the bias.
-
-    Shape:
-        (B, in, H, W) to (B, out, H', W'), each size n to (n - 1) s - 2 p + d (k - 1) + 1 + output_padding;
-        or both without B
-
-    Residuals:
-        The input, shared, not copied.
-
-    Raises:
-        TypeError: a setting is not an integer or a tuple of such; the input's dtype is not the weight's.
-        ValueError: a setting is too small, or the output_padding too large; the input has other channels or axes, or so few
-            elements that all is cut off.
-
-    Source:
-        Zeiler, Krishnan, Taylor and Fergus, Deconvolutional networks, 2010.
 
     >>> from fundl import ConvTranspose2d, apply
     >>> double = ConvTranspose2d(weight=torch.ones(1, 1, 1, 2), bias=None, stride=(1, 2))
@@ -288,22 +237,13 @@ def conv_transpose2d(
     """A `ConvTranspose2d` of the given sizes, without values: give it some with `initialize`.
 
     Args:
-        in_channels: of the input, at least 1.
-        out_channels: of the output, at least 1.
+        in_channels: of the input, at least 1, and a multiple of groups.
+        out_channels: of the output, likewise.
         kernel_size: of a window, one for all axes or a tuple of one for each.
-        stride: from one window to the next.
-        padding: elements that are cut off in front of each axis and as many behind.
-        dilation: from one element of a window to the next.
-        groups: into how many parts the channels are split, which must divide both numbers of channels.
-        output_padding: elements that are put behind each axis, less than the stride or the dilation.
         bias: whether to add a bias.
-        weight_init: how to draw the weight; by default from U(-1/sqrt(n), 1/sqrt(n)), n = out / groups k k.
-        bias_init: how to draw the bias; by default as the weight.
         dtype: the parameters' dtype.
 
-    Raises:
-        TypeError: a setting is not an integer or a tuple of such.
-        ValueError: a size is too small, the groups do not divide the channels, or the output_padding is too large.
+    All other options are fields of `ConvTranspose2d`.
 
     >>> from fundl import apply, conv_transpose2d
     >>> conv_transpose2d(8, 3, kernel_size=5)
@@ -324,7 +264,7 @@ def conv_transpose2d(
     )
 
 
-# --- To a volume -------------------------------------------------------------------------------------------------------
+# --- To a volume --------------------------------------------------------------------------------------------------------
 
 
 @final
@@ -333,43 +273,6 @@ class ConvTranspose3d(
     TransposedConvolution, Generic[InChannels, OutChannels, KernelSize, Stride, Padding, Dilation, OutputPadding]
 ):
     """A window for each element of the input, put side by side to make volumes that are larger: the transpose of a `Conv3d`.
-
-        y[o, m] = b[o] + sum over c and i, u with i s + u d - p = m of W[c, o, u] x[c, i]
-
-    with kernel size k, stride s, padding p and dilation d; i, m and u are of three coordinates. The padding is cut off.
-
-    Its vjp: grad_x is a convolution of grad with W, grad_weight a correlation of grad with x.
-
-        grad_x[c, i] = sum over o and u of W[c, o, u] grad[o, i s + u d - p]
-        grad_weight[c, o, u] = sum over the batch and i of x[c, i] grad[o, i s + u d - p]
-        grad_bias[o] = sum over the batch and m of grad[o, m]
-
-    Args:
-        weight: W, of shape (in, out / groups, k, k, k).
-        bias: b, of shape (out,), or None.
-        stride: s, from one window to the next, one for all axes or a tuple of one for each; 1 by default.
-        padding: p, elements that are cut off in front of each axis and as many behind; 0 by default.
-        dilation: d, from one element of a window to the next; 1 by default.
-        groups: into how many parts the channels are split; each part of the output's sees one of the input's. 1 by default.
-        output_padding: elements that are put behind each axis, less than the stride or the dilation; 0 by default. Convolutions
-            with a stride make one size of several: it chooses to which to go back.
-        weight_init: how `initialize` draws the weight.
-        bias_init: how `initialize` draws the bias.
-
-    Shape:
-        (B, in, D, H, W) to (B, out, D', H', W'), each size n to (n - 1) s - 2 p + d (k - 1) + 1 + output_padding;
-        or both without B
-
-    Residuals:
-        The input, shared, not copied.
-
-    Raises:
-        TypeError: a setting is not an integer or a tuple of such; the input's dtype is not the weight's.
-        ValueError: a setting is too small, or the output_padding too large; the input has other channels or axes, or so few
-            elements that all is cut off.
-
-    Source:
-        Zeiler, Krishnan, Taylor and Fergus, Deconvolutional networks, 2010.
 
     >>> from fundl import ConvTranspose3d, apply
     >>> double = ConvTranspose3d(weight=torch.ones(1, 1, 1, 1, 2), bias=None, stride=(1, 1, 2))
@@ -406,22 +309,13 @@ def conv_transpose3d(
     """A `ConvTranspose3d` of the given sizes, without values: give it some with `initialize`.
 
     Args:
-        in_channels: of the input, at least 1.
-        out_channels: of the output, at least 1.
+        in_channels: of the input, at least 1, and a multiple of groups.
+        out_channels: of the output, likewise.
         kernel_size: of a window, one for all axes or a tuple of one for each.
-        stride: from one window to the next.
-        padding: elements that are cut off in front of each axis and as many behind.
-        dilation: from one element of a window to the next.
-        groups: into how many parts the channels are split, which must divide both numbers of channels.
-        output_padding: elements that are put behind each axis, less than the stride or the dilation.
         bias: whether to add a bias.
-        weight_init: how to draw the weight; by default from U(-1/sqrt(n), 1/sqrt(n)), n = out / groups k k k.
-        bias_init: how to draw the bias; by default as the weight.
         dtype: the parameters' dtype.
 
-    Raises:
-        TypeError: a setting is not an integer or a tuple of such.
-        ValueError: a size is too small, the groups do not divide the channels, or the output_padding is too large.
+    All other options are fields of `ConvTranspose3d`.
 
     >>> from fundl import apply, conv_transpose3d
     >>> conv_transpose3d(8, 3, kernel_size=5)
