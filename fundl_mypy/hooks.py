@@ -75,7 +75,7 @@ class FundlPlugin(Plugin):
         match fullname:
             case "fundl.model.compose":
                 return self._composed
-            case "fundl.tree.at":  # what is put at a place may have other sizes
+            case "fundl.tree._place.at":  # what is put at a place may have other sizes
                 return lambda context: without_sizes(context.default_return_type)
             case _:
                 return self._after(fullname)

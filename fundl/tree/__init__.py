@@ -1,0 +1,32 @@
+"""Trees of tensors: the one shape that parameters, gradients, optimizer state and residuals share.
+
+A tree is a tensor, None, a `Record`, or a tuple, list, dict or named tuple of trees. Records are frozen attrs classes:
+their fields that can hold tensors are the tree's children, all other fields (sizes, rates, initialisers) are static,
+a part of the tree's structure. None is a leaf, so that trees with and without a bias line up.
+
+A field marked ``attrs.field(metadata=BUFFER)`` is a child that no optimizer touches. The *trainable* leaves of a
+tree are its tensors that are not in a buffer.
+
+optree does the walking, in C++, and holds the structures. The one exception is what a training step does three times:
+taking the trainable leaves out of a tree and putting others in. There a few lines of our own are three times as fast.
+"""
+
+# fmt: off
+from fundl.tree._structure import (
+    Structure as Structure, flatten as flatten, leaves as leaves, paths as paths,
+    require_same_structure as require_same_structure, unflatten as unflatten,
+)
+from fundl.tree._records import BUFFER as BUFFER, STATISTIC as STATISTIC, Record as Record, describe as describe
+from fundl.tree._nodes import (
+    map_records as map_records, misplaced_tensors as misplaced_tensors, outer_records as outer_records, parts as parts,
+    rebuilt as rebuilt, records as records, records_in_buffers as records_in_buffers, static_fields as static_fields,
+)
+from fundl.tree._trainable import (
+    trainable_leaves as trainable_leaves, trainable_paths as trainable_paths,
+    with_trainable_leaves as with_trainable_leaves,
+)
+from fundl.tree._mapping import (
+    cast_to as cast_to, map as map, move_to as move_to, stack as stack, unstack as unstack, zeros_like as zeros_like,
+)
+from fundl.tree._measures import count as count, equal as equal, nbytes as nbytes, norm as norm, norm_of as norm_of
+from fundl.tree._place import Place as Place, at as at

@@ -1,0 +1,120 @@
+"""Trees made of other trees, leaf by leaf."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar, overload
+
+import torch
+from torch import Tensor
+
+from fundl.tree._records import describe
+from fundl.tree._structure import flatten, leaves, paths, require_same_structure, unflatten
+
+T = TypeVar("T")
+
+
+@overload
+def map(function: Callable[[Tensor], Tensor], tree: T, /) -> T: ...
+@overload
+def map(function: Callable[[Tensor, Tensor], Tensor], tree: T, second: T, /) -> T: ...
+@overload
+def map(function: Callable[[Tensor, Tensor, Tensor], Tensor], tree: T, second: T, third: T, /) -> T: ...
+def map(function: Callable[..., Tensor], tree: T, /, *rest: T) -> T:  # type: ignore[explicit-any]  # see the overloads
+    """Apply a function to each tensor of a tree, or to the tensors at the same place of several trees.
+
+    None stays None. All trees must have the structure of the first.
+
+    Args:
+        function: takes as many tensors as there are trees, and returns one.
+        tree: the tree whose structure the result has.
+        rest: more trees of the same structure.
+
+    Raises:
+        TypeError: the structures differ; the message tells where.
+
+    >>> from fundl import tree
+    >>> tree.map(torch.add, (torch.ones(2), None), (torch.ones(2), None))
+    (tensor([2., 2.]), None)
+    """
+    first, structure = flatten(tree)
+    others = [flatten(other) for other in rest]
+    for place, (_, other_structure) in enumerate(others):
+        if other_structure != structure:
+            require_same_structure(tree, rest[place], names=("the first tree", f"tree {place + 2}"))
+    columns = [*zip(first, *(other for other, _ in others), strict=True)]
+    for place, column in enumerate(columns):
+        if len({leaf is None for leaf in column}) > 1:
+            raise TypeError(f"at {paths(tree)[place]}, some of the trees have a tensor and others None")
+    return unflatten(structure, [None if leaf is None else function(leaf, *more) for leaf, *more in columns])
+
+
+def stack(trees: Sequence[T]) -> T:
+    """Trees of one structure as one, whose tensors have a first axis that tells them apart; None stays None.
+
+    Args:
+        trees: at least 1.
+
+    Raises:
+        TypeError: the structures differ, or there is a tensor in one and None in the same place of another.
+
+    >>> from fundl import tree
+    >>> tree.stack([(torch.zeros(2), None), (torch.ones(2), None)])
+    (tensor([[0., 0.],
+            [1., 1.]]), None)
+    """
+    leaves, structure = flatten(trees[0])
+    for place, other in enumerate(trees[1:], start=1):
+        require_same_structure(trees[0], other, names=("tree 0", f"tree {place}"))
+    columns = zip(*(flatten(other)[0] for other in trees), strict=True)
+    stacked = [None if leaf is None else _stacked(column) for leaf, column in zip(leaves, columns, strict=True)]
+    return unflatten(structure, stacked)
+
+
+def _stacked(column: tuple[Tensor | None, ...]) -> Tensor:
+    tensors = [leaf for leaf in column if leaf is not None]
+    if len(tensors) < len(column):
+        raise TypeError(f"at the same place, some of the trees have a tensor and others None: {describe(column)}")
+    return torch.stack(tensors)
+
+
+def unstack(tree: T, count: int) -> list[T]:
+    """The trees that were stacked: undoes `stack`. Their tensors are views.
+
+    Args:
+        tree: whose tensors have a first axis of the size `count`.
+        count: how many trees there are.
+
+    >>> from fundl import tree
+    >>> tree.unstack((torch.tensor([[1.0, 2.0], [3.0, 4.0]]), None), 2)
+    [(tensor([1., 2.]), None), (tensor([3., 4.]), None)]
+    """
+    leaves, structure = flatten(tree)
+    rows = zip(*((None,) * count if leaf is None else leaf.unbind() for leaf in leaves), strict=True) if leaves else ()
+    return [unflatten(structure, row) for row in rows] if leaves else [tree] * count
+
+
+def cast_to(tree: T, dtype: torch.dtype) -> T:
+    """The tree with its floating-point tensors in another dtype; integer and boolean tensors stay as they are.
+
+    >>> from fundl import tree
+    >>> tree.cast_to((torch.ones(1), torch.tensor(3)), torch.float64)
+    (tensor([1.], dtype=torch.float64), tensor(3))
+    """
+    return map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, tree)
+
+
+def move_to(tree: T, device: torch.device | str) -> T:
+    """The tree with its tensors on another device.
+
+    Raises:
+        ValueError: a tensor is on the meta device: it has no values to move.
+    """
+    if torch.device(device).type != "meta" and any(leaf.is_meta for leaf in leaves(tree)):
+        raise ValueError(
+            f"tensors on the meta device have no values to move to {device}: call initialize(key, model, device=...) first"
+        )
+    return map(lambda leaf: leaf.to(device), tree)
+
+
+def zeros_like(tree: T) -> T:
+    """The tree with every tensor replaced by zeros of its shape, dtype and device."""
+    return map(torch.zeros_like, tree)

@@ -1,0 +1,105 @@
+"""Numbers about trees: how large they are, how many elements they hold, whether two are the same."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fundl._common.modes import is_traced
+from fundl.tree._structure import flatten, leaves
+from fundl.tree._trainable import trainable_leaves
+
+
+def norm(tree: object) -> Tensor:
+    """The global norm of a tree: the square root of the sum of the squares of all its trainable elements.
+
+    It is right wherever float32 (float64, if an element is) can hold it, also where it could not hold the squares.
+
+    >>> from fundl import tree
+    >>> tree.norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])})
+    tensor(5.)
+    """
+    tensors = trainable_leaves(tree)
+    return norm_of(tensors).to(torch.float64 if _is_wide(tensors) else torch.float32)
+
+
+def norm_of(tensors: Sequence[Tensor]) -> Tensor:
+    """The global norm of several tensors, in float32, or in float64 where that could not hold it or its square."""
+    if not tensors:
+        return torch.zeros(())
+    wide = _is_wide(tensors)
+    if is_traced() or not tensors[0].is_cpu:
+        return _scaled_norm(tensors) if wide else _plain_norm(tensors, torch.float64)
+    total = _plain_norm(tensors, torch.float64 if wide else torch.float32)
+    least, most = (1e-140, 1e150) if wide else (1e-15, 1e18)
+    # For the CPU, to look at a number costs little, and sums in a wider dtype much.
+    if least < total.item() < most:
+        return total
+    return _scaled_norm(tensors) if wide else _plain_norm(tensors, torch.float64)
+
+
+def _is_wide(tensors: Sequence[Tensor]) -> bool:
+    return torch.float64 in [tensor.dtype for tensor in tensors]
+
+
+def _plain_norm(tensors: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """The norm by squares of that dtype; half precision would overflow at 256."""
+    total: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tuple(tensors), dtype=dtype)))
+    return total
+
+
+def _scaled_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """The norm where even float64 may not hold the squares: all is divided by the largest number first."""
+    filled = [tensor.to(torch.float64) for tensor in tensors if tensor.numel()]
+    if not filled:
+        return torch.zeros((), dtype=torch.float64, device=tensors[0].device)
+    largest = torch.stack(torch._foreach_norm(filled, math.inf)).amax()
+    unit = torch.where(largest.isfinite() & (largest > 0), largest, 1.0)
+    return unit * _plain_norm(torch._foreach_div(filled, unit), torch.float64)
+
+
+def count(tree: object) -> int:
+    """How many trainable numbers a tree holds.
+
+    >>> from fundl import tree
+    >>> tree.count((torch.zeros(2, 3), None, torch.zeros(2)))
+    8
+    """
+    return sum(leaf.numel() for leaf in trainable_leaves(tree))
+
+
+def nbytes(tree: object) -> int:
+    """How many bytes all the tensors of a tree take, buffers included.
+
+    >>> from fundl import tree
+    >>> tree.nbytes((torch.zeros(2, 3), torch.tensor(1)))
+    32
+    """
+    return sum(leaf.nbytes for leaf in leaves(tree))
+
+
+def equal(first: object, second: object) -> bool:
+    """Whether two trees have the same structure, and leaves of the same shape, dtype and bits (NaN equals NaN).
+
+    >>> from fundl import tree
+    >>> tree.equal((torch.ones(2), None), (torch.ones(2), None)), tree.equal((torch.ones(2),), (torch.zeros(2),))
+    (True, False)
+    """
+    first_leaves, first_structure = flatten(first)
+    second_leaves, second_structure = flatten(second)
+    return first_structure == second_structure and all(
+        _same_bits(one, other) for one, other in zip(first_leaves, second_leaves, strict=True)
+    )
+
+
+def _same_bits(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    if first.shape != second.shape or first.dtype != second.dtype:
+        return False
+    if first.is_meta or second.is_meta:
+        return first.device == second.device
+    if first.numel() == 0:
+        return True
+    return torch.equal(*(leaf.contiguous().view(-1).view(torch.uint8) for leaf in (first, second)))

@@ -1,0 +1,128 @@
+"""Nodes of trees: their parts, nodes made of other parts, and the records among them."""
+
+import copy
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar, cast
+
+import attrs
+from torch import Tensor
+
+from fundl.tree._records import Record
+from fundl.tree._structure import flatten
+
+T = TypeVar("T")
+
+
+def parts(node: object) -> list[tuple[str, object]]:
+    """The parts of a node, each with the step that leads to it as one would write it: ``.weight``, ``[0]``, ``['a']``."""
+    match node:
+        case Record():
+            return [(f".{name}", getattr(node, name)) for name in node.children]
+        case tuple() | list():
+            names: Sequence[str] = getattr(node, "_fields", ())  # of a named tuple
+            steps = [f".{name}" for name in names] or [f"[{index}]" for index in range(len(node))]
+            return [*zip(steps, node, strict=True)]
+        case dict():
+            return [(f"[{key!r}]", part) for key, part in node.items()]
+        case _:
+            return []
+
+
+def rebuilt(sequence: Sequence[object], parts: Sequence[object]) -> object:
+    """The parts as a list, tuple or named tuple, whichever the sequence is."""
+    if isinstance(sequence, list):
+        return [*parts]
+    if type(sequence) is tuple:
+        return tuple(parts)
+    make: Callable[[Iterable[object]], object] = operator.attrgetter("_make")(type(sequence))  # every named tuple has it
+    return make(parts)
+
+
+def evolved(record: Record, changes: Mapping[str, object]) -> Record:
+    """The record with some fields changed, through its constructor; a private field goes in without its underscore."""
+    aliases = {field.name: field.alias for field in attrs.fields(type(record))}
+    return attrs.evolve(record, **{aliases[name]: value for name, value in changes.items()})
+
+
+# --- Records -----------------------------------------------------------------------------------------------------------
+
+
+def records(tree: object) -> list[Record]:
+    """Every record of a tree, outer before inner, from left to right; of records that are stacked, each of them."""
+    return [record for record, _ in _records(tree, in_buffer=False)]
+
+
+def outer_records(tree: object) -> list[Record]:
+    """The records of a tree that are inside no other, from left to right; stacked ones as they are."""
+    return [tree] if isinstance(tree, Record) else [record for _, part in parts(tree) for record in outer_records(part)]
+
+
+def records_in_buffers(tree: object) -> list[bool]:
+    """For each of the `records`, whether it is inside a buffer, where none of its tensors is trainable."""
+    return [in_buffer for _, in_buffer in _records(tree, in_buffer=False)]
+
+
+def _records(tree: object, *, in_buffer: bool) -> list[tuple[Record, bool]]:
+    if not isinstance(tree, Record):
+        return [inner for _, part in parts(tree) for inner in _records(part, in_buffer=in_buffer)]
+    held = [(part, in_buffer or name not in tree.trainable) for name in tree.children for part in tree.trees_of(name)]
+    return [(tree, in_buffer), *(inner for part, is_buffer in held for inner in _records(part, in_buffer=is_buffer))]
+
+
+def misplaced_tensors(tree: object) -> list[str]:
+    """The fields of a tree's records that hold a tensor though their annotation names none; there should be none.
+
+    Such a tensor would be static: no gradient, no optimizer and no file would see it.
+    """
+    return static_fields(tree, lambda value: isinstance(value, Tensor))
+
+
+def static_fields(tree: object, holds: Callable[[object], bool]) -> list[str]:
+    """The static fields of a tree's records that hold a thing of some kind, by the names of their classes and their own."""
+    return [
+        f"{type(record).__name__}.{field.name}"
+        for record in records(tree)
+        for field in attrs.fields(type(record))
+        if field.name not in record.children and any(holds(leaf) for leaf in flatten(getattr(record, field.name))[0])
+    ]
+
+
+def map_records(function: Callable[[Record], Record], tree: T) -> T:
+    """Replace each record of a tree by a function of it, outer before inner, in the order of `records`.
+
+    The function sees a record whose inner records are still the old ones; those of what it returns come next. If it puts
+    something around a record, as `frozen` does, it does not see that record again, only those in it.
+    """
+    try:
+        mapped = _map_records(function, tree)
+    except RecursionError as error:
+        raise RecursionError(
+            "the function of map_records sees what it returns again, part by part, and so finds no end: it may put a layer"
+            " around a record that it was given, but not around a new one of the kind that it looks for"
+        ) from error
+    return cast("T", mapped)  # a record is replaced by one of its class: the tree keeps its type
+
+
+def _map_records(function: Callable[[Record], Record], tree: object, seen: tuple[Record, ...] = ()) -> object:
+    match tree:
+        case Record():
+            new = tree if any(tree is one for one in seen) else function(tree)
+            seen = seen if new is tree else (*seen, tree)
+            changed: dict[str, object] = {}
+            for name in new.children:
+                before = new.trees_of(name)
+                after = [_map_records(function, part, seen) for part in before]
+                if any(part is not old for part, old in zip(after, before, strict=True)):
+                    changed[name] = new.child_of(name, before, after)
+            return evolved(new, changed) if changed else new
+        case tuple() | list():
+            mapped = [_map_records(function, part, seen) for part in tree]
+            unchanged = all(part is old for part, old in zip(mapped, tree, strict=True))
+            return tree if unchanged else rebuilt(tree, mapped)
+        case dict():
+            new_dict = copy.copy(tree)
+            new_dict.update({key: _map_records(function, part, seen) for key, part in tree.items()})
+            return new_dict
+        case _:
+            return tree
