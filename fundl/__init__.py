@@ -53,8 +53,10 @@ from fundl.layers.batch_norm import (
     without_statistics as without_statistics,
 )
 from fundl.layers.normalization import (
-    GroupNorm as GroupNorm, InstanceNorm as InstanceNorm, LayerNorm as LayerNorm, RMSNorm as RMSNorm,
-    group_norm as group_norm, instance_norm as instance_norm, layer_norm as layer_norm, rms_norm as rms_norm,
+    LayerNorm as LayerNorm, RMSNorm as RMSNorm, layer_norm as layer_norm, rms_norm as rms_norm,
+)
+from fundl.layers.group_norm import (
+    GroupNorm as GroupNorm, InstanceNorm as InstanceNorm, group_norm as group_norm, instance_norm as instance_norm,
 )
 from fundl.layers.weight_norm import (
     WeightNorm as WeightNorm, WeightStandardization as WeightStandardization, weight_norm as weight_norm,

@@ -68,12 +68,14 @@ def layer_norm_backward(  # noqa: PLR0917  # as the kernel has them
     rstd: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    mask: Mask,
 ) -> Gradients:
-    """As the kernel."""
+    """As the kernel, of all that is there."""
+    there = True, weight is not None, bias is not None
     if x.dtype not in HALF or x.is_cuda:
-        return kernels.layer_norm_backward(grad, x, sizes, mean, rstd, weight, bias, mask)
-    found = kernels.layer_norm_backward(widened(grad), widened(x), sizes, mean, rstd, widened(weight), widened(bias), mask)
+        found = kernels.layer_norm_backward(grad, x, sizes, mean, rstd, weight, bias, there)
+    else:
+        wide = widened(grad), widened(x), sizes, mean, rstd, widened(weight), widened(bias)
+        found = kernels.layer_norm_backward(*wide, there)
     return rounded(found, x, weight, bias)
 
 
@@ -104,19 +106,18 @@ def batch_norm_backward(  # noqa: PLR0917  # as the kernel has them
     grad: Tensor,
     x: Tensor,
     weight: Tensor | None,
+    bias: Tensor | None,
     mean: Tensor | None,
     var: Tensor | None,
     batch_mean: Tensor | None,
     rstd: Tensor | None,
     from_batch: bool,
     eps: float,
-    mask: Mask,
 ) -> Gradients:
-    """As the kernel."""
-    if x.dtype not in HALF:
-        return kernels.batch_norm_backward(grad, x, weight, mean, var, batch_mean, rstd, from_batch, eps, mask)
+    """As the kernel, of all that is there."""
+    there = True, weight is not None, bias is not None
     wide = widened(grad), widened(x), widened(weight), widened(mean), widened(var), widened(batch_mean), widened(rstd)
-    return rounded(kernels.batch_norm_backward(*wide, from_batch, eps, mask), x, weight, weight)
+    return rounded(kernels.batch_norm_backward(*wide, from_batch, eps, there), x, weight, bias)
 
 
 @overload
@@ -129,10 +130,10 @@ def alike(x: Tensor, parameter: Tensor | None) -> Tensor | None:
 
 
 def rounded(found: Gradients, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Gradients:
-    """Gradients in the dtypes of what they are with respect to."""
+    """Gradients in the dtypes of what they are with respect to, and None for None: in forward mode, torch has zeros for it."""
     grad_x, grad_weight, grad_bias = found
-    grad_weight = narrowed(grad_weight, x if weight is None else weight)
-    return narrowed(grad_x, x), grad_weight, narrowed(grad_bias, x if bias is None else bias)
+    grad_weight = None if weight is None else narrowed(grad_weight, weight)
+    return narrowed(grad_x, x), grad_weight, None if bias is None else narrowed(grad_bias, bias)
 
 
 # --- Lookups and convolutions ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, Stacked, xavier_uniform, zeros
 from fundl.layer import Layer
 from fundl.layers._layout import as_matrix
-from fundl.layers.normalization import require_dtype
+from fundl.layers._refusals import require_dtype
 from fundl.layers.positional import Rotation, rotation
 from fundl.layers.softmax import softmax_backward
 from fundl.random import Key, bernoulli
@@ -631,4 +631,4 @@ def _explain(layer: str, name: str, x: Tensor, weight: Tensor, error: RuntimeErr
             f"{layer} expects {features} features, but {name} is of shape {tuple(x.shape)}: its last axis must be of size"
             f" {features}"
         ) from error
-    require_dtype(layer, weight, x, error)
+    require_dtype(f"{layer}'s parameters are", weight, x, error)

@@ -6,7 +6,7 @@ of the batches of training, and `without_statistics` is the model as it is train
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Generic, final
+from typing import Generic, Self, final
 
 import attrs
 import torch
@@ -20,7 +20,8 @@ from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer, Model
 from fundl.layers._layout import in_a_row, require_sizes
-from fundl.layers.normalization import require_channels, require_dtype, require_eps, scale_and_shift
+from fundl.layers._normalizing import require_channels, require_eps, scale_and_shift
+from fundl.layers._refusals import require_at_least_one, require_dtype
 from fundl.model import forward
 from fundl.shapes import AnySize, Shape, expect
 from fundl.tree import STATISTIC, Record
@@ -126,50 +127,25 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
             y, mean, rstd = half.batch_norm(x, self.weight, self.bias, self.mean, self.var, self.eps)
         except RuntimeError as error:
             for parameter in tree.leaves(self):
-                require_dtype("BatchNorm", parameter, x, error)
+                require_dtype("BatchNorm's parameters are", parameter, x, error)
             raise
         return y, (x, Statistics(mean, rstd, count) if self.mean is None else None)
 
     @override
-    def backward(self, residuals: tuple[Tensor, Statistics | None], grad: Tensor) -> tuple["BatchNorm[Channels]", Tensor]:
-        return self._backward(residuals, grad)
-
-    @override
-    def backward_params(self, residuals: tuple[Tensor, Statistics | None], grad: Tensor) -> "BatchNorm[Channels]":
-        if self.weight is None and self.bias is None:
-            return self
-        return self._backward(residuals, grad, with_grad_x=False)[0]
-
-    @override
-    def backward_input(self, residuals: tuple[Tensor, Statistics | None], grad: Tensor) -> Tensor:
-        return self._backward(residuals, grad, with_grads=False)[1]
-
-    def _backward(
-        self, residuals: tuple[Tensor, Statistics | None], grad: Tensor, *, with_grads: bool = True, with_grad_x: bool = True
-    ) -> tuple["BatchNorm[Channels]", Tensor]:
+    def backward(self, residuals: tuple[Tensor, Statistics | None], grad: Tensor) -> tuple[Self, Tensor]:
         x, statistics = residuals
         require_sizes(grad, x.shape)
         require_channels("BatchNorm", self.weight, self.mean, x=x)
         if not x.numel():
             return tree.with_trainable_leaves(self, [torch.zeros_like(leaf) for leaf in tree.trainable_leaves(self)]), grad
         # The kernel for inputs without space reads what belongs to the channels as if it were contiguous.
-        weight, own_mean, own_var = in_a_row(self.weight), in_a_row(self.mean), in_a_row(self.var)
+        weight, mean, var = in_a_row(self.weight), in_a_row(self.mean), in_a_row(self.var)
         # With statistics, the kernel does not look at those of the batch, but vmap's rule for it wants some.
-        mean, rstd = (own_mean, own_var) if statistics is None else (statistics.mean, statistics.rstd)
-        mask = (with_grad_x, with_grads and weight is not None, with_grads and self.bias is not None)
-        grad_x, grad_weight, grad_bias = half.batch_norm_backward(
-            grad, x, weight, own_mean, own_var, mean, rstd, statistics is not None, self.eps, mask
+        batch_mean, rstd = (mean, var) if statistics is None else (statistics.mean, statistics.rstd)
+        grad_x, *grads = half.batch_norm_backward(
+            grad, x, weight, self.bias, mean, var, batch_mean, rstd, statistics is not None, self.eps
         )
-        grads: BatchNorm[Channels] = BatchNorm(
-            grad_weight if mask[1] else None,  # in forward mode, torch has zeros for None
-            grad_bias if mask[2] else None,
-            mean=self.mean,
-            var=self.var,
-            eps=self.eps,
-            weight_init=self.weight_init,
-            bias_init=self.bias_init,
-        )
-        return grads, grad_x
+        return self.gradient(*grads), grad_x
 
     @override
     def output_shape(self, shape: Shape[Batch, Channels, *Space]) -> Shape[Batch, Channels, *Space]:
@@ -196,10 +172,9 @@ def batch_norm(
     Args:
         channels: the size of the input's axis 1.
         bias: whether to add a bias.
-        eps: added to the variance.
-        weight_init: how to draw the weight; ones by default.
-        bias_init: how to draw the bias; zeros by default.
         dtype: the parameters' dtype.
+
+    All other options are fields of `BatchNorm`.
 
     Raises:
         ValueError: there is no channel, or eps is negative.
@@ -208,6 +183,7 @@ def batch_norm(
     >>> batch_norm(32)
     BatchNorm(weight=float32[32], bias=float32[32], mean=None, var=None)
     """
+    require_at_least_one(channels=channels)
     weight, shift = scale_and_shift(channels, bias=bias, dtype=dtype)
     return BatchNorm(weight, shift, eps=eps, weight_init=weight_init, bias_init=bias_init)
 

@@ -12,7 +12,7 @@ from fundl.initializers import Dependent, Initializer, ones
 from fundl.layer import AnyLayer
 from fundl.layers._inside import Around, forward_inside
 from fundl.layers._layout import require_sizes
-from fundl.layers.normalization import require_eps
+from fundl.layers._normalizing import require_eps
 from fundl.model import require_model
 from fundl.shapes import S, Through
 from fundl.tree import describe
@@ -225,9 +225,7 @@ class WeightStandardization(Around[tuple[Tensor, Tensor, Tensor]], Generic[L]):
         _, mean, rstd = own
         v, grad_weight = _weight(self.layer), _weight(grads)
         rows = v.flatten(1)
-        grad_rows, _, _ = half.layer_norm_backward(
-            grad_weight.flatten(1), rows, rows.shape[1:], mean, rstd, None, None, (True, False, False)
-        )
+        grad_rows, _, _ = half.layer_norm_backward(grad_weight.flatten(1), rows, rows.shape[1:], mean, rstd, None, None)
         return self.gradient(_with_weight(cast("L", grads), grad_rows.view(v.shape)))
 
     @override

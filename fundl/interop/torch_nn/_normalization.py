@@ -22,7 +22,8 @@ from fundl.interop.torch_nn._counterparts import (
 from fundl.interop.torch_nn._rules import ConvertInside, channels_of, model_of, module_of, require_axes
 from fundl.layer import AnyLayer
 from fundl.layers.batch_norm import BatchNorm
-from fundl.layers.normalization import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from fundl.layers.group_norm import GroupNorm, InstanceNorm
+from fundl.layers.normalization import LayerNorm, RMSNorm
 from fundl.shapes import AnyShape
 
 N = TypeVar("N", bound=nn.Module)
