@@ -39,8 +39,7 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
         prediction: logits, log-probabilities or probabilities.
         target: class indices, or scores such as one-hot ones, whose highest is the class; with a threshold, labels.
         threshold: above which a score means yes: 0.0 for logits and for outputs that aim at -1 and 1, 0.5 for probabilities.
-        axis: of the prediction, that of the classes, and of a target of scores; 1 by default. Models of sequences give
-            (B, T, C): take -1.
+        axis: that of the classes, in the prediction and in a target of scores: -1 for sequences (B, T, C).
 
     Shape:
         (B, C, ...) with C > 1, and (B, ...) or (B, C, ...), to (); with a threshold any, the same for both, to ()
@@ -86,8 +85,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int, axis: 
         prediction: scores of the classes, the highest of which decides; or the indices of the predicted classes.
         target: the true classes: indices, or scores such as one-hot ones, whose highest is the class.
         classes: C, how many classes there are, at least 1.
-        axis: of the prediction, that of the classes, and of a target of scores; 1 by default. Models of sequences give
-            (B, T, C): take -1.
+        axis: that of the classes, in the prediction and in a target of scores: -1 for sequences (B, T, C).
 
     Shape:
         (B, C, ...) for floating-point scores or (B, ...) for indices, and (B, ...) or (B, C, ...), to (C, C), int64

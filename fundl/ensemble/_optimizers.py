@@ -65,10 +65,8 @@ class _EachRun(Transform[S]):
         return [self.transform.weighed(weight) for weight in of_runs]
 
     def _of_each(self, rules: Sequence[Rule[S]], grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
-        runs = range(len(rules))
-        states, all_grads, all_params = (
-            of_each(state) if tree.leaves(state) else [state for _ in runs],
-            of_each(grads),
-            of_each(params),
+        states = of_each(state) if tree.leaves(state) else [state] * len(rules)
+        of_runs = zip(rules, of_each(grads), states, of_each(params), strict=True)
+        return together(
+            [rule(grads_of_run, state_of_run, params_of_run) for rule, grads_of_run, state_of_run, params_of_run in of_runs]
         )
-        return together([rules[run](all_grads[run], states[run], all_params[run]) for run in runs])

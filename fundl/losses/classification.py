@@ -65,8 +65,7 @@ def cross_entropy(
         label_smoothing: s, from 0 to 1.
         ignore_index: a class index that marks samples to leave out. If all are left out, or of weight 0, the mean is nan, and
             its gradient 0.
-        axis: of the prediction, that of the classes, and of a target of probabilities; 1 by default. Models of sequences give
-            (B, T, C): take -1.
+        axis: that of the classes, in the prediction and in a target of probabilities: -1 for sequences (B, T, C).
         reduction: "mean", "sum" or "batch_mean".
 
     Shape:
@@ -130,12 +129,7 @@ def nll(
     Args:
         prediction: x, log-probabilities.
         target: y, class indices, integers from 0 to C - 1.
-        weight: w, of shape (C,); by default all 1.
-        ignore_index: a class index that marks samples to leave out. If all are left out, or of weight 0, the mean is nan, and
-            its gradient 0.
-        axis: of the prediction, that of the classes; 1 by default. Models of sequences give
-            (B, T, C): take -1.
-        reduction: "mean", "sum" or "batch_mean".
+        weight, ignore_index, axis, reduction: see `cross_entropy`.
 
     Shape:
         (B, C, ...) and (B, ...) to (); C where `axis` says
