@@ -1,8 +1,8 @@
 """Compiled functions in files: what one process traced and compiled, another one runs, on a machine without a compiler.
 
-A file is a zip archive: a manifest in JSON, that says what the file is of and what it needs, and is checked before all else;
-for each compiled form a pickle of its kind and of what its result is made of, and the tensors that it uses; and the libraries,
-each in a folder named by the digest of its files. So a file can add a library to those that are on disk, and change none.
+A file is a zip archive. It has a manifest in JSON, which is checked before all else; for each compiled program (a form) a
+pickle of its cache key and of what goes with its library, and the tensors that it uses; and the libraries, each in a folder
+named by the digest of its files. So a file can add a library to those that are on disk, and change none.
 """
 
 import io
@@ -52,14 +52,14 @@ class Origin:
 
 @attrs.frozen(eq=False)
 class Entry:
-    """A compiled form in a file.
+    """A compiled program in a file.
 
     Args:
         key: of the arguments that it is for.
         form: what goes with its library; tensors, and whatever can be pickled.
         result: the signature of the result, for messages.
         library: the folder of what was compiled.
-        role: which of the forms for that kind it is, if there are several.
+        role: which of the programs for that key it is, if there are several.
     """
 
     key: CacheKey
@@ -78,15 +78,15 @@ class Entry:
 
 
 def save(path: str | os.PathLike[str], origin: Origin, entries: Sequence[Entry]) -> None:
-    """Write compiled forms to a file, whole or not at all.
+    """Write compiled programs to a file, whole or not at all.
 
     Args:
         path: of the file.
         origin: what it is of.
-        entries: the forms.
+        entries: the programs.
 
     Raises:
-        TypeError: a kind or a result holds what cannot be pickled, or is not the same when it comes back.
+        TypeError: a cache key or a result holds what cannot be pickled, or is not the same when it comes back.
         ValueError: there is nothing to save.
     """
     if not entries:
@@ -138,7 +138,7 @@ _TYPES: Final = {cls: name for name, cls in vars(types).items() if isinstance(cl
 
 
 class _Pickler(pickle.Pickler):
-    """Puts tensors elsewhere: the memory that each spans, from its first number to its last. It knows types of functions."""
+    """Sets tensors aside, with the memory that each spans, from its first number to its last; knows types of functions."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file)
@@ -208,7 +208,7 @@ def _unpickled(form: bytes, memory: Callable[[int], bytes]) -> tuple[CacheKey, o
     loaded: object = _Unpickler(form, memory).load()
     if isinstance(loaded, tuple) and len(loaded) == 2 and isinstance(loaded[0], CacheKey):
         return loaded[0], loaded[1]
-    raise TypeError(f"{type(loaded).__name__} is no pair of a kind and a form")
+    raise TypeError(f"{type(loaded).__name__} is no pair of a cache key and a form")
 
 
 def _unpicklable(entry: Entry) -> str:
@@ -265,12 +265,12 @@ def _named_device(name: str) -> str:
 
 
 def load(path: str | os.PathLike[str], origin: Origin, install: Callable[[Entry], F]) -> list[tuple[Entry, F, Trace]]:
-    """The compiled forms in a file, ready to run.
+    """The compiled programs in a file, ready to run.
 
     Args:
         path: of a file that `save` wrote.
         origin: what the file must be of.
-        install: makes a form of an entry, whose library is in its folder.
+        install: makes a program of an entry, whose library is in its folder.
 
     Raises:
         FileNotFoundError: there is no such file; another OSError if it may not be read, or its libraries not be written.
@@ -296,8 +296,8 @@ def load(path: str | os.PathLike[str], origin: Origin, install: Callable[[Entry]
     unpickled = [_form(where, contents, number, form) for number, form in enumerate(manifest.forms)]
     libraries = {form.library: cache.install(manifests.library(contents, form.library)) for form in manifest.forms}
     return [
-        _installed(where, Entry(kind, rest, None, libraries[form.library], form.role), install, start)
-        for form, (kind, rest, start) in zip(manifest.forms, unpickled, strict=True)
+        _installed(where, Entry(key, rest, None, libraries[form.library], form.role), install, start)
+        for form, (key, rest, start) in zip(manifest.forms, unpickled, strict=True)
     ]
 
 
@@ -342,24 +342,24 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 
 
 def _form(where: str, contents: Mapping[str, bytes], number: int, form: Form) -> tuple[CacheKey, object, float]:
-    """The kind of a form, and what goes with its library; and when it was begun with."""
+    """The cache key of a program, and what goes with its library; and the time before they were read."""
     start = time.perf_counter()
     try:
-        kind, rest = _unpickled(contents[f"{number}.pickle"], lambda place: contents[f"{number}.tensor.{place}"])
+        key, rest = _unpickled(contents[f"{number}.pickle"], lambda place: contents[f"{number}.tensor.{place}"])
     except Exception as error:  # of whatever kind: classes raise theirs
         raise ValueError(
             f"{where} refers to something that is not there ({error}): the modules of the classes and functions among the"
             " arguments must be as they were; or save it anew"
         ) from error
-    if identity.digest(kind.signature) != form.classes:
+    if identity.digest(key.signature) != form.classes:
         raise ValueError(
             f"{where} was made when classes or functions among the arguments, or what these name, were others: save it anew"
         )
-    return kind, rest, start
+    return key, rest, start
 
 
 def _installed(where: str, entry: Entry, install: Callable[[Entry], F], start: float) -> tuple[Entry, F, Trace]:
-    """A form, ready to run."""
+    """A program, ready to run."""
     try:
         made = install(entry)
     except Exception as error:  # of whatever kind: what loads libraries has several

@@ -1,7 +1,7 @@
-"""Compiled graphs: what one process compiled, the next one loads.
+"""Compiled graphs: what one process compiled, the next one loads from the store.
 
-What is on disk is never a reason to stop: what is broken, or cannot be read, is compiled anew, and where nothing can be
-written, or others could have, code is kept for this process alone.
+Nothing that is on disk is an error: what is broken, or cannot be read, is compiled anew; and where nothing can be written, or
+others could write, code is kept for this process alone.
 """
 
 import contextlib
@@ -97,7 +97,7 @@ def _device(devices: Iterable[torch.device]) -> torch.device:
 
 
 def _key(graph: Graph, *more: str) -> str:
-    """Stands for a graph, and all that its compiled form depends on."""
+    """A digest of a graph, and of all that its compiled form depends on."""
     return hashlib.sha256("\n".join([inductor.fingerprint(graph), str(torch_settings()), *more]).encode()).hexdigest()
 
 
@@ -150,7 +150,7 @@ def _made(make: Callable[[Path], None]) -> tuple[Path, store.Files]:
 def _found(key: str) -> Path | None:
     try:
         return store.Store(folder.kept()).find(key)
-    except OSError:  # which is told when there is something to keep
+    except OSError:  # there is a warning when there is something to keep
         return None
 
 

@@ -1,6 +1,6 @@
-"""Where compiled code is kept: a folder of the user's, to which nobody else can write, since what is in it is run.
+"""The folder of compiled code: one to which only the user can write, since what is in it is run.
 
-Other folders are not used, whoever named them: then code is kept in a temporary folder, until the process ends.
+If the folder that was chosen is not such a one, code is kept in a temporary folder until the process ends.
 """
 
 import atexit
@@ -56,7 +56,7 @@ def _make(folder: Path) -> None:
         raise NotADirectoryError(f"{folder} is not a folder")
 
 
-# --- Whose it is --------------------------------------------------------------------------------------------------------
+# --- Who can write to it ------------------------------------------------------------------------------------------------
 
 
 def is_private(path: Path) -> bool:
@@ -99,7 +99,7 @@ def _owner_and_mode(path: Path) -> str:
 
 
 def warn(reason: str) -> None:
-    """Tell why code is not kept, once for each reason."""
+    """Warn that code is not kept, once for each reason."""
     if reason not in _told:
         _told.add(reason)
         warnings.warn(
@@ -119,7 +119,7 @@ def temporary() -> Path:
 
 
 def base() -> Path:
-    """The folder that those are in."""
+    """The folder of this process that they are in."""
     with _lock:
         if os.getpid() not in _bases:  # a child removes its own folders, not its parent's
             _bases[os.getpid()] = Path(tempfile.mkdtemp(prefix="fundl-"))

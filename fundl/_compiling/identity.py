@@ -1,4 +1,4 @@
-"""What a function is, as far as its program tells: whether compiled code that comes from a file was made of the same one.
+"""Digests of functions and values, to tell whether compiled code in a file was made of the same function.
 
 A digest of a function covers its code, its defaults, what it closes over, and the functions, classes and values that it
 names in its module; and theirs in turn, as far as they are the user's own. What belongs to a library counts by its name and
@@ -25,12 +25,12 @@ _GENERATED: Final = "<attrs generated"
 
 
 def digest(value: object) -> str:
-    """A text that differs for values that a compiled function may differ by."""
+    """A text that is the same only for values of which a function compiles to the same program."""
     return _Digests().of(value)
 
 
 def parts(function: object) -> dict[str, str]:
-    """Digests of what makes up a function, each by the name that it has in the function."""
+    """Digests of the parts of a function, by the names that they have in it."""
     if not isinstance(function, types.FunctionType):
         return {"itself": digest(function)}
     return {name: digest(part) for name, part in _parts(function)}
@@ -84,12 +84,12 @@ class _Digests:
             return f"{type(value).__name__} {value!r}"
         if id(value) not in self._known:
             self._known[id(value)] = (value, "what contains it")
-            words = "\n".join(self._words(value))
-            self._known[id(value)] = (value, hashlib.sha256(words.encode()).hexdigest())
+            lines = "\n".join(self._lines(value))
+            self._known[id(value)] = (value, hashlib.sha256(lines.encode()).hexdigest())
         return self._known[id(value)][1]
 
-    def _words(self, value: object) -> Iterator[str]:
-        """All that a value is made of, in words."""
+    def _lines(self, value: object) -> Iterator[str]:
+        """All parts of a value, as text."""
         yield _known_by_name(type(value))
         match value:
             case types.FunctionType():

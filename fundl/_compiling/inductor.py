@@ -107,7 +107,7 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
 
 @contextmanager
 def _without_log() -> Iterator[None]:
-    """Keep torch's compiler from writing to standard error which operations it calls in another way than others."""
+    """Silence the remarks of torch's compiler on operators that it calls by another interface."""
     log = logging.getLogger("torch._inductor.ir")
     before = log.level
     log.setLevel(logging.ERROR)
@@ -140,7 +140,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
     cpp_compiler()
     with ExitStack() as stack:
         settings: dict[str, object] = {"cpp_wrapper": True, "aot_inductor.output_path": str(folder)}
-        # Memory on the stack is for what is not returned: outputs that are there would be overwritten by the next call.
+        # Nothing that is returned may be on the stack: the next call would overwrite it.
         settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
         known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks one
         stack.enter_context(config.patch({**known, **settings}))
@@ -150,8 +150,8 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         stack.enter_context(bounds.thrown_after_loops())
         table = {**select_decomp_table(), **lowering.decompositions(), **corrections.pooling_decompositions()}
         module = graphs.make_fx(graph.module, examples, {**table, **bounds.decompositions(table)})
-        lowering.tell_where_views_begin(module)
-        lowering.keep_numbers(module)
+        lowering.state_storage_offsets(module)
+        lowering.compute_scalars_once(module)
         lowering.finish_before_writing(module)
         outputs = module.graph.output_node()
         outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has

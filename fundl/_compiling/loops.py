@@ -1,8 +1,8 @@
-"""Many runs of a compiled graph over a state in place: a loop in C where that can be, else in Python.
+"""Loops that run a compiled graph many times, with the state in place: in C where possible, else in Python.
 
-The graph gets the state as one tensor for each dtype, its leaves one behind the other: what torch asks for each tensor of a
-call adds up to more than the arithmetic of a small network. The loop in C calls torch's stable interface for C alone, whose
-functions it is given, so that it needs neither headers nor libraries, and compiles in a moment.
+The graph gets the state as one tensor for each dtype, its leaves one behind the other: with a tensor for each leaf, calls would
+take longer than the arithmetic of a small network. The loop in C calls only functions of torch's stable C interface, by
+pointers, so that it needs neither headers nor libraries, and compiles in a moment.
 """
 
 import ctypes
@@ -45,12 +45,12 @@ class Plan:
     @property
     def devices(self) -> list[torch.device]:
         """Those of all tensors."""
-        kinds = [*self.state, *self.batch, *map(spec_of, self.constants), *self.reports]
-        return [device for _, _, device in kinds]
+        specs = [*self.state, *self.batch, *map(spec_of, self.constants), *self.reports]
+        return [device for _, _, device in specs]
 
     @property
     def groups(self) -> list[tuple[torch.dtype, torch.device]]:
-        """Which tensors hold the state, in the order of the graph's inputs."""
+        """The dtypes and devices of the tensors that hold the state, in the order of the graph's inputs."""
         return [*dict.fromkeys((dtype, device) for dtype, _, device in self.state)]
 
     @property
@@ -64,7 +64,7 @@ class Plan:
     def joined(self, leaves: Sequence[Tensor]) -> list[Tensor]:
         """The tensors that hold some leaves."""
         pairs = [*zip(leaves, self.state, strict=True)]
-        return [torch.cat([leaf.reshape(-1) for leaf, kind in pairs if kind[::2] == group]) for group in self.groups]
+        return [torch.cat([leaf.reshape(-1) for leaf, spec in pairs if spec[::2] == group]) for group in self.groups]
 
     def leaves(self, joined: Sequence[Tensor]) -> list[Tensor]:
         """The leaves, as parts of what holds them."""
@@ -175,7 +175,7 @@ extern "C" int32_t fundl_loop(const loop_t* loop, int64_t steps, char** pointers
 """
 
 VERSION: Final = hashlib.sha256(_SOURCE.encode()).hexdigest()
-"""Stands for the loop: another one is compiled anew."""
+"""A digest of the loop: when it changes, it is compiled anew."""
 
 LIBRARY: Final = "loop.bin"  # beside the graph's library, which is found by its ending
 
@@ -288,8 +288,8 @@ def _inputs(plan: Plan, torch_cpu: ctypes.CDLL) -> Iterator[_Input]:
         axes = len(sizes)
         return _Input(axes, (ctypes.c_int64 * axes)(*sizes), (ctypes.c_int64 * axes)(*strides), step, number)
 
-    def row(kind: TensorSpec) -> _Input:
-        dtype, shape, _ = kind
+    def row(spec: TensorSpec) -> _Input:
+        dtype, shape, _ = spec
         strides = torch.empty(shape, device="meta").stride()
         return one(dtype, shape, strides, torch.Size(shape).numel())
 

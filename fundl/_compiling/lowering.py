@@ -1,4 +1,4 @@
-"""What inductor is to do otherwise than it would: products of matrices as sums, and when, and how often, it computes what."""
+"""What inductor is made to do otherwise: small matrix products as sums, scalars once, and all results before any write."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ NAMES: Final = (
 
 
 def prepare() -> None:
-    """Make operations known to torch, and to inductor, once."""
+    """Register operators with torch and inductor, once."""
     _onednn_product()
     _finished()
 
@@ -48,7 +48,7 @@ _WRITTEN_OUT: Final = 8  # terms: a sum of no more is no loop
 
 
 def decompositions() -> Decompositions:
-    """What operations consist of, where that is quicker than torch's own kernel."""
+    """Decompositions that are quicker than torch's own kernels."""
     return {kernels.mm: _mm, kernels.addmm: _addmm, kernels.foreach_norm: _norms}
 
 
@@ -65,11 +65,11 @@ def _mm(a: Tensor, b: Tensor) -> object:
 
 
 def _sums(a: Tensor, b: Tensor) -> Tensor:
-    """A product of matrices as sums, of which a compiler makes vectors: along the columns of b, or, if these are few, the sums.
+    """A product of matrices as sums, vectorised along the columns of b, or, if these are few, within each sum.
 
-    Both are put into memory, unless there are few rows: what is computed on the way is not to be computed again in each sum,
-    and to add up within a vector takes longer than to transpose b. Of a, single numbers are read, in any order. The rows are
-    in parts, which the compiler puts into one loop: one reading of b serves them all, and no sum waits for another.
+    Unless there are few rows, both matrices are put into memory: else they would be computed again for each sum; and to
+    transpose b takes less time than to add up within a vector. The rows are in parts, which the compiler puts into one loop:
+    one reading of b serves them all, and no sum waits for another.
     """
     (rows, inner), columns = a.shape, b.shape[1]
     if rows >= _ROWS:
@@ -129,11 +129,11 @@ def _norms(tensors: list[Tensor], order: float = 2, dtype: torch.dtype | None = 
 
 
 def finish_before_writing(module: "GraphModule") -> None:
-    """Have inductor compute all that a graph returns or writes, in memory of its own, before it writes anything.
+    """Have inductor compute all that a graph returns or writes, in memory of its own, before it writes to an input.
 
-    It puts computing off, so as to fuse it, and is to notice when what it would read is written to. That went wrong: gradients
-    were computed from weights that were new already. And it takes a copy of an input, or a view, for nothing to do: so it read
-    old values, which were to be handed on, after they were written over. What is finished needs nobody's attention.
+    Inductor postpones computing, so as to fuse it, and sometimes misses that what it will read is written to first: gradients
+    were computed from new weights. And it takes the copy of an input, or a view, for the input itself: so old values that were
+    to be returned were read after they were written over.
     """
     graph = module.graph
     writes = graph.find_nodes(op="call_function", target=kernels.copy_)
@@ -163,10 +163,9 @@ def _order_of_axes(tensor: Tensor) -> Sequence[int]:
 
 @functools.cache
 def _finished() -> "Callable[[Tensor, Sequence[int]], Tensor]":
-    """An operation for graphs: a tensor, computed by now, in memory of its own.
+    """An operator for graphs: the tensor itself, but computed by now, in memory of its own, with strides in that order.
 
-    It has strides of that order. A copy is made only of what is, or may be, in the memory of an input; no pass of inductor's
-    knows the operation, and so none takes it away.
+    Only what is, or may be, in the memory of an input is copied. No pass of inductor's knows the operator, so none removes it.
     """
     from torch._inductor import ir
     from torch._inductor.inductor_prims import force_stride_order
@@ -196,8 +195,8 @@ def _finished() -> "Callable[[Tensor, Sequence[int]], Tensor]":
     return operation._opoverload
 
 
-def tell_where_views_begin(module: "GraphModule") -> None:
-    """Have each as_strided of a view of an input say where it begins: before 2.13, inductor begins where the input does."""
+def state_storage_offsets(module: "GraphModule") -> None:
+    """State the storage offset of each as_strided of a view of an input: before 2.13, inductor takes that of the input."""
     if torch.__version__ >= "2.13":
         return
     inputs: dict[object, Tensor] = {}
@@ -213,10 +212,10 @@ def tell_where_views_begin(module: "GraphModule") -> None:
     module.recompile()
 
 
-def keep_numbers(module: "GraphModule") -> None:
-    """Have numbers computed once: inductor would compute them again in each loop that uses them, powers and roots too."""
+def compute_scalars_once(module: "GraphModule") -> None:
+    """Have scalars computed once: inductor would compute them again in each loop that uses them, powers and roots too."""
     graph = module.graph
-    for node in [node for node in graph.nodes if _makes_a_number(node)]:
+    for node in [node for node in graph.nodes if _computes_a_scalar(node)]:
         users = [user for user in node.users if _ndim(user) != 0 and user.op != "output"]
         if users:
             with graph.inserting_after(node):
@@ -227,8 +226,8 @@ def keep_numbers(module: "GraphModule") -> None:
     module.recompile()
 
 
-def _makes_a_number(node: "Node") -> bool:
-    """Whether a node computes a tensor without axes; not if that might be a view, whose place as_strided would forget."""
+def _computes_a_scalar(node: "Node") -> bool:
+    """Whether a node computes a tensor without axes; not if that may be a view, whose storage offset as_strided would lose."""
     if node.op != "call_function" or _ndim(node) != 0:
         return False
     if node.target is kernels.convert_element_type:  # to another dtype, or it is none

@@ -1,15 +1,17 @@
-"""What is in a file of compiled functions: read so that whatever is wrong with it is found before any of it is used."""
+"""The manifest of a file of compiled functions: it is checked, and so is what else is in the file, before any of it is used."""
 
 import io
 import json
 import re
 import zipfile
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 
 from fundl._compiling import store
+
+T = TypeVar("T")
 
 FORMAT: Final = 2
 NAME: Final = "fundl.json"
@@ -17,14 +19,14 @@ NAME: Final = "fundl.json"
 
 @attrs.frozen
 class Form:
-    """What the manifest says of a form.
+    """What the manifest says of a compiled program.
 
     Args:
         library: the digest of what was compiled.
-        role: which of the forms for a kind it is.
-        threads: that torch was set to.
-        devices: of the arguments, and what they are.
-        classes: a digest of those among the arguments, and of all their static values.
+        role: which of the programs for a cache key it is.
+        threads: the number that torch was set to.
+        devices: of the arguments, each with its model.
+        classes: a digest of the classes of the arguments, and of all their static values.
     """
 
     library: str
@@ -42,10 +44,10 @@ class Manifest:
         format: of the file.
         options: that the function was compiled with, by name.
         function: its name.
-        parts: digests of what it is made of.
-        needs: what must be as it was.
-        instructions: sets of them that the CPU must have.
-        forms: what there is, at least one.
+        parts: digests of the parts of the function, by name.
+        needs: versions and the machine, which must be the same where the file is loaded.
+        instructions: sets of instructions that the CPU must have.
+        forms: the compiled programs, at least one.
     """
 
     format: int
@@ -58,11 +60,11 @@ class Manifest:
 
 
 class MisshapenError(Exception):
-    """A file is not as it is written."""
+    """A file is not as `archive.save` writes it."""
 
 
 def read(content: bytes) -> tuple[dict[str, bytes], Manifest | int]:
-    """What is in a file, and its manifest; of the latter only the format, if that is another.
+    """The contents of a file, by name, and its manifest, or only its format, if that is not the one of this fundl.
 
     Raises:
         Exception: of any kind, if it is no such file: those of the modules for zip archives and JSON are many.
@@ -72,7 +74,7 @@ def read(content: bytes) -> tuple[dict[str, bytes], Manifest | int]:
     if NAME not in contents:
         raise MisshapenError(f"it lacks {NAME}")
     raw = _Part(json.loads(contents[NAME]))
-    if (version := raw.number("format")) != FORMAT:
+    if (version := raw.value("format", int)) != FORMAT:
         return {}, version
     manifest = _manifest(raw)
     _require_all(contents, manifest)
@@ -101,31 +103,17 @@ class _Part:
         if more := self._raw.keys() - names:
             raise MisshapenError(f"{NAME} says more than it should: {min(map(repr, more))}")
 
-    def number(self, name: str) -> int:
-        """A number."""
+    def value(self, name: str, kind: type[T]) -> T:
+        """The value of a name, of a type."""
         value = self._raw.get(name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise _wrong(name, value)
-        return value
-
-    def text(self, name: str) -> str:
-        """A text."""
-        value = self._raw.get(name)
-        if not isinstance(value, str):
-            raise _wrong(name, value)
-        return value
-
-    def items(self, name: str) -> list[object]:
-        """A list."""
-        value = self._raw.get(name)
-        if not isinstance(value, list):
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise _wrong(name, value)
         return value
 
     def texts(self, name: str) -> dict[str, str]:
         """A dictionary of texts."""
         part = _Part(self._raw.get(name))
-        return {str(key): part.text(str(key)) for key in part._raw}
+        return {str(key): part.value(str(key), str) for key in part._raw}
 
 
 def _wrong(name: str, value: object) -> MisshapenError:
@@ -134,18 +122,19 @@ def _wrong(name: str, value: object) -> MisshapenError:
 
 def _manifest(raw: _Part) -> Manifest:
     raw.require_only({field.name for field in attrs.fields(Manifest)})
-    instructions = raw.items("instructions")
+    instructions: list[object] = raw.value("instructions", list)
     texts = [text for text in instructions if isinstance(text, str)]
-    forms = [_form(_Part(part)) for part in raw.items("forms")]
+    forms = [_form(_Part(part)) for part in raw.value("forms", list)]
     if len(texts) < len(instructions) or not forms:
         raise _wrong("instructions" if forms else "forms", instructions)
     options, parts, needs = (raw.texts(name) for name in ("options", "parts", "needs"))
-    return Manifest(FORMAT, options, raw.text("function"), parts, needs, texts, forms)
+    return Manifest(FORMAT, options, raw.value("function", str), parts, needs, texts, forms)
 
 
 def _form(raw: _Part) -> Form:
     raw.require_only({field.name for field in attrs.fields(Form)})
-    form = Form(raw.text("library"), raw.text("role"), raw.number("threads"), raw.texts("devices"), raw.text("classes"))
+    library, role, classes = (raw.value(name, str) for name in ("library", "role", "classes"))
+    form = Form(library, role, raw.value("threads", int), raw.texts("devices"), classes)
     if not store.is_digest(form.library):
         raise _wrong("library", form.library)
     return form

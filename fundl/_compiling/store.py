@@ -1,4 +1,4 @@
-"""Compiled code on disk, by the digest of its content: what is there under a name is what was put there, or is not used.
+"""The store of compiled code on disk, by the digest of its content: a library whose digest is not its name is not used.
 
 graphs/KEY              the name of the library that a graph was compiled to
 libraries/NAME/...      its files; NAME is what ``sha256sum * | sha256sum`` prints there
@@ -61,7 +61,7 @@ class Store:
     folder: Path
 
     def find(self, key: str) -> Path | None:
-        """The library of a graph, whole; None if there is none."""
+        """The library of a graph, as it was put there; None if there is none."""
         graph = self._graphs / key
         try:
             if not is_private(self._graphs) or not is_private(graph):
@@ -69,17 +69,17 @@ class Store:
             name = graph.read_text(errors="replace").strip()
         except OSError:
             return None
-        return self._libraries / name if is_digest(name) and self._is_whole(name) else None
+        return self._libraries / name if is_digest(name) and self._is_intact(name) else None
 
     def add(self, files: Files) -> Path:
-        """Put a library into the store; what is there already, and whole, stays as it is.
+        """Put a library into the store, unless it is there, as it was put there.
 
         Raises:
             OSError: it cannot be written.
         """
         name = digest(files)
         place = self._libraries / name
-        if not self._is_whole(name):
+        if not self._is_intact(name):
             _make(self._libraries)
             _make(place)
             for entry in _entries(place):
@@ -107,7 +107,7 @@ class Store:
     def _libraries(self) -> Path:
         return self.folder / "libraries"
 
-    def _is_whole(self, name: str) -> bool:
+    def _is_intact(self, name: str) -> bool:
         """Whether a library is there as it was put there; then it was used just now."""
         place = self._libraries / name
         try:
@@ -117,7 +117,7 @@ class Store:
         except OSError:
             return False
 
-    # --- Not more than so much ---
+    # --- Its size ---
 
     def _forget(self, kept: Path) -> None:
         """Remove the libraries that were not used for the longest time, if there are too many; and what refers to them."""
