@@ -82,9 +82,8 @@ from fundl.layers.adaptive_pooling import (
     AdaptiveMaxPool2d as AdaptiveMaxPool2d, AdaptiveMaxPool3d as AdaptiveMaxPool3d,
 )
 from fundl.layers.global_pooling import GlobalAveragePool as GlobalAveragePool, GlobalMaxPool as GlobalMaxPool
-from fundl.layers.resampling import (
-    Pad as Pad, PixelShuffle as PixelShuffle, PixelUnshuffle as PixelUnshuffle, Upsample as Upsample,
-)
+from fundl.layers.resampling import Pad as Pad, Upsample as Upsample
+from fundl.layers.pixel_shuffle import PixelShuffle as PixelShuffle, PixelUnshuffle as PixelUnshuffle
 
 # Layers made of layers.
 from fundl.layers.structure import (

@@ -27,9 +27,6 @@ Pad = TypeVar("Pad", bound=int, default=AnySize)
 Gap = TypeVar("Gap", bound=int, default=AnySize)
 
 
-# --- Over a signal ------------------------------------------------------------------------------------------------------
-
-
 @final
 @attrs.frozen(eq=False)
 class Conv1d(Convolution, Generic[InChannels, OutChannels, KernelSize, Stride, Padding, Dilation]):
@@ -96,9 +93,6 @@ def conv1d(
         weight_init=weight_init,
         bias_init=bias_init,
     )
-
-
-# --- Over an image ------------------------------------------------------------------------------------------------------
 
 
 @final
@@ -168,9 +162,6 @@ def conv2d(
         weight_init=weight_init,
         bias_init=bias_init,
     )
-
-
-# --- Over a volume ------------------------------------------------------------------------------------------------------
 
 
 @final

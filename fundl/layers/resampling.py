@@ -1,4 +1,4 @@
-"""Resampling: images made larger, framed, or with their pixels moved between space and channels.
+"""Resampling: images made larger or smaller, or framed.
 
 The same holds for sequences and volumes: "pixels" may have any number of axes.
 """
@@ -9,25 +9,19 @@ from typing import Generic, Literal, Self, final, get_args
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl._common import kernels
 from fundl._common.half import in_float32
 from fundl.layer import Layer
 from fundl.layers._inside import Sizes
 from fundl.layers._layout import Layout, layout_of, require_sizes, stand_in
-from fundl.shapes import AnySize, Divided, Padded, Product, Resized, S, Shape
+from fundl.shapes import AnySize, Padded, Resized, S
 
 # Sizes that a layer's type states, named like the fields that hold them
 Factor = TypeVar("Factor", bound=float | tuple[float, ...] | None, covariant=True, default=AnySize)
 Size = TypeVar("Size", bound=int | tuple[int, ...] | None, covariant=True, default=AnySize)
 Padding = TypeVar("Padding", bound=tuple[int | tuple[int, int], ...], covariant=True, default=AnySize)
-
-# Sizes of the input
-Lead = TypeVarTuple("Lead")
-Channels = TypeVar("Channels")
-Height = TypeVar("Height")
-Width = TypeVar("Width")
 
 
 # --- Larger or smaller -------------------------------------------------------------------------------------------------
@@ -91,10 +85,8 @@ class Upsample(Layer[Sizes], Generic[Factor, Size]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
-        count = x.ndim - 2
-        if not self._takes(x):
-            self._explain(x)
-        residuals, sizes = Sizes(x.shape), self._sizes(x.shape)
+        self._require_pixels(x)
+        count, residuals, sizes = x.ndim - 2, Sizes(x.shape), self._sizes(x.shape)
         if not x.shape[0]:  # torch's tracer takes no empty batch: its check of shapes is given a number for a truth
             return x.new_empty((*x.shape[:2], *sizes)), residuals
         factors = [*self._factors(count)]
@@ -164,29 +156,20 @@ class Upsample(Layer[Sizes], Generic[Factor, Size]):
         shares = torch.ones_like(i) if self.mode == "nearest" else (i + 0.5) * (1 - 1 / factor)
         return (shares * (i > 0)).to(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
 
-    def _takes(self, x: Tensor) -> bool:
+    def _require_pixels(self, x: Tensor) -> None:
+        """Raise for an input that the kernels would refuse in other words."""
         setting = self.size if self.factor is None else self.factor
-        return (
-            3 <= x.ndim <= 5
-            and (not isinstance(setting, tuple) or len(setting) == x.ndim - 2)
-            and 0 not in x.shape[1:]
-            and 0 not in self._sizes(x.shape)
-        )
-
-    def _explain(self, x: Tensor) -> None:
-        """Say what is wrong with an input that the kernels would refuse in other words."""
-        setting = self.size if self.factor is None else self.factor
-        count = len(setting) if isinstance(setting, tuple) else None
-        if count is not None and x.ndim != count + 2:
+        if isinstance(setting, tuple) and x.ndim != len(setting) + 2:
             raise ValueError(
-                f"{self} takes an input of shape (B, C, *spatial) with {count} spatial axes, as many as it has numbers, not"
-                f" {tuple(x.shape)}"
+                f"{self} takes an input of shape (B, C, *spatial) with {len(setting)} spatial axes, as many as it has numbers,"
+                f" not {tuple(x.shape)}"
             )
         if not 3 <= x.ndim <= 5:
             raise ValueError(
                 f"{self} takes an input of shape (B, C, *spatial) with one to three spatial axes, not {tuple(x.shape)}"
             )
-        raise ValueError(f"{self} leaves no pixel of an input of shape {tuple(x.shape)}")
+        if 0 in x.shape[1:] or 0 in self._sizes(x.shape):
+            raise ValueError(f"{self} leaves no pixel of an input of shape {tuple(x.shape)}")
 
 
 # --- Frames ------------------------------------------------------------------------------------------------------------
@@ -343,167 +326,3 @@ class Pad(Layer[Sizes], Generic[Padding]):
 
 def _is_pair(pair: object) -> bool:
     return isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(pad, int) for pad in pair)
-
-
-# --- Between space and channels ----------------------------------------------------------------------------------------
-
-
-@final
-@attrs.frozen(eq=False)
-class PixelShuffle(Layer[None], Generic[Factor]):
-    """Makes images r times larger from their channels: each r^2 channels become one, of r by r pixels for each one.
-
-        y[..., c, i r + u, j r + v] = x[..., c r^2 + u r + v, i, j]
-
-    Its vjp: grad_x is grad with its pixels moved back, as by `PixelUnshuffle`.
-
-    Args:
-        factor: r, at least 1.
-
-    Shape:
-        (..., C r^2, H, W) to (..., C, H r, W r)
-
-    Residuals:
-        None.
-
-    Raises:
-        ValueError: the factor is less than 1; the input has less than three axes, or a number of channels that r^2 does not
-            divide.
-
-    Source:
-        Shi, Caballero, Huszar, Totz, Aitken, Bishop, Rueckert and Wang, Real-time single image and video super-resolution
-        using an efficient sub-pixel convolutional neural network, 2016.
-
-    >>> from fundl import PixelShuffle, apply
-    >>> apply(PixelShuffle(2), torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(4, 1, 1))
-    tensor([[[1., 2.],
-             [3., 4.]]])
-    """
-
-    counterpart = "PixelShuffle(upscale_factor=factor)"
-    takes_integers = True
-
-    factor: int
-
-    def __attrs_post_init__(self) -> None:
-        _require_factor(self, self.factor)
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        try:
-            return _shuffled(x, self.factor), None
-        except RuntimeError as error:
-            _require_image(self, x, error)
-            raise ValueError(
-                f"{self} needs a number of channels that is a multiple of {self.factor**2}, but the input's shape is"
-                f" {tuple(x.shape)}, of {x.shape[-3]} channels"
-            ) from error
-
-    @override
-    def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, _unshuffled(grad, self.factor)
-
-    @override
-    def output_shape(
-        self, shape: Shape[*Lead, Channels, Height, Width]
-    ) -> Shape[*Lead, Divided[Channels, Product[Factor, Factor]], Product[Height, Factor], Product[Width, Factor]]:
-        *lead, channels, height, width = shape.trailing(3)
-        return Shape(
-            *lead,
-            Divided.of(channels, self.factor**2),
-            Product.of(height, self.factor),
-            Product.of(width, self.factor),
-        )
-
-
-@final
-@attrs.frozen(eq=False)
-class PixelUnshuffle(Layer[None], Generic[Factor]):
-    """Makes images r times smaller, with all pixels in channels: each r by r pixels of a channel become one in r^2 channels.
-
-        y[..., c r^2 + u r + v, i, j] = x[..., c, i r + u, j r + v]
-
-    Its vjp: grad_x is grad with its pixels moved back, as by `PixelShuffle`.
-
-    Args:
-        factor: r, at least 1.
-
-    Shape:
-        (..., C, H r, W r) to (..., C r^2, H, W)
-
-    Residuals:
-        None.
-
-    Raises:
-        ValueError: the factor is less than 1; the input has less than three axes, or a height or a width that r does not
-            divide.
-
-    Source:
-        That of `PixelShuffle`, whose inverse it is.
-
-    >>> from fundl import PixelUnshuffle, apply
-    >>> apply(PixelUnshuffle(2), torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])).flatten()
-    tensor([1., 2., 3., 4.])
-    """
-
-    counterpart = "PixelUnshuffle(downscale_factor=factor)"
-    takes_integers = True
-
-    factor: int
-
-    def __attrs_post_init__(self) -> None:
-        _require_factor(self, self.factor)
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        try:
-            return _unshuffled(x, self.factor), None
-        except RuntimeError as error:
-            _require_image(self, x, error)
-            raise ValueError(
-                f"{self} needs a height and a width that are multiples of {self.factor}, but the input's shape is"
-                f" {tuple(x.shape)}"
-            ) from error
-
-    @override
-    def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, _shuffled(grad, self.factor)
-
-    @override
-    def output_shape(
-        self, shape: Shape[*Lead, Channels, Height, Width]
-    ) -> Shape[*Lead, Product[Channels, Factor, Factor], Divided[Height, Factor], Divided[Width, Factor]]:
-        *lead, channels, height, width = shape.trailing(3)
-        return Shape(
-            *lead,
-            Product.of(channels, self.factor**2),
-            Divided.of(height, self.factor),
-            Divided.of(width, self.factor),
-        )
-
-
-# ATen gives back a tensor without elements as it is, in the shape that it has.
-
-
-def _shuffled(x: Tensor, factor: int) -> Tensor:
-    if x.numel() or x.ndim < 3:
-        return torch.pixel_shuffle(x, factor)
-    *lead, channels, height, width = x.shape
-    return x.reshape(*lead, channels // factor**2, height * factor, width * factor)
-
-
-def _unshuffled(x: Tensor, factor: int) -> Tensor:
-    if x.numel() or x.ndim < 3:
-        return torch.pixel_unshuffle(x, factor)
-    *lead, channels, height, width = x.shape
-    return x.reshape(*lead, channels * factor**2, height // factor, width // factor)
-
-
-def _require_factor(layer: Layer[None], factor: object) -> None:
-    if not isinstance(factor, int) or factor < 1:
-        raise ValueError(f"{type(layer).__name__}'s factor must be an integer of at least 1, not {factor}")
-
-
-def _require_image(layer: Layer[None], x: Tensor, error: RuntimeError) -> None:
-    if x.ndim < 3:
-        raise ValueError(f"{layer} takes an input of shape (..., C, H, W), not {tuple(x.shape)}") from error

@@ -120,9 +120,6 @@ class TransposedConvolution(Convolution):
         return Spreads(batch, out_channels, settings, *sides)
 
 
-# --- To a signal --------------------------------------------------------------------------------------------------------
-
-
 @final
 @attrs.frozen(eq=False)
 class ConvTranspose1d(
@@ -192,9 +189,6 @@ def conv_transpose1d(
     )
 
 
-# --- To an image --------------------------------------------------------------------------------------------------------
-
-
 @final
 @attrs.frozen(eq=False)
 class ConvTranspose2d(
@@ -262,9 +256,6 @@ def conv_transpose2d(
         weight_init=weight_init,
         bias_init=bias_init,
     )
-
-
-# --- To a volume --------------------------------------------------------------------------------------------------------
 
 
 @final
