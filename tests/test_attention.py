@@ -26,7 +26,7 @@ from fundl import (
     vjp,
     xavier_uniform,
 )
-from fundl.layers.attention import Attended, Attention
+from fundl.layers._attending import Attended, Attention
 from tests.samples import normal, with_values
 from tests.samples.attention import attention as reference
 from tests.samples.masked import MASK

@@ -14,6 +14,7 @@ from typing_extensions import Unpack, override
 
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer, Model
+from fundl.layers._refusals import require_at_least_one
 from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention, self_attention
 from fundl.layers.dropout import Dropout
 from fundl.layers.feed_forward import feed_forward as feed_forward_of
@@ -190,8 +191,7 @@ def encoder(blocks: int, block: Part, norm: Norm) -> tuple[tuple[Part, ...], Nor
 
 
 def _repeated(blocks: int, block: Part) -> tuple[Part, ...]:
-    if blocks < 1:
-        raise ValueError(f"blocks must be at least 1, not {blocks}")
+    require_at_least_one(blocks=blocks)
     return (block,) * blocks
 
 

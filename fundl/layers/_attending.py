@@ -1,0 +1,130 @@
+"""Attention as a function of queries, keys and values, both ways.
+
+B sequences, H heads of queries, K heads of keys and values, T queries and S keys of d features. Head h of the queries goes
+with head h // (H / K) of the keys:
+
+    s = q k^T / sqrt(d), -inf where a key must not be seen,    p = softmax(s),    a = p m / (1 - rate),    y = a v
+
+with m the mask of dropout. The vjp, from grad (B, H, T, d):
+
+    grad_v = a^T grad,    grad_p = grad v^T m / (1 - rate),    grad_s = p (grad_p - sum over the keys of grad_p p),
+    grad_q = grad_s k / sqrt(d),    grad_k = grad_s^T q / sqrt(d)
+
+The kernel for the CPU does all this in pieces that fit its caches, and keeps the log-sum-exp of each row of s, from which
+backward finds p anew (Dao et al.). It knows no dropout; with it, and on other devices, the formula stands as it is.
+"""
+
+import math
+from typing import final
+
+import attrs
+import torch
+from torch import Tensor
+
+from fundl._common import half
+from fundl.layers.softmax import softmax_backward
+from fundl.random import Key, bernoulli
+from fundl.tree import Record
+
+
+@final
+@attrs.frozen(eq=False)
+class Attended(Record):
+    """What attention gives, and keeps.
+
+    Args:
+        q: (B, H, T, d).
+        k: (B, K, S, d).
+        v: likewise.
+        output: y, (B, H, T, d), in memory (B, T, H, d) if the kernel made it.
+        logsumexp: of the rows of s, (B, H, T), if the kernel made it.
+        probabilities: p, (B, H, T, S), if the formula made it.
+        drawn: m, likewise, if there is dropout.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    output: Tensor
+    logsumexp: Tensor | None = None
+    probabilities: Tensor | None = None
+    drawn: Tensor | None = None
+
+
+@attrs.frozen
+class Attention:
+    """How queries, keys and values meet.
+
+    Args:
+        causal: whether a query sees no keys but those at its own position and before it.
+        dropout: the probability to drop a weight, if there is a key.
+    """
+
+    causal: bool
+    dropout: float
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, key: Key | None) -> Attended:
+        """Each query's mean of the values that it sees, 0 if it sees none; with `mask` (B, S) True where a key is real."""
+        dropping = key is not None and self.dropout > 0
+        if not dropping and self._has_kernel(q, k):
+            return Attended(q, k, v, *half.attention(q, k, v, self.causal, _added(mask, q.dtype)))
+        scores = torch.matmul(q, _for_each_query_head(k, q).transpose(-1, -2)) * (1 / math.sqrt(q.shape[-1]))
+        hidden = self._hidden(scores, mask)
+        if hidden is not None:
+            scores = scores.masked_fill(hidden, -math.inf)
+        weights = torch.softmax(scores, -1)
+        if hidden is not None:
+            weights = weights.masked_fill(hidden, 0)  # the softmax of nothing is NaN
+        values = _for_each_query_head(v, q)
+        if key is None or not dropping:
+            return Attended(q, k, v, torch.matmul(weights, values), probabilities=weights)
+        drawn = bernoulli(key.to(q.device), tuple(weights.shape), probability=1 - self.dropout)
+        return Attended(q, k, v, torch.matmul(self._dropped(weights, drawn), values), probabilities=weights, drawn=drawn)
+
+    def backward(self, attended: Attended, mask: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The gradients with respect to q, k and v."""
+        q, k, v, weights, drawn = attended.q, attended.k, attended.v, attended.probabilities, attended.drawn
+        if attended.logsumexp is not None:
+            kept = attended.output, attended.logsumexp
+            return half.attention_backward(grad, q, k, v, *kept, self.causal, _added(mask, q.dtype))
+        assert weights is not None  # one of the two is kept
+        grad_weights = torch.matmul(grad, _for_each_query_head(v, q).transpose(-1, -2))
+        if drawn is not None:
+            grad_weights = self._dropped(grad_weights, drawn)
+        grad_v = torch.matmul((weights if drawn is None else self._dropped(weights, drawn)).transpose(-1, -2), grad)
+        grad_scores = softmax_backward(grad_weights, weights, -1) * (1 / math.sqrt(q.shape[-1]))
+        grad_q = torch.matmul(grad_scores, _for_each_query_head(k, q))
+        grad_k = torch.matmul(grad_scores.transpose(-1, -2), q)
+        return grad_q, _for_each_key_head(grad_k, k), _for_each_key_head(grad_v, v)
+
+    def _has_kernel(self, q: Tensor, k: Tensor) -> bool:
+        return q.device.type in {"cpu", "meta"} and q.shape[-2] > 0 and k.shape[-2] > 0
+
+    def _hidden(self, scores: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Where a query must not see a key, of a shape that broadcasts to (B, H, T, S)."""
+        hidden = None if mask is None else ~mask[:, None, None, :]
+        if not self.causal:
+            return hidden
+        later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        return later if hidden is None else hidden | later
+
+    def _dropped(self, x: Tensor, drawn: Tensor) -> Tensor:
+        return x * drawn * (1 / (1 - self.dropout))
+
+
+def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What is added to the scores for the mask, as the kernel takes it: (B, 1, 1, S)."""
+    if mask is None:
+        return None
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)[:, None, None, :]
+
+
+def _for_each_query_head(k: Tensor, q: Tensor) -> Tensor:
+    """Keys or values, repeated for the heads of the queries that share them."""
+    return k if k.shape[1] == q.shape[1] else k.repeat_interleave(q.shape[1] // k.shape[1], 1)
+
+
+def _for_each_key_head(grad: Tensor, k: Tensor) -> Tensor:
+    """The gradient of keys or values from that of their repetitions."""
+    heads = k.shape[1]
+    return grad if grad.shape[1] == heads else torch.unflatten(grad, 1, (heads, grad.shape[1] // heads)).sum(2)
