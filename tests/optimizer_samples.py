@@ -1,6 +1,17 @@
-"""One table of sample optimizers, which drives the generic tests: a new transform is tested by a line here."""
+"""One table of sample optimizers, which drives the generic tests, and the formula of every transform in it.
 
+A new transform gets a row, and the formula that its docstring has: in float64, tensor by tensor, by loops. The formulas share
+nothing with the library but the records of hyper-parameters. What they remember does not depend on these: so it can go on under
+others.
+"""
+
+import functools
+import math
 from typing import Final
+
+import attrs
+import torch
+from torch import Tensor
 
 from fundl import (
     accumulate,
@@ -27,7 +38,17 @@ from fundl import (
     sgd,
     trace,
 )
-from fundl.optim.chain import AnyTransform
+from fundl.optim.accumulate import Accumulate
+from fundl.optim.adagrad import _ScaleByAdagrad
+from fundl.optim.adam import _Adam, _ScaleByAdam
+from fundl.optim.chain import AnyTransform, _Chain
+from fundl.optim.clipping import _ClipByGlobalNorm, _ClipByValue
+from fundl.optim.decay import AddDecayedWeights
+from fundl.optim.lion import _ScaleByLion
+from fundl.optim.loss_scale import DynamicLossScale
+from fundl.optim.rms import _ScaleByRMS
+from fundl.optim.scaling import ScaleByLearningRate, _Scale
+from fundl.optim.sgd import _Trace
 
 # By name: what comes before a colon is the public function that makes it.
 OPTIMIZERS: Final[dict[str, AnyTransform]] = {
@@ -68,3 +89,193 @@ OPTIMIZERS: Final[dict[str, AnyTransform]] = {
     "chain": chain(clip_by_global_norm(1.0), adam(0.1)),
     "chain: nested": chain(chain(clip_by_value(1.0), scale(2.0)), chain(accumulate(sgd(0.1, momentum=0.9), steps=3))),
 }
+
+
+# --- The formulas -----------------------------------------------------------------------------------------------------
+
+Flat = list[Tensor]
+
+GREATEST_SCALE: Final = 2.0**24
+
+
+@attrs.define
+class Memory:
+    """What a transform remembers, for each leaf of the params, and what its parts do."""
+
+    leaves: Flat
+    paths: list[str]
+    count: int = 0
+    tensors: dict[str, Flat] = attrs.Factory(dict)
+    numbers: dict[str, float] = attrs.Factory(dict)
+    parts: dict[int, "Memory"] = attrs.Factory(dict)
+
+    def of(self, name: str, initial: float = 0.0) -> Flat:
+        """A tensor for each leaf; in the beginning a number."""
+        return self.tensors.setdefault(name, [torch.full_like(leaf, initial, dtype=torch.float64) for leaf in self.leaves])
+
+    def part(self, place: int) -> "Memory":
+        """The memory of an inner transform."""
+        return self.parts.setdefault(place, Memory(self.leaves, self.paths))
+
+    def all(self) -> Flat:
+        """All that is remembered, by the parts too."""
+        own = [tensor for flat in self.tensors.values() for tensor in flat]
+        return own + [tensor for part in self.parts.values() for tensor in part.all()]
+
+
+def begin(transform: AnyTransform, leaves: Flat, paths: list[str]) -> Memory:
+    """The memory before the first step; what is settled there is settled."""
+    memory = Memory(leaves, paths)
+    _settle(transform, memory)
+    return memory
+
+
+def _settle(transform: AnyTransform, memory: Memory) -> None:
+    match transform:
+        case AddDecayedWeights(_, where):
+            for path, leaf in zip(memory.paths, memory.leaves, strict=True):
+                memory.numbers[path] = 1.0 if where is None or where(path, leaf) else 0.0
+        case _ScaleByAdagrad():
+            memory.of("sum", transform.initial)
+        case DynamicLossScale():
+            memory.numbers["scale"] = transform.initial
+        case _:
+            pass
+    for place, part in enumerate(parts_of(transform)):
+        _settle(part, memory.part(place))
+
+
+def parts_of(transform: AnyTransform) -> list[AnyTransform]:
+    """The inner transforms, in the order in which they are applied."""
+    match transform:
+        case _Chain():
+            return list(transform.transforms)
+        case _Adam():
+            if transform.decoupled:
+                return [transform.moments, transform.decay, transform.rate]
+            return [transform.decay, transform.moments, transform.rate]
+        case Accumulate() | DynamicLossScale():
+            return [transform.transform]
+        case _:
+            return []
+
+
+@functools.singledispatch
+def formula(transform: AnyTransform, grads: Flat, memory: Memory, params: Flat) -> Flat:  # of all formulas
+    """The updates, in float64; the memory is changed."""
+    raise NotImplementedError(f"write the formula of {type(transform).__name__} here")
+
+
+@formula.register(_Chain)
+@formula.register(_Adam)
+def _(transform: AnyTransform, grads: Flat, memory: Memory, params: Flat) -> Flat:
+    for place, part in enumerate(parts_of(transform)):
+        grads = formula(part, grads, memory.part(place), params)
+    return grads
+
+
+@formula.register
+def _(scale: _Scale, grads: Flat, _memory: Memory, _params: Flat) -> Flat:
+    return [scale.factor * g for g in grads]
+
+
+@formula.register
+def _(scale: ScaleByLearningRate, grads: Flat, memory: Memory, _params: Flat) -> Flat:
+    memory.count += 1
+    rate = float(scale.rate(torch.tensor(memory.count - 1))) if callable(scale.rate) else scale.rate
+    return [-rate * g for g in grads]
+
+
+@formula.register
+def _(clip: _ClipByGlobalNorm, grads: Flat, _memory: Memory, _params: Flat) -> Flat:
+    norm = math.sqrt(sum(float((g**2).sum()) for g in grads))
+    return [g * (1.0 if norm <= clip.max_norm else clip.max_norm / norm) for g in grads]
+
+
+@formula.register
+def _(clip: _ClipByValue, grads: Flat, _memory: Memory, _params: Flat) -> Flat:
+    return [g.clamp(-clip.limit, clip.limit) for g in grads]
+
+
+@formula.register
+def _(decay: AddDecayedWeights, grads: Flat, memory: Memory, params: Flat) -> Flat:
+    shares = [memory.numbers[path] * decay.weight_decay for path in memory.paths]
+    return [g + share * p if share else g for g, p, share in zip(grads, params, shares, strict=True)]
+
+
+def _put(memory: Memory, name: str, values: Flat) -> Flat:
+    memory.tensors[name] = values
+    return values
+
+
+def _decayed(decay: float, old: Flat, new: Flat) -> Flat:
+    # 0 times infinity: a decay of 0 forgets everything.
+    return [decay * a + (1 - decay) * b if decay else b.clone() for a, b in zip(old, new, strict=True)]
+
+
+@formula.register
+def _(trace: _Trace, grads: Flat, memory: Memory, _params: Flat) -> Flat:
+    memory.count += 1
+    if trace.momentum == 0:
+        return _put(memory, "trace", grads)
+    share = 1.0 if memory.count == 1 else 1 - trace.dampening
+    total = _put(memory, "trace", [trace.momentum * b + share * g for b, g in zip(memory.of("trace"), grads, strict=True)])
+    return [g + trace.momentum * b for g, b in zip(grads, total, strict=True)] if trace.nesterov else total
+
+
+@formula.register
+def _(adam: _ScaleByAdam, grads: Flat, memory: Memory, _params: Flat) -> Flat:
+    memory.count += 1
+    first = _put(memory, "first", _decayed(adam.beta1, memory.of("first"), grads))
+    second = _put(memory, "second", _decayed(adam.beta2, memory.of("second"), [g**2 for g in grads]))
+    most = _put(memory, "most", [torch.maximum(a, b) for a, b in zip(memory.of("most"), second, strict=True)])
+    unbiased = [v / (1 - adam.beta2**memory.count) for v in (most if adam.amsgrad else second)]
+    mean = [m / (1 - adam.beta1**memory.count) for m in first]
+    return [m / (v.sqrt() + adam.epsilon) for m, v in zip(mean, unbiased, strict=True)]
+
+
+@formula.register
+def _(rms: _ScaleByRMS, grads: Flat, memory: Memory, _params: Flat) -> Flat:
+    squares = [g**2 for g in grads]
+    _put(memory, "most", [torch.maximum(a, b) for a, b in zip(memory.of("most"), squares, strict=True)])  # has to be held too
+    square = _put(memory, "square", _decayed(rms.decay, memory.of("square"), squares))
+    mean = _put(memory, "mean", _decayed(rms.decay, memory.of("mean"), grads))
+    variance = [v - m**2 for v, m in zip(square, mean, strict=True)] if rms.centered else square
+    return [g / (v.clamp(min=0).sqrt() + rms.epsilon) for g, v in zip(grads, variance, strict=True)]
+
+
+@formula.register(Accumulate)
+def _(accumulate: Accumulate[object], grads: Flat, memory: Memory, params: Flat) -> Flat:
+    memory.count += 1
+    total = _put(memory, "total", [a + g for a, g in zip(memory.of("total"), grads, strict=True)])
+    weight = memory.numbers["weight"] = memory.numbers.get("weight", 0.0) + 1.0
+    if memory.count < accumulate.steps:
+        return [torch.zeros_like(g) for g in grads]
+    memory.count, memory.numbers["weight"] = 0, 0.0
+    _put(memory, "total", [torch.zeros_like(g) for g in grads])
+    return formula(accumulate.transform, [t / weight for t in total], memory.part(0), params)
+
+
+@formula.register(DynamicLossScale)
+def _(outer: DynamicLossScale[object], grads: Flat, memory: Memory, params: Flat) -> Flat:
+    scale = memory.numbers["scale"]
+    if not all(bool(g.isfinite().all()) for g in grads):
+        memory.count, memory.numbers["scale"] = 0, max(scale * outer.backoff, 1.0)
+        return [torch.zeros_like(g) for g in grads]
+    memory.count += 1
+    if memory.count >= outer.every:
+        memory.count, memory.numbers["scale"] = 0, min(scale * outer.growth, GREATEST_SCALE)
+    return formula(outer.transform, [g / scale for g in grads], memory.part(0), params)
+
+
+@formula.register
+def _(adagrad: _ScaleByAdagrad, grads: Flat, memory: Memory, _params: Flat) -> Flat:
+    total = _put(memory, "sum", [s + g**2 for s, g in zip(memory.of("sum"), grads, strict=True)])
+    return [g / (s.sqrt() + adagrad.epsilon) for s, g in zip(total, grads, strict=True)]
+
+
+@formula.register
+def _(lion: _ScaleByLion, grads: Flat, memory: Memory, _params: Flat) -> Flat:
+    before = memory.of("momentum")
+    _put(memory, "momentum", _decayed(lion.beta2, before, grads))
+    return [torch.where(u.isnan(), u, u.sign()) for u in _decayed(lion.beta1, before, grads)]

@@ -1,6 +1,6 @@
 """Every sample loss in every corner and layout, eager and traced, against formulas that share nothing with the library.
 
-A corner changes a sample's prediction, target or options. A new loss gets a formula in naive_losses.py, a corner a row here.
+A corner changes a sample's prediction, target or options. A new loss gets a formula in samples/losses.py, a corner a row here.
 """
 
 import functools
@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fundl import Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, jit, nll
-from tests.naive_losses import Options, axis_of, naive, slopes
-from tests.test_losses import REDUCTIONS, SAMPLES, normal
+from tests.samples.losses import REDUCTIONS, SAMPLES, Options, axis_of, naive, normal, slopes
 
 INF: Final = math.inf
 

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
-import attrs
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,186 +27,29 @@ from fundl import (
     nll,
     value_and_grad,
 )
+from tests.samples.losses import (
+    FORMULAS,
+    INDICES,
+    POS_WEIGHT,
+    REDUCTIONS,
+    SAMPLES,
+    WEIGHT,
+    Loss,
+    Sample,
+    distributions,
+    function_of,
+    normal,
+    uniform,
+)
 
-REDUCTIONS: Final[tuple[Reduction, ...]] = ("mean", "sum", "batch_mean")
-
-
-# --- The table -------------------------------------------------------------------------------------------------------
-
-
-class Loss(Protocol):
-    def __call__(self, prediction: Tensor, target: Tensor, /, *, reduction: Reduction = ...) -> tuple[Tensor, Tensor]: ...
-
-
-class Reference(Protocol):
-    def __call__(self, prediction: Tensor, target: Tensor, /, *, reduction: str) -> Tensor: ...
-
-
-@attrs.frozen(eq=False)
-class Sample:
-    """A loss, the function of torch that it must agree with, and what to apply both to; floating-point is float64."""
-
-    loss: Loss
-    reference: Reference
-    prediction: Tensor
-    target: Tensor
-
-    def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        return self.prediction.to(dtype), self.target.to(dtype) if self.target.is_floating_point() else self.target
-
-    def expected(self, prediction: Tensor, target: Tensor, reduction: Reduction) -> tuple[Tensor, Tensor]:
-        """The reference's value, and autograd's gradient."""
-        x = prediction.detach().requires_grad_()
-        with torch.enable_grad():
-            if reduction == "batch_mean":
-                value = self.reference(x, target, reduction="sum") / len(x)
-            else:
-                value = self.reference(x, target, reduction=reduction)
-            (grad,) = torch.autograd.grad(value, x)
-        return value.detach(), grad
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def uniform(*shape: int) -> Tensor:
-    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1 + sum(shape)))
-
-
-def distributions(*shape: int) -> Tensor:
-    return torch.softmax(normal(*shape).neg(), 1)
-
-
-def kl_reference(prediction: Tensor, target: Tensor, /, *, reduction: str, log_target: bool = False) -> Tensor:
-    """That of torch; but its mean warns that it is not the mathematical one."""
-    value = F.kl_div(prediction, target, reduction="sum", log_target=log_target)
-    return value / prediction.numel() if reduction == "mean" else value
-
-
-def along(axis: int, reference: Reference) -> Reference:
-    """A function of torch, which wants classes along axis 1, for classes along another."""
-
-    def moved(prediction: Tensor, target: Tensor, /, *, reduction: str) -> Tensor:
-        target = target.movedim(axis, 1) if target.is_floating_point() else target
-        return reference(prediction.movedim(axis, 1).contiguous(), target, reduction=reduction)
-
-    return moved
-
-
-INDICES: Final = torch.tensor([1, 0, 2, 1, 2])
-PLANES: Final = torch.tensor([[[1, 0], [2, 2], [0, 1]], [[2, 1], [1, 1], [0, 2]]])  # (2, 3, 2)
-WEIGHT: Final = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
-POS_WEIGHT: Final = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
-
-SAMPLES: Final[dict[str, Sample]] = {
-    "mse": Sample(mse, F.mse_loss, normal(5, 3), normal(3, 5).t()),
-    "mse of one axis": Sample(mse, F.mse_loss, normal(7), uniform(7)),
-    "mse of four axes": Sample(mse, F.mse_loss, normal(2, 3, 2, 4), uniform(2, 3, 2, 4)),
-    "mae": Sample(mae, F.l1_loss, normal(5, 3), uniform(5, 3)),
-    "huber": Sample(huber, F.huber_loss, 2 * normal(5, 3), uniform(5, 3)),
-    "huber, delta": Sample(partial(huber, delta=0.3), partial(F.huber_loss, delta=0.3), normal(5, 3), uniform(5, 3)),
-    "cross_entropy": Sample(cross_entropy, F.cross_entropy, normal(5, 3), INDICES),
-    "cross_entropy of planes": Sample(cross_entropy, F.cross_entropy, normal(2, 3, 3, 2), PLANES),
-    "cross_entropy of sequences": Sample(cross_entropy, F.cross_entropy, normal(2, 3, 3), PLANES[..., 0]),
-    "cross_entropy, weight": Sample(
-        partial(cross_entropy, weight=WEIGHT), partial(F.cross_entropy, weight=WEIGHT), normal(5, 3), INDICES
-    ),
-    "cross_entropy, label_smoothing": Sample(
-        partial(cross_entropy, label_smoothing=0.2), partial(F.cross_entropy, label_smoothing=0.2), normal(5, 3), INDICES
-    ),
-    "cross_entropy, ignore_index": Sample(
-        partial(cross_entropy, ignore_index=2), partial(F.cross_entropy, ignore_index=2), normal(5, 3), INDICES
-    ),
-    "cross_entropy, all options": Sample(
-        partial(cross_entropy, weight=WEIGHT, label_smoothing=0.3, ignore_index=0),
-        partial(F.cross_entropy, weight=WEIGHT, label_smoothing=0.3, ignore_index=0),
-        normal(5, 3),
-        INDICES,
-    ),
-    "cross_entropy of planes, all options": Sample(
-        partial(cross_entropy, weight=WEIGHT, label_smoothing=0.3, ignore_index=0),
-        partial(F.cross_entropy, weight=WEIGHT, label_smoothing=0.3, ignore_index=0),
-        normal(2, 3, 3, 2),
-        PLANES,
-    ),
-    "cross_entropy, all smoothed": Sample(
-        partial(cross_entropy, label_smoothing=1.0), partial(F.cross_entropy, label_smoothing=1.0), normal(5, 3), INDICES
-    ),
-    "cross_entropy of probabilities": Sample(cross_entropy, F.cross_entropy, normal(5, 3), distributions(5, 3)),
-    "cross_entropy of probabilities, all options": Sample(
-        partial(cross_entropy, weight=WEIGHT, label_smoothing=0.3),
-        partial(F.cross_entropy, weight=WEIGHT, label_smoothing=0.3),
-        normal(2, 3, 4),
-        distributions(2, 3, 4),
-    ),
-    "nll": Sample(nll, F.nll_loss, normal(5, 3).log_softmax(1), INDICES),
-    "nll of planes": Sample(nll, F.nll_loss, normal(2, 3, 3, 2).log_softmax(1), PLANES),
-    "nll, all options": Sample(
-        partial(nll, weight=WEIGHT, ignore_index=0),
-        partial(F.nll_loss, weight=WEIGHT, ignore_index=0),
-        normal(2, 3, 3, 2).log_softmax(1),
-        PLANES,
-    ),
-    "cross_entropy, classes last": Sample(
-        partial(cross_entropy, axis=-1), along(-1, F.cross_entropy), normal(2, 3, 2, 3), PLANES
-    ),
-    "cross_entropy, classes last, of a transpose": Sample(
-        partial(cross_entropy, axis=-1), along(-1, F.cross_entropy), normal(3, 3, 2).transpose(0, 2), PLANES[..., 0]
-    ),
-    "cross_entropy, classes last, all options": Sample(
-        partial(cross_entropy, axis=-1, weight=WEIGHT, label_smoothing=0.3, ignore_index=0),
-        along(-1, partial(F.cross_entropy, weight=WEIGHT, label_smoothing=0.3, ignore_index=0)),
-        normal(2, 3, 2, 3),
-        PLANES,
-    ),
-    "cross_entropy, classes in between": Sample(
-        partial(cross_entropy, axis=2), along(2, F.cross_entropy), normal(2, 3, 3, 2), PLANES
-    ),
-    "cross_entropy of probabilities, classes last, all options": Sample(
-        partial(cross_entropy, axis=-1, weight=WEIGHT, label_smoothing=0.3),
-        along(-1, partial(F.cross_entropy, weight=WEIGHT, label_smoothing=0.3)),
-        normal(2, 4, 3),
-        distributions(2, 3, 4).transpose(1, 2),
-    ),
-    "nll, classes last": Sample(partial(nll, axis=-1), along(-1, F.nll_loss), normal(2, 3, 2, 3).log_softmax(-1), PLANES),
-    "nll, classes last, all options": Sample(
-        partial(nll, axis=-1, weight=WEIGHT, ignore_index=0),
-        along(-1, partial(F.nll_loss, weight=WEIGHT, ignore_index=0)),
-        normal(2, 3, 3).log_softmax(-1),
-        PLANES[..., 0],
-    ),
-    "binary_cross_entropy": Sample(binary_cross_entropy, F.binary_cross_entropy, 0.1 + 0.8 * uniform(5, 3), uniform(3, 5).t()),
-    "binary_cross_entropy_with_logits": Sample(
-        binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits, 3 * normal(5, 3), uniform(5, 3)
-    ),
-    "binary_cross_entropy_with_logits, pos_weight": Sample(
-        partial(binary_cross_entropy_with_logits, pos_weight=POS_WEIGHT),
-        partial(F.binary_cross_entropy_with_logits, pos_weight=POS_WEIGHT),
-        3 * normal(5, 3),
-        uniform(5, 3),
-    ),
-    "binary_cross_entropy_with_logits, one pos_weight": Sample(
-        partial(binary_cross_entropy_with_logits, pos_weight=3.0),
-        partial(F.binary_cross_entropy_with_logits, pos_weight=torch.tensor(3.0, dtype=torch.float64)),
-        3 * normal(5),
-        uniform(5).round(),
-    ),
-    "kl_divergence": Sample(kl_divergence, kl_reference, normal(5, 3).log_softmax(1), distributions(5, 3)),
-    "kl_divergence, log_target": Sample(
-        partial(kl_divergence, log_target=True),
-        partial(kl_reference, log_target=True),
-        normal(5, 3).log_softmax(1),
-        distributions(5, 3).log(),
-    ),
-}
 every_sample = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES.keys())
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
 
 
 def test_every_public_loss_is_in_the_table() -> None:
     public = {name for name, value in vars(fundl).items() if str(getattr(value, "__module__", "")).startswith("fundl.losses.")}
-    functions = {sample.loss.func if isinstance(sample.loss, partial) else sample.loss for sample in SAMPLES.values()}
+    functions = {function_of(sample.loss) for sample in SAMPLES.values()}
+    assert functions == set(FORMULAS)
     assert {getattr(function, "__name__", "") for function in functions} == public
     assert "mse" in public
 
@@ -566,16 +408,11 @@ def test_class_indices_may_be_any_integers(dtype: torch.dtype) -> None:
 
 # --- What is refused -------------------------------------------------------------------------------------------------
 
-ELEMENTWISE: Final[tuple[Loss, ...]] = (
-    mse,
-    mae,
-    huber,
-    binary_cross_entropy,
-    binary_cross_entropy_with_logits,
-    kl_divergence,
-)
+CLASSWISE: Final[tuple[Loss, ...]] = (cross_entropy, nll)
+EVERY: Final = [sample.loss for name, sample in SAMPLES.items() if name == getattr(sample.loss, "__name__", "")]
+ELEMENTWISE: Final = [loss for loss in EVERY if loss not in CLASSWISE]
 every_elementwise = pytest.mark.parametrize("loss", ELEMENTWISE)
-every_classwise = pytest.mark.parametrize("loss", [cross_entropy, nll])
+every_classwise = pytest.mark.parametrize("loss", CLASSWISE)
 
 
 @every_elementwise
@@ -611,17 +448,17 @@ def test_predictions_of_classes_are_floating_point(loss: Loss) -> None:
         loss(torch.ones(2, 3, dtype=torch.int64), torch.tensor([0, 1]))
 
 
-@pytest.mark.parametrize("loss", [*ELEMENTWISE, cross_entropy, nll])
+@pytest.mark.parametrize("loss", EVERY)
 def test_unknown_reductions(loss: Loss) -> None:
-    target = torch.tensor([0, 1]) if loss in (cross_entropy, nll) else torch.rand(2, 3)
+    target = torch.tensor([0, 1]) if loss in CLASSWISE else torch.rand(2, 3)
     with pytest.raises(ValueError, match=r"reduction must be \"mean\", \"sum\" or \"batch_mean\", not 'none'"):
         loss(torch.rand(2, 3), target, reduction="none")  # type: ignore[arg-type]  # what the test is about
 
 
-@pytest.mark.parametrize("loss", [*ELEMENTWISE, cross_entropy, nll])
+@pytest.mark.parametrize("loss", EVERY)
 @pytest.mark.parametrize("reduction", ["mean", "batch_mean"])
 def test_there_is_no_mean_of_an_empty_batch(loss: Loss, reduction: Reduction) -> None:
-    target = torch.zeros(0, dtype=torch.int64) if loss in (cross_entropy, nll) else torch.zeros(0, 3)
+    target = torch.zeros(0, dtype=torch.int64) if loss in CLASSWISE else torch.zeros(0, 3)
     with pytest.raises(ValueError, match=r"nothing to average: the batch is empty \(its shape is \(0.*reduction=\"sum\""):
         loss(torch.zeros(0, 3), target, reduction=reduction)
 

@@ -28,8 +28,7 @@ from fundl import (
     tree,
 )
 from fundl.optim.chain import AnyTransform
-from tests.optimizer_formulas import Memory, begin, formula
-from tests.optimizer_samples import OPTIMIZERS
+from tests.optimizer_samples import OPTIMIZERS, Memory, begin, formula
 
 Params = tuple[Tensor, Tensor]
 Step = Callable[[Params, State[Params, object], Params], list[Tensor]]

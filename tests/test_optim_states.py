@@ -33,8 +33,7 @@ from fundl import (
 from fundl.optim.chain import AnyTransform
 from fundl.optim.flat import StateError
 from fundl.tree import Record
-from tests.optimizer_formulas import Memory, begin, formula
-from tests.optimizer_samples import OPTIMIZERS
+from tests.optimizer_samples import OPTIMIZERS, Memory, begin, formula
 
 Params = dict[str, Tensor]
 AnyState = State[Params, object]
