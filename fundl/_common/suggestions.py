@@ -288,17 +288,10 @@ _NAMES: Final[Mapping[str, str]] = {
     "TransformerEncoderLayer": "transformer_block(...)",
     "TransformerDecoderLayer": "decoder_block(...)",
     "TransformerEncoder": "encoder(...)",
-    "CrossEntropyLoss": "cross_entropy",
-    "MSELoss": "mse",
-    "mse_loss": "mse",
     "L1Loss": "mae",
     "l1_loss": "mae",
-    "HuberLoss": "huber",
-    "huber_loss": "huber",
     "SmoothL1Loss": "huber",
     "smooth_l1_loss": "huber",
-    "NLLLoss": "nll",
-    "nll_loss": "nll",
     "BCELoss": "binary_cross_entropy",
     "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
     "KLDivLoss": "kl_divergence",
@@ -316,10 +309,11 @@ def ours_for(name: str) -> str:
     if name in _NAMES:
         return _NAMES[name]
     public: Sequence[str] = getattr(sys.modules.get("fundl"), "__all__", ())
-    plain = name.replace("_", "").lower()
+    loss = re.sub(r"_?[Ll]oss$", "", name)
+    plain = loss.replace("_", "").lower()
     alike = {word.replace("_", "").lower(): word for word in sorted(public)}  # of linear and Linear, linear is the later
     word = alike.get(plain) or alike.get(re.sub(r"\dd$", "", plain)) or ""
-    return f"{word}(...)" if word else ""
+    return f"{word}(...)" if word and loss == name else word
 
 
 def hint(value: object) -> str:
