@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import attrs
@@ -166,45 +167,39 @@ def torch_decoder() -> nn.Module:
 TOKENS: Final = torch.tensor([[0, 3, 2], [1, 0, 4]])
 SEQUENCE, MEMORY = normal(2, 5, 8), normal(2, 7, 8) + 1
 
+
+def is_converted(sample: Sample) -> bool:
+    try:
+        torch_nn.to_torch(sample.model, inputs_shape(sample))
+    except torch_nn.ConversionError:
+        return False
+    return True
+
+
+def inputs_of(sample: Sample) -> Inputs:
+    return tuple(tree.leaves(sample.x))
+
+
+def inputs_shape(sample: Sample) -> Shape | None:
+    return shape_of(inputs_of(sample)) if isinstance(sample.x, Tensor) else None
+
+
+def is_of_options(row: Sample) -> bool:
+    """Whether it is a layer of options alone, which names its counterpart."""
+    return isinstance(row.model, Layer) and bool(row.model.counterpart) and "weight" not in row.model.children
+
+
+OF_OPTIONS: Final = [row for row in SAMPLES if is_of_options(row) and is_converted(row)]
+
 CASES: Final = [
-    *(
-        case(make, normal(3, 4))
-        for make in (
-            nn.ReLU,
-            nn.LeakyReLU,
-            lambda: nn.LeakyReLU(-0.3),
-            nn.Hardtanh,
-            lambda: nn.Hardtanh(-0.2, 0.7),
-            nn.ELU,
-            lambda: nn.ELU(0.4),
-            nn.SELU,
-            nn.Sigmoid,
-            nn.Tanh,
-            nn.Softplus,
-            lambda: nn.Softplus(2.0, 1.5),
-            nn.GELU,
-            lambda: nn.GELU("tanh"),
-            nn.SiLU,
-            nn.Mish,
-            nn.GLU,
-            lambda: nn.GLU(-1),
-            lambda: nn.Softmax(0),
-            lambda: nn.LogSoftmax(-1),
-            nn.Identity,
-            lambda: nn.Dropout(0.25),
-            lambda: nn.Linear(4, 3),
-            lambda: nn.Linear(4, 3, bias=False),
-            frozen_linear,
-        )
-    ),
+    *(case(partial(torch_nn.to_torch, row.model), *inputs_of(row), name=row.name) for row in OF_OPTIONS),
+    *(case(make, normal(3, 4)) for make in (lambda: nn.Linear(4, 3), lambda: nn.Linear(4, 3, bias=False), frozen_linear)),
     case(lambda: nn.Bilinear(3, 4, 2), normal(5, 3), normal(5, 4)),
     case(lambda: nn.Bilinear(3, 4, 2, bias=False), normal(5, 3), normal(5, 4)),
     case(nn.ReLU6, 4 * normal(3, 4), back=False),
     case(nn.Softmax2d, IMAGE, back=False),
     case(lambda: nn.Embedding(5, 3), TOKENS),
     case(lambda: nn.Embedding(5, 3, 0), TOKENS),
-    case(nn.Flatten, IMAGE),
-    case(lambda: nn.Flatten(2), IMAGE),
     case(lambda: nn.Unflatten(1, (2, 3)), normal(4, 6), back=False),  # its sizes are written otherwise
     *for_axes(lambda: nn.Conv1d(4, 6, 3), lambda: nn.Conv2d(4, 6, 3), lambda: nn.Conv3d(4, 6, 3)),
     *for_axes(
@@ -223,19 +218,7 @@ CASES: Final = [
         lambda: nn.ConvTranspose3d(4, 6, 2, stride=2, output_padding=(1, 0, 1)),
     ),
     case(lambda: nn.Conv2d(4, 6, 3, padding="valid"), IMAGE, back=False),
-    *for_axes(
-        lambda: nn.MaxPool1d(3, 2, 1, 1, ceil_mode=True),
-        lambda: nn.MaxPool2d((3, 2), (2, 1), (1, 0), (1, 2), ceil_mode=True),
-        lambda: nn.MaxPool3d(2, ceil_mode=True),
-    ),
-    *for_axes(
-        lambda: nn.AvgPool1d(3, 2, 1, ceil_mode=True, count_include_pad=False),
-        lambda: nn.AvgPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True, count_include_pad=False, divisor_override=5),
-        lambda: nn.AvgPool3d(2, 1, 1),
-    ),
     *for_axes(lambda: nn.MaxPool1d((2,)), lambda: nn.MaxPool2d(2), lambda: nn.MaxPool3d((2, 2, 2)), back=False),
-    *for_axes(lambda: nn.AdaptiveAvgPool1d(3), lambda: nn.AdaptiveAvgPool2d((3, 2)), lambda: nn.AdaptiveAvgPool3d((3, 2, 1))),
-    *for_axes(lambda: nn.AdaptiveMaxPool1d(3), lambda: nn.AdaptiveMaxPool2d((3, 2)), lambda: nn.AdaptiveMaxPool3d((3, 2, 1))),
     case(lambda: nn.LayerNorm(4), normal(3, 4)),
     case(lambda: nn.LayerNorm((3, 4), eps=0.1, bias=False), normal(2, 3, 4)),
     case(lambda: nn.LayerNorm(4, elementwise_affine=False), normal(3, 4)),
@@ -269,8 +252,6 @@ CASES: Final = [
     *for_axes(lambda: nn.ReflectionPad1d((1, 2)), lambda: nn.ReflectionPad2d((1, 0, 2, 1)), lambda: nn.ReflectionPad3d(1)),
     *for_axes(lambda: nn.ReplicationPad1d((1, 2)), lambda: nn.ReplicationPad2d((1, 0, 2, 1)), lambda: nn.ReplicationPad3d(1)),
     *for_axes(lambda: nn.CircularPad1d((1, 2)), lambda: nn.CircularPad2d((1, 0, 2, 1)), lambda: nn.CircularPad3d(1)),
-    case(lambda: nn.PixelShuffle(2), IMAGE),
-    case(lambda: nn.PixelUnshuffle(2), normal(2, 3, 4, 6)),
     case(lambda: nn.RNN(8, 3, batch_first=True), SEQUENCE),
     case(lambda: nn.RNN(8, 3, 2, "relu", batch_first=True, bidirectional=True, bias=False), SEQUENCE),
     case(lambda: nn.GRU(8, 3, 2, batch_first=True, bidirectional=True), SEQUENCE),
@@ -362,22 +343,6 @@ def test_every_row_has_a_case() -> None:
 
 
 # --- The samples -------------------------------------------------------------------------------------------------------
-
-
-def is_converted(sample: Sample) -> bool:
-    try:
-        torch_nn.to_torch(sample.model, inputs_shape(sample))
-    except torch_nn.ConversionError:
-        return False
-    return True
-
-
-def inputs_of(sample: Sample) -> Inputs:
-    return tuple(tree.leaves(sample.x))
-
-
-def inputs_shape(sample: Sample) -> Shape | None:
-    return shape_of(inputs_of(sample)) if isinstance(sample.x, Tensor) else None
 
 
 CONVERTED: Final = [sample for sample in SAMPLES if is_converted(sample)]

@@ -10,8 +10,9 @@ from torch import Tensor
 
 import fundl
 from fundl import Model, tree
-from fundl.layer import AnyLayer
+from fundl.layer import AnyLayer, Layer
 from fundl.layers.resampling import PadMode
+from tests.samples import ELEMENTWISE
 
 T = TypeVar("T")
 
@@ -74,8 +75,7 @@ def per_axis(draw: Draw, axes: int, low: int, high: int) -> int | tuple[int, ...
 # --- One layer each ----------------------------------------------------------------------------------------------------
 
 
-def elementwise(*layers: Callable[[], AnyLayer]) -> Drawn:
-    return lambda draw: (draw.one_of(*layers)(), anywhere(draw))
+ACTIVATIONS: Final = [row.model for row in ELEMENTWISE if isinstance(row.model, Layer) and row.model.elementwise]
 
 
 def softmax(kind: Callable[[int], AnyLayer]) -> Drawn:
@@ -292,22 +292,7 @@ def block(draw: Draw) -> Case:
 
 
 DRAWN: Final[Mapping[str, Drawn]] = {
-    "activations": elementwise(
-        fundl.ReLU,
-        fundl.LeakyReLU,
-        fundl.Hardtanh,
-        fundl.ELU,
-        fundl.SELU,
-        fundl.Sigmoid,
-        fundl.Tanh,
-        fundl.Softplus,
-        fundl.GELU,
-        lambda: fundl.GELU("tanh"),
-        fundl.SiLU,
-        fundl.Mish,
-        fundl.Identity,
-        lambda: fundl.Dropout(0.5),
-    ),
+    "activations": lambda draw: (draw.one_of(*ACTIVATIONS), anywhere(draw)),
     "GLU": glu,
     "Softmax": softmax(fundl.Softmax),
     "LogSoftmax": softmax(fundl.LogSoftmax),

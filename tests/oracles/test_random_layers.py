@@ -95,7 +95,7 @@ def test_many_random_cases(name: str) -> None:
 def test_every_counterpart_is_drawn() -> None:
     drawn: set[type[object]] = set()
     for name, make in DRAWN.items():
-        for seed in range(50):
+        for seed in range(200):
             model, _ = make(Draw.of(f"{name} {seed}"))
             drawn |= {type(part) for part in (model if isinstance(model, tuple) else (model,))}
     of_parts = {Frozen, Repeat, DecoderBlock, Decoder}  # which hold what is drawn

@@ -1,6 +1,8 @@
 """For each operator of torch's that a layer is a counterpart of: what its parameters are called, and how to make the layer."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Final
 
 import attrs
@@ -12,6 +14,7 @@ from fundl.interop import torch_nn
 from fundl.layers.resampling import PadMode
 from tests.oracles.database import Arguments
 from tests.oracles.listing import NotRunError
+from tests.test_torch_nn import OURS
 
 
 @attrs.frozen
@@ -79,11 +82,6 @@ def dropout(a: Arguments) -> nn.Module:
     if a.get("training", True) and a.get("p", 0.5) != 0:
         raise NotRunError("draws from the global generator")
     return nn.Dropout(float(str(a.get("p", 0.5))))
-
-
-def average_pool(kind: type[nn.Module]) -> Translation:
-    divisor = () if kind is nn.AvgPool1d else ("divisor_override",)
-    return of_options(kind, "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", *divisor)
 
 
 def max_pool(kind: type[nn.Module]) -> Translation:
@@ -241,7 +239,26 @@ def filled(module: nn.Module, a: Arguments) -> nn.Module:
 
 BATCH_NORM: Final = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
+
+def of_counterparts() -> Mapping[str, Translation]:
+    """Functions of torch.nn that are called as a module is that a layer of options alone names, and take the same options."""
+    found: dict[str, Translation] = {}
+    for name in (name for name, layer in OURS.items() if "weight" not in layer.children):
+        kind: type[nn.Module] = getattr(nn, name)
+        options = [option for option in signature(kind).parameters if option not in {"inplace", "min_value", "max_value"}]
+        function = re.sub(r"(?<=[a-z])(?=[A-Z][a-z])|(?<=Leaky)|(?<=Adaptive)", "_", name).lower()
+        if hasattr(nn.functional, function) and kind not in {
+            nn.Tanh,
+            nn.Sigmoid,
+            nn.Softmax,
+            nn.LogSoftmax,
+        }:  # which are torch's own, below
+            found[f"nn.functional.{function}"] = of_options(kind, *options)
+    return found
+
+
 TRANSLATIONS: Final[Mapping[str, Translation]] = {
+    **of_counterparts(),
     "tanh": of_options(nn.Tanh),
     "sigmoid": of_options(nn.Sigmoid),
     "softmax": softmax(nn.Softmax),
@@ -251,27 +268,11 @@ TRANSLATIONS: Final[Mapping[str, Translation]] = {
     "flatten": of_options(nn.Flatten, "start_dim", "end_dim"),
     "unflatten": of_options(nn.Unflatten, dim="dim", unflattened_size="sizes"),
     "native_layer_norm": Translation(("input", "normalized_shape", "weight", "bias", "eps"), layer_norm),
-    "nn.functional.relu": of_options(nn.ReLU),
     "nn.functional.relu6": of_options(nn.ReLU6),
-    "nn.functional.leaky_relu": of_options(nn.LeakyReLU, "negative_slope"),
-    "nn.functional.hardtanh": of_options(nn.Hardtanh, "min_val", "max_val"),
-    "nn.functional.elu": of_options(nn.ELU, "alpha"),
-    "nn.functional.selu": of_options(nn.SELU),
-    "nn.functional.silu": of_options(nn.SiLU),
-    "nn.functional.mish": of_options(nn.Mish),
-    "nn.functional.gelu": of_options(nn.GELU, "approximate"),
-    "nn.functional.softplus": of_options(nn.Softplus, "beta", "threshold"),
-    "nn.functional.glu": of_options(nn.GLU, "dim"),
     "nn.functional.dropout": Translation(("input", "p", "training"), dropout),
-    "nn.functional.adaptive_avg_pool1d": of_options(nn.AdaptiveAvgPool1d, "output_size"),
-    "nn.functional.adaptive_avg_pool2d": of_options(nn.AdaptiveAvgPool2d, "output_size"),
-    "nn.functional.adaptive_avg_pool3d": of_options(nn.AdaptiveAvgPool3d, "output_size"),
     "nn.functional.adaptive_max_pool1d": adaptive_max_pool(nn.AdaptiveMaxPool1d),
     "nn.functional.adaptive_max_pool2d": adaptive_max_pool(nn.AdaptiveMaxPool2d),
     "nn.functional.adaptive_max_pool3d": adaptive_max_pool(nn.AdaptiveMaxPool3d),
-    "nn.functional.avg_pool1d": average_pool(nn.AvgPool1d),
-    "nn.functional.avg_pool2d": average_pool(nn.AvgPool2d),
-    "nn.functional.avg_pool3d": average_pool(nn.AvgPool3d),
     "nn.functional.max_pool1d": max_pool(nn.MaxPool1d),
     "nn.functional.max_pool2d": max_pool(nn.MaxPool2d),
     "nn.functional.max_pool3d": max_pool(nn.MaxPool3d),
@@ -289,8 +290,6 @@ TRANSLATIONS: Final[Mapping[str, Translation]] = {
     "nn.functional.pad replicate": Translation(("input", "pad", "mode", "value"), pad("replicate")),
     "nn.functional.pad replicate_negative": Translation(("input", "pad", "mode", "value"), pad("replicate")),
     "nn.functional.pad circular": Translation(("input", "pad", "mode", "value"), pad("circular")),
-    "nn.functional.pixel_shuffle": of_options(nn.PixelShuffle, "upscale_factor"),
-    "nn.functional.pixel_unshuffle": of_options(nn.PixelUnshuffle, "downscale_factor"),
     "nn.functional.linear": Translation(("input", "weight", "bias"), linear),
     "nn.functional.bilinear": Translation(("input1", "input2", "weight", "bias"), bilinear, ("input1", "input2")),
     "nn.functional.embedding": Translation(("weight", "input"), embedding),

@@ -61,13 +61,15 @@ def _(layer: Dropout, *_: object) -> nn.Module:
 
 @model_of.register
 def _(module: nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d, *_: object) -> AnyLayer:
-    return _without_indices(module, return_indices=module.return_indices)
+    _require_no_indices(return_indices=module.return_indices)
+    return from_counterpart(module)
 
 
 @model_of.register
 def _(module: nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d, *_: object) -> AnyLayer:
+    _require_no_indices(return_indices=module.return_indices)
     _require_numbers(module.output_size)
-    return _without_indices(module, return_indices=module.return_indices)
+    return from_counterpart(module)
 
 
 @model_of.register
@@ -76,9 +78,8 @@ def _(module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d
     return from_counterpart(module)
 
 
-def _without_indices(module: nn.Module, *, return_indices: bool) -> AnyLayer:
+def _require_no_indices(*, return_indices: bool) -> None:
     require(not return_indices, "return_indices=True gives a pair, but a layer gives one tensor: set it to False")
-    return from_counterpart(module)
 
 
 def _require_numbers(size: object) -> None:
