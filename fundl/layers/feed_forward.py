@@ -1,6 +1,6 @@
 """What widens features, bends them and narrows them again, at each position for itself: feed-forward networks, and gates."""
 
-from typing import Generic, Literal, TypeVar, final, overload
+from typing import Generic, Literal, Self, TypeVar, final, overload
 
 import attrs
 import torch
@@ -11,6 +11,7 @@ from typing_extensions import TypeVarTuple, override
 from fundl._common import kernels
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer
+from fundl.layers._refusals import require_at_least_one
 from fundl.layers.activation import Sigmoid
 from fundl.layers.linear import Linear, linear
 from fundl.layers.self_gated import GELU, SiLU
@@ -80,14 +81,13 @@ class GLU(Layer[Tensor], Generic[Axis]):
         return value * self._opened(gate)[0], x
 
     @override
-    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["GLU[Axis]", Tensor]:
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         if isinstance(self.activation, Sigmoid):
             return self, kernels.glu_backward(grad, residuals, self.axis)
         value, gate = torch.chunk(residuals, 2, self.axis)
         opened, kept = self._opened(gate)
         activation, grad_gate = self.activation.backward(kept, grad * value)
-        grads = self if activation is self.activation else GLU(activation, axis=self.axis)
-        return grads, torch.cat((grad * opened, grad_gate), self.axis)
+        return self.gradient(activation), torch.cat((grad * opened, grad_gate), self.axis)
 
     def _opened(self, gate: Tensor) -> tuple[Tensor, object]:
         """f(g), and what f keeps for its backward."""
@@ -191,8 +191,7 @@ def gated_feed_forward(
     >>> gated_feed_forward(12, 32)
     (Linear(weight=float32[64, 12], bias=None), GLU(activation=SiLU()), Linear(weight=float32[12, 32], bias=None))
     """
-    if hidden < 1:  # twice as many would be told to whoever asks for 0
-        raise ValueError(f"hidden must be at least 1, not {hidden}")
+    require_at_least_one(hidden=hidden)  # linear would speak of twice as many
     return (
         linear(features, 2 * hidden, bias=bias, dtype=dtype),
         GLU(activation),

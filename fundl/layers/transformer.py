@@ -4,7 +4,7 @@ A block is a composition of layers, no more, and a stack is a tuple of blocks: w
 Whoever wants another block composes one.
 """
 
-from typing import Generic, Protocol, TypeAlias, TypedDict, TypeVar, cast, final, overload
+from typing import Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar, cast, final, overload
 
 import attrs
 import torch
@@ -14,6 +14,7 @@ from typing_extensions import Unpack, override
 
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer, Model
+from fundl.layers._inside import forward_inside
 from fundl.layers._refusals import require_at_least_one
 from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention, self_attention
 from fundl.layers.dropout import Dropout
@@ -22,9 +23,8 @@ from fundl.layers.linear import Linear
 from fundl.layers.normalization import LayerNorm, layer_norm
 from fundl.layers.self_gated import GELU
 from fundl.layers.structure import Residual, residual
-from fundl.model import note_place, output_shape, require_model, run_backward, run_forward
+from fundl.model import note_place, output_shape, require_model, run_backward
 from fundl.shapes import AnySize
-from fundl.tree import describe
 
 Size = TypeVar("Size", bound=int)
 Norm = TypeVar("Norm", bound=AnyLayer)
@@ -61,37 +61,19 @@ class Options(TypedDict, total=False):
 
 @overload
 def transformer_block(
-    features: Size,
-    heads: int,
-    *,
-    hidden: int | None = ...,
-    **options: Unpack[Options],
+    features: Size, heads: int, *, hidden: int | None = ..., **options: Unpack[Options]
 ) -> tuple[AttentionPart[LayerNorm[Size], Size], NetworkPart[LayerNorm[Size], FeedForward[Size]]]: ...
 @overload
 def transformer_block(
-    features: Size,
-    heads: int,
-    *,
-    norm: Norm,
-    hidden: int | None = ...,
-    **options: Unpack[Options],
+    features: Size, heads: int, *, norm: Norm, hidden: int | None = ..., **options: Unpack[Options]
 ) -> tuple[AttentionPart[Norm, Size], NetworkPart[Norm, FeedForward[Size]]]: ...
 @overload
 def transformer_block(
-    features: Size,
-    heads: int,
-    *,
-    feed_forward: Network,
-    **options: Unpack[Options],
+    features: Size, heads: int, *, feed_forward: Network, **options: Unpack[Options]
 ) -> tuple[AttentionPart[LayerNorm[Size], Size], NetworkPart[LayerNorm[Size], Network]]: ...
 @overload
 def transformer_block(
-    features: Size,
-    heads: int,
-    *,
-    norm: Norm,
-    feed_forward: Network,
-    **options: Unpack[Options],
+    features: Size, heads: int, *, norm: Norm, feed_forward: Network, **options: Unpack[Options]
 ) -> tuple[AttentionPart[Norm, Size], NetworkPart[Norm, Network]]: ...
 @with_suggestions
 def transformer_block(
@@ -240,16 +222,14 @@ class DecoderBlock(Layer[tuple[object, ...], tuple[Tensor, Tensor], Tensor], Gen
         return y, (kept_before, kept_norm, kept_attention, kept_dropout, kept_after)
 
     @override
-    def backward(
-        self, residuals: tuple[object, ...], grad: Tensor
-    ) -> tuple["DecoderBlock[Features, NormOf, NetworkOf]", tuple[Tensor, Tensor]]:
+    def backward(self, residuals: tuple[object, ...], grad: Tensor) -> tuple[Self, tuple[Tensor, Tensor]]:
         layers = self.layers
         last, grad_z = _backward(layers[4], residuals[4], grad)
         dropout, grad_seen = _backward(layers[3], residuals[3], grad_z)
         attention, (grad_normal, grad_memory) = _backward_to_both(layers[2], residuals[2], grad_seen)
         norm, grad_u = _backward(layers[1], residuals[1], grad_normal)
         first, grad_x = _backward(layers[0], residuals[0], grad_z + grad_u)
-        return DecoderBlock((first, norm, attention, dropout, last)), (grad_x, grad_memory)
+        return self.gradient((first, norm, attention, dropout, last)), (grad_x, grad_memory)
 
 
 class _Backward(Protocol):
@@ -268,13 +248,10 @@ _backward_to_both = cast("_BackwardToBoth", run_backward)
 def _forward(layers: tuple[Model, ...], place: int, x: object) -> tuple[Tensor, object]:
     """What one of the layers makes of its input, and what it keeps."""
     try:
-        output, residuals = run_forward(layers[place], x)
+        return forward_inside(layers[place], x)
     except Exception as error:
         note_place(error, f"[{place}]")
         raise
-    if not isinstance(output, Tensor):
-        raise TypeError(f"the layers inside must give a tensor, not {describe(output)}")
-    return output, residuals
 
 
 @final
@@ -316,7 +293,7 @@ class Decoder(Layer[tuple[object, ...], tuple[Tensor, Tensor], Tensor], Generic[
         return y, (tuple(kept), residuals)
 
     @override
-    def backward(self, residuals: tuple[object, ...], grad: Tensor) -> tuple["Decoder[BlockOf, NormOf]", tuple[Tensor, Tensor]]:
+    def backward(self, residuals: tuple[object, ...], grad: Tensor) -> tuple[Self, tuple[Tensor, Tensor]]:
         (blocks, norm), (kept, kept_norm) = self.layers, cast("tuple[tuple[object, ...], object]", residuals)
         norm, grad = _backward(norm, kept_norm, grad)
         grads: list[BlockOf] = []
@@ -326,7 +303,7 @@ class Decoder(Layer[tuple[object, ...], tuple[Tensor, Tensor], Tensor], Generic[
             grads.append(grads_block)
             grad_memory = grad_own if grad_memory is None else grad_memory + grad_own
         assert grad_memory is not None  # there is a block
-        return Decoder((tuple(reversed(grads)), norm)), (grad, grad_memory)
+        return self.gradient((tuple(reversed(grads)), norm)), (grad, grad_memory)
 
 
 @overload
@@ -345,12 +322,7 @@ def decoder_block(
 ) -> DecoderBlock[Size, Norm, FeedForward[Size]]: ...
 @overload
 def decoder_block(
-    features: Size,
-    heads: int,
-    *,
-    feed_forward: Network,
-    memory_features: int | None = ...,
-    **options: Unpack[Options],
+    features: Size, heads: int, *, feed_forward: Network, memory_features: int | None = ..., **options: Unpack[Options]
 ) -> DecoderBlock[Size, LayerNorm[Size], Network]: ...
 @overload
 def decoder_block(
@@ -384,19 +356,13 @@ def decoder_block(
         features: size of the last axis of x, and of the output.
         heads: of each attention, how many; they divide the features.
         norm: a layer that normalises, which stands in all three places; by default a `layer_norm` of the features.
-        feed_forward: f, a model that runs at each position; by default a `feed_forward` with GELU.
         memory_features: size of the memory's last axis; by default that of x.
-        hidden: how many features there are inside the default f; by default 4 times as many as outside.
         causal: whether a position of x sees only itself and those before it in x; by default it does. It sees all the memory.
-        key_value_heads: how many heads there are for keys and values; by default as many as for queries.
-        rotary: the base of the angles by which queries and keys of self-attention are turned; None for no turning.
-        dropout: the probability to drop an element of what each part gives, and to drop a weight of attention.
-        bias: whether attention, and the default f and norm, add biases.
-        dtype: of the parameters of all but `norm` and `feed_forward`.
+
+    All other options are those of `transformer_block`. They hold for both attentions; rotary is for self-attention alone.
 
     Raises:
-        ValueError: an option is out of its range, the parts do not fit together, or `hidden` is given as well as
-            `feed_forward`, which it is not for.
+        ValueError: as `transformer_block`.
 
     >>> from fundl import apply, decoder_block, initialize, key
     >>> block = initialize(key(0), decoder_block(16, 4, memory_features=8))
