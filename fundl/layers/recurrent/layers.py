@@ -1,188 +1,23 @@
 """Recurrent layers: RNN, GRU and LSTM, of any depth, in one direction or in both."""
 
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Generic, Literal, Self, TypeAlias, final, overload
+from typing import Literal, TypeAlias, final, overload
 
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, override
+from typing_extensions import TypeVar, Unpack, override
 
-from fundl import tree
-from fundl._common.half import HALF, narrowed, widened
 from fundl._common.suggestions import with_suggestions
-from fundl.initializers import Initializer, VarianceScaling
-from fundl.layer import Layer
+from fundl.initializers import Initializer
 from fundl.layers.recurrent import sweeps
-from fundl.layers.recurrent.sweeps import Activation, Kept, Recurrence, States, Sweep, SweptBack
-from fundl.shapes import AnySize, Product, Shape, expect
-from fundl.tree import BUFFER
+from fundl.layers.recurrent._base import Directions, HiddenFeatures, InFeatures, Options, Recurrent, layers_of
+from fundl.layers.recurrent.sweeps import Activation, Kept, States, Sweep, SweptBack
 
-InFeatures = TypeVar("InFeatures", bound=int, covariant=True, default=AnySize)
-HiddenFeatures = TypeVar("HiddenFeatures", bound=int, covariant=True, default=AnySize)
-Directions = TypeVar("Directions", bound=int, covariant=True, default=AnySize)
 In = TypeVar("In", bound=int)
 Hidden = TypeVar("Hidden", bound=int)
-Batch = TypeVar("Batch")
-Steps = TypeVar("Steps")
 
 One: TypeAlias = Literal[1]
 Two: TypeAlias = Literal[2]
-Residuals: TypeAlias = tuple[tuple[Tensor, ...], tuple[Kept, ...]]
-"""The input of each layer, (T, B, ...), and what each recurrence keeps."""
-
-
-# --- Layers of recurrences ---------------------------------------------------------------------------------------------
-
-
-@attrs.frozen(eq=False)
-class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions]):
-    """What RNN, GRU and LSTM have in common: layers of recurrences, each layer over the output of the one before it.
-
-    Args:
-        layers: the recurrences of each layer: one, or one in each direction.
-        mask: of shape (B, T) and dtype bool, True where a step is real; None if all are.
-    """
-
-    layers: tuple[tuple[Recurrence, ...], ...]
-    mask: Tensor | None = attrs.field(default=None, metadata=BUFFER, kw_only=True)
-
-    @abstractmethod
-    def _sweep(self, sweep: Sweep) -> tuple[Tensor, States, Kept]:
-        """The output of one recurrence (T, B, H), its state after the last step, and what backward needs."""
-
-    @abstractmethod
-    def _sweep_back(self, sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
-        """The gradients of one recurrence, given those with respect to its output and its state after the last step."""
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Residuals]:
-        output, _, residuals = self.run(x, None)
-        return output, residuals
-
-    @override
-    def backward(self, residuals: Residuals, grad: Tensor) -> tuple[Self, Tensor]:
-        grads, grad_x, _ = self.run_back(residuals, None, grad, None)
-        return grads(), grad_x()
-
-    @override
-    def backward_params(self, residuals: Residuals, grad: Tensor) -> Self:
-        return self.run_back(residuals, None, grad, None)[0]()
-
-    @override
-    def backward_input(self, residuals: Residuals, grad: Tensor) -> Tensor:
-        return self.run_back(residuals, None, grad, None)[1]()
-
-    @override
-    def output_shape(self, shape: Shape[Batch, Steps, InFeatures]) -> Shape[Batch, Steps, Product[HiddenFeatures, Directions]]:
-        batch, steps, features = shape.exactly(3)
-        layer = self.layers[0]
-        expect("features", features, layer[0].weight_ih.shape[1])
-        return Shape(batch, steps, layer[0].weight_hh.shape[1] * len(layer))
-
-    def run(self, x: Tensor, states: Sequence[States] | None) -> tuple[Tensor, list[States], Residuals]:
-        """The output for an input and the state of each recurrence, their states after the last step, and the residuals."""
-        self._require_sequences(x)
-        if self._is_half(x):
-            output, after, residuals = tree.cast_to(self, torch.float32).run(widened(x), _widened(states))
-            return narrowed(output, x), _narrowed(after, x), residuals
-        sequence = x.transpose(0, 1)
-        inputs: list[Tensor] = []
-        kept: list[Kept] = []
-        last: list[States] = []
-        try:
-            for index in range(len(self.layers)):
-                inputs.append(sequence)
-                results = [self._sweep(sweep) for sweep in self._sweeps(index, sequence, states)]
-                sequence = results[0][0] if len(results) == 1 else torch.cat([output for output, _, _ in results], 2)
-                last += [state for _, state, _ in results]
-                kept += self._sharing(sequence, [own for _, _, own in results])
-        except RuntimeError as error:
-            self._explain(x, error)
-            raise
-        return sequence.transpose(0, 1), last, (tuple(inputs), tuple(kept))
-
-    def run_back(
-        self, residuals: Residuals, states: Sequence[States] | None, grad: Tensor, grad_last: Sequence[States] | None
-    ) -> tuple[Callable[[], Self], Callable[[], Tensor], list[States]]:
-        """What computes the gradients with respect to the parameters and the input, and those with respect to the states."""
-        if self._is_half(grad):
-            wide = tree.cast_to(self, torch.float32)
-            grads, grad_x, state = wide.run_back(residuals, _widened(states), widened(grad), _widened(grad_last))
-            return lambda: tree.cast_to(grads(), grad.dtype), lambda: narrowed(grad_x(), grad), _narrowed(state, grad)
-        inputs, kept = residuals
-        every: list[list[SweptBack]] = []
-        back: list[SweptBack] = []
-        grad = grad.transpose(0, 1)
-        for index, layer in reversed(list(enumerate(self.layers))):
-            if back:
-                grad = _grad_x(back)
-            place = index * len(layer)
-            runs = zip(self._sweeps(index, inputs[index], states), kept[place:], grad.chunk(len(layer), 2), strict=False)
-            back = [
-                self._sweep_back(*run, None if grad_last is None else grad_last[place + direction])
-                for direction, run in enumerate(runs)
-            ]
-            every.insert(0, back)
-        return (
-            lambda: attrs.evolve(self, layers=tuple(tuple(found.grads() for found in of_layer) for of_layer in every)),
-            lambda: _grad_x(every[0]).transpose(0, 1),
-            [found.state for of_layer in every for found in of_layer],
-        )
-
-    def _is_half(self, x: Tensor) -> bool:
-        """Whether to run in float32, and round what comes: what a state adds up over the steps, 16 bits do not hold."""
-        return x.dtype in HALF and self.layers[0][0].weight_ih.dtype is x.dtype
-
-    def _sweeps(self, index: int, x: Tensor, states: Sequence[States] | None) -> list[Sweep]:
-        """Where the recurrences of a layer run: the first from the first step to the last, the second back."""
-        mask = None if self.mask is None else self.mask.t().unsqueeze(2)
-        layer = self.layers[index]
-        return [
-            Sweep(weights, x, None if states is None else states[index * len(layer) + direction], mask, reverse=direction == 1)
-            for direction, weights in enumerate(layer)
-        ]
-
-    def _sharing(self, output: Tensor, kept: list[Kept]) -> list[Kept]:
-        """What recurrences keep, with their hidden states in the layer's output, where they are as well without padding."""
-        if self.mask is not None:
-            return kept
-        parts = output.chunk(len(kept), 2)
-        return [(hidden, *own[1:]) for hidden, own in zip(parts, kept, strict=True)]
-
-    def _require_sequences(self, x: Tensor) -> None:
-        if x.ndim != 3 or (self.mask is not None and self.mask.shape != x.shape[:2]):
-            wanted = "(B, T, F)" if self.mask is None else f"({', '.join(map(str, self.mask.shape))}, F) by its mask"
-            raise ValueError(f"{type(self).__name__} expects an input of shape {wanted}, but it is of shape {tuple(x.shape)}")
-
-    def _explain(self, x: Tensor, error: RuntimeError) -> None:
-        """Say in the layer's words what a kernel refused."""
-        name, weight = type(self).__name__, self.layers[0][0].weight_ih
-        if x.shape[2] != weight.shape[1]:
-            raise ValueError(
-                f"{name} expects {weight.shape[1]} features, but the input's shape is {tuple(x.shape)}: its last axis must"
-                f" be of size {weight.shape[1]}"
-            ) from error
-        if x.dtype != weight.dtype:
-            raise TypeError(
-                f"{name}'s weights are {weight.dtype}, but the input is {x.dtype}: convert one of them, the input with"
-                f" x.to({weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
-            ) from error
-
-
-def _widened(states: Sequence[States] | None) -> list[States] | None:
-    return None if states is None else [tuple(map(widened, state)) for state in states]
-
-
-def _narrowed(states: Sequence[States], like: Tensor) -> list[States]:
-    return [tuple(narrowed(part, like) for part in state) for state in states]
-
-
-def _grad_x(back: list[SweptBack]) -> Tensor:
-    """The gradient with respect to the input of a layer, (T, B, in): the sum of those of its directions."""
-    first, *others = (result.grad_x() for result in back)
-    return first + others[0] if others else first
 
 
 # --- RNN ---------------------------------------------------------------------------------------------------------------
@@ -246,48 +81,22 @@ class RNN(Recurrent[InFeatures, HiddenFeatures, Directions]):
         return sweeps.rnn_backward(sweep, kept, grad, grad_last, activation=self.activation)
 
 
+class RNNOptions(Options, total=False):
+    """The options of `rnn` on which no type depends."""
+
+    activation: Activation
+
+
 @overload
 def rnn(
-    in_features: In,
-    hidden_features: Hidden,
-    *,
-    activation: Activation = "tanh",
-    depth: int = 1,
-    bidirectional: Literal[False] = False,
-    bias: bool = True,
-    weight_ih_init: Initializer | None = None,
-    weight_hh_init: Initializer | None = None,
-    bias_init: Initializer | None = None,
-    dtype: torch.dtype = torch.float32,
+    in_features: In, hidden_features: Hidden, *, bidirectional: Literal[False] = False, **options: Unpack[RNNOptions]
 ) -> RNN[In, Hidden, One]: ...
 @overload
 def rnn(
-    in_features: In,
-    hidden_features: Hidden,
-    *,
-    activation: Activation = "tanh",
-    depth: int = 1,
-    bidirectional: Literal[True],
-    bias: bool = True,
-    weight_ih_init: Initializer | None = None,
-    weight_hh_init: Initializer | None = None,
-    bias_init: Initializer | None = None,
-    dtype: torch.dtype = torch.float32,
+    in_features: In, hidden_features: Hidden, *, bidirectional: Literal[True], **options: Unpack[RNNOptions]
 ) -> RNN[In, Hidden, Two]: ...
 @overload
-def rnn(
-    in_features: In,
-    hidden_features: Hidden,
-    *,
-    activation: Activation = "tanh",
-    depth: int = 1,
-    bidirectional: bool,
-    bias: bool = True,
-    weight_ih_init: Initializer | None = None,
-    weight_hh_init: Initializer | None = None,
-    bias_init: Initializer | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> RNN[In, Hidden]: ...
+def rnn(in_features: In, hidden_features: Hidden, *, bidirectional: bool, **options: Unpack[RNNOptions]) -> RNN[In, Hidden]: ...
 @with_suggestions
 def rnn(
     in_features: int,
@@ -324,7 +133,7 @@ def rnn(
     Recurrence(weight_ih=float32[4, 4], weight_hh=float32[4, 4], bias_ih=float32[4], bias_hh=float32[4])
     """
     inits = (weight_ih_init, weight_hh_init, bias_init)
-    layers = _layers(
+    layers = layers_of(
         1, in_features, hidden_features, depth=depth, bidirectional=bidirectional, bias=bias, inits=inits, dtype=dtype
     )
     return RNN(layers, activation=activation)
@@ -395,43 +204,14 @@ class GRU(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
 @overload
 def gru(
-    in_features: In,
-    hidden_features: Hidden,
-    *,
-    depth: int = 1,
-    bidirectional: Literal[False] = False,
-    bias: bool = True,
-    weight_ih_init: Initializer | None = None,
-    weight_hh_init: Initializer | None = None,
-    bias_init: Initializer | None = None,
-    dtype: torch.dtype = torch.float32,
+    in_features: In, hidden_features: Hidden, *, bidirectional: Literal[False] = False, **options: Unpack[Options]
 ) -> GRU[In, Hidden, One]: ...
 @overload
 def gru(
-    in_features: In,
-    hidden_features: Hidden,
-    *,
-    depth: int = 1,
-    bidirectional: Literal[True],
-    bias: bool = True,
-    weight_ih_init: Initializer | None = None,
-    weight_hh_init: Initializer | None = None,
-    bias_init: Initializer | None = None,
-    dtype: torch.dtype = torch.float32,
+    in_features: In, hidden_features: Hidden, *, bidirectional: Literal[True], **options: Unpack[Options]
 ) -> GRU[In, Hidden, Two]: ...
 @overload
-def gru(
-    in_features: In,
-    hidden_features: Hidden,
-    *,
-    depth: int = 1,
-    bidirectional: bool,
-    bias: bool = True,
-    weight_ih_init: Initializer | None = None,
-    weight_hh_init: Initializer | None = None,
-    bias_init: Initializer | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> GRU[In, Hidden]: ...
+def gru(in_features: In, hidden_features: Hidden, *, bidirectional: bool, **options: Unpack[Options]) -> GRU[In, Hidden]: ...
 @with_suggestions
 def gru(
     in_features: int,
@@ -450,13 +230,7 @@ def gru(
     Args:
         in_features: size of the input's last axis, at least 1.
         hidden_features: size of the state, at least 1.
-        depth: the number of layers, at least 1.
-        bidirectional: whether each layer also goes from the last step to the first.
-        bias: whether to add the two biases.
-        weight_ih_init: how to draw the weights from the input; by default, as all, from U(-1/sqrt(hidden), 1/sqrt(hidden)).
-        weight_hh_init: how to draw the weights from the hidden state.
-        bias_init: how to draw both biases.
-        dtype: the parameters' dtype.
+        depth: the number of layers, at least 1. This and all else as for `rnn`.
 
     Raises:
         ValueError: a size or the depth is less than 1.
@@ -466,7 +240,7 @@ def gru(
     Recurrence(weight_ih=float32[12, 4], weight_hh=float32[12, 4], bias_ih=float32[12], bias_hh=float32[12])
     """
     inits = (weight_ih_init, weight_hh_init, bias_init)
-    layers = _layers(
+    layers = layers_of(
         3, in_features, hidden_features, depth=depth, bidirectional=bidirectional, bias=bias, inits=inits, dtype=dtype
     )
     return GRU(layers)
@@ -538,43 +312,14 @@ class LSTM(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
 @overload
 def lstm(
-    in_features: In,
-    hidden_features: Hidden,
-    *,
-    depth: int = 1,
-    bidirectional: Literal[False] = False,
-    bias: bool = True,
-    weight_ih_init: Initializer | None = None,
-    weight_hh_init: Initializer | None = None,
-    bias_init: Initializer | None = None,
-    dtype: torch.dtype = torch.float32,
+    in_features: In, hidden_features: Hidden, *, bidirectional: Literal[False] = False, **options: Unpack[Options]
 ) -> LSTM[In, Hidden, One]: ...
 @overload
 def lstm(
-    in_features: In,
-    hidden_features: Hidden,
-    *,
-    depth: int = 1,
-    bidirectional: Literal[True],
-    bias: bool = True,
-    weight_ih_init: Initializer | None = None,
-    weight_hh_init: Initializer | None = None,
-    bias_init: Initializer | None = None,
-    dtype: torch.dtype = torch.float32,
+    in_features: In, hidden_features: Hidden, *, bidirectional: Literal[True], **options: Unpack[Options]
 ) -> LSTM[In, Hidden, Two]: ...
 @overload
-def lstm(
-    in_features: In,
-    hidden_features: Hidden,
-    *,
-    depth: int = 1,
-    bidirectional: bool,
-    bias: bool = True,
-    weight_ih_init: Initializer | None = None,
-    weight_hh_init: Initializer | None = None,
-    bias_init: Initializer | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> LSTM[In, Hidden]: ...
+def lstm(in_features: In, hidden_features: Hidden, *, bidirectional: bool, **options: Unpack[Options]) -> LSTM[In, Hidden]: ...
 @with_suggestions
 def lstm(
     in_features: int,
@@ -593,13 +338,7 @@ def lstm(
     Args:
         in_features: size of the input's last axis, at least 1.
         hidden_features: size of the state, at least 1.
-        depth: the number of layers, at least 1.
-        bidirectional: whether each layer also goes from the last step to the first.
-        bias: whether to add the two biases.
-        weight_ih_init: how to draw the weights from the input; by default, as all, from U(-1/sqrt(hidden), 1/sqrt(hidden)).
-        weight_hh_init: how to draw the weights from the hidden state.
-        bias_init: how to draw both biases.
-        dtype: the parameters' dtype.
+        depth: the number of layers, at least 1. This and all else as for `rnn`.
 
     Raises:
         ValueError: a size or the depth is less than 1.
@@ -609,45 +348,7 @@ def lstm(
     Recurrence(weight_ih=float32[16, 4], weight_hh=float32[16, 4], bias_ih=float32[16], bias_hh=float32[16])
     """
     inits = (weight_ih_init, weight_hh_init, bias_init)
-    layers = _layers(
+    layers = layers_of(
         4, in_features, hidden_features, depth=depth, bidirectional=bidirectional, bias=bias, inits=inits, dtype=dtype
     )
     return LSTM(layers)
-
-
-# --- Making the parameters ---------------------------------------------------------------------------------------------
-
-
-def _layers(
-    gates: int,
-    in_features: int,
-    hidden_features: int,
-    *,
-    depth: int,
-    bidirectional: bool,
-    bias: bool,
-    inits: tuple[Initializer | None, Initializer | None, Initializer | None],
-    dtype: torch.dtype,
-) -> tuple[tuple[Recurrence, ...], ...]:
-    """The recurrences of each layer, without values."""
-    for name, size in (("in_features", in_features), ("hidden_features", hidden_features), ("depth", depth)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
-    rows, directions = gates * hidden_features, 2 if bidirectional else 1
-    # U(-b, b), b = 1/sqrt(hidden), is of the variance 1/(3 hidden), and the fan out of each weight is gates hidden.
-    weight_ih_init, weight_hh_init, bias_init = (given or VarianceScaling(gates / 3, "fan_out", "uniform") for given in inits)
-
-    def recurrence(columns: int) -> Recurrence:
-        return Recurrence(
-            weight_ih=torch.empty(rows, columns, dtype=dtype, device="meta"),
-            weight_hh=torch.empty(rows, hidden_features, dtype=dtype, device="meta"),
-            bias_ih=torch.empty(rows, dtype=dtype, device="meta") if bias else None,
-            bias_hh=torch.empty(rows, dtype=dtype, device="meta") if bias else None,
-            weight_ih_init=weight_ih_init,
-            weight_hh_init=weight_hh_init,
-            bias_ih_init=bias_init,
-            bias_hh_init=bias_init,
-        )
-
-    columns = [in_features, *[directions * hidden_features] * (depth - 1)]
-    return tuple(tuple(recurrence(count) for _ in range(directions)) for count in columns)

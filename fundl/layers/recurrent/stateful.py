@@ -1,7 +1,7 @@
 """Recurrent layers that take a state and give one."""
 
 from collections.abc import Sequence
-from typing import Generic, TypeAlias, cast, final, overload
+from typing import Generic, Self, TypeAlias, cast, final, overload
 
 import attrs
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl.layer import Layer
-from fundl.layers.recurrent.layers import GRU, LSTM, RNN, Directions, HiddenFeatures, InFeatures, Recurrent, Residuals
+from fundl.layers.recurrent._base import Directions, HiddenFeatures, InFeatures, Recurrent, Residuals
+from fundl.layers.recurrent.layers import GRU, LSTM, RNN
 from fundl.layers.recurrent.sweeps import States
 from fundl.shapes import AnySize
 from fundl.tree import Record, describe
@@ -72,15 +73,13 @@ class Stateful(Layer[StatefulResiduals, tuple[Tensor, State], tuple[Tensor, Stat
         return (output, self._joined(last)), (residuals, states)
 
     @override
-    def backward(
-        self, residuals: StatefulResiduals, grad: tuple[Tensor, State]
-    ) -> tuple["Stateful[L, State]", tuple[Tensor, State]]:
+    def backward(self, residuals: StatefulResiduals, grad: tuple[Tensor, State]) -> tuple[Self, tuple[Tensor, State]]:
         grads, grad_x, first = self.layer.run_back(*residuals, grad[0], _apart(grad[1]))
-        return Stateful(grads()), (grad_x(), self._joined(first))
+        return self.gradient(grads()), (grad_x(), self._joined(first))
 
     @override
-    def backward_params(self, residuals: StatefulResiduals, grad: tuple[Tensor, State]) -> "Stateful[L, State]":
-        return Stateful(self.layer.run_back(*residuals, grad[0], _apart(grad[1]))[0]())
+    def backward_params(self, residuals: StatefulResiduals, grad: tuple[Tensor, State]) -> Self:
+        return self.gradient(self.layer.run_back(*residuals, grad[0], _apart(grad[1]))[0]())
 
     @override
     def backward_input(self, residuals: StatefulResiduals, grad: tuple[Tensor, State]) -> tuple[Tensor, State]:
@@ -147,13 +146,7 @@ def stateful(
     layer: RNN[InFeatures, HiddenFeatures, Directions],
 ) -> Stateful[RNN[InFeatures, HiddenFeatures, Directions], Tensor]: ...
 def stateful(layer: AnyRecurrent) -> object:
-    """A `Stateful`: a recurrent layer from (x, state before the first step) to (y, state after the last).
-
-    Args:
-        layer: an RNN, GRU or LSTM.
-
-    Raises:
-        TypeError: it is something else.
+    """A `Stateful` of an RNN, GRU or LSTM; all else is refused by a TypeError.
 
     >>> from fundl import apply, gru, initialize, key, stateful
     >>> layer = initialize(key(0), stateful(gru(3, 4)))

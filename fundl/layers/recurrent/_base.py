@@ -1,0 +1,225 @@
+"""Layers of recurrences, in one direction or in both: what all recurrent layers share."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Generic, Self, TypeAlias
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import TypedDict, TypeVar, override
+
+from fundl import tree
+from fundl._common.half import HALF, narrowed, widened
+from fundl.initializers import Initializer, VarianceScaling
+from fundl.layer import Layer
+from fundl.layers.recurrent.sweeps import Kept, Recurrence, States, Sweep, SweptBack
+from fundl.shapes import AnySize, Product, Shape, expect
+from fundl.tree import BUFFER
+
+InFeatures = TypeVar("InFeatures", bound=int, covariant=True, default=AnySize)
+HiddenFeatures = TypeVar("HiddenFeatures", bound=int, covariant=True, default=AnySize)
+Directions = TypeVar("Directions", bound=int, covariant=True, default=AnySize)
+Batch = TypeVar("Batch")
+Steps = TypeVar("Steps")
+
+Residuals: TypeAlias = tuple[tuple[Tensor, ...], tuple[Kept, ...]]
+"""The input of each layer, (T, B, ...), and what each recurrence keeps."""
+
+
+@attrs.frozen(eq=False)
+class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions]):
+    """What RNN, GRU and LSTM have in common: layers of recurrences, each layer over the output of the one before it.
+
+    Args:
+        layers: the recurrences of each layer: one, or one in each direction.
+        mask: of shape (B, T) and dtype bool, True where a step is real; None if all are.
+    """
+
+    layers: tuple[tuple[Recurrence, ...], ...]
+    mask: Tensor | None = attrs.field(default=None, metadata=BUFFER, kw_only=True)
+
+    @abstractmethod
+    def _sweep(self, sweep: Sweep) -> tuple[Tensor, States, Kept]:
+        """The output of one recurrence (T, B, H), its state after the last step, and what backward needs."""
+
+    @abstractmethod
+    def _sweep_back(self, sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
+        """The gradients of one recurrence, given those with respect to its output and its state after the last step."""
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Residuals]:
+        output, _, residuals = self.run(x, None)
+        return output, residuals
+
+    @override
+    def backward(self, residuals: Residuals, grad: Tensor) -> tuple[Self, Tensor]:
+        grads, grad_x, _ = self.run_back(residuals, None, grad, None)
+        return grads(), grad_x()
+
+    @override
+    def backward_params(self, residuals: Residuals, grad: Tensor) -> Self:
+        return self.run_back(residuals, None, grad, None)[0]()
+
+    @override
+    def backward_input(self, residuals: Residuals, grad: Tensor) -> Tensor:
+        return self.run_back(residuals, None, grad, None)[1]()
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Steps, InFeatures]) -> Shape[Batch, Steps, Product[HiddenFeatures, Directions]]:
+        batch, steps, features = shape.exactly(3)
+        layer = self.layers[0]
+        expect("features", features, layer[0].weight_ih.shape[1])
+        return Shape(batch, steps, layer[0].weight_hh.shape[1] * len(layer))
+
+    def run(self, x: Tensor, states: Sequence[States] | None) -> tuple[Tensor, list[States], Residuals]:
+        """The output for an input and the state of each recurrence, their states after the last step, and the residuals."""
+        self._require_sequences(x)
+        if self._is_half(x):
+            output, after, residuals = tree.cast_to(self, torch.float32).run(widened(x), _widened(states))
+            return narrowed(output, x), _narrowed(after, x), residuals
+        sequence = x.transpose(0, 1)
+        inputs: list[Tensor] = []
+        kept: list[Kept] = []
+        last: list[States] = []
+        try:
+            for index in range(len(self.layers)):
+                inputs.append(sequence)
+                results = [self._sweep(sweep) for sweep in self._sweeps(index, sequence, states)]
+                sequence = results[0][0] if len(results) == 1 else torch.cat([output for output, _, _ in results], 2)
+                last += [state for _, state, _ in results]
+                kept += self._sharing(sequence, [own for _, _, own in results])
+        except RuntimeError as error:
+            self._explain(x, error)
+            raise
+        return sequence.transpose(0, 1), last, (tuple(inputs), tuple(kept))
+
+    def run_back(
+        self, residuals: Residuals, states: Sequence[States] | None, grad: Tensor, grad_last: Sequence[States] | None
+    ) -> tuple[Callable[[], Self], Callable[[], Tensor], list[States]]:
+        """What computes the gradients with respect to the parameters and the input, and those with respect to the states."""
+        if self._is_half(grad):
+            wide = tree.cast_to(self, torch.float32)
+            grads, grad_x, state = wide.run_back(residuals, _widened(states), widened(grad), _widened(grad_last))
+            return lambda: tree.cast_to(grads(), grad.dtype), lambda: narrowed(grad_x(), grad), _narrowed(state, grad)
+        inputs, kept = residuals
+        every: list[list[SweptBack]] = []
+        back: list[SweptBack] = []
+        grad = grad.transpose(0, 1)
+        for index, layer in reversed(list(enumerate(self.layers))):
+            if back:
+                grad = _grad_x(back)
+            place = index * len(layer)
+            runs = zip(self._sweeps(index, inputs[index], states), kept[place:], grad.chunk(len(layer), 2), strict=False)
+            back = [
+                self._sweep_back(*run, None if grad_last is None else grad_last[place + direction])
+                for direction, run in enumerate(runs)
+            ]
+            every.insert(0, back)
+        return (
+            lambda: self.gradient(tuple(tuple(found.grads() for found in of_layer) for of_layer in every)),
+            lambda: _grad_x(every[0]).transpose(0, 1),
+            [found.state for of_layer in every for found in of_layer],
+        )
+
+    def _is_half(self, x: Tensor) -> bool:
+        """Whether to run in float32, and round what comes: what a state adds up over the steps, 16 bits do not hold."""
+        return x.dtype in HALF and self.layers[0][0].weight_ih.dtype is x.dtype
+
+    def _sweeps(self, index: int, x: Tensor, states: Sequence[States] | None) -> list[Sweep]:
+        """Where the recurrences of a layer run: the first from the first step to the last, the second back."""
+        mask = None if self.mask is None else self.mask.t().unsqueeze(2)
+        layer = self.layers[index]
+        return [
+            Sweep(weights, x, None if states is None else states[index * len(layer) + direction], mask, reverse=direction == 1)
+            for direction, weights in enumerate(layer)
+        ]
+
+    def _sharing(self, output: Tensor, kept: list[Kept]) -> list[Kept]:
+        """What recurrences keep, with their hidden states in the layer's output, where they are as well without padding."""
+        if self.mask is not None:
+            return kept
+        parts = output.chunk(len(kept), 2)
+        return [(hidden, *own[1:]) for hidden, own in zip(parts, kept, strict=True)]
+
+    def _require_sequences(self, x: Tensor) -> None:
+        if x.ndim != 3 or (self.mask is not None and self.mask.shape != x.shape[:2]):
+            wanted = "(B, T, F)" if self.mask is None else f"({', '.join(map(str, self.mask.shape))}, F) by its mask"
+            raise ValueError(f"{type(self).__name__} expects an input of shape {wanted}, but it is of shape {tuple(x.shape)}")
+
+    def _explain(self, x: Tensor, error: RuntimeError) -> None:
+        """Say in the layer's words what a kernel refused."""
+        name, weight = type(self).__name__, self.layers[0][0].weight_ih
+        if x.shape[2] != weight.shape[1]:
+            raise ValueError(
+                f"{name} expects {weight.shape[1]} features, but the input's shape is {tuple(x.shape)}: its last axis must"
+                f" be of size {weight.shape[1]}"
+            ) from error
+        if x.dtype != weight.dtype:
+            raise TypeError(
+                f"{name}'s weights are {weight.dtype}, but the input is {x.dtype}: convert one of them, the input with"
+                f" x.to({weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
+            ) from error
+
+
+def _widened(states: Sequence[States] | None) -> list[States] | None:
+    return None if states is None else [tuple(map(widened, state)) for state in states]
+
+
+def _narrowed(states: Sequence[States], like: Tensor) -> list[States]:
+    return [tuple(narrowed(part, like) for part in state) for state in states]
+
+
+def _grad_x(back: list[SweptBack]) -> Tensor:
+    """The gradient with respect to the input of a layer, (T, B, in): the sum of those of its directions."""
+    first, *others = (result.grad_x() for result in back)
+    return first + others[0] if others else first
+
+
+# --- Making the parameters ---------------------------------------------------------------------------------------------
+
+
+class Options(TypedDict, total=False):
+    """The options of `rnn`, `gru` and `lstm` on which no type depends."""
+
+    depth: int
+    bias: bool
+    weight_ih_init: Initializer | None
+    weight_hh_init: Initializer | None
+    bias_init: Initializer | None
+    dtype: torch.dtype
+
+
+def layers_of(
+    gates: int,
+    in_features: int,
+    hidden_features: int,
+    *,
+    depth: int,
+    bidirectional: bool,
+    bias: bool,
+    inits: tuple[Initializer | None, Initializer | None, Initializer | None],
+    dtype: torch.dtype,
+) -> tuple[tuple[Recurrence, ...], ...]:
+    """The recurrences of each layer, without values."""
+    for name, size in (("in_features", in_features), ("hidden_features", hidden_features), ("depth", depth)):
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")
+    rows, directions = gates * hidden_features, 2 if bidirectional else 1
+    # U(-b, b), b = 1/sqrt(hidden), is of the variance 1/(3 hidden), and the fan out of each weight is gates hidden.
+    weight_ih_init, weight_hh_init, bias_init = (given or VarianceScaling(gates / 3, "fan_out", "uniform") for given in inits)
+
+    def recurrence(columns: int) -> Recurrence:
+        return Recurrence(
+            weight_ih=torch.empty(rows, columns, dtype=dtype, device="meta"),
+            weight_hh=torch.empty(rows, hidden_features, dtype=dtype, device="meta"),
+            bias_ih=torch.empty(rows, dtype=dtype, device="meta") if bias else None,
+            bias_hh=torch.empty(rows, dtype=dtype, device="meta") if bias else None,
+            weight_ih_init=weight_ih_init,
+            weight_hh_init=weight_hh_init,
+            bias_ih_init=bias_init,
+            bias_hh_init=bias_init,
+        )
+
+    columns = [in_features, *[directions * hidden_features] * (depth - 1)]
+    return tuple(tuple(recurrence(count) for _ in range(directions)) for count in columns)
