@@ -65,7 +65,7 @@ def minibatches(key: Key | None, data: T, batch_size: int, *, drop_last: bool = 
 
 
 def _order(key: Key, rows: int) -> Tensor:
-    """A random order. It is made of many small kernels, and these are cheaper in inference mode; the copy is for any use."""
+    """A random order: made in inference mode, where small kernels cost less, and copied, so that it is of any use."""
     with inference_mode():
         order = random.permutation(key, rows)
     return order.clone()
@@ -95,21 +95,21 @@ class Minibatches(Generic[T]):
                 yield tree.unflatten(structure, batch)
 
     def stacked(self) -> tuple[T | None, T | None]:
-        """All batches of whole size at once, along a new first axis, and the one of the rows that are left over; None for none.
+        """All full batches as one, along a new first axis, and the batch of the rows that are left; None where there is none.
 
         >>> from fundl import minibatches
         >>> minibatches(None, torch.arange(5), 2).stacked()
         (tensor([[0, 1],
                 [2, 3]]), tensor([4]))
         """
-        whole, rest = range(self.rows - self.rows % self.batch_size), range(self.rows - self.rows % self.batch_size, self.rows)
+        full, rest = range(self.rows - self.rows % self.batch_size), range(self.rows - self.rows % self.batch_size, self.rows)
 
         def several(leaf: Tensor) -> Tensor:
-            rows = self._take(leaf, whole)
+            rows = self._take(leaf, full)
             return rows.view(-1, self.batch_size, *rows.shape[1:])
 
         return (
-            tree.map(several, self.data) if whole else None,
+            tree.map(several, self.data) if full else None,
             tree.map(lambda leaf: self._take(leaf, rest), self.data) if rest else None,
         )
 

@@ -202,18 +202,17 @@ def _masked(values: Tensor) -> Masked:
 
 # --- Watching a model run ---------------------------------------------------------------------------------------------
 
-# The model runs as it is, but that each of its layers is of a class of ours, which derives from its own and writes down what
-# its forward is given and gives. A layer keeps that class in whatever is made of it on the way: with another weight, a mask, of
-# another dtype, or as one of many blocks.
+# The model runs as it is, but each layer is of a class that derives from its own, and notes what forward returns. A layer keeps
+# that class when another one is made of it on the way: with another weight, a mask, of another dtype, or as one of many blocks.
 
 
 Outputs: TypeAlias = dict[str, list[object]]
-"""What layers gave, each time that they were run, by their places, in the order of their first runs."""
+"""The outputs of layers, one for each run, by the layers' places, in the order of their first runs."""
 
 
 @attrs.frozen(eq=False)
 class _Watch:
-    """What a watched layer knows: its place in the model, and where to write down what it gives."""
+    """Of a watched layer: its place in the model, and where to note its outputs."""
 
     place: str
     outputs: Outputs
@@ -221,7 +220,7 @@ class _Watch:
 
 @functools.cache
 def _watched_class(cls: type[AnyLayer]) -> type[AnyLayer]:
-    """A class of layers that write down how they are run, and are otherwise of a class."""
+    """A class derived from a layer's, whose layers note their outputs."""
 
     def forward(self: AnyLayer, x: object) -> tuple[object, object]:
         watch: object = getattr(self, "watch")  # noqa: B009  # the field that is added below

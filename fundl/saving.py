@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fundl._common.files import whole_file
+from fundl._common.files import atomic_file
 from fundl.tree import Record, describe, flatten, misplaced_tensors, paths, unflatten
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def save(path: str | os.PathLike[str], tree: object, *, metadata: Mapping[str, s
     (True, {'epochs': '3'})
     """
     tensors, texts = _named_tensors(tree), _texts(metadata or {})
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         _write(file, tensors, texts)
 
 

@@ -1,4 +1,4 @@
-"""What there is to do when something is called, found once from its signature."""
+"""What the plugin has to do for a call of a function or a class, found once from its signature."""
 
 from typing import Final, NamedTuple
 

@@ -20,8 +20,8 @@ def report(model: Type, written: Sequence[Expression], whole: Expression, api: C
         model: its type.
         written: its layers, as far as they are written one by one.
         whole: the model.
-        api: what takes the errors.
-        read: told which rules are read.
+        api: takes the errors.
+        read: called with the rules that are read.
 
     Returns:
         The places of the outermost layers in which something does not fit, counted from 1; 0 for the model as a whole.

@@ -27,7 +27,7 @@ from fundl_mypy.checks import report
 from fundl_mypy.contract import require_backward
 from fundl_mypy.defaults import Constant, default_of
 from fundl_mypy.forgetting import without_sizes
-from fundl_mypy.rules import SHAPES, TOLD, Read, is_layer
+from fundl_mypy.rules import REPORTED, SHAPES, Read, is_layer
 from fundl_mypy.shared import shared_calls
 from fundl_mypy.signatures import UNKNOWN, SigContext, holds_layers, literal, of_expression, remember, with_sizes
 
@@ -117,7 +117,7 @@ class FundlPlugin(Plugin):
         if holds_layers(layer) and isinstance(call, CallExpr) and isinstance(api, TypeChecker):
             given = [list(types) for types in _given(call, api)]
             wrong = report(_holding(layer, given), _arguments(call), call, api, _reading(context))
-            layer = remember(layer, {TOLD: UNKNOWN}) if wrong else layer
+            layer = remember(layer, {REPORTED: UNKNOWN}) if wrong else layer
         return layer
 
     def _composed(self, context: FunctionContext) -> Type:

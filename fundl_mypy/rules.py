@@ -40,11 +40,11 @@ else:  # to import a module of fundl would be to import torch: the package is lo
 
 LAYER: Final = "fundl.layer.Layer"
 RULE: Final = "output_shape"
-TOLD: Final = "fundl: a misfit inside was told"
-"""Remembered of a layer, that the same is not told again of the model which it is a part of."""
+REPORTED: Final = "fundl: a misfit inside was reported"
+"""Marks the type of a layer, so that the same is not reported again of a model that it is a part of."""
 
 Read = Callable[[str], None]
-"""Told the full name of each rule that is read, for mypy to check its readers again when it changes."""
+"""Called with the full name of each rule that is read: when the rule changes, mypy checks again what read it."""
 
 
 def is_layer(typ: Type) -> bool:
@@ -71,7 +71,7 @@ def part(typ: Type, read: Read) -> object:
     typ = get_proper_type(typ)
     if isinstance(typ, TupleType):
         return parts(typ.items, read)
-    if isinstance(typ, Instance) and typ.type.has_base(LAYER) and TOLD not in _remembered(typ):
+    if isinstance(typ, Instance) and typ.type.has_base(LAYER) and REPORTED not in _remembered(typ):
         return shapes.Stated(typ.type.name, _Rule(typ, read))
     return _UNKNOWN
 
@@ -140,7 +140,7 @@ class _Match:
         self.arguments.update((variable.id, argument) for variable, argument in zip(variables, arguments, strict=True))
 
     def is_of(self, itself: Type) -> bool | None:
-        """Whether the layer is of the type that an overload states for `self`; None if that cannot be told."""
+        """Whether the layer is of the type that an overload states for `self`; None if that is not known."""
         itself = get_proper_type(itself)
         if not isinstance(itself, Instance) or itself.type is not self.layer.type or itself.type.has_type_var_tuple_type:
             return True

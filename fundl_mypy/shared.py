@@ -1,12 +1,12 @@
-"""Values that are kept where others come to be: their types are to keep no sizes.
+"""Calls whose value is assigned where other values are assigned later: their types must not have sizes.
 
-A variable has the type of what it is first set to, and a list that of its first items. Were sizes a part of it, then
+To mypy, a variable has the type of its first value, and a list that of its first items. If sizes were a part of it, then
 
     model = compose(linear(2, 25), ReLU())
     model = compose(linear(2, 50), ReLU())
 
-would be wrong, which it is not. So the calls that make such values are found beforehand, file by file. What is made of the
-variable's old value is no other: ``model = initialize(key(0), model)`` has the sizes that it had.
+would be an error. So the calls that make such values are found beforehand, file by file. A value that is made of the variable's
+old one does not count: ``model = initialize(key(0), model)`` has the same sizes.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -54,7 +54,7 @@ Name = SymbolNode | str
 
 
 def shared_calls(tree: MypyFile) -> Mapping[CallExpr, Collection[int | None]]:
-    """The calls of a file whose value is kept where other values come to be; of a tuple that is unpacked, at which places."""
+    """The calls of a file whose value shares a variable with others; of a tuple that is unpacked, at which places."""
     finder = _Finder()
     finder.look(tree.defs, in_class=False)
     shared: dict[CallExpr, set[int | None]] = {}

@@ -682,7 +682,7 @@ def test_what_a_dead_process_left_is_cleared_by_the_next_one(path: Path) -> None
 
 
 def test_what_is_being_written_is_left_alone(path: Path) -> None:
-    with files.whole_file(path) as file:
+    with files.atomic_file(path) as file:
         (unfinished,) = path.parent.iterdir()
         save(path, OTHER)
         assert unfinished.exists()

@@ -1,4 +1,4 @@
-"""What is said to who uses something that was donated: see `fundl.jit`. Trees say it too."""
+"""The error for using what was donated to a compiled function, see `fundl.jit`: of a tensor, or of a record."""
 
 
 class DonatedError(RuntimeError):
@@ -6,7 +6,7 @@ class DonatedError(RuntimeError):
 
 
 def refusal(kind: str) -> str:
-    """What is said to who uses something that was donated."""
+    """The message of the error, for a tensor or a record."""
     return (
         f"this {kind} was donated to a compiled function, which wrote its result over it: go on with the result, keep a copy"
         " (tree.map(torch.clone, ...)) from before the call, or compile without donate"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whenever the process dies, the disk fills up, or the power goes."""
+"""Atomic files: written whole or not at all, even if the process dies, the disk fills up, or the power goes."""
 
 import contextlib
 import errno
@@ -23,8 +23,8 @@ _DAY: Final = 86400.0  # seconds
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[BinaryIO]:
-    """A file to write to, that takes the place of what is there when all is written.
+def atomic_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[BinaryIO]:
+    """A file to write to, which replaces what is there once all is written; in the meantime it has another name.
 
     Unfinished files that dead processes have left in the folder are removed.
 
@@ -58,7 +58,7 @@ def whole_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Iter
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder reach the disk, where that can be asked for."""
+    """Wait until the names in a folder are on the disk, where the system can do that."""
     if sys.platform == "win32":
         return
     try:
@@ -75,7 +75,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_unfinished(name: str) -> bool:
-    """Whether a file's name is that of one which is not yet, or will never be, whole."""
+    """Whether a file's name is that of an unfinished file."""
     return name.startswith(".") and name.endswith(_SUFFIX)
 
 
@@ -115,8 +115,8 @@ if sys.platform != "win32":
 
 # --- What dead processes left -----------------------------------------------------------------------------------------
 
-# Who writes an unfinished file holds a lock on it, which ends with the process. Some file systems keep the locks of each
-# machine to themselves: a name tells of which machine it is, and what another one left is removed after a day.
+# A process holds a lock on the file that it writes, which ends with the process. On some file systems other machines do not see
+# that lock: so the name says which machine writes it, and what another machine left is removed after a day.
 
 
 def _clear(folder: Path) -> None:

@@ -75,7 +75,7 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "max_grad_norm": ("max_norm",),
     "clip_value": ("limit",),
 }
-"""Their words, each with ours: those of torch, equinox, flax, optax and scikit-learn."""
+"""Parameters of torch, equinox, flax, optax and scikit-learn, each with its name here."""
 
 _NEEDLESS: Final[Mapping[str, str]] = {
     "inplace": "no layer writes over its input",
@@ -99,14 +99,14 @@ _NEEDLESS: Final[Mapping[str, str]] = {
     "generator": "initialize(key, model) draws the parameters of a whole model",
     "return_indices": "a layer has one output",
 }
-"""Their words for what has no place here, each with the reason."""
+"""Parameters of theirs that have no counterpart here, each with the reason."""
 
 
 # --- Calls -------------------------------------------------------------------------------------------------------------
 
 
 def with_suggestions(function: F) -> F:
-    """The function; but called with parameters that it does not have, it says what to write.
+    """The function, but that the error for parameters that it does not have says what to write.
 
     It is for functions that are called now and then, such as those that make layers and optimizers: each call takes a quarter
     of a microsecond longer.
@@ -144,7 +144,7 @@ def _holds_parameters(value: object) -> bool:
 def misfit(  # type: ignore[explicit-any]  # of any function
     name: str, function: Callable[..., object], args: Sequence[object], keywords: Mapping[str, object]
 ) -> TypeError:
-    """What to say of a call that does not fit a function: what to write, if what was meant is known."""
+    """The error for a call that does not fit a function: it says what to write, if that is known."""
     known = inspect.signature(function).parameters
     unknown = [word for word in keywords if word not in known]
     if function.__module__.startswith("fundl.optim") and args and _holds_parameters(args[0]):
@@ -169,7 +169,7 @@ def misfit(  # type: ignore[explicit-any]  # of any function
 def written(  # type: ignore[explicit-any]  # of any function
     name: str, function: Callable[..., object], args: Sequence[object], keywords: Mapping[str, object]
 ) -> str:
-    """A call in our words, and why some of theirs are not in it."""
+    """The call as it is written here, and why some of its arguments are left out."""
     known = inspect.signature(function).parameters
     said = [_said(value) for value in args]
     for word, value in keywords.items():
@@ -195,7 +195,7 @@ def _said(value: object) -> str:
 
 
 def refused(cls: type, args: Sequence[object], keywords: Mapping[str, object]) -> TypeError:
-    """What to say of a record that is made of what it cannot be made of: of sizes, say, which its maker takes."""
+    """The error for a record that is made of the wrong things: of sizes, say, which its factory takes."""
     name, maker = cls.__name__, maker_of(cls)
     sizes = any(type(value) is int for value in (*args, *keywords.values()))
     if maker is not None:
@@ -216,7 +216,7 @@ def refused(cls: type, args: Sequence[object], keywords: Mapping[str, object]) -
 
 
 def _would_fit(function: "Callable[..., object]", args: Sequence[object], keywords: Mapping[str, object]) -> bool:  # type: ignore[explicit-any]  # any
-    """Whether a call fits a function, once it is in our words."""
+    """Whether a call fits a function, with the names of parameters that they have here."""
     known = inspect.signature(function).parameters
     words = [our for word in keywords for our in ((word,) if word in known else _ours(word, known) or (word,))]
     return fits(function, args, {word: None for word in words if word in known or word not in _NEEDLESS})
@@ -270,11 +270,11 @@ _ATTRIBUTES: Final[Mapping[str, str]] = {
     "append": "a model is a value: write compose(*model, layer) for another one",
     "param_groups": "an optimizer holds no parameters: its init(model) makes its state",
 }
-"""What their objects have and ours have not, each with what to write."""
+"""Attributes of theirs that our objects do not have, each with what to write."""
 
 
 def no_attribute(obj: object, name: str) -> AttributeError:
-    """What to say of an attribute that an object of ours does not have."""
+    """The error for an attribute that an object of ours does not have."""
     said = f": {_ATTRIBUTES[name]}" if name in _ATTRIBUTES else ""
     return AttributeError(f"{type(obj).__name__!r} object has no attribute {name!r}{said}", name=name, obj=obj)
 
@@ -297,7 +297,7 @@ _NAMES: Final[Mapping[str, str]] = {
     "KLDivLoss": "kl_divergence",
     "kl_div": "kl_divergence",
 }
-"""Their names of things, each with what to write for it; those that are told by their letters are not listed."""
+"""Names of theirs, each with what to write here; those that `ours_for` finds by their letters are not listed."""
 
 
 _ARRAYS: Final[Mapping[str, str]] = {"numpy": "torch.from_numpy(array)", "jaxlib": "torch.from_dlpack(array)"}
@@ -305,7 +305,7 @@ _LIBRARIES: Final = frozenset({"flax", "equinox", "haiku", "optax", "keras", "te
 
 
 def ours_for(name: str) -> str:
-    """What to write for a thing of theirs of this name, or ""."""
+    """What to write for a name of theirs, or ""."""
     if name in _NAMES:
         return _NAMES[name]
     public: Sequence[str] = getattr(sys.modules.get("fundl"), "__all__", ())
@@ -317,7 +317,7 @@ def ours_for(name: str) -> str:
 
 
 def hint(value: object) -> str:
-    """What to write for a thing that is not what it should be, to be put behind that it is not; "" if that is not known."""
+    """What to write in the place of a wrong object, as the end of an error message; "" if that is not known."""
     if is_function(value):
         name = name_of(value)
         ours = f"{name}(...)" if str(getattr(value, "__module__", "")).partition(".")[0] == "fundl" else ours_for(name)

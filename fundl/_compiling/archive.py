@@ -25,7 +25,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common import processor
-from fundl._common.files import whole_file
+from fundl._common.files import atomic_file
 from fundl._compiling import cache, identity, manifests, store
 from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.manifests import Form, Manifest
@@ -106,7 +106,7 @@ def save(path: str | os.PathLike[str], origin: Origin, entries: Sequence[Entry])
     ]
     parts, options = identity.parts(origin.function), dict(origin.options)
     manifest = Manifest(manifests.FORMAT, options, origin.name, parts, _needs(), sorted(processor.instructions()), forms)
-    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, manifests.NAME, json.dumps(attrs.asdict(manifest), indent=1).encode())
         for number, (form, tensors) in enumerate(pickled):
             _add(archive, f"{number}.pickle", form)

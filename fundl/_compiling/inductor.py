@@ -167,7 +167,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
 def _best_instruction_set_only() -> Iterator[None]:
     """Have inductor try out only the best of this processor's instruction sets, while it works at the graph.
 
-    Else it tries all of them, each for 2 s, once on each machine, and takes the best, unless it is told otherwise.
+    Else it tries all of them, each for 2 s, once on each machine, and takes the best.
     """
     from torch._inductor import config, cpu_vec_isa
 

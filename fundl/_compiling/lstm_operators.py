@@ -72,7 +72,7 @@ def _lstm_shapes(x: Tensor, *others: Tensor | bool) -> _Forward:
 
 @functools.cache
 def _workspace_size(steps: int, batch: int, features: int, size: int, *, biased: bool) -> int:
-    """How many bytes the kernel keeps, which it alone knows: it is asked."""
+    """How many bytes the kernel keeps, found by running it."""
     with torch_private.without_modes(), fused_lstm.with_lstm_operators(None):
         x, state, bias = torch.zeros(steps, batch, features), torch.zeros(batch, size), torch.zeros(4 * size)
         tensors = (x, torch.zeros(4 * size, features), torch.zeros(4 * size, size), bias, bias, state, state)

@@ -15,7 +15,7 @@ from typing import Final
 
 import attrs
 
-from fundl._common.files import is_unfinished, whole_file
+from fundl._common.files import atomic_file, is_unfinished
 from fundl._compiling.folder import is_private
 
 MOST_BYTES: Final = 2**30
@@ -143,7 +143,7 @@ def _make(folder: Path) -> None:
 def _write(path: Path, content: bytes) -> None:
     if path.is_symlink() or path.is_dir():  # a link would be followed, and a folder be in the way
         _remove(path)
-    with whole_file(path, mode=0o600) as file:
+    with atomic_file(path, mode=0o600) as file:
         file.write(content)
 
 

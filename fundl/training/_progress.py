@@ -1,6 +1,6 @@
-"""How a long computation shows how far it is: a bar on a terminal, lines elsewhere, or nothing at all.
+"""The progress of a long computation: a bar on a terminal, lines in other places, or nothing at all.
 
-Nothing runs in the background: what is shown changes while the computation itself says how far it is.
+Nothing runs in the background: what is shown changes when the computation calls.
 """
 
 import time
@@ -29,7 +29,7 @@ class Progress:
         """Leave on the screen what is there."""
 
     def move(self, done: float) -> None:
-        """Say how many parts are done, as often as one likes: it takes less than a microsecond as a rule."""
+        """Show how many parts are done; called often, it mostly takes less than a microsecond."""
 
     def say(self, what: str) -> None:
         """Say what is being done, or was done, besides."""

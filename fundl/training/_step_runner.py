@@ -58,7 +58,7 @@ class CompiledStepRunner(StepRunner[S, B, R]):
 
     Args:
         step: as above.
-        shown: told that it compiles, and how long that took.
+        shown: shows that it compiles, and how long that took.
         insist: whether a step that cannot be compiled is an error; else all are taken one by one.
     """
 
@@ -115,7 +115,7 @@ _Kind: TypeAlias = tuple[object, ...]
 
 
 def _groups(batches: Iterable[B]) -> Iterator[tuple[_Kind, list[B]]]:
-    """The batches in lists of such as have the same structure, shapes and dtypes, which are told as well."""
+    """Lists of batches of the same structure, shapes and dtypes, each with these as its kind."""
     group: list[B] = []
     kind: _Kind = ()
     most = 0
