@@ -24,6 +24,7 @@ def mse(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") ->
         ValueError: the shapes differ, there is nothing to average, or the reduction is unknown.
         TypeError: the prediction is not floating-point, or the target's dtype differs.
 
+    >>> import torch
     >>> from fundl import mse
     >>> mse(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     (tensor(2.), tensor([ 0., -2.]))
@@ -55,6 +56,7 @@ def mae(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") ->
         ValueError: the shapes differ, there is nothing to average, or the reduction is unknown.
         TypeError: the prediction is not floating-point, or the target's dtype differs.
 
+    >>> import torch
     >>> from fundl import mae
     >>> mae(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 4.0]))
     (tensor(1.), tensor([ 0.0000, -0.5000]))
@@ -91,6 +93,7 @@ def huber(prediction: Tensor, target: Tensor, *, delta: float = 1.0, reduction: 
     Source:
         Huber, Robust estimation of a location parameter, 1964.
 
+    >>> import torch
     >>> from fundl import huber
     >>> huber(torch.tensor([1.0, 5.0]), torch.tensor([2.0, 2.0]))
     (tensor(1.5000), tensor([-0.5000,  0.5000]))

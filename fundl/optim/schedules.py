@@ -48,6 +48,20 @@ class _Constant(Schedule):
         return torch.full_like(count, self.value)
 
 
+@with_suggestions
+def constant_schedule(value: float) -> Schedule:
+    """The same value at every step.
+
+    Args:
+        value: any finite number.
+
+    >>> from fundl import constant_schedule
+    >>> constant_schedule(0.1)(7)
+    tensor(0.1000, dtype=torch.float64)
+    """
+    return _Constant(value)
+
+
 @final
 @attrs.frozen
 class _Linear(Schedule):
@@ -58,6 +72,22 @@ class _Linear(Schedule):
     @override
     def at(self, count: Tensor) -> Tensor:
         return self.initial + (self.final - self.initial) * (count / self.steps).clamp(0, 1)
+
+
+@with_suggestions
+def linear_schedule(initial: float, final: float, steps: int) -> Schedule:
+    """A line from one value to another, then constant: initial + (final - initial) min(t / steps, 1) at step t.
+
+    Args:
+        initial: the value at step 0.
+        final: the value at step `steps`, and after.
+        steps: how long it takes, at least 1.
+
+    >>> from fundl import linear_schedule
+    >>> linear_schedule(0.0, 1.0, steps=4)(torch.arange(6))
+    tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000, 1.0000], dtype=torch.float64)
+    """
+    return _Linear(initial, final, steps)
 
 
 @final
@@ -72,6 +102,37 @@ class _Step(Schedule):
         return self.initial * torch.pow(self.factor, (count / self.every).floor())
 
 
+@with_suggestions
+def step_schedule(initial: float, *, factor: float = 0.1, every: int) -> Schedule:
+    """A value that is multiplied by a factor every so many steps: initial factor^floor(t / every) at step t.
+
+    Args:
+        initial: the value at step 0.
+        factor: of 0 or more.
+        every: how many steps a value lasts, at least 1.
+
+    >>> from fundl import step_schedule
+    >>> step_schedule(1.0, factor=0.5, every=2)(torch.arange(5))
+    tensor([1.0000, 1.0000, 0.5000, 0.5000, 0.2500], dtype=torch.float64)
+    """
+    return _Step(initial, factor, every)
+
+
+@with_suggestions
+def exponential_schedule(initial: float, factor: float) -> Schedule:
+    """A value that is multiplied by a factor at each step: initial factor^t at step t.
+
+    Args:
+        initial: the value at step 0.
+        factor: of 0 or more.
+
+    >>> from fundl import exponential_schedule
+    >>> exponential_schedule(1.0, 0.5)(torch.arange(4))
+    tensor([1.0000, 0.5000, 0.2500, 0.1250], dtype=torch.float64)
+    """
+    return _Step(initial, factor, every=1)
+
+
 @final
 @attrs.frozen
 class _InverseTime(Schedule):
@@ -81,6 +142,24 @@ class _InverseTime(Schedule):
     @override
     def at(self, count: Tensor) -> Tensor:
         return self.initial / (1 + self.decay * count)
+
+
+@with_suggestions
+def inverse_time_schedule(initial: float, decay: float) -> Schedule:
+    """A value that decays like the inverse of the time: initial / (1 + decay t) at step t.
+
+    Args:
+        initial: the value at step 0.
+        decay: per step, of 0 or more.
+
+    Source:
+        Robbins and Monro, A stochastic approximation method, 1951: the rates' sum diverges, that of their squares does not.
+
+    >>> from fundl import inverse_time_schedule
+    >>> inverse_time_schedule(1.0, 1.0)(torch.arange(4))
+    tensor([1.0000, 0.5000, 0.3333, 0.2500], dtype=torch.float64)
+    """
+    return _InverseTime(initial, decay)
 
 
 @final
@@ -98,6 +177,27 @@ class _Cosine(Schedule):
 def _between(initial: float, final: float, part: Tensor) -> Tensor:
     """Half a cosine from one value to another, and constant before and after."""
     return final + (initial - final) * (1 + torch.cos(math.pi * part.clamp(0, 1))) / 2
+
+
+@with_suggestions
+def cosine_schedule(initial: float, steps: int, *, final: float = 0.0) -> Schedule:
+    """Half a cosine from one value to another, then constant.
+
+        final + (initial - final) (1 + cos(pi min(t / steps, 1))) / 2    at step t
+
+    Args:
+        initial: the value at step 0.
+        steps: how long it takes, at least 1.
+        final: the value at step `steps`, and after.
+
+    Source:
+        Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017.
+
+    >>> from fundl import cosine_schedule
+    >>> cosine_schedule(1.0, steps=4)(torch.arange(6))
+    tensor([1.0000, 0.8536, 0.5000, 0.1464, 0.0000, 0.0000], dtype=torch.float64)
+    """
+    return _Cosine(initial, final, steps)
 
 
 @final
@@ -119,6 +219,32 @@ class _OneCycle(Schedule):
         rising = _between(initial, self.peak, count / top)
         falling = _between(self.peak, initial / self.final_divisor, (count - top) / (last - top))
         return torch.where(count <= top, rising, falling)
+
+
+@with_suggestions
+def one_cycle_schedule(
+    peak: float, steps: int, *, rise: float = 0.3, initial_divisor: float = 25.0, final_divisor: float = 1e4
+) -> Schedule:
+    """Half a cosine up to the peak, and half a cosine down to far below where it began.
+
+    It begins at initial = peak / initial_divisor, is at the peak at step rise * steps - 1, a fraction perhaps, and at
+    initial / final_divisor at the last step, steps - 1, and after.
+
+    Args:
+        peak: the greatest value.
+        steps: how many steps there are.
+        rise: which part of them the rise takes, in (0, 1); rise * steps must be more than 1.
+        initial_divisor: how many times less than the peak the first value is.
+        final_divisor: how many times less than the first value the last one is.
+
+    Source:
+        Smith and Topin, Super-convergence: very fast training of neural networks using large learning rates, 2019.
+
+    >>> from fundl import one_cycle_schedule
+    >>> one_cycle_schedule(1.0, steps=6, rise=0.5, final_divisor=10.0)(torch.arange(6))
+    tensor([0.0400, 0.5200, 1.0000, 0.7510, 0.2530, 0.0040], dtype=torch.float64)
+    """
+    return _OneCycle(peak, steps, rise, initial_divisor, final_divisor)
 
 
 @final
@@ -155,104 +281,18 @@ def _at(schedule: Callable[[Tensor], Tensor], count: Tensor) -> Tensor:
     return torch.as_tensor(value_at(schedule, count.to(torch.int64)), dtype=torch.float64, device=count.device)
 
 
-@with_suggestions
-def constant_schedule(value: float) -> Schedule:
-    """The same value at every step.
+def join_schedules(schedules: Sequence[Callable[[Tensor], Tensor]], boundaries: Sequence[int]) -> Schedule:
+    """Schedules one after the other, each counting its steps from where it begins.
 
     Args:
-        value: any finite number.
+        schedules: in the order of time; functions from a count to a number as well.
+        boundaries: the steps at which the second schedule, the third... take over; one less than schedules.
 
-    >>> from fundl import constant_schedule
-    >>> constant_schedule(0.1)(7)
-    tensor(0.1000, dtype=torch.float64)
+    >>> from fundl import constant_schedule, join_schedules, linear_schedule
+    >>> join_schedules([linear_schedule(0.0, 1.0, steps=2), constant_schedule(0.5)], boundaries=[3])(torch.arange(5))
+    tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.5000], dtype=torch.float64)
     """
-    return _Constant(value)
-
-
-@with_suggestions
-def linear_schedule(initial: float, final: float, steps: int) -> Schedule:
-    """A line from one value to another, then constant: initial + (final - initial) min(t / steps, 1) at step t.
-
-    Args:
-        initial: the value at step 0.
-        final: the value at step `steps`, and after.
-        steps: how long it takes, at least 1.
-
-    >>> from fundl import linear_schedule
-    >>> linear_schedule(0.0, 1.0, steps=4)(torch.arange(6))
-    tensor([0.0000, 0.2500, 0.5000, 0.7500, 1.0000, 1.0000], dtype=torch.float64)
-    """
-    return _Linear(initial, final, steps)
-
-
-@with_suggestions
-def step_schedule(initial: float, *, factor: float = 0.1, every: int) -> Schedule:
-    """A value that is multiplied by a factor every so many steps: initial factor^floor(t / every) at step t.
-
-    Args:
-        initial: the value at step 0.
-        factor: of 0 or more.
-        every: how many steps a value lasts, at least 1.
-
-    >>> from fundl import step_schedule
-    >>> step_schedule(1.0, factor=0.5, every=2)(torch.arange(5))
-    tensor([1.0000, 1.0000, 0.5000, 0.5000, 0.2500], dtype=torch.float64)
-    """
-    return _Step(initial, factor, every)
-
-
-@with_suggestions
-def exponential_schedule(initial: float, factor: float) -> Schedule:
-    """A value that is multiplied by a factor at each step: initial factor^t at step t.
-
-    Args:
-        initial: the value at step 0.
-        factor: of 0 or more.
-
-    >>> from fundl import exponential_schedule
-    >>> exponential_schedule(1.0, 0.5)(torch.arange(4))
-    tensor([1.0000, 0.5000, 0.2500, 0.1250], dtype=torch.float64)
-    """
-    return _Step(initial, factor, every=1)
-
-
-@with_suggestions
-def inverse_time_schedule(initial: float, decay: float) -> Schedule:
-    """A value that decays like the inverse of the time: initial / (1 + decay t) at step t.
-
-    Args:
-        initial: the value at step 0.
-        decay: per step, of 0 or more.
-
-    Source:
-        Robbins and Monro, A stochastic approximation method, 1951: the rates' sum diverges, that of their squares does not.
-
-    >>> from fundl import inverse_time_schedule
-    >>> inverse_time_schedule(1.0, 1.0)(torch.arange(4))
-    tensor([1.0000, 0.5000, 0.3333, 0.2500], dtype=torch.float64)
-    """
-    return _InverseTime(initial, decay)
-
-
-@with_suggestions
-def cosine_schedule(initial: float, steps: int, *, final: float = 0.0) -> Schedule:
-    """Half a cosine from one value to another, then constant.
-
-        final + (initial - final) (1 + cos(pi min(t / steps, 1))) / 2    at step t
-
-    Args:
-        initial: the value at step 0.
-        steps: how long it takes, at least 1.
-        final: the value at step `steps`, and after.
-
-    Source:
-        Loshchilov and Hutter, SGDR: stochastic gradient descent with warm restarts, 2017.
-
-    >>> from fundl import cosine_schedule
-    >>> cosine_schedule(1.0, steps=4)(torch.arange(6))
-    tensor([1.0000, 0.8536, 0.5000, 0.1464, 0.0000, 0.0000], dtype=torch.float64)
-    """
-    return _Cosine(initial, final, steps)
+    return _Joined(tuple(schedules), tuple(boundaries))
 
 
 @with_suggestions
@@ -277,43 +317,3 @@ def warmup_cosine_schedule(peak: float, *, warmup_steps: int, steps: int, initia
         raise ValueError(f"steps must be more than warmup_steps={warmup_steps}, not {steps}: it counts the rise and the fall")
     rise = linear_schedule(initial, peak, warmup_steps)
     return join_schedules((rise, cosine_schedule(peak, steps - warmup_steps, final=final)), boundaries=(warmup_steps,))
-
-
-@with_suggestions
-def one_cycle_schedule(
-    peak: float, steps: int, *, rise: float = 0.3, initial_divisor: float = 25.0, final_divisor: float = 1e4
-) -> Schedule:
-    """Half a cosine up to the peak, and half a cosine down to far below where it began.
-
-    It begins at initial = peak / initial_divisor, is at the peak at step rise * steps - 1, a fraction perhaps, and at
-    initial / final_divisor at the last step, steps - 1, and after.
-
-    Args:
-        peak: the greatest value.
-        steps: how many steps there are.
-        rise: which part of them the rise takes, in (0, 1); rise * steps must be more than 1.
-        initial_divisor: how many times less than the peak the first value is.
-        final_divisor: how many times less than the first value the last one is.
-
-    Source:
-        Smith and Topin, Super-convergence: very fast training of neural networks using large learning rates, 2019.
-
-    >>> from fundl import one_cycle_schedule
-    >>> one_cycle_schedule(1.0, steps=6, rise=0.5, final_divisor=10.0)(torch.arange(6))
-    tensor([0.0400, 0.5200, 1.0000, 0.7510, 0.2530, 0.0040], dtype=torch.float64)
-    """
-    return _OneCycle(peak, steps, rise, initial_divisor, final_divisor)
-
-
-def join_schedules(schedules: Sequence[Callable[[Tensor], Tensor]], boundaries: Sequence[int]) -> Schedule:
-    """Schedules one after the other, each counting its steps from where it begins.
-
-    Args:
-        schedules: in the order of time; functions from a count to a number as well.
-        boundaries: the steps at which the second schedule, the third... take over; one less than schedules.
-
-    >>> from fundl import constant_schedule, join_schedules, linear_schedule
-    >>> join_schedules([linear_schedule(0.0, 1.0, steps=2), constant_schedule(0.5)], boundaries=[3])(torch.arange(5))
-    tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.5000], dtype=torch.float64)
-    """
-    return _Joined(tuple(schedules), tuple(boundaries))

@@ -60,6 +60,7 @@ def evaluate(
         TypeError: what `batches` gives are not pairs, or the metric gives no tensor.
         ValueError: there are no batches, or no example counts.
 
+    >>> import torch
     >>> from fundl import Linear, evaluate, minibatches, mse
     >>> layer, data = Linear(torch.ones(1, 2), bias=None), (torch.ones(5, 2), torch.zeros(5, 1))
     >>> evaluate(mse, layer, [data]) == evaluate(mse, layer, minibatches(None, data, 2)) == Evaluation(loss=4.0)

@@ -57,6 +57,7 @@ def last_good(error: BaseException, state: TrainState[P, S]) -> tuple[TrainState
         before the epoch), and the history of the epochs that were finished. Of an error that does not come from a `fit`, the
         given state and an empty history.
 
+    >>> import torch
     >>> from fundl import fit, initialize, key, last_good, linear, mse, sgd, train_state, train_step
     >>> def batches():
     ...     yield torch.ones(4, 2), torch.zeros(4, 1)
