@@ -16,18 +16,14 @@ from typing_extensions import override
 from fundl._common import kernels
 from fundl._common.half import HALF, widened
 from fundl.layer import Layer
-from fundl.shapes import S
+from fundl.layers._same_shape import SameShape
 
 
 @attrs.frozen(eq=False, init=False)
-class Activation(Layer[Tensor]):
+class Activation(SameShape, Layer[Tensor]):
     """A function of each number, which keeps its input or its output."""
 
     elementwise = True
-
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
 
 
 # --- Rectifiers --------------------------------------------------------------------------------------------------------
