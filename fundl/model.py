@@ -59,14 +59,15 @@ def models(*parts: *Ts) -> tuple[*Ts]:
     return parts
 
 
-def require_model(part: object, *path: int) -> None:
+def require_model(part: object, *path: int | str) -> None:
     """Raise an error that names the place, counted from 1, unless the part is a layer or a non-empty tuple of models."""
     place = f"layer {'.'.join(map(str, path))}" if path else "the model"
     if isinstance(part, tuple):
         if not part:
             raise ValueError(f"{place} is an empty tuple: a model needs at least one layer")
-        for index, inner in enumerate(part, start=1):
-            require_model(inner, *path, index)
+        steps: Sequence[int | str] = getattr(part, "_fields", range(1, len(part) + 1))
+        for step, inner in zip(steps, part, strict=True):
+            require_model(inner, *path, step)
     elif not isinstance(part, Layer):
         raise TypeError(f"{place} is {_no_layer(part)}")
     elif "__attrs_attrs__" not in vars(type(part)):

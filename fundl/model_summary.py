@@ -262,8 +262,8 @@ class _Watched:
         return [self._row(place, inside[place]) for place in self.outputs]
 
     def _watch(self, part: object, place: str, *, is_trained: bool) -> object:
-        if type(part) is tuple:
-            return tuple(self._watch(one, f"{place}[{index}]", is_trained=is_trained) for index, one in enumerate(part))
+        if isinstance(part, tuple):
+            return tree.rebuilt(part, [self._watch(one, place + step, is_trained=is_trained) for step, one in tree.parts(part)])
         if not isinstance(part, Layer):
             return part
         self.layers[place] = part, is_trained

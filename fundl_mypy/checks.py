@@ -8,7 +8,7 @@ from mypy.nodes import Expression, TupleExpr
 from mypy.plugin import CheckerPluginInterface
 from mypy.types import TupleType, Type, get_proper_type
 
-from fundl_mypy.rules import Read, is_layer, part, parts, shapes
+from fundl_mypy.rules import Read, chain, is_layer, part, shapes
 
 LAYER_MISFIT: Final = ErrorCode("layer-misfit", "Layers that do not fit together", "fundl")
 
@@ -35,7 +35,7 @@ def report(model: Type, written: Sequence[Expression], whole: Expression, api: C
 def _misfits(model: Type, read: Read) -> Iterator[shapes.Misfit]:
     model = get_proper_type(model)
     if isinstance(model, TupleType):
-        yield from _misfits_of_chain(parts(model.items, read))
+        yield from _misfits_of_chain(chain(model, read))
     elif is_layer(model):
         try:
             shapes.of_model(shapes.Shape(...), part(model, read))
@@ -48,7 +48,7 @@ def _misfits_of_chain(layers: Sequence[object]) -> Iterator[shapes.Misfit]:
     first = 0
     while first < len(layers):
         try:
-            shapes.through(shapes.Shape(...), layers[first:], first=first + 1)
+            shapes.through(shapes.Shape(...), layers, start=first)
             return
         except shapes.Misfit as misfit:
             yield misfit

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from mypy.maptype import map_instance_to_supertype
-from mypy.nodes import Decorator, FuncDef, OverloadedFuncDef, TypeInfo
+from mypy.nodes import Decorator, FuncDef, OverloadedFuncDef, TypeInfo, Var
 from mypy.types import (
     CallableType,
     Instance,
@@ -66,11 +66,27 @@ def parts(types: Sequence[Type], read: Read) -> tuple[object, ...]:
     return tuple(known)
 
 
+class _Named(tuple[object, ...]):  # noqa: SLOT001  # no tuple can have slots
+    """The layers of a named tuple, which messages call by their names."""
+
+    _fields: Sequence[str]
+
+
+def chain(typ: TupleType, read: Read) -> tuple[object, ...]:
+    """The layers of a tuple; of a named one, with their names."""
+    info = typ.partial_fallback.type
+    if not info.is_named_tuple:
+        return parts(typ.items, read)
+    named = _Named(parts(typ.items, read))
+    named._fields = [name for name, symbol in info.names.items() if isinstance(symbol.node, Var) and symbol.node.is_property]
+    return named
+
+
 def part(typ: Type, read: Read) -> object:
     """A layer or a tuple of them, for the functions of `shapes`."""
     typ = get_proper_type(typ)
     if isinstance(typ, TupleType):
-        return parts(typ.items, read)
+        return chain(typ, read)
     if isinstance(typ, Instance) and typ.type.has_base(LAYER) and REPORTED not in _remembered(typ):
         return shapes.Stated(typ.type.name, _Rule(typ, read))
     return _UNKNOWN

@@ -49,31 +49,33 @@ def of_model(shape: AnyShape, model: object) -> AnyShape:
         raise
 
 
-def through(shape: AnyShape, layers: Sequence[object], *, first: int = 1) -> AnyShape:
+def through(shape: AnyShape, layers: Sequence[object], *, start: int = 0) -> AnyShape:
     """What layers that are applied one after the other make of a shape.
 
     Args:
         shape: of the input.
         layers: layers, or tuples of them.
-        first: the number of the first of them, for messages.
+        start: how many of them to leave out.
 
     Raises:
         Misfit: a layer does not take what the one before it gives.
     """
-    return _through(shape, layers, first)[0]
+    return _through(shape, layers, start)[0]
 
 
-def _through(shape: AnyShape, layers: Sequence[object], first: int = 1) -> tuple[AnyShape, Place | None]:
+def _through(shape: AnyShape, layers: Sequence[object], start: int = 0) -> tuple[AnyShape, Place | None]:
     """The shape that comes out, and the last layer that made another one of it."""
     giver: Place | None = None
-    for index, layer in enumerate(layers, start=first):
+    names: Sequence[str] = getattr(layers, "_fields", ())  # of a named tuple
+    for index, layer in enumerate(layers[start:], start=start + 1):
+        step = names[index - 1] if names else ""
         try:
             output, place = _run(shape, layer)
         except Misfit as misfit:
-            misfit.seen_from(index, name_of(layer), giver)
+            misfit.seen_from(index, name_of(layer), giver, step)
             raise
         if output is not shape and place is not None:
-            giver = place.inside(index)
+            giver = place.inside(index, step)
         shape = output
     return shape, giver
 

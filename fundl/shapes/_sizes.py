@@ -81,18 +81,19 @@ def _axes(count: int) -> str:
 
 
 class Place(NamedTuple):
-    """Where a layer is, counted from 1: (3, 1) is the first layer inside the third."""
+    """Where a layer is, counted from 1: (3, 1) is the first layer inside the third; and what messages call each step."""
 
     path: tuple[int, ...]
     name: str
+    steps: tuple[str, ...] = ()
 
-    def inside(self, index: int) -> "Place":
-        """The same place, as it is seen from outside of the part at an index."""
-        return Place((index, *self.path), self.name)
+    def inside(self, index: int, step: str = "") -> "Place":
+        """The same place, as it is seen from outside of the part at an index, which may have a name."""
+        return Place((index, *self.path), self.name, (step or str(index), *self.steps))
 
     @override
     def __str__(self) -> str:
-        return f"layer {'.'.join(map(str, self.path))} ({self.name})" if self.path else self.name
+        return f"layer {'.'.join(self.steps)} ({self.name})" if self.path else self.name
 
 
 class Misfit(ValueError):  # noqa: N818  # what it is
@@ -117,10 +118,10 @@ class Misfit(ValueError):  # noqa: N818  # what it is
         """Where the layer is that does not take what it is given."""
         return self.taker.path if self.taker is not None else ()
 
-    def seen_from(self, index: int, name: str, giver: Place | None = None) -> None:
+    def seen_from(self, index: int, name: str, giver: Place | None = None, step: str = "") -> None:
         """Tell the places as they are seen from outside of the layer at an index, which takes what the giver gives."""
-        self.taker = (self.taker or Place((), name)).inside(index)
-        self.giver = self.giver.inside(index) if isinstance(self.giver, Place) else self.giver or giver
+        self.taker = (self.taker or Place((), name)).inside(index, step)
+        self.giver = self.giver.inside(index, step) if isinstance(self.giver, Place) else self.giver or giver
 
     @override
     def __str__(self) -> str:

@@ -2,7 +2,7 @@
 
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, cast
 
 import attrs
@@ -69,6 +69,8 @@ class _Step:
         match node:
             case Record() if self.is_attribute:
                 return evolved(node, {str(self.key): value})
+            case tuple() if self.is_attribute and self.key in (names := _names(node)):
+                return rebuilt(node, [value if name == self.key else part for name, part in zip(names, node, strict=True)])
             case tuple() | list() if isinstance(self.key, int):
                 index = range(len(node))[self.key]
                 return rebuilt(node, [*node[:index], value, *node[index + 1 :]])
@@ -78,6 +80,12 @@ class _Step:
                 return new
             case _:
                 raise TypeError(f"a {type(node).__name__} has no part {self.key!r} that can be replaced")
+
+
+def _names(node: tuple[object, ...]) -> Sequence[str]:
+    """The names of a named tuple's parts."""
+    names: Sequence[str] = getattr(node, "_fields", ())
+    return names
 
 
 @attrs.frozen(eq=False)

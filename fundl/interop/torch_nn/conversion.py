@@ -1,11 +1,14 @@
 """Going through the parts of a module, or of a model, and finding the counterpart of each."""
 
+from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Final
 
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
+from fundl import tree
 from fundl.interop.torch_nn import (
     _attention,
     _linear,
@@ -167,9 +170,9 @@ def _require_own_parameters(module: nn.Module) -> None:
 def to_torch(model: Model, shape: AnyShape | None = None) -> nn.Module:
     """The module of torch.nn that computes what a model computes, in evaluation, with copies of its parameters and buffers.
 
-    A tuple becomes an `nn.Sequential`, a `transformer_block` an `nn.TransformerEncoderLayer`, and a layer the module that is
-    its counterpart; see the package for all of them. A gradient is a model, so its module's parameters are the gradients of
-    the parameters.
+    A tuple becomes an `nn.Sequential`, with the names of a named one, a `transformer_block` an `nn.TransformerEncoderLayer`,
+    and a layer the module that is its counterpart; see the package for all of them. A gradient is a model, so its module's
+    parameters are the gradients of the parameters.
 
     A recurrent layer's module gives its states as well, and attention's takes queries, keys and values, and gives the weights
     as well: their first output is the layer's. A BatchNorm without statistics becomes a module that normalises with those of
@@ -223,11 +226,12 @@ def _to_sequential(layers: tuple[Model, ...], path: str, shape: AnyShape) -> nn.
         raise ConversionError(f"{path}, a transformer block: {error}") from error
     if block is not None:
         return block
-    modules: list[nn.Module] = []
-    for index, layer in enumerate(layers):
-        place = f"{path}[{index}]"
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    names: Sequence[str] = getattr(layers, "_fields", [*map(str, range(len(layers)))])
+    for name, (step, _), layer in zip(names, tree.parts(layers), layers, strict=True):
+        place = path + step
         if type(layer) in ALONE:
             raise ConversionError(f"{place} ({type(layer).__name__}): {ALONE[type(layer)]}")
-        modules.append(_to(layer, place, shape))
+        modules[name] = _to(layer, place, shape)
         shape = output_shape(layer, shape)
-    return nn.Sequential(*modules)
+    return nn.Sequential(modules)
