@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from fundl._common.files import atomic_file
+from fundl._common.files import atomic_file, existing_file
 from fundl.tree import Record, describe, flatten, misplaced_tensors, paths, unflatten
 
 T = TypeVar("T")
@@ -333,10 +333,7 @@ class _File:
 
 
 def _read(path: str | os.PathLike[str]) -> _File:
-    where = os.path.abspath(path)
-    if not os.path.isfile(where):
-        found = ", only a folder of that name" if os.path.isdir(where) else ""
-        raise FileNotFoundError(f"there is no file {where}{found}")
+    where = existing_file(path)
     with open(where, "rb"):  # if it may not be read, this says so: safetensors would say that it is not there
         pass
     tensors, texts = _of_one_file(where)

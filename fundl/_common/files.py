@@ -57,6 +57,19 @@ def atomic_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Ite
     sync_folder(target.parent)
 
 
+def existing_file(path: str | os.PathLike[str]) -> str:
+    """The absolute path of a file.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    where = os.path.abspath(path)
+    if not os.path.isfile(where):
+        found = ", only a folder of that name" if os.path.isdir(where) else ""
+        raise FileNotFoundError(f"there is no file {where}{found}")
+    return where
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk, where the system can do that."""
     if sys.platform == "win32":

@@ -25,7 +25,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common import processor
-from fundl._common.files import atomic_file
+from fundl._common.files import atomic_file, existing_file
 from fundl._compiling import cache, identity, manifests, store
 from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.manifests import Form, Manifest
@@ -276,10 +276,7 @@ def load(path: str | os.PathLike[str], origin: Origin, install: Callable[[Entry]
         FileNotFoundError: there is no such file; another OSError if it may not be read, or its libraries not be written.
         ValueError: it is no such file, or not all of it, or does not fit the function or this process.
     """
-    where = os.path.abspath(path)
-    if not os.path.isfile(where):
-        found = ", only a folder of that name" if os.path.isdir(where) else ""
-        raise FileNotFoundError(f"there is no file {where}{found}")
+    where = existing_file(path)
     content = Path(where).read_bytes()
     try:
         contents, manifest = manifests.read(content)

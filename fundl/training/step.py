@@ -142,6 +142,7 @@ def step_of(runs: Runs, loss: Loss[Prediction, Target], optimizer: Transform[S])
             trained, memory = transform.step(grads, state.optimizer, state.model)
             return TrainState(trained, memory, state.key, state.step + 1), Report(value, prediction)
 
+    step.__qualname__ = "train_step.<locals>.step"  # messages name a step by it: whoever made it called a train_step
     return step
 
 
