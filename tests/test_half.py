@@ -77,9 +77,9 @@ from fundl import (
     weight_standardization,
 )
 from fundl._common.layouts import LAYOUTS, channels_last
+from tests.loss_samples import REDUCTIONS
+from tests.loss_samples import SAMPLES as LOSSES
 from tests.samples import ELEMENTWISE, SAMPLES, Sample, attention, normal, transformer, with_values
-from tests.samples.losses import REDUCTIONS
-from tests.samples.losses import SAMPLES as LOSSES
 from tests.test_jit_samples import GROUPS
 from tests.test_layers import backward_any, forward_any, vjp_any, without_integers
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from fundl import Model, jit, key, random, tree
 from fundl.model import run_backward, run_forward
 from fundl.optim.transform import State
+from tests.loss_samples import REDUCTIONS
+from tests.loss_samples import SAMPLES as LOSSES
 from tests.optimizer_samples import OPTIMIZERS
 from tests.samples import FAMILIES, SAMPLES, Sample, attention, recurrent, transformer
-from tests.samples.losses import REDUCTIONS
-from tests.samples.losses import SAMPLES as LOSSES
 
 # How far numbers may be from eager's, relative to the largest of their tensor.
 TOLERANCES: Final = {torch.float64: 1e-13, torch.float32: 5e-6}

@@ -1,6 +1,6 @@
 """Every sample loss in every corner and layout, eager and traced, against formulas that share nothing with the library.
 
-A corner changes a sample's prediction, target or options. A new loss gets a formula in samples/losses.py, a corner a row here.
+A corner changes a sample's prediction, target or options. A new loss gets a formula in loss_samples.py, a corner a row here.
 """
 
 import functools
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fundl import Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, jit, nll
-from tests.samples.losses import REDUCTIONS, SAMPLES, Options, axis_of, naive, normal, slopes
+from tests.loss_samples import REDUCTIONS, SAMPLES, Options, axis_of, naive, normal, slopes
 
 INF: Final = math.inf
 

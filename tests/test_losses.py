@@ -27,7 +27,7 @@ from fundl import (
     nll,
     value_and_grad,
 )
-from tests.samples.losses import (
+from tests.loss_samples import (
     FORMULAS,
     INDICES,
     POS_WEIGHT,

@@ -40,7 +40,7 @@ from fundl import (
     weight_of,
 )
 from fundl.optim.chain import AnyTransform
-from tests.samples.losses import SAMPLES
+from tests.loss_samples import SAMPLES
 
 S = TypeVar("S")
 
