@@ -199,7 +199,7 @@ def _input(leaf: Tensor) -> Tensor:
 
 
 def _require_layers(params: Model, error: Exception) -> None:
-    """Raise what is wrong with a model that nobody composed, if that is what the error comes from."""
+    """Raise the fault of a model that was not made by `compose`, if the error comes from one."""
     try:
         require_model(params)
     except TypeError as wrong:
@@ -207,7 +207,7 @@ def _require_layers(params: Model, error: Exception) -> None:
 
 
 def _require_fit(params: Model, error: Exception) -> None:
-    """Raise a misfit, if that is what the error comes from: a tuple that nobody composed may hold one."""
+    """Raise a misfit of a model that was not made by `compose`, if the error comes from one."""
     try:
         output_shape(params)
     except Misfit as misfit:

@@ -77,7 +77,7 @@ def _written(
 def _refused(
     cls: type, given: Sequence[tuple[str, object, object, bool]], more: Sequence[object], other: Mapping[str, object]
 ) -> TypeError:
-    """The error for a call, told what it gave: each parameter with value and default, what is too much, what is unknown."""
+    """The error for a call, from each parameter's value and default, and what is too much or unknown."""
     positional = [(value, default) for _, value, default, named in given if not named]
     while positional and not more and positional[-1][0] is positional[-1][1]:
         positional.pop()  # was not given

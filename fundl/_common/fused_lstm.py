@@ -43,7 +43,7 @@ def with_lstm_operators(operators: LSTMOperators | None) -> Iterator[None]:
 
 
 def lstm_runs(*tensors: Tensor) -> bool:
-    """Whether oneDNN's LSTM runs on the tensors: float32 on the CPU, and nobody traces or maps what is computed.
+    """Whether oneDNN's LSTM runs on the tensors: float32 on the CPU, neither traced nor mapped.
 
     A graph would not remember that its forward keeps a workspace only while the grad mode is on.
     """

@@ -23,7 +23,7 @@ class Columns(NamedTuple):
         return Columns(*(tuple(compress(column, mask)) for column in self))
 
     def unshared(self) -> "Columns":
-        """The gradients as they are, and copies of all else, which nobody else knows."""
+        """The gradients as they are, and copies of all else, for the kernel to write over."""
         n = len(self.params)
         new = copies(self.params + self.first_moment + self.second_moment + self.max_second_moment)
         return Columns(new[:n], self.grads, new[n : 2 * n], new[2 * n : 3 * n], new[3 * n :])

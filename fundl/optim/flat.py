@@ -56,7 +56,7 @@ def copies(tensors: Tensors) -> Tensors:
 
 
 def select(condition: Tensor, yes: S, no: S) -> S:
-    """One of two trees of the same structure, by a condition without axes, of which nobody asks the value."""
+    """One of two trees of the same structure, by a condition without axes, whose value stays on its device."""
     yes_leaves, structure = tree.flatten(yes)
     pairs = zip(yes_leaves, tree.flatten(no)[0], strict=True)
     return tree.unflatten(

@@ -36,7 +36,7 @@ _LEARNED: Final = HALF | {torch.float32, torch.float64}
 class State(Record, Generic[P, S]):
     """What a transform remembers from step to step of optimizing params of type P.
 
-    P is there for the type checker alone: by it, the gradient or the state of another model is refused.
+    P is only for the type checker, which refuses the gradient or the state of another model by it.
 
     Args:
         inner: the memory proper, a tree of tensors, whose type S is the transform's.
@@ -103,7 +103,7 @@ class Transform(ABC, Generic[S]):
 
     @property
     def elementwise(self) -> bool:
-        """Whether each number changes by its own gradients alone, wherever it stands: not by a norm, or by its path.
+        """Whether the change of each number depends only on its own gradients, and not on a norm, or on its path.
 
         An ensemble applies such a transform to all runs at once. A class says so by ``elementwise = True``.
         """

@@ -99,7 +99,7 @@ def _reshaped(sizes: tuple[Size, ...], axes: tuple[Size, ...]) -> Sequence[Size]
 
 
 Setting: TypeAlias = Size | tuple[Size, ...] | Literal["same"]
-"""What a layer is told about the axes that a window slides over: one number for all of them, or one for each."""
+"""A setting of a layer for the axes that a window slides over: one number for all of them, or one for each."""
 
 _SIDES = ("length", "height and width", "depth, height and width")
 
@@ -111,7 +111,7 @@ def _along(axes: tuple[Size, ...], settings: tuple[Setting, ...]) -> tuple[str, 
 
 
 def _of_each(setting: Setting, axes: int) -> tuple[Size, ...]:
-    """A setting as it is for each axis; unknown, if it is not one for each, which whoever makes the layer is told."""
+    """A setting for each axis; unknown if it has another number of them, which is an error when the layer is made."""
     if isinstance(setting, tuple):
         return setting if len(setting) == axes else unknowns(axes)
     return unknowns(axes) if setting == "same" else (setting,) * axes

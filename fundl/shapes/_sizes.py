@@ -136,8 +136,8 @@ class Shape(Generic[*Axes]):
     """The sizes of a tensor's axes, as far as they are known.
 
     Args:
-        sizes: a number for each axis, or None if it is not known; ``...`` in front stands for any number of axes. What stands
-            before such axes cannot be told apart from them, and is forgotten.
+        sizes: a number for each axis, or None if it is not known; ``...`` in front stands for any number of axes. Sizes
+            before such axes could be sizes of these, and are dropped.
 
     >>> Shape(..., 25)
     Shape(..., 25)

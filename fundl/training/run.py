@@ -62,7 +62,7 @@ class Epoch:
 
 @attrs.define
 class Run(Generic[P, S, X, Target, Prediction]):
-    """A run on its way. Whatever is told of each run is a tuple, of one for a single model.
+    """A run in progress. Its numbers are tuples with an item for each model: one, unless it is an ensemble's.
 
     Args:
         runs: whether it is of one model, or of an ensemble.
@@ -122,8 +122,8 @@ class Run(Generic[P, S, X, Target, Prediction]):
         if self._runner is None:
             self._runner = self.runner_for(steps, shown)
         source = batches if type(batches) in _OURS else _outside(callers_mode(), batches)
-        # Inference mode makes small kernels cheaper by a tenth. It is for the steps alone: who makes batches, or measures, may
-        # want to do with tensors what it forbids.
+        # Inference mode makes small kernels cheaper by a tenth. Only the steps run in it: a user's code that makes batches, or
+        # measures, may do with tensors what it forbids.
         with inference_mode():
             for after, (x, target), report, count in self._runner.take(self._current, source):
                 self._current = after
