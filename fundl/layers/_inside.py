@@ -7,7 +7,7 @@ where they are run.
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Generic, Self, cast, final
+from typing import Generic, Protocol, Self, TypeAlias, cast, final
 
 import attrs
 from torch import Tensor
@@ -32,6 +32,18 @@ class Sizes(Record):
     """Sizes that a layer keeps for backward: part of the structure of its residuals, which stay a tree of tensors."""
 
     sizes: tuple[int, ...]
+
+
+class _Backward(Protocol):
+    def __call__(self, model: object, residuals: object, grad: object, /) -> tuple[object, T]: ...
+
+
+_Half: TypeAlias = Callable[[object, object, object], object]
+
+# The gradient with respect to an input is of the input's type, which the layer states that is around the model.
+_backward = cast("_Backward", run_backward)
+_backward_params = cast("_Half", run_backward_params)
+_backward_input = cast("_Half", run_backward_input)
 
 
 def forward_inside(model: object, x: object) -> tuple[Tensor, object]:
@@ -79,29 +91,27 @@ class Around(Layer[tuple[object, Own], X, Y], Generic[Own, X, Y, XInside]):
 
     @override
     def backward(self, residuals: tuple[object, Own], grad: Y) -> tuple[Self, X]:
-        kept, own = self._taken(residuals)
+        kept, own = [residuals[0]], residuals[1]
         del residuals
-        grads, grad_inside = run_backward(cast("Model", self._model(own)), kept.pop(), self._grad_inside(own, grad))
-        return self._gradient(own, grads), self._grad_x(own, grad, cast("XInside", grad_inside))
+        grads_and_grad_x: tuple[object, XInside] = _backward(
+            self._model(own), self._kept_inside(kept.pop()), self._grad_inside(own, grad)
+        )
+        grads, grad_inside = grads_and_grad_x
+        return self._gradient(own, grads), self._grad_x(own, grad, grad_inside)
 
     @override
     def backward_params(self, residuals: tuple[object, Own], grad: Y) -> Self:
-        kept, own = self._taken(residuals)
+        kept, own = [residuals[0]], residuals[1]
         del residuals
-        return self._gradient(
-            own, run_backward_params(cast("Model", self._model(own)), kept.pop(), self._grad_inside(own, grad))
-        )
+        grads = _backward_params(self._model(own), self._kept_inside(kept.pop()), self._grad_inside(own, grad))
+        return self._gradient(own, grads)
 
     @override
     def backward_input(self, residuals: tuple[object, Own], grad: Y) -> X:
-        kept, own = self._taken(residuals)
+        kept, own = [residuals[0]], residuals[1]
         del residuals
-        grad_inside = run_backward_input(cast("Model", self._model(own)), kept.pop(), self._grad_inside(own, grad))
+        grad_inside = _backward_input(self._model(own), self._kept_inside(kept.pop()), self._grad_inside(own, grad))
         return self._grad_x(own, grad, cast("XInside", grad_inside))
-
-    def _taken(self, residuals: tuple[object, Own]) -> tuple[list[object], Own]:
-        """What f kept, in a list, from which it is handed over, and what the layer kept."""
-        return [self._kept_inside(residuals[0])], residuals[1]
 
 
 @attrs.frozen(eq=False)
@@ -141,20 +151,20 @@ class Beside(Layer[Residuals, X, Y], Generic[Residuals, X, Y]):
     def backward(self, residuals: Residuals, grad: Y) -> tuple[Self, X]:
         kept, outputs = self._taken(residuals, grad)
         del residuals
-        grads, grads_x = zip(*self._each(lambda model: run_backward(model, kept.pop(), outputs.pop())), strict=True)
+        grads, grads_x = zip(*self._each(lambda model: _backward(model, kept.pop(), outputs.pop())), strict=True)
         return self._gradient(grads), self._grad_x(grads_x)
 
     @override
     def backward_params(self, residuals: Residuals, grad: Y) -> Self:
         kept, outputs = self._taken(residuals, grad)
         del residuals
-        return self._gradient(self._each(lambda model: run_backward_params(model, kept.pop(), outputs.pop())))
+        return self._gradient(self._each(lambda model: _backward_params(model, kept.pop(), outputs.pop())))
 
     @override
     def backward_input(self, residuals: Residuals, grad: Y) -> X:
         kept, outputs = self._taken(residuals, grad)
         del residuals
-        grads_x = self._each(lambda model: cast("Tensor", run_backward_input(model, kept.pop(), outputs.pop())))
+        grads_x = self._each(lambda model: cast("Tensor", _backward_input(model, kept.pop(), outputs.pop())))
         return self._grad_x(grads_x)
 
     def _taken(self, residuals: Residuals, grad: Y) -> tuple[list[object], list[Tensor]]:
@@ -162,12 +172,12 @@ class Beside(Layer[Residuals, X, Y], Generic[Residuals, X, Y]):
         kept, outputs = self._apart(residuals, grad)
         return [*reversed(kept)], [*reversed(outputs)]
 
-    def _each(self, run: Callable[[Model], T]) -> list[T]:
+    def _each(self, run: Callable[[object], T]) -> list[T]:
         """What is found by running each model; an error in one is noted to be there."""
         found: list[T] = []
         try:
             for model in self._models():
-                found.append(run(cast("Model", model)))  # noqa: PERF401  # the place of an error is that of the next
+                found.append(run(model))  # noqa: PERF401  # the place of an error is that of the next
         except Exception as error:
             note_place(error, self._place(len(found)))
             raise
