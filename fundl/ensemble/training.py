@@ -13,8 +13,6 @@ from fundl.metrics import Metric
 from fundl.model import Loss
 from fundl.optim.transform import Transform
 from fundl.runs import MANY
-from fundl.training._means import for_any_use
-from fundl.training._step_runner import StepRunner
 from fundl.training.evaluation import Evaluation
 from fundl.training.fitting import fold
 from fundl.training.run import Batches, Epoch, Run
@@ -127,7 +125,7 @@ def fit(
     >>> [history[-1].step for history in histories]
     [50, 50, 50]
     """
-    run = Run(MANY, step, state, batches, metric, lambda _steps, _shown: StepRunner(step))
+    run = Run(MANY, step, state, batches, metric)
     of_one = None if evaluate is None else lambda ensemble: evaluate(ensemble.models)
-    history = fold(run, epochs, of_one, evaluate_every, progress)
-    return for_any_use(run.good), tuple(zip(*history, strict=True)) if history else ((),) * len(state.key)
+    state, history = fold(run, epochs, of_one, evaluate_every, progress)
+    return state, tuple(zip(*history, strict=True)) if history else ((),) * len(state.key)

@@ -94,8 +94,8 @@ def fit(
         return StepRunner(step)
 
     run = Run(ONE, step, state, batches, metric, runner_for)
-    history = fold(run, epochs, evaluate, evaluate_every, progress)
-    return for_any_use(run.good), tuple([epoch for (epoch,) in history])
+    state, history = fold(run, epochs, evaluate, evaluate_every, progress)
+    return state, tuple([epoch for (epoch,) in history])
 
 
 def fold(
@@ -104,8 +104,12 @@ def fold(
     evaluate: Callable[[P], Evaluation] | None,
     evaluate_every: int,
     progress: "bool | Console",
-) -> list[tuple[Epoch, ...]]:
-    """Make some epochs of a run, of one model or of many, as `fit` describes it: what happened in each, for each model."""
+) -> tuple[TrainState[P, S], list[tuple[Epoch, ...]]]:
+    """Make some epochs of a run, of one model or of many, as `fit` describes it.
+
+    Returns:
+        The state after the last, and what happened in each, for each model.
+    """
     if epochs < 0:
         raise ValueError(f"the number of epochs must be 0 or more, not {epochs}")
     if evaluate_every < 1:
@@ -127,7 +131,7 @@ def fold(
     except BaseException as error:
         error.add_note(Left.of(run.last(), tuple(map(_over_runs, history))))
         raise
-    return history
+    return for_any_use(run.good), history
 
 
 def _require_evaluation(result: object) -> Evaluation:

@@ -71,7 +71,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
             donates, or writes, uses up others.
         batches: of an epoch.
         metric: to be measured on them; None for none.
-        runner_for: how steps are taken, where an epoch is of so many, as far as is known.
+        runner_for: how steps are taken, where an epoch is of so many, as far as is known; None for one by one.
     """
 
     runs: Runs
@@ -79,7 +79,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
     good: TrainState[P, S]
     batches: Batches[X, Target]
     metric: Metric[Prediction, Target] | None
-    runner_for: Callable[[int, Progress], _Runner[P, S, X, Target, Prediction]]
+    runner_for: Callable[[int, Progress], _Runner[P, S, X, Target, Prediction]] | None = None
     epochs: int = attrs.field(default=0, init=False)  # how many were finished
     examples: int = attrs.field(default=0, init=False)  # of all runs, in the last epoch
     _current: TrainState[P, S] = attrs.field(init=False)
@@ -120,7 +120,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
         batches = self.batches(self._epoch_key(first_step)) if callable(self.batches) else self.batches
         steps = operator.length_hint(batches) or self._steps
         if self._runner is None:
-            self._runner = self.runner_for(steps, shown)
+            self._runner = StepRunner(self.step) if self.runner_for is None else self.runner_for(steps, shown)
         source = batches if type(batches) in _OURS else _outside(callers_mode(), batches)
         # Inference mode makes small kernels cheaper by a tenth. Only the steps run in it: a user's code that makes batches, or
         # measures, may do with tensors what it forbids.
