@@ -1,7 +1,6 @@
 """How tensors lie in memory, for kernels that read it as if it were of the sizes and in the order that they expect."""
 
 from collections.abc import Sequence
-from typing import final
 
 import attrs
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 from fundl.tree import Record
 
 
-@final
 @attrs.frozen(eq=False)
 class Layout(Record):
     """What backward is to know of images or volumes: their sizes, and whether the channels are the last in memory."""
@@ -20,9 +18,13 @@ class Layout(Record):
 
 
 def layout_of(x: Tensor) -> Layout:
-    """The layout of a tensor, whose channels can be last in memory if its axes are (B, C, H, W) or (B, C, D, H, W)."""
-    sizes = x.shape
-    return Layout(sizes, len(sizes) in {4, 5} and x.stride(1) == 1 and sizes[1] > 1 and not x.is_contiguous())
+    """The layout of a tensor."""
+    return Layout(x.shape, channels_are_last(x))
+
+
+def channels_are_last(x: Tensor) -> bool:
+    """Whether channels are last in memory, as they can be if the axes are (B, C, H, W) or (B, C, D, H, W)."""
+    return x.ndim in {4, 5} and x.stride(1) == 1 and x.shape[1] > 1 and not x.is_contiguous()
 
 
 def stand_in(layout: Layout, grad: Tensor) -> Tensor:

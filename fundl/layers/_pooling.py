@@ -13,9 +13,8 @@ from typing_extensions import TypeVar, override
 
 from fundl._common.half import in_float32
 from fundl._common.kernels import PerAxis
-from fundl.layers._layout import Layout, layout_of, require_sizes, stand_in
+from fundl.layers._layout import Layout, channels_are_last, require_sizes, stand_in
 from fundl.layers._spatial import Spatial, require_per_axis
-from fundl.tree import Record
 
 Indices = TypeVar("Indices")
 """A tensor of where maxima are from, or None for a mean."""
@@ -29,11 +28,10 @@ _TUPLES: Final = {1: "", 2: ", or a tuple of 2 integers", 3: ", or a tuple of 3 
 
 @final
 @attrs.frozen(eq=False)
-class Pooled(Record, Generic[Indices]):
+class Pooled(Layout, Generic[Indices]):
     """What backward is to know: how the input lay in memory, the sizes of the output, and where maxima are from."""
 
-    x: Layout
-    sizes: tuple[int, ...]
+    output_sizes: tuple[int, ...]
     indices: Indices
 
 
@@ -61,14 +59,13 @@ class Pool(Spatial[Pooled[Indices]], Generic[Indices]):
             raise
         if self.axes == 1:
             output = output.squeeze(-2)
-        return output, Pooled(layout_of(planes), output.shape, indices)
+        return output, Pooled(planes.shape, channels_are_last(planes), output.shape, indices)
 
     @override
     def backward(self, residuals: Pooled[Indices], grad: Tensor) -> tuple[Self, Tensor]:
-        require_sizes(grad, residuals.sizes)
-        layout, indices = residuals.x, residuals.indices
+        require_sizes(grad, residuals.output_sizes)
         planes = grad.unsqueeze(-2) if self.axes == 1 else grad
-        grad_x = in_float32(lambda wide: self._spread(wide, stand_in(layout, wide), indices), planes)
+        grad_x = in_float32(lambda wide: self._spread(wide, stand_in(residuals, wide), residuals.indices), planes)
         return self, grad_x.squeeze(-2) if self.axes == 1 else grad_x
 
     def _for_kernel(self, setting: PerAxis, first: int) -> PerAxis:

@@ -68,10 +68,10 @@ class _AdaptiveAveragePool(_Adaptive[None]):
 
     @override
     def backward(self, residuals: Pooled[None], grad: Tensor) -> tuple[Self, Tensor]:
-        if math.prod(residuals.sizes[-self.axes :]) > 1:
+        if math.prod(residuals.output_sizes[-self.axes :]) > 1:
             return super().backward(residuals, grad)
-        require_sizes(grad, residuals.sizes)
-        sizes = residuals.x.sizes if self.axes > 1 else (*residuals.x.sizes[:-2], residuals.x.sizes[-1])
+        require_sizes(grad, residuals.output_sizes)
+        sizes = residuals.sizes if self.axes > 1 else (*residuals.sizes[:-2], residuals.sizes[-1])
         return self, (grad / math.prod(sizes[-self.axes :])).expand(sizes)
 
     @override
