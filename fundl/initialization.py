@@ -86,7 +86,7 @@ def _drawn(key: Key, record: Record, device: torch.device | None, dtype: torch.d
             try:
                 leaves[place] = _new_leaf(initializer, keys[place], leaf.shape, own_fans, dtype=to_dtype, device=to_device)
             except Exception as error:
-                error.add_note(f"in initialize: {name} of {record!r}")
+                error.add_note(f"in initialize: {name} of {describe(record)}")
                 raise
     return tree.unflatten(structure, leaves)
 

@@ -157,6 +157,11 @@ class Stacked(Initializer):
     rows: tuple[int, ...]
     """How many outputs each of them has."""
 
+    @property
+    def as_given(self) -> Initializer:
+        """What the maker of the layer was given: the layer prints it, unless it is the default."""
+        return self.initializer
+
     @override
     def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
         keys, rest = random.split(key, len(self.rows)), shape[1:]

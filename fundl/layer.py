@@ -1,7 +1,7 @@
 """The contract of a layer: two methods, forward and backward, on a frozen record of parameters."""
 
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias
+from abc import ABCMeta, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeAlias
 
 import attrs
 import torch
@@ -16,8 +16,20 @@ In = TypeVar("In", default=Tensor)
 Out = TypeVar("Out", default=Tensor)
 
 
+class _LayerType(ABCMeta):
+    """The class of layer classes. `help` and completion list what a class says itself; help(Layer) has what all layers have."""
+
+    _OF_ALL: Final = frozenset({"children", "trainable", "kept_wide", "gradient"})
+
+    @override
+    def __dir__(cls) -> list[str]:
+        if "__attrs_attrs__" not in vars(cls) or cls.__module__ == __name__:
+            return [*super().__dir__()]
+        return [name for name in vars(cls) if not name.startswith("_") and name not in cls._OF_ALL]
+
+
 @attrs.frozen(eq=False, init=False)  # see Record: whoever derives is decorated, and gets a constructor
-class Layer(Record, ABC, Generic[Residuals, In, Out]):
+class Layer(Record, Generic[Residuals, In, Out], metaclass=_LayerType):
     """A differentiable function with parameters, as a value.
 
     A layer y = f(params, x) is a frozen record of its parameters with pure methods. `forward` computes y, and the

@@ -656,7 +656,7 @@ class _Place(str):
 def _note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> None:
     note = _noted(error)
     if note is None:
-        error.add_note(_Place.of("", f"{layer!r}; {name} is {describe(value)}"))
+        error.add_note(_Place.of("", f"{describe(layer)}; {name} is {describe(value)}"))
     else:  # the layer is made of layers, and it was one of those
         error.__notes__[-1] = _Place.of(note.path if note.named else f".{layer.children[0]}{note.path}", note.what)
 
