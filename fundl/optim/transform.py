@@ -63,8 +63,8 @@ class Transform(ABC, Generic[S]):
 
     Whoever derives from it decorates the class with ``@attrs.frozen``, and writes `start` and `change` out of place, on
     foreach kernels, without asking for the values of tensors: so that a step can be traced. Tensors of 16 bits come to both
-    as float32. If each number changes by its own gradients alone, the class says ``elementwise = True``: an ensemble then applies
-    it to all runs at once.
+    as float32. If each number changes by its own gradients alone, the class says ``elementwise = True``: an ensemble then
+    applies it to all runs at once.
 
     >>> from fundl import Tensors, Transform, chain, scale_by_learning_rate
     >>> @attrs.frozen
