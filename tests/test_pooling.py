@@ -479,3 +479,22 @@ def test_one_volume_in_any_order_of_memory(layer: Layer[object], shape: tuple[in
 
 def test_the_least_pool_of_one_volume() -> None:
     assert torch.equal(run(MaxPool3d(1), normal(3, 5, 1, 1))[1], torch.ones(3, 5, 1, 1, dtype=torch.float64))
+
+
+# --- Docstrings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "formula", "shape"),
+    [
+        (MaxPool1d, "x[i s + u d]", "(B, C, L) to (B, C, L')"),
+        (AveragePool2d, "x[i s + u, j s + v]", "(B, C, H, W) to (B, C, H', W')"),
+        (MaxPool3d, "x[h s + t d, i s + u d, j s + v d]", "(B, C, D, H, W) to (B, C, D', H', W')"),
+        (AdaptiveMaxPool2d, "part i of p", "(B, C, H, W) to (B, C, p, p)"),
+    ],
+)
+def test_each_class_is_described_by_its_own_axes(layer: type[Layer[object]], formula: str, shape: str) -> None:
+    text = layer.__doc__ or ""
+    assert formula in text
+    assert shape in text
+    assert text.index("Its vjp:") < text.index("Args:") < text.index("Shape:") < text.index("Source:") < text.index(">>>")
