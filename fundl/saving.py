@@ -15,7 +15,7 @@ import ctypes
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final, TypeVar
 
@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from fundl._common.files import atomic_file, existing_file
-from fundl.tree import Record, describe, flatten, misplaced_tensors, paths, unflatten
+from fundl.tree import Record, describe, flatten, misplaced_tensors, parts, paths, unflatten
 
 T = TypeVar("T")
 
@@ -285,16 +285,9 @@ def _unset_buffers(tree: object, path: str = "", *, in_buffer: bool = False) -> 
             for name in tree.children:
                 is_buffer = in_buffer or name not in tree.trainable
                 yield from _unset_buffers(getattr(tree, name), f"{path}.{name}", in_buffer=is_buffer)
-        case tuple() | list():
-            fields: Sequence[str] = getattr(tree, "_fields", ())  # of a named tuple
-            for index, part in enumerate(tree):
-                step = f".{fields[index]}" if fields else f"[{index}]"
-                yield from _unset_buffers(part, path + step, in_buffer=in_buffer)
-        case dict():
-            for key, part in tree.items():
-                yield from _unset_buffers(part, f"{path}[{key!r}]", in_buffer=in_buffer)
         case _:
-            return
+            for step, part in parts(tree):
+                yield from _unset_buffers(part, path + step, in_buffer=in_buffer)
 
 
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -267,7 +267,8 @@ def _write_functions(cls: type[Record]) -> None:
         else (name, f"self.{name}")
         for name in names
     ]
-    type.__setattr__(cls, "_with_leaves", written(_WITH_LEAVES, "_with_leaves", stores=_stores("record", renewed)))
+    if cls.trainable:
+        type.__setattr__(cls, "_with_leaves", written(_WITH_LEAVES, "_with_leaves", stores=_stores("record", renewed)))
     given = [(name, name if name in cls.trainable else f"self.{name}") for name in names]
     parameters = ", ".join(["self", *cls.trainable])
     gradient = written(_GRADIENT, "gradient", parameters=parameters, stores=_stores("__record", given))
