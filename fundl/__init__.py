@@ -13,9 +13,9 @@ from fundl import ensemble as ensemble, random as random, shapes as shapes, tree
 from fundl._common import suggestions
 
 # Models: layers, and tuples of them, applied and differentiated.
-from fundl.layer import Layer as Layer, Model as Model
+from fundl.layer import Layer as Layer, Loss as Loss, Model as Model
 from fundl.model import (
-    Loss as Loss, apply as apply, backward as backward, backward_input as backward_input, backward_params as backward_params,
+    apply as apply, backward as backward, backward_input as backward_input, backward_params as backward_params,
     compose as compose, forward as forward, output_shape as output_shape, value_and_grad as value_and_grad, vjp as vjp,
 )
 from fundl.shapes import Shape as Shape

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from fundl import random, tree
+from fundl._common.checks import require_model
 from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, fans_of
 from fundl.initializers import Dependent, Initializer
 from fundl.layer import Model
-from fundl.model import output_shape, require_model
+from fundl.model import output_shape
 from fundl.random import Key
 from fundl.tree import Record, describe
 

@@ -1,6 +1,7 @@
-"""The contract of a layer: two methods, forward and backward, on a frozen record of parameters."""
+"""The contract of a layer: forward and backward, on a frozen record of parameters; and what models and losses are."""
 
 from abc import ABCMeta, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeAlias
 
 import attrs
@@ -14,6 +15,8 @@ from fundl.tree import Record
 Residuals = TypeVar("Residuals")
 In = TypeVar("In", default=Tensor)
 Out = TypeVar("Out", default=Tensor)
+Prediction = TypeVar("Prediction")
+Target = TypeVar("Target")
 
 
 class _LayerType(ABCMeta):
@@ -169,3 +172,6 @@ def zero_gradient(x: Tensor) -> Tensor:
 AnyLayer: TypeAlias = Layer[Any, Any, Any]  # type: ignore[explicit-any]
 Model: TypeAlias = "AnyLayer | tuple[Model, ...]"
 """A layer, or a tuple of models: the layers of a tuple are applied one after the other."""
+
+Loss: TypeAlias = Callable[[Prediction, Target], tuple[Tensor, Prediction]]
+"""A loss: from a prediction and its target to the loss' value and its gradient with respect to the prediction."""

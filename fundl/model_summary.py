@@ -17,12 +17,14 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import shapes, tree
+from fundl._common.checks import require_model
 from fundl._common.modes import no_grad
+from fundl._common.running import run_forward
 from fundl.initializers import Initializer
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.masked import FromMasked, Masked, OnMasked, OnMaskedPair
 from fundl.layers.pairs import Pipe
-from fundl.model import apply, output_shape, require_model, run_forward
+from fundl.model import apply, output_shape
 from fundl.tree import Record
 
 if TYPE_CHECKING:

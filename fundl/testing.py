@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fundl import random, tree
 from fundl._common.layouts import LAYOUTS, expanded
+from fundl._common.running import run_backward, run_backward_input, run_backward_params, run_forward
 from fundl.layer import Model
-from fundl.model import compose, run_backward, run_backward_input, run_backward_params, run_forward
+from fundl.model import compose
 from fundl.tree import describe
 
 

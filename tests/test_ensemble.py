@@ -79,9 +79,9 @@ from fundl import (
     xavier_normal,
     zeros,
 )
+from fundl._common.running import run_forward
 from fundl.ensemble._layers import batched
 from fundl.ensemble._optimizers import of_runs
-from fundl.model import run_forward
 from tests.optimizer_samples import OPTIMIZERS
 from tests.samples import SAMPLES, Sample
 

@@ -28,7 +28,7 @@ from fundl import (
     value_and_grad,
     vjp,
 )
-from fundl.model import run_backward, run_backward_params, run_forward
+from fundl._common.running import run_backward, run_backward_params, run_forward
 from tests.samples import SAMPLES, Sample, convolution, embedding, normal, normalization, pooling, resampling
 from tests.test_layers import vjp_any
 

@@ -28,7 +28,7 @@ from fundl import (
     tree,
 )
 from fundl._common.layouts import LAYOUTS
-from fundl.model import run_backward, run_forward
+from fundl._common.running import run_backward, run_forward
 from tests.samples import normal
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fundl import Model, jit, key, random, tree
-from fundl.model import run_backward, run_forward
+from fundl._common.running import run_backward, run_forward
 from fundl.optim.transform import State
 from tests.loss_samples import REDUCTIONS
 from tests.loss_samples import SAMPLES as LOSSES

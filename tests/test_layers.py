@@ -26,7 +26,7 @@ from fundl import (
     tree,
     vjp,
 )
-from fundl.model import run_backward_input
+from fundl._common.running import run_backward_input
 from tests.samples import ELEMENTWISE, SAMPLES, Sample, affine, normal, sample
 
 SMALL: Final = st.integers(0, 4)

@@ -44,8 +44,8 @@ from fundl import (
     tree,
     vjp,
 )
+from fundl._common.running import Pass
 from fundl.layer import AnyLayer
-from fundl.model import Pass
 from tests.samples import normal, with_values
 
 # --- Memory ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 
 from fundl import Model, jit, tree
 from fundl._common.layouts import LAYOUTS
-from fundl.model import run_backward, run_forward
+from fundl._common.running import run_backward, run_forward
 from tests.samples import SAMPLES, Sample
 from tests.test_jit_samples import GROUPS, gradient_for
 

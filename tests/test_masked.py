@@ -20,7 +20,7 @@ from fundl import (
     vjp,
     with_mask,
 )
-from fundl.model import run_forward
+from fundl._common.running import run_forward
 from fundl.shapes import Shape
 from tests.samples import normal, with_values
 from tests.samples.masked import MASK, mean_of_real

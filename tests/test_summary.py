@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
+from fundl._common.running import run_forward
 from fundl.initialization import initialize
 from fundl.layer import Layer, Model
 from fundl.layers.activation import LeakyReLU, ReLU, Tanh
@@ -30,7 +31,7 @@ from fundl.layers.repeated import repeat
 from fundl.layers.shared import shared
 from fundl.layers.structure import Flatten, parallel, residual
 from fundl.layers.weight_norm import weight_norm
-from fundl.model import compose, run_forward
+from fundl.model import compose
 from fundl.model_summary import Shape, Summary, summary
 from fundl.random import key
 from fundl.tree import BUFFER

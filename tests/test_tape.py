@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fundl import Linear, Tanh, apply, backward, compose, forward, key, mse, random, sgd, tree, value_and_grad, vjp
-from fundl.model import run_backward, run_forward
+from fundl._common.running import run_backward, run_forward
 from tests.samples import SAMPLES, Sample, normal
 
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from fundl import (
     tree,
     vjp,
 )
-from fundl.model import run_forward
+from fundl._common.running import run_forward
 from tests.samples import normal, with_values
 
 # --- Equality with torch.nn --------------------------------------------------------------------------------------------

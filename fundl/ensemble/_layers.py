@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.running import named_as
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.activation import Tanh
 from fundl.layers.linear import Linear
-from fundl.model import named_as
 from fundl.runs import each
 
 P = TypeVar("P", bound=Model)

@@ -10,11 +10,11 @@ from typing_extensions import override
 
 from fundl import random, tree
 from fundl._common.modes import no_grad
+from fundl._common.running import run_forward
 from fundl.ensemble._layers import as_models, batched
 from fundl.initialization import initialize as initialize_one
 from fundl.layer import Model
 from fundl.layers._inside import Around
-from fundl.model import run_forward
 from fundl.runs import each, of_each, together
 from fundl.shapes import AnyShape, Shape, expect, of_model
 from fundl.tree import describe

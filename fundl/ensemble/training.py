@@ -8,9 +8,8 @@ from torch import Tensor
 
 from fundl.ensemble._optimizers import of_runs
 from fundl.ensemble.models import Ensemble, require_keys
-from fundl.layer import Model
+from fundl.layer import Loss, Model
 from fundl.metrics import Metric
-from fundl.model import Loss
 from fundl.optim.transform import Transform
 from fundl.runs import MANY
 from fundl.training.evaluation import Evaluation

@@ -13,8 +13,9 @@ import attrs
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
+from fundl._common.running import note_place, run_backward, run_backward_input, run_backward_params, run_forward
 from fundl.layer import AnyLayer, Layer, Model
-from fundl.model import note_place, output_shape, run_backward, run_backward_input, run_backward_params, run_forward
+from fundl.model import output_shape
 from fundl.tree import Record, describe
 
 T = TypeVar("T")

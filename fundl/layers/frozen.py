@@ -6,8 +6,8 @@ import attrs
 from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
+from fundl._common.checks import models
 from fundl.layers._inside import Around, fitting, forward_inside
-from fundl.model import models
 from fundl.shapes import AnySize, S, Through
 from fundl.tree import BUFFER
 

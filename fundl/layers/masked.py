@@ -15,10 +15,10 @@ from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl import tree
+from fundl._common.checks import models, require_model
 from fundl._common.half import in_float32
 from fundl.layer import AnyLayer, Layer, Model, zero_gradient
 from fundl.layers._inside import Around, Sizes, fitting, forward_inside
-from fundl.model import models, require_model
 from fundl.shapes import AnySize, S, Shape, Through
 from fundl.tree import BUFFER, Record, describe
 

@@ -15,9 +15,11 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl import tree
+from fundl._common.checks import models, require_model
+from fundl._common.running import run_forward
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers._inside import Around, Beside, Sizes
-from fundl.model import Differentiable, models, output_shape, require_model, run_forward
+from fundl.model import Differentiable, output_shape
 from fundl.shapes import AnySize
 from fundl.tree import describe
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from typing_extensions import TypeVarTuple, Unpack, override
 
 from fundl import tree
+from fundl._common.checks import models
 from fundl.layers._inside import Around, fitting, forward_inside
-from fundl.model import models
 from fundl.shapes import AnySize, Kept, S
 
 Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])

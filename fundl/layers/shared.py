@@ -9,11 +9,12 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl import tree
+from fundl._common.checks import models
 from fundl.layer import Model
 from fundl.layers._inside import Beside
 from fundl.layers.batch_norm import Statistics
 from fundl.layers.pairs import Pair, require_pair
-from fundl.model import models, output_shape
+from fundl.model import output_shape
 from fundl.shapes import AnySize
 from fundl.tree import Record
 

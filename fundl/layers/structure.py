@@ -13,10 +13,10 @@ from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl import tree
+from fundl._common.checks import models
 from fundl.layer import Layer
 from fundl.layers._inside import Around, Beside, Sizes, fitting, forward_inside
 from fundl.layers.batch_norm import Statistics
-from fundl.model import models
 from fundl.shapes import AnyShape, AnySize, Joined, Kept, Product, Reshaped, S, Shape, Through
 
 Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])

@@ -12,6 +12,8 @@ from torch import Tensor
 from typing_extensions import TypeVar as TypeVarWithDefault
 from typing_extensions import Unpack, override
 
+from fundl._common.checks import require_model
+from fundl._common.running import note_place, run_backward
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers._inside import forward_inside
@@ -23,7 +25,7 @@ from fundl.layers.linear import Linear
 from fundl.layers.normalization import LayerNorm, layer_norm
 from fundl.layers.self_gated import GELU
 from fundl.layers.structure import Residual, residual
-from fundl.model import note_place, output_shape, require_model, run_backward
+from fundl.model import output_shape
 from fundl.shapes import AnySize
 
 Size = TypeVar("Size", bound=int)

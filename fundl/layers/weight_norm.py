@@ -8,12 +8,12 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common import half, modes
+from fundl._common.checks import require_model
 from fundl.initializers import Dependent, Initializer, ones
 from fundl.layer import AnyLayer
 from fundl.layers._inside import Around, forward_inside
 from fundl.layers._layout import require_sizes
 from fundl.layers._normalizing import require_eps
-from fundl.model import require_model
 from fundl.shapes import S, Through
 from fundl.tree import describe
 

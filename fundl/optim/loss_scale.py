@@ -10,8 +10,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
+from fundl._common.checks import loss_and_gradient
 from fundl._common.numbers import count_of_steps, positive
-from fundl.model import Loss, loss_and_gradient
+from fundl.layer import Loss
 from fundl.optim.flat import Tensors, new_count, select, times, zeros_like
 from fundl.optim.transform import Rule, Transform, require_transform
 from fundl.tree import Record

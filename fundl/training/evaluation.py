@@ -6,10 +6,11 @@ from typing import TypeVar, cast, final
 
 import attrs
 
+from fundl._common.checks import loss_and_gradient
 from fundl._common.modes import no_grad
-from fundl.layer import Model
+from fundl._common.running import Pass
+from fundl.layer import Loss, Model
 from fundl.metrics import Metric
-from fundl.model import Loss, Pass, loss_and_gradient
 from fundl.runs import ONE
 from fundl.training._means import Means
 from fundl.training.step import Report, pair

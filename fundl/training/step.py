@@ -10,10 +10,11 @@ from torch import Tensor
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from fundl import random, tree
+from fundl._common.checks import require_loss, require_model
 from fundl._common.modes import no_grad
-from fundl.layer import Model
+from fundl._common.running import Pass
+from fundl.layer import Loss, Model
 from fundl.layers.dropout import rekey
-from fundl.model import Loss, Pass, require_loss, require_model
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key

@@ -9,6 +9,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from fundl import tree
+from fundl._common.checks import require_model
 from fundl.interop.torch_nn import (
     _attention,
     _linear,
@@ -23,7 +24,7 @@ from fundl.interop.torch_nn._transformer import MADE_OF_MODULES, to_encoder_laye
 from fundl.layer import AnyLayer, Model
 from fundl.layers.frozen import Frozen
 from fundl.layers.structure import Identity
-from fundl.model import output_shape, require_model
+from fundl.model import output_shape
 from fundl.shapes import AnyShape, Shape
 
 _FAMILIES: Final = (_attention, _linear, _normalization, _options, _recurrent, _resampling)
