@@ -20,7 +20,9 @@ from fundl import (
     Shape,
     apply,
     assert_trees_close,
+    backward_params,
     compose,
+    forward,
     group_norm,
     initialize,
     instance_norm,
@@ -282,3 +284,18 @@ def test_groups_whose_mean_is_far_from_zero(order: torch.memory_format) -> None:
     assert exact_grads.weight is not None
     assert float((grads.weight - exact_grads.weight).abs().max()) < 1e-2
     assert output.is_contiguous(memory_format=order)
+
+
+@pytest.mark.parametrize("has_weight", [False, True])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_gradients_are_found_for_any_parameters_in_any_order(
+    has_weight: bool, has_bias: bool, order: torch.memory_format
+) -> None:
+    x, grad = normal(3, 8, 4, 5), normal(3, 8, 4, 5)
+    weight, bias = normal(8) if has_weight else None, normal(8) if has_bias else None
+    both = vjp(GroupNorm(2, normal(8) if weight is None else weight, normal(8) if bias is None else bias), x, grad)[0]
+    layer = GroupNorm(2, weight, bias)
+    grads = backward_params(layer, forward(layer, x.contiguous(memory_format=order))[1], grad)
+    expected = GroupNorm(2, both.weight if has_weight else None, both.bias if has_bias else None)
+    assert_trees_close(grads, expected, rtol=1e-9, atol=1e-9)

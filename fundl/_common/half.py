@@ -116,8 +116,12 @@ def batch_norm_backward(  # noqa: PLR0917  # as the kernel has them
 ) -> Gradients:
     """As the kernel, of all that is there."""
     there = True, weight is not None, bias is not None
-    wide = widened(grad), widened(x), widened(weight), widened(mean), widened(var), widened(batch_mean), widened(rstd)
-    return rounded(kernels.batch_norm_backward(*wide, from_batch, eps, there), x, weight, bias)
+    if x.dtype not in HALF:
+        found = kernels.batch_norm_backward(grad, x, weight, mean, var, batch_mean, rstd, from_batch, eps, there)
+    else:
+        wide = widened(grad), widened(x), widened(weight), widened(mean), widened(var), widened(batch_mean), widened(rstd)
+        found = kernels.batch_norm_backward(*wide, from_batch, eps, there)
+    return rounded(found, x, weight, bias)
 
 
 @overload

@@ -272,12 +272,15 @@ def _backward(
     x, mean, rstd = residuals
     require_sizes(grad, x.shape)
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    wide, grad, scale = widened(x), widened(grad), in_a_row(widened(weight))
+    wide, grad = widened(x), widened(grad)
+    # For the gradient of a bias, the kernel wants a weight.
+    scale = in_a_row(widened(weight if weight is not None or bias is None else torch.ones_like(bias)))
     if _is_channels_last(wide):
         dense, grad = _near_zero(wide, groups), grad.movedim(1, -1).contiguous().movedim(-1, 1)
     else:
         dense, grad = wide.contiguous(), grad.contiguous()
-    there = True, weight is not None, bias is not None
+    has_parameters = weight is not None or bias is not None
+    there = True, has_parameters, has_parameters  # with the channels last, the kernel fails if it is asked for one of the two
     found = kernels.group_norm_backward(grad, dense, mean, rstd, scale, batch, channels, space, groups, there)
     return half.rounded(found, x, weight, bias)
 
