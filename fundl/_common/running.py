@@ -94,6 +94,8 @@ class Pass(Generic[P]):
 
     def __init__(self, params: P, x: object) -> None:
         self._params = params
+        self.output: object
+        self._residuals: object
         self.output, self._residuals = first_forward(as_model(params), x)
         self.grad: object = None
         """The gradient with respect to the output, which is to be set before backward."""
