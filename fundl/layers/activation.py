@@ -6,7 +6,7 @@ where that matters, the input is kept.
 """
 
 import math
-from typing import Final, Self, final
+from typing import ClassVar, Final, Self, final
 
 import attrs
 import torch
@@ -51,7 +51,7 @@ class ReLU(Activation):
     """
 
     counterpart = "ReLU"
-    usual_gain = math.sqrt(2)
+    usual_gain: ClassVar[float] = math.sqrt(2)
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,7 +239,7 @@ class SELU(Activation):
     """
 
     counterpart = "SELU"
-    usual_gain = 3 / 4
+    usual_gain: ClassVar[float] = 3 / 4
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,7 +274,7 @@ class Sigmoid(Activation):
     """
 
     counterpart = "Sigmoid"
-    usual_gain = 1.0
+    usual_gain: ClassVar[float] = 1.0
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,7 +308,7 @@ class Tanh(Activation):
     """
 
     counterpart = "Tanh"
-    usual_gain = 5 / 3
+    usual_gain: ClassVar[float] = 5 / 3
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

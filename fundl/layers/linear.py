@@ -1,6 +1,6 @@
 """The affine map, with and without a bias."""
 
-from typing import Generic, Self, final
+from typing import ClassVar, Generic, Self, final
 
 import attrs
 import torch
@@ -53,7 +53,7 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
     """
 
     counterpart = "Linear"
-    usual_gain = 1.0
+    usual_gain: ClassVar[float] = 1.0
 
     weight: Tensor
     bias: Tensor | None

@@ -5,7 +5,7 @@ A layer made of layers holds them in a tuple, typed part by part, and so is its 
 
 import math
 from collections.abc import Sequence
-from typing import Generic, Literal, Self, final, overload
+from typing import ClassVar, Generic, Literal, Self, final, overload
 
 import attrs
 import torch
@@ -47,7 +47,7 @@ class Identity(Layer[None]):
 
     elementwise = True
     counterpart = "Identity"
-    usual_gain = 1.0
+    usual_gain: ClassVar[float] = 1.0
     takes_integers = True
 
     @override
