@@ -7,7 +7,8 @@ import pkgutil
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,26 @@ def test_no_name_hides_a_module(name: str) -> None:
 def test_what_is_private_looks_private(name: str) -> None:
     is_package = any(other.startswith(f"{name}.") for other in MODULES)
     assert is_package or "._" in name or name in used_by_the_face()
+
+
+def imported(nodes: Iterable[ast.AST], package: str) -> Iterator[str]:
+    """The modules that statements import as they run, and what they take from them."""
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            base = ".".join([*package.split(".")[: len(package.split(".")) - node.level + 1], *filter(None, [node.module])])
+            module = base if node.level else str(node.module)
+            yield from (f"{module}.{name.name}" if f"{module}.{name.name}" in MODULES else module for name in node.names)
+        elif not isinstance(node, ast.FunctionDef) and not (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        ):
+            yield from imported(ast.iter_child_nodes(node), package)
+
+
+def test_imports_go_downward() -> None:
+    graph: dict[str, set[str]] = {}
+    for name in MODULES:
+        path = ROOT.joinpath(*name.split("."))
+        package, file = (name, path / "__init__.py") if path.is_dir() else (name.rpartition(".")[0], path.with_suffix(".py"))
+        graph[name] = {*imported(ast.parse(file.read_text()).body, package)} & {*MODULES} - {name}
+    assert sum(map(len, graph.values())) > len(MODULES)
+    TopologicalSorter(graph).prepare()  # raises CycleError, which says where the circle is

@@ -261,9 +261,17 @@ def named_as(params: tuple[Model, ...], parts: list[Model]) -> tuple[Model, ...]
 def _first_trainable(params: tuple[Model, ...]) -> int:
     """The place of the first part that may have trainable leaves, or the number of parts."""
     for place, part in enumerate(params):
-        if part.trainable if not isinstance(part, tuple) else _first_trainable(part) < len(part):
+        if _has_parameters(part) if not isinstance(part, tuple) else _first_trainable(part) < len(part):
             return place
     return len(params)
+
+
+def _has_parameters(layer: AnyLayer) -> bool:
+    """Whether a layer may have trainable leaves: a field for them that is not None."""
+    for name in layer.trainable:  # noqa: SIM110  # each step asks, and any() over a generator takes four times as long
+        if getattr(layer, name) is not None:
+            return True
+    return False
 
 
 # --- Where an error came from ------------------------------------------------------------------------------------------
