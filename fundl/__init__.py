@@ -208,3 +208,6 @@ if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself, and 
         for name in globals()
         if not name.startswith("_") and (name not in _modules or name in {"ensemble", "random", "shapes", "tree"})
     )
+
+    def __dir__():
+        return [*__all__, "__version__"]

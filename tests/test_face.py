@@ -118,3 +118,8 @@ def test_imports_go_downward() -> None:
         graph[name] = {*imported(ast.parse(file.read_text()).body, package)} & {*MODULES} - {name}
     assert sum(map(len, graph.values())) > len(MODULES)
     TopologicalSorter(graph).prepare()  # raises CycleError, which says where the circle is
+
+
+def test_completion_offers_what_is_public() -> None:
+    assert {name for name in dir(fundl) if not name.startswith("_")} == {*PUBLIC}
+    assert fundl.__version__
