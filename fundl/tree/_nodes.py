@@ -55,7 +55,12 @@ def records(tree: object) -> list[Record]:
 
 def outer_records(tree: object) -> list[Record]:
     """The records of a tree that are inside no other, from left to right; stacked ones as they are."""
-    return [tree] if isinstance(tree, Record) else [record for _, part in parts(tree) for record in outer_records(part)]
+    if isinstance(tree, Record):
+        return [tree]
+    held: Iterable[object] = ()  # `parts` would write out the steps, and `mixed_precision` comes here at each run
+    if isinstance(tree, tuple | list | dict):
+        held = tree.values() if isinstance(tree, dict) else tree
+    return [record for part in held for record in outer_records(part)]
 
 
 def records_in_buffers(tree: object) -> list[bool]:
