@@ -1,19 +1,15 @@
 """What layers made of layers have in common: they free what was kept, know parts by their names, and say where an error is."""
 
-import weakref
 from collections.abc import Callable
-from typing import Final, NamedTuple, Self
+from typing import Final, NamedTuple
 
-import attrs
 import pytest
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from fundl import (
     Add,
     Duplicate,
-    Layer,
     Linear,
     Masked,
     Model,
@@ -47,28 +43,9 @@ from fundl import (
 from fundl._common.running import Pass
 from fundl.layer import AnyLayer
 from tests.samples import normal, with_values
+from tests.test_model import COPIES, HELD, Watched
 
 # --- Memory ------------------------------------------------------------------------------------------------------------
-
-COPIES: Final[list["weakref.ref[Tensor]"]] = []
-HELD: Final[list[int]] = []
-
-
-@attrs.frozen(eq=False)
-class Watched(Layer[Tensor]):
-    """Keeps a copy of its input, and in backward counts the copies that are still held."""
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        copy = x.clone()
-        COPIES.append(weakref.ref(copy))
-        return x, copy
-
-    @override
-    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        HELD.append(sum(copy() is not None for copy in COPIES))
-        return self, grad
-
 
 W: Final = Watched()
 FIRST, SECOND = with_values((linear(2, 2), linear(2, 2)))
