@@ -291,16 +291,14 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 def _near_zero(x: Tensor, groups: int) -> Tensor:
-    """A tensor with the channels last, less a number of each group, its first.
+    """A tensor with the channels last, less the mean of each group.
 
     The kernels for this order take a variance to be the mean of squares less the square of the mean, of which nothing is right
     if the mean is far from 0. The mean that they find is that of what is left here, and is kept as such.
     """
-    batch, channels = x.shape[:2]
     if not x.numel():
         return x
-    first = x[:, :: channels // groups]
-    while first.ndim > 2:
-        first = first.select(-1, 0)  # (B, groups) in the end
-    of_channel = first.unsqueeze(2).expand(batch, groups, channels // groups).reshape(batch, channels, *(1,) * (x.ndim - 2))
-    return x - of_channel
+    batch, channels = x.shape[:2]
+    of_channels = x.mean(tuple(range(2, x.ndim))).view(batch, groups, channels // groups)
+    of_groups = of_channels.mean(2, keepdim=True).expand_as(of_channels)
+    return x - of_groups.reshape(batch, channels, *(1,) * (x.ndim - 2))

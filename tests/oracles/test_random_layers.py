@@ -18,7 +18,8 @@ from tests.test_torch_nn import TO
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch warns of windows of even sizes, and of nothing in a batch
 
-TOLERANCES: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 8e-2, torch.float16: 1e-2}
+# In half precision about 16 roundings: queries and keys of attention are rounded, and scores of 50 differ by hundredths then.
+TOLERANCES: Final = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 
 every_layer = pytest.mark.parametrize("name", DRAWN)
 
