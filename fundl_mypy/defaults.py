@@ -29,7 +29,7 @@ def default_of(path: str, qualified_name: str, parameter: str) -> Constant:
     except (OSError, SyntaxError, ValueError):
         return None
     found = _definition(module, qualified_name.split("."))
-    default = _of_field(found, parameter) if isinstance(found, ast.ClassDef) else _of_parameter(found, parameter)
+    default = _of_field(found, parameter, module) if isinstance(found, ast.ClassDef) else _of_parameter(found, parameter)
     return _same_as(default) or _constant(default)
 
 
@@ -61,12 +61,21 @@ def _of_parameter(function: ast.Module | _Definition, name: str) -> ast.expr | N
     return defaults.get(name) or keywords.get(name)
 
 
-def _of_field(cls: ast.ClassDef, name: str) -> ast.expr | None:
+def _of_field(cls: ast.ClassDef, name: str, module: ast.Module) -> ast.expr | None:
+    """The default of a field, which may be one of a base class that stands further up in the module."""
     for node in cls.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == name:
             if isinstance(node.value, ast.Call):  # attrs.field(default=1)
                 return next((keyword.value for keyword in node.value.keywords if keyword.arg == "default"), None)
             return node.value
+    for base in cls.bases:
+        match base:
+            case ast.Name(id=known) | ast.Subscript(value=ast.Name(id=known)):
+                inner = _definition(module, [known])
+                if isinstance(inner, ast.ClassDef) and inner.lineno < cls.lineno and (found := _of_field(inner, name, module)):
+                    return found
+            case _:
+                pass
     return None
 
 

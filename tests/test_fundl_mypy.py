@@ -238,6 +238,12 @@ class Class:
 
     def method(self, a=6): ...
 
+class Derived(Class, Generic[T]):
+    other: int = attrs.field(default=8, kw_only=True)
+
+class Derived2(Derived[int], Derived2):
+    pass
+
 @overload
 def overloaded(a): ...
 def overloaded(a=7): ...
@@ -258,6 +264,11 @@ def overloaded(a=7): ...
         ("Class", "other", 5),
         ("Class", "made", None),
         ("Class.method", "a", 6),
+        ("Derived", "field", 4),
+        ("Derived", "other", 8),
+        ("Derived2", "field", 4),
+        ("Derived2", "other", 8),
+        ("Derived2", "nothing", None),
         ("overloaded", "a", 7),
         ("nothing", "a", None),
         ("function", "nothing", None),

@@ -1,8 +1,8 @@
 """What all convolutions share: one computation, since ATen's kernels take any number of spatial axes."""
 
 import math
-from collections.abc import Sequence
-from typing import ClassVar, Final, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, Self
 
 import attrs
 import torch
@@ -15,10 +15,8 @@ from fundl.fan import Fans, OwnFans
 from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layers._layout import require_sizes
 from fundl.layers._refusals import require_dtype
-from fundl.layers._spatial import Spatial, letters, require_per_axis
+from fundl.layers._spatial import Spatial, letters
 from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Size, Windows, expect
-
-_TUPLES: Final = {axes: f", or a tuple of {axes}, one for each axis" for axes in (2, 3)} | {1: ", or a tuple of one"}
 
 
 @attrs.frozen(eq=False)
@@ -62,6 +60,11 @@ class Convolution(Spatial[Tensor], OwnFans):
 
     transposed: ClassVar[bool] = False
     """Whether it is the vjp of a convolution, seen as a layer."""
+    tuples: ClassVar[Mapping[int, str]] = {
+        1: ", or a tuple of one",
+        2: ", or a tuple of 2, one for each axis",
+        3: ", or a tuple of 3, one for each axis",
+    }
 
     weight: Tensor
     bias: Tensor | None
@@ -91,10 +94,6 @@ class Convolution(Spatial[Tensor], OwnFans):
                 f"{name}'s padding 'same' keeps the sizes of the input, which only a stride of 1 does: with a stride of"
                 f" {self.stride}, give the padding in numbers"
             )
-
-    @classmethod
-    def _require_integers(cls, field: str, setting: object, least: int) -> None:
-        require_per_axis(cls, field, setting, least, _TUPLES[cls.axes])
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -251,7 +250,7 @@ def weight_and_bias(
         TypeError: the kernel size is neither an integer nor a tuple of one for each axis.
         ValueError: a size is less than 1, or the groups do not divide the channels.
     """
-    require_per_axis(layer, "kernel_size", kernel_size, 1, _TUPLES[layer.axes])
+    layer._require_integers("kernel_size", kernel_size, 1)
     for field, count in zip(("in_channels", "out_channels"), channels, strict=True):
         if count < 1:
             raise ValueError(f"{layer.__name__}'s {field} must be at least 1, not {count}")

@@ -5,7 +5,8 @@ input is not kept.
 """
 
 from abc import abstractmethod
-from typing import Final, Generic, Self, TypeAlias, final
+from collections.abc import Mapping
+from typing import ClassVar, Generic, Self, final
 
 import attrs
 from torch import Tensor
@@ -14,16 +15,13 @@ from typing_extensions import TypeVar, override
 from fundl._common.half import in_float32
 from fundl._common.kernels import PerAxis
 from fundl.layers._layout import Layout, channels_are_last, require_sizes, stand_in
-from fundl.layers._spatial import Spatial, require_per_axis
+from fundl.layers._spatial import Spatial
 
 Indices = TypeVar("Indices")
 """A tensor of where maxima are from, or None for a mean."""
 
-# A setting over two or three axes
-PerTwo: TypeAlias = int | tuple[int, int]
-PerThree: TypeAlias = int | tuple[int, int, int]
-
-_TUPLES: Final = {1: "", 2: ", or a tuple of 2 integers", 3: ", or a tuple of 3 integers"}
+OnePerAxis = TypeVar("OnePerAxis", bound=tuple[int, ...])
+"""What a setting may be besides one number for all axes: a tuple of one for each; over one axis nothing else."""
 
 
 @final
@@ -38,6 +36,8 @@ class Pooled(Layout, Generic[Indices]):
 @attrs.frozen(eq=False, init=False)
 class Pool(Spatial[Pooled[Indices]], Generic[Indices]):
     """What all layers share that pool parts of the spatial axes."""
+
+    tuples: ClassVar[Mapping[int, str]] = {1: "", 2: ", or a tuple of 2 integers", 3: ", or a tuple of 3 integers"}
 
     @abstractmethod
     def _pool(self, x: Tensor) -> tuple[Tensor, Indices]:
@@ -71,11 +71,6 @@ class Pool(Spatial[Pooled[Indices]], Generic[Indices]):
     def _for_kernel(self, setting: PerAxis, first: int) -> PerAxis:
         """A setting as the kernels take it: that of one axis as that of the second of two."""
         return setting if self.axes > 1 else (first, *self._each(setting))
-
-    # What is refused
-
-    def _require_integers(self, field: str, setting: object, least: int) -> None:
-        require_per_axis(type(self), field, setting, least, _TUPLES[self.axes])
 
     def _explain(self, x: Tensor, error: Exception | None) -> None:
         """Say in the layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""

@@ -6,6 +6,7 @@ The family's docstring is a text for all of them. In braces stands what is said 
 """
 
 import inspect
+from collections.abc import Mapping
 from typing import ClassVar, Final, Generic
 
 import attrs
@@ -54,14 +55,6 @@ class _Words(dict[str, str]):
         return ", ".join(map(text.translate, self._letters))
 
 
-def completed(own: str | None, shared: str, axes: int) -> str | None:
-    """A docstring, with a text behind its first line that it shares with those for other numbers of axes."""
-    if own is None:  # with python -OO there are none
-        return None
-    first, _, rest = inspect.cleandoc(own).partition("\n\n")
-    return "\n\n".join((first, shared.strip("\n").format_map(_Words(axes)), rest))
-
-
 # --- Layers ------------------------------------------------------------------------------------------------------------
 
 
@@ -71,19 +64,31 @@ class Spatial(Layer[Residuals], Generic[Residuals]):
 
     axes: ClassVar[int]
     """How many spatial axes there are."""
+    tuples: ClassVar[Mapping[int, str]]
+    """What a setting over so many axes may be besides an integer, as its error says."""
 
     @classmethod
     @override
     def __attrs_init_subclass__(cls) -> None:
-        """Complete the docstring of a class for a number of axes by that of its family, but for the first line of that."""
+        """Put the docstring of the family, but for its first line, behind that of a class for a number of axes."""
         super().__attrs_init_subclass__()
-        if "axes" in vars(cls):
-            shared = inspect.cleandoc(cls.__mro__[1].__doc__ or "").partition("\n\n")[2]
-            cls.__doc__ = completed(cls.__doc__, shared, cls.axes)
+        if "axes" in vars(cls) and cls.__doc__ is not None:  # with python -OO there are none
+            _, _, shared = inspect.cleandoc(cls.__mro__[1].__doc__ or "").partition("\n\n")
+            first, _, rest = inspect.cleandoc(cls.__doc__).partition("\n\n")
+            cls.__doc__ = "\n\n".join((first, shared.format_map(_Words(cls.axes)), rest))
 
     def _each(self, setting: PerAxis) -> tuple[int, ...]:
         """A setting as a number for each axis."""
         return (setting,) * self.axes if isinstance(setting, int) else setting
+
+    @classmethod
+    def _require_integers(cls, field: str, setting: object, least: int) -> None:
+        """Raise unless a setting is an integer that is large enough, or a tuple of one for each axis."""
+        sizes = setting if isinstance(setting, tuple) else (setting,) * cls.axes
+        if len(sizes) != cls.axes or not all(isinstance(size, int) for size in sizes):
+            raise TypeError(f"{cls.__name__}'s {field} is an integer{cls.tuples[cls.axes]}, not {setting!r}")
+        if any(size < least for size in sizes if isinstance(size, int)):
+            raise ValueError(f"{cls.__name__}'s {field} must be at least {least}, not {setting!r}")
 
     def _require_axes(self, x: Tensor, error: Exception | None) -> None:
         """Raise unless an input has the spatial axes, that of the channels, and that of the batch or none."""
@@ -102,21 +107,3 @@ def letters(axes: int) -> str:
     'H, W'
     """
     return _Words(axes)["L"]
-
-
-def require_per_axis(layer: type[Spatial[Residuals]], field: str, setting: object, least: int, tuples: str) -> None:
-    """Raise unless a setting of a layer is an integer that is large enough, or a tuple of one for each axis.
-
-    Args:
-        layer: its class.
-        field: the setting's name.
-        setting: the setting.
-        least: what an integer must be at least.
-        tuples: what the layer takes besides an integer, for the error.
-    """
-    name, axes = layer.__name__, layer.axes
-    sizes = setting if isinstance(setting, tuple) else (setting,) * axes
-    if len(sizes) != axes or not all(isinstance(size, int) for size in sizes):
-        raise TypeError(f"{name}'s {field} is an integer{tuples}, not {setting!r}")
-    if any(size < least for size in sizes if isinstance(size, int)):
-        raise ValueError(f"{name}'s {field} must be at least {least}, not {setting!r}")

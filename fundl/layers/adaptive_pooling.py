@@ -1,7 +1,7 @@
 """Adaptive pooling: the maximum or the mean of each part of images that are divided into so many, whatever their size."""
 
 import math
-from typing import Generic, Self, final
+from typing import Generic, Never, Self, final
 
 import attrs
 from torch import Tensor
@@ -11,7 +11,7 @@ from fundl._common import kernels
 from fundl._common.half import in_float32
 from fundl._common.kernels import PerAxis
 from fundl.layers._layout import require_sizes
-from fundl.layers._pooling import Indices, PerThree, PerTwo, Pool, Pooled
+from fundl.layers._pooling import Indices, OnePerAxis, Pool, Pooled
 from fundl.layers._spatial import Batch, Channels, Depth, Height, Length, Width
 from fundl.shapes import AnyShape, AnySize, Resized, Shape
 
@@ -19,10 +19,10 @@ OutputSize = TypeVar("OutputSize", bound=PerAxis, covariant=True, default=AnySiz
 
 
 @attrs.frozen(eq=False)
-class _Adaptive(Pool[Indices], Generic[Indices]):
+class _Adaptive(Pool[Indices], Generic[Indices, OnePerAxis]):
     """What all layers share that divide each axis into a number of parts."""
 
-    output_size: PerAxis
+    output_size: int | OnePerAxis
 
     def __attrs_post_init__(self) -> None:
         self._require_integers("output_size", self.output_size, 1)
@@ -36,7 +36,7 @@ class _Adaptive(Pool[Indices], Generic[Indices]):
 
 
 @attrs.frozen(eq=False)
-class _AdaptiveAveragePool(_Adaptive[None]):
+class _AdaptiveAveragePool(_Adaptive[None, OnePerAxis]):
     """The mean of each part, over any number of axes.
 
     Of an axis of size n, part i of p is from floor(i n / p) up to, but not including, ceil((i + 1) n / p): where p does not
@@ -87,7 +87,7 @@ class _AdaptiveAveragePool(_Adaptive[None]):
 
 @final
 @attrs.frozen(eq=False)
-class AdaptiveAveragePool1d(_AdaptiveAveragePool, Generic[OutputSize]):
+class AdaptiveAveragePool1d(_AdaptiveAveragePool[Never], Generic[OutputSize]):
     """The mean of each part of sequences divided into so many parts, whatever their size, channel by channel.
 
     >>> import torch
@@ -99,8 +99,6 @@ class AdaptiveAveragePool1d(_AdaptiveAveragePool, Generic[OutputSize]):
     counterpart = "AdaptiveAvgPool1d"
     axes = 1
 
-    output_size: int
-
     @override
     def output_shape(self, shape: Shape[Batch, Channels, Length]) -> Resized[Shape[Batch, Channels, Length], None, OutputSize]:
         return self._resized(shape)
@@ -108,7 +106,7 @@ class AdaptiveAveragePool1d(_AdaptiveAveragePool, Generic[OutputSize]):
 
 @final
 @attrs.frozen(eq=False)
-class AdaptiveAveragePool2d(_AdaptiveAveragePool, Generic[OutputSize]):
+class AdaptiveAveragePool2d(_AdaptiveAveragePool[tuple[int, int]], Generic[OutputSize]):
     """The mean of each part of images divided into so many parts, whatever their size, channel by channel.
 
     >>> import torch
@@ -120,8 +118,6 @@ class AdaptiveAveragePool2d(_AdaptiveAveragePool, Generic[OutputSize]):
     counterpart = "AdaptiveAvgPool2d"
     axes = 2
 
-    output_size: PerTwo
-
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Height, Width]
@@ -131,7 +127,7 @@ class AdaptiveAveragePool2d(_AdaptiveAveragePool, Generic[OutputSize]):
 
 @final
 @attrs.frozen(eq=False)
-class AdaptiveAveragePool3d(_AdaptiveAveragePool, Generic[OutputSize]):
+class AdaptiveAveragePool3d(_AdaptiveAveragePool[tuple[int, int, int]], Generic[OutputSize]):
     """The mean of each part of volumes divided into so many parts, whatever their size, channel by channel.
 
     >>> import torch
@@ -142,8 +138,6 @@ class AdaptiveAveragePool3d(_AdaptiveAveragePool, Generic[OutputSize]):
 
     counterpart = "AdaptiveAvgPool3d"
     axes = 3
-
-    output_size: PerThree
 
     @override
     def output_shape(
@@ -156,7 +150,7 @@ class AdaptiveAveragePool3d(_AdaptiveAveragePool, Generic[OutputSize]):
 
 
 @attrs.frozen(eq=False)
-class _AdaptiveMaxPool(_Adaptive[Tensor]):
+class _AdaptiveMaxPool(_Adaptive[Tensor, OnePerAxis]):
     """The maximum of each part, over any number of axes.
 
     Of an axis of size n, part i of p is from floor(i n / p) up to, but not including, ceil((i + 1) n / p): where p does not
@@ -192,7 +186,7 @@ class _AdaptiveMaxPool(_Adaptive[Tensor]):
 
 @final
 @attrs.frozen(eq=False)
-class AdaptiveMaxPool1d(_AdaptiveMaxPool, Generic[OutputSize]):
+class AdaptiveMaxPool1d(_AdaptiveMaxPool[Never], Generic[OutputSize]):
     """The maximum of each part of sequences divided into so many parts, whatever their size, channel by channel.
 
     >>> import torch
@@ -204,8 +198,6 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool, Generic[OutputSize]):
     counterpart = "AdaptiveMaxPool1d"
     axes = 1
 
-    output_size: int
-
     @override
     def output_shape(self, shape: Shape[Batch, Channels, Length]) -> Resized[Shape[Batch, Channels, Length], None, OutputSize]:
         return self._resized(shape)
@@ -213,7 +205,7 @@ class AdaptiveMaxPool1d(_AdaptiveMaxPool, Generic[OutputSize]):
 
 @final
 @attrs.frozen(eq=False)
-class AdaptiveMaxPool2d(_AdaptiveMaxPool, Generic[OutputSize]):
+class AdaptiveMaxPool2d(_AdaptiveMaxPool[tuple[int, int]], Generic[OutputSize]):
     """The maximum of each part of images divided into so many parts, whatever their size, channel by channel.
 
     >>> import torch
@@ -225,8 +217,6 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool, Generic[OutputSize]):
     counterpart = "AdaptiveMaxPool2d"
     axes = 2
 
-    output_size: PerTwo
-
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Height, Width]
@@ -236,7 +226,7 @@ class AdaptiveMaxPool2d(_AdaptiveMaxPool, Generic[OutputSize]):
 
 @final
 @attrs.frozen(eq=False)
-class AdaptiveMaxPool3d(_AdaptiveMaxPool, Generic[OutputSize]):
+class AdaptiveMaxPool3d(_AdaptiveMaxPool[tuple[int, int, int]], Generic[OutputSize]):
     """The maximum of each part of volumes divided into so many parts, whatever their size, channel by channel.
 
     >>> import torch
@@ -247,8 +237,6 @@ class AdaptiveMaxPool3d(_AdaptiveMaxPool, Generic[OutputSize]):
 
     counterpart = "AdaptiveMaxPool3d"
     axes = 3
-
-    output_size: PerThree
 
     @override
     def output_shape(

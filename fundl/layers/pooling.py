@@ -1,6 +1,6 @@
 """Pooling: the maximum or the mean of what a sliding window sees, channel by channel."""
 
-from typing import Generic, Literal, final
+from typing import Generic, Literal, Never, final
 
 import attrs
 from torch import Tensor
@@ -9,7 +9,7 @@ from typing_extensions import TypeVar, override
 from fundl._common import kernels
 from fundl._common.half import in_float32
 from fundl._common.kernels import PerAxis
-from fundl.layers._pooling import Indices, PerThree, PerTwo, Pool, Pooled
+from fundl.layers._pooling import Indices, OnePerAxis, Pool, Pooled
 from fundl.layers._spatial import Batch, Channels, Depth, Dilation, Height, KernelSize, Length, Stride, Width
 from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Windows
 
@@ -21,13 +21,12 @@ CeilMode = TypeVar("CeilMode", bound=bool, covariant=True, default=AnySize)
 
 
 @attrs.frozen(eq=False)
-class _Windowed(Pool[Indices], Generic[Indices]):
+class _Windowed(Pool[Indices], Generic[Indices, OnePerAxis]):
     """What all layers share that slide a window over the spatial axes."""
 
-    kernel_size: PerAxis
-    stride: PerAxis
-    padding: PerAxis
-    ceil_mode: bool
+    kernel_size: int | OnePerAxis
+    stride: int | OnePerAxis = attrs.field(default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True)
+    padding: int | OnePerAxis = attrs.field(default=0, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         for field, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
@@ -45,10 +44,12 @@ class _Windowed(Pool[Indices], Generic[Indices]):
             return self.kernel_size, self.stride, self.padding
         return self._for_kernel(self.kernel_size, 1), self._for_kernel(self.stride, 1), self._for_kernel(self.padding, 0)
 
-    def _windows(self, shape: AnyShape, dilation: PerAxis = 1) -> Windows[AnySize, AnySize, AnySize, *tuple[AnySize, ...]]:
+    def _windows(
+        self, shape: AnyShape, dilation: int | OnePerAxis, ceil_mode: bool
+    ) -> Windows[AnySize, AnySize, AnySize, *tuple[AnySize, ...]]:
         """The rule for any number of axes: what `output_shape` says in types."""
         batch, channels, *sides = shape.exactly(2 + self.axes)
-        return Windows(batch, channels, (self.kernel_size, self.stride, self.padding, dilation, self.ceil_mode), *sides)
+        return Windows(batch, channels, (self.kernel_size, self.stride, self.padding, dilation, ceil_mode), *sides)
 
     @override
     def _explain(self, x: Tensor, error: Exception | None) -> None:
@@ -66,7 +67,7 @@ class _Windowed(Pool[Indices], Generic[Indices]):
 
 
 @attrs.frozen(eq=False)
-class _MaxPool(_Windowed[Tensor]):
+class _MaxPool(_Windowed[Tensor, OnePerAxis]):
     """The maximum of what a window sees, over any number of axes.
 
         y[{i}] = max over {u} in 0 ... k-1 of x[{i s + u d}]
@@ -100,7 +101,8 @@ class _MaxPool(_Windowed[Tensor]):
         recognition, 2007.
     """
 
-    dilation: PerAxis
+    dilation: int | OnePerAxis = attrs.field(default=1, kw_only=True)
+    ceil_mode: bool = attrs.field(default=False, kw_only=True)
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Pooled[Tensor]]:
@@ -132,7 +134,7 @@ class _MaxPool(_Windowed[Tensor]):
 
 @final
 @attrs.frozen(eq=False)
-class MaxPool1d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMode]):
+class MaxPool1d(_MaxPool[Never], Generic[KernelSize, Stride, Padding, Dilation, CeilMode]):
     """The maximum of what a window sees that slides over sequences, channel by channel.
 
     >>> import torch
@@ -144,22 +146,16 @@ class MaxPool1d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
     counterpart = "MaxPool1d"
     axes = 1
 
-    kernel_size: int
-    stride: int = attrs.field(default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True)
-    padding: int = attrs.field(default=0, kw_only=True)
-    dilation: int = attrs.field(default=1, kw_only=True)
-    ceil_mode: bool = attrs.field(default=False, kw_only=True)
-
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Length]
     ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Dilation, CeilMode], Length]:
-        return self._windows(shape, self.dilation)
+        return self._windows(shape, self.dilation, self.ceil_mode)
 
 
 @final
 @attrs.frozen(eq=False)
-class MaxPool2d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMode]):
+class MaxPool2d(_MaxPool[tuple[int, int]], Generic[KernelSize, Stride, Padding, Dilation, CeilMode]):
     """The maximum of what a window sees that slides over images, channel by channel.
 
     >>> import torch
@@ -171,22 +167,16 @@ class MaxPool2d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
     counterpart = "MaxPool2d"
     axes = 2
 
-    kernel_size: PerTwo
-    stride: PerTwo = attrs.field(default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True)
-    padding: PerTwo = attrs.field(default=0, kw_only=True)
-    dilation: PerTwo = attrs.field(default=1, kw_only=True)
-    ceil_mode: bool = attrs.field(default=False, kw_only=True)
-
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Height, Width]
     ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Dilation, CeilMode], Height, Width]:
-        return self._windows(shape, self.dilation)
+        return self._windows(shape, self.dilation, self.ceil_mode)
 
 
 @final
 @attrs.frozen(eq=False)
-class MaxPool3d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMode]):
+class MaxPool3d(_MaxPool[tuple[int, int, int]], Generic[KernelSize, Stride, Padding, Dilation, CeilMode]):
     """The maximum of what a window sees that slides over volumes, channel by channel.
 
     >>> import torch
@@ -198,24 +188,18 @@ class MaxPool3d(_MaxPool, Generic[KernelSize, Stride, Padding, Dilation, CeilMod
     counterpart = "MaxPool3d"
     axes = 3
 
-    kernel_size: PerThree
-    stride: PerThree = attrs.field(default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True)
-    padding: PerThree = attrs.field(default=0, kw_only=True)
-    dilation: PerThree = attrs.field(default=1, kw_only=True)
-    ceil_mode: bool = attrs.field(default=False, kw_only=True)
-
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Depth, Height, Width]
     ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Dilation, CeilMode], Depth, Height, Width]:
-        return self._windows(shape, self.dilation)
+        return self._windows(shape, self.dilation, self.ceil_mode)
 
 
 # --- Mean --------------------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(eq=False)
-class _AveragePool(_Windowed[None]):
+class _AveragePool(_Windowed[None, OnePerAxis]):
     """The mean of what a window sees, over any number of axes.
 
         y[{i}] = (1 / {volume}) sum over {u} in 0 ... k-1 of x[{i s + u}]
@@ -249,8 +233,9 @@ class _AveragePool(_Windowed[None]):
         network, 1989.
     """
 
-    count_include_padding: bool
-    divisor: int | None
+    ceil_mode: bool = attrs.field(default=False, kw_only=True)
+    count_include_padding: bool = attrs.field(default=True, kw_only=True)
+    divisor: int | None = attrs.field(default=None, kw_only=True)
 
     @override
     def __attrs_post_init__(self) -> None:
@@ -284,7 +269,7 @@ class _AveragePool(_Windowed[None]):
 
 @final
 @attrs.frozen(eq=False)
-class AveragePool1d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]):
+class AveragePool1d(_AveragePool[Never], Generic[KernelSize, Stride, Padding, CeilMode]):
     """The mean of what a window sees that slides over sequences, channel by channel.
 
     >>> import torch
@@ -296,23 +281,16 @@ class AveragePool1d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
     counterpart = "AvgPool1d(count_include_pad=count_include_padding)"
     axes = 1
 
-    kernel_size: int
-    stride: int = attrs.field(default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True)
-    padding: int = attrs.field(default=0, kw_only=True)
-    ceil_mode: bool = attrs.field(default=False, kw_only=True)
-    count_include_padding: bool = attrs.field(default=True, kw_only=True)
-    divisor: int | None = attrs.field(default=None, kw_only=True)
-
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Length]
     ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Literal[1], CeilMode], Length]:
-        return self._windows(shape)
+        return self._windows(shape, 1, self.ceil_mode)
 
 
 @final
 @attrs.frozen(eq=False)
-class AveragePool2d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]):
+class AveragePool2d(_AveragePool[tuple[int, int]], Generic[KernelSize, Stride, Padding, CeilMode]):
     """The mean of what a window sees that slides over images, channel by channel.
 
     >>> import torch
@@ -324,23 +302,16 @@ class AveragePool2d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
     counterpart = "AvgPool2d(count_include_pad=count_include_padding, divisor_override=divisor)"
     axes = 2
 
-    kernel_size: PerTwo
-    stride: PerTwo = attrs.field(default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True)
-    padding: PerTwo = attrs.field(default=0, kw_only=True)
-    ceil_mode: bool = attrs.field(default=False, kw_only=True)
-    count_include_padding: bool = attrs.field(default=True, kw_only=True)
-    divisor: int | None = attrs.field(default=None, kw_only=True)
-
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Height, Width]
     ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Literal[1], CeilMode], Height, Width]:
-        return self._windows(shape)
+        return self._windows(shape, 1, self.ceil_mode)
 
 
 @final
 @attrs.frozen(eq=False)
-class AveragePool3d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]):
+class AveragePool3d(_AveragePool[tuple[int, int, int]], Generic[KernelSize, Stride, Padding, CeilMode]):
     """The mean of what a window sees that slides over volumes, channel by channel.
 
     >>> import torch
@@ -352,15 +323,8 @@ class AveragePool3d(_AveragePool, Generic[KernelSize, Stride, Padding, CeilMode]
     counterpart = "AvgPool3d(count_include_pad=count_include_padding, divisor_override=divisor)"
     axes = 3
 
-    kernel_size: PerThree
-    stride: PerThree = attrs.field(default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True)
-    padding: PerThree = attrs.field(default=0, kw_only=True)
-    ceil_mode: bool = attrs.field(default=False, kw_only=True)
-    count_include_padding: bool = attrs.field(default=True, kw_only=True)
-    divisor: int | None = attrs.field(default=None, kw_only=True)
-
     @override
     def output_shape(
         self, shape: Shape[Batch, Channels, Depth, Height, Width]
     ) -> Windows[Batch, Channels, tuple[KernelSize, Stride, Padding, Literal[1], CeilMode], Depth, Height, Width]:
-        return self._windows(shape)
+        return self._windows(shape, 1, self.ceil_mode)
