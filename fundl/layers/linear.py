@@ -86,7 +86,7 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
         return Shape(*lead, self.weight.shape[-2])
 
 
-def explain_misfit(layer: str, x: Tensor, weight: Tensor, error: RuntimeError) -> None:
+def explain_misfit(layer: str, x: Tensor, weight: Tensor, error: RuntimeError, *, are: str = "weight is") -> None:
     """Say in a layer's words what the kernel refused: asked only once it has, so that a good input costs nothing."""
     features = weight.shape[1]
     if x.ndim == 0 or x.shape[-1] != features:
@@ -94,7 +94,7 @@ def explain_misfit(layer: str, x: Tensor, weight: Tensor, error: RuntimeError) -
             f"{layer} expects {features} features, but the input's shape is {tuple(x.shape)}: its last axis must be"
             f" of size {features}"
         ) from error
-    require_dtype(f"{layer}'s weight is", weight, x, error)
+    require_dtype(f"{layer}'s {are}", weight, x, error)
 
 
 @with_suggestions

@@ -13,6 +13,8 @@ from fundl import tree
 from fundl._common.half import HALF, narrowed, widened
 from fundl.initializers import Initializer, VarianceScaling
 from fundl.layer import Layer
+from fundl.layers._refusals import require_at_least_one
+from fundl.layers.linear import explain_misfit
 from fundl.layers.recurrent.sweeps import Kept, Recurrence, States, Sweep, SweptBack
 from fundl.shapes import AnySize, Product, Shape, expect
 from fundl.tree import BUFFER
@@ -29,12 +31,7 @@ Residuals: TypeAlias = tuple[tuple[Tensor, ...], tuple[Kept, ...]]
 
 @attrs.frozen(eq=False)
 class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions]):
-    """What RNN, GRU and LSTM have in common: layers of recurrences, each layer over the output of the one before it.
-
-    Args:
-        layers: the recurrences of each layer: one, or one in each direction.
-        mask: of shape (B, T) and dtype bool, True where a step is real; None if all are.
-    """
+    """What RNN, GRU and LSTM have in common: layers of recurrences, each layer over the output of the one before it."""
 
     layers: tuple[tuple[Recurrence, ...], ...]
     mask: Tensor | None = attrs.field(default=None, metadata=BUFFER, kw_only=True)
@@ -90,7 +87,7 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
                 last += [state for _, state, _ in results]
                 kept += self._sharing(sequence, [own for _, _, own in results])
         except RuntimeError as error:
-            self._explain(x, error)
+            explain_misfit(type(self).__name__, x, self.layers[0][0].weight_ih, error, are="weights are")
             raise
         return sequence.transpose(0, 1), last, (tuple(inputs), tuple(kept))
 
@@ -147,20 +144,6 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
             wanted = "(B, T, F)" if self.mask is None else f"({', '.join(map(str, self.mask.shape))}, F) by its mask"
             raise ValueError(f"{type(self).__name__} expects an input of shape {wanted}, but it is of shape {tuple(x.shape)}")
 
-    def _explain(self, x: Tensor, error: RuntimeError) -> None:
-        """Say in the layer's words what a kernel refused."""
-        name, weight = type(self).__name__, self.layers[0][0].weight_ih
-        if x.shape[2] != weight.shape[1]:
-            raise ValueError(
-                f"{name} expects {weight.shape[1]} features, but the input's shape is {tuple(x.shape)}: its last axis must"
-                f" be of size {weight.shape[1]}"
-            ) from error
-        if x.dtype != weight.dtype:
-            raise TypeError(
-                f"{name}'s weights are {weight.dtype}, but the input is {x.dtype}: convert one of them, the input with"
-                f" x.to({weight.dtype}) or the model with tree.cast_to(model, {x.dtype})"
-            ) from error
-
 
 def _widened(states: Sequence[States] | None) -> list[States] | None:
     return None if states is None else [tuple(map(widened, state)) for state in states]
@@ -202,9 +185,7 @@ def layers_of(
     dtype: torch.dtype,
 ) -> tuple[tuple[Recurrence, ...], ...]:
     """The recurrences of each layer, without values."""
-    for name, size in (("in_features", in_features), ("hidden_features", hidden_features), ("depth", depth)):
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")
+    require_at_least_one(in_features=in_features, hidden_features=hidden_features, depth=depth)
     rows, directions = gates * hidden_features, 2 if bidirectional else 1
     # U(-b, b), b = 1/sqrt(hidden), is of the variance 1/(3 hidden), and the fan out of each weight is gates hidden.
     weight_ih_init, weight_hh_init, bias_init = (given or VarianceScaling(gates / 3, "fan_out", "uniform") for given in inits)

@@ -154,10 +154,7 @@ class GRU(Recurrent[InFeatures, HiddenFeatures, Directions]):
         n = tanh(W_n x_t + b_n + r q),    q = U_n h_{t-1} + v_n
         h_t = (1 - z) n + z h_{t-1}
 
-    h_0 is 0; `stateful` takes and gives states. The output is h_t, of the last layer, at each t; a deeper layer's
-    input is the output of the one before. In both directions, each layer has a second recurrence, from the last step to the
-    first, and its output at t is h_t of the one followed by h_t of the other. At a step that the mask calls padding, h stays,
-    and the output is 0. To drop elements between layers, compose layers of depth 1 with `Dropout`.
+    h_0 is 0. The output, states, deeper layers, both directions and the mask are as for `RNN`.
 
     Its vjp goes backward through time. grad_h_t is the output's gradient and what step t + 1 adds:
 
@@ -168,9 +165,8 @@ class GRU(Recurrent[InFeatures, HiddenFeatures, Directions]):
         grad_W = sum_t d_t x_t^T,    grad_b = sum_t d_t,    grad_U = sum_t e_t h_{t-1}^T,    grad_v = sum_t e_t
 
     Args:
-        layers: the recurrences of each layer, one for each direction; best made by `gru`.
-        mask: of shape (B, T) and dtype bool, True where a step is real; None, the default, if all are. `on_masked` and
-            `from_masked` fill it.
+        layers: as for `RNN`; best made by `gru`.
+        mask: as for `RNN`.
 
     Shape:
         (B, T, in) to (B, T, hidden), or to (B, T, 2 hidden) in both directions. T may be 0.
@@ -227,10 +223,7 @@ def gru(
 ) -> GRU:
     """A `GRU` of the given sizes, without values: give it some with `initialize`.
 
-    Args:
-        in_features: size of the input's last axis, at least 1.
-        hidden_features: size of the state, at least 1.
-        depth: the number of layers, at least 1. This and all else as for `rnn`.
+    It takes what `rnn` takes, but for the activation.
 
     Raises:
         ValueError: a size or the depth is less than 1.
@@ -263,10 +256,7 @@ class LSTM(Recurrent[InFeatures, HiddenFeatures, Directions]):
         c_t = f c_{t-1} + i g
         h_t = o tanh(c_t)
 
-    h_0 and c_0 are 0; `stateful` takes and gives states. The output is h_t, of the last layer, at each t; a deeper layer's
-    input is the output of the one before. In both directions, each layer has a second recurrence, from the last step to the
-    first, and its output at t is h_t of the one followed by h_t of the other. At a step that the mask calls padding, h and c
-    stay, and the output is 0. To drop elements between layers, compose layers of depth 1 with `Dropout`.
+    h_0 and c_0 are 0. The output, states, deeper layers, both directions and the mask are as for `RNN`; padding leaves c, too.
 
     Its vjp goes backward through time. grad_h_t is the output's gradient and what step t + 1 adds:
 
@@ -276,9 +266,8 @@ class LSTM(Recurrent[InFeatures, HiddenFeatures, Directions]):
         grad_W = sum_t d_t x_t^T,    grad_U = sum_t d_t h_{t-1}^T,    grad_b = grad_v = sum_t d_t
 
     Args:
-        layers: the recurrences of each layer, one for each direction; best made by `lstm`.
-        mask: of shape (B, T) and dtype bool, True where a step is real; None, the default, if all are. `on_masked` and
-            `from_masked` fill it.
+        layers: as for `RNN`; best made by `lstm`.
+        mask: as for `RNN`.
 
     Shape:
         (B, T, in) to (B, T, hidden), or to (B, T, 2 hidden) in both directions. T may be 0.
@@ -335,10 +324,7 @@ def lstm(
 ) -> LSTM:
     """An `LSTM` of the given sizes, without values: give it some with `initialize`.
 
-    Args:
-        in_features: size of the input's last axis, at least 1.
-        hidden_features: size of the state, at least 1.
-        depth: the number of layers, at least 1. This and all else as for `rnn`.
+    It takes what `rnn` takes, but for the activation.
 
     Raises:
         ValueError: a size or the depth is less than 1.
