@@ -7,7 +7,7 @@ the dtype that they are given. They are given float32, and what they give is rou
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias, overload
+from typing import Final, overload
 
 import torch
 from torch import Tensor
@@ -15,10 +15,6 @@ from torch import Tensor
 from fundl._common import kernels
 
 HALF: Final = frozenset({torch.bfloat16, torch.float16})
-
-Mask: TypeAlias = tuple[bool, bool, bool]
-Gradients: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
-"""Of x, weight and bias."""
 
 
 @overload
@@ -68,7 +64,7 @@ def layer_norm_backward(  # noqa: PLR0917  # as the kernel has them
     rstd: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-) -> Gradients:
+) -> kernels.Gradients:
     """As the kernel, of all that is there."""
     there = True, weight is not None, bias is not None
     if x.dtype not in HALF or x.is_cuda:
@@ -113,7 +109,7 @@ def batch_norm_backward(  # noqa: PLR0917  # as the kernel has them
     rstd: Tensor | None,
     from_batch: bool,
     eps: float,
-) -> Gradients:
+) -> kernels.Gradients:
     """As the kernel, of all that is there."""
     there = True, weight is not None, bias is not None
     if x.dtype not in HALF:
@@ -133,7 +129,7 @@ def alike(x: Tensor, parameter: Tensor | None) -> Tensor | None:
     return widened(parameter) if parameter is not None and parameter.dtype is x.dtype else parameter
 
 
-def rounded(found: Gradients, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Gradients:
+def rounded(found: kernels.Gradients, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> kernels.Gradients:
     """Gradients in the dtypes of what they are with respect to, and None for None: in forward mode, torch has zeros for it."""
     grad_x, grad_weight, grad_bias = found
     grad_weight = None if weight is None else narrowed(grad_weight, weight)
@@ -161,7 +157,7 @@ def convolution_backward(  # noqa: PLR0917  # as the kernel has them
     weight: Tensor,
     sizes: Sequence[int] | None,
     settings: kernels.ConvolutionSettings,
-    mask: Mask,
+    mask: kernels.Mask,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """As the kernel."""
     if x.dtype not in HALF or not _convolves_slowly(x, settings):

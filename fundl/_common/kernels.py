@@ -8,13 +8,15 @@ The annotations are strings, since torch 2.11's OpOverload cannot be subscripted
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from torch._ops import OpOverload
+
+Kernel = TypeVar("Kernel")
 
 _aten: Final = torch.ops.aten
 
@@ -111,6 +113,8 @@ log_softmax_backward: "OpOverload[[Tensor, Tensor, int, torch.dtype], Tensor]" =
 
 # In all backward kernels, the mask tells which of the gradients are wanted, of x, weight and bias; others are None. That of x
 # has no None in its type here: whoever does not want it does not look at it.
+Mask: TypeAlias = tuple[bool, bool, bool]
+Gradients: TypeAlias = tuple[Tensor, Tensor | None, Tensor | None]
 
 # x, sizes of the last axes, weight, bias, eps: y, mean and rstd over these axes.
 layer_norm: Callable[[Tensor, Sequence[int], Tensor | None, Tensor | None, float], tuple[Tensor, Tensor, Tensor]] = (
@@ -118,8 +122,7 @@ layer_norm: Callable[[Tensor, Sequence[int], Tensor | None, Tensor | None, float
 )
 # grad, x, sizes of the last axes, mean, rstd, weight, bias, mask.
 layer_norm_backward: Callable[
-    [Tensor, Tensor, Sequence[int], Tensor, Tensor, Tensor | None, Tensor | None, tuple[bool, bool, bool]],
-    tuple[Tensor, Tensor | None, Tensor | None],
+    [Tensor, Tensor, Sequence[int], Tensor, Tensor, Tensor | None, Tensor | None, Mask], Gradients
 ] = _aten.native_layer_norm_backward.default
 
 # x, weight, bias, its sizes (batch, channels, product of the others), groups, eps: y, mean and rstd of each group.
@@ -127,31 +130,17 @@ group_norm: Callable[[Tensor, Tensor | None, Tensor | None, int, int, int, int, 
     torch.native_group_norm
 )
 # grad, x, mean, rstd, weight, the sizes, groups, mask.
-group_norm_backward: Callable[
-    [Tensor, Tensor, Tensor, Tensor, Tensor | None, int, int, int, int, tuple[bool, bool, bool]],
-    tuple[Tensor, Tensor | None, Tensor | None],
-] = _aten.native_group_norm_backward.default
+group_norm_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, int, int, int, int, Mask], Gradients] = (
+    _aten.native_group_norm_backward.default
+)
 
 # x, weight, bias, mean, var, whether to take those of x, momentum, eps: y, and mean and rstd of x. Sizes are not checked.
 batch_norm: Callable[
     [Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float, float], tuple[Tensor, Tensor, Tensor]
 ] = torch.native_batch_norm
 # grad, x, weight, mean, var, mean and rstd of x, whether it was those, eps, mask.
-batch_norm_backward: Callable[
-    [
-        Tensor,
-        Tensor,
-        Tensor | None,
-        Tensor | None,
-        Tensor | None,
-        Tensor | None,
-        Tensor | None,
-        bool,
-        float,
-        tuple[bool, bool, bool],
-    ],
-    tuple[Tensor, Tensor | None, Tensor | None],
-] = _aten.native_batch_norm_backward.default
+_GivenBatchNorm: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+batch_norm_backward: Callable[[*_GivenBatchNorm, bool, float, Mask], Gradients] = _aten.native_batch_norm_backward.default
 
 # v, gain, axis, which is the first or the last: gain v / norm, and norm. Both must be dense, which is not checked.
 weight_norm: "OpOverload[[Tensor, Tensor, int], tuple[Tensor, Tensor]]" = _aten._weight_norm_interface.default
@@ -168,57 +157,46 @@ weight_norm_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor, int], tuple[T
 
 PerAxis: TypeAlias = int | tuple[int, ...]
 
+
+def _by_axes(of_two: Kernel, of_three: Kernel) -> Mapping[int, Kernel]:
+    return {1: of_two, 2: of_two, 3: of_three}
+
+
 # x, kernel size, stride, padding, dilation, ceil mode: the output, and where in its plane of x each element is from.
-max_pool: Mapping[int, Callable[[Tensor, PerAxis, PerAxis, PerAxis, PerAxis, bool], tuple[Tensor, Tensor]]] = {
-    1: torch._C._nn.max_pool2d_with_indices,
-    2: torch._C._nn.max_pool2d_with_indices,
-    3: torch._C._nn.max_pool3d_with_indices,
-}
+max_pool: Mapping[int, Callable[[Tensor, PerAxis, PerAxis, PerAxis, PerAxis, bool], tuple[Tensor, Tensor]]] = _by_axes(
+    torch._C._nn.max_pool2d_with_indices, torch._C._nn.max_pool3d_with_indices
+)
 # grad, like the input, kernel size, stride, padding, dilation, ceil mode, where each element is from.
-max_pool_backward: Mapping[int, Callable[[Tensor, Tensor, PerAxis, PerAxis, PerAxis, PerAxis, bool, Tensor], Tensor]] = {
-    1: _aten.max_pool2d_with_indices_backward.default._op,
-    2: _aten.max_pool2d_with_indices_backward.default._op,
-    3: _aten.max_pool3d_with_indices_backward.default._op,
-}
+max_pool_backward: Mapping[int, Callable[[Tensor, Tensor, PerAxis, PerAxis, PerAxis, PerAxis, bool, Tensor], Tensor]] = (
+    _by_axes(_aten.max_pool2d_with_indices_backward.default._op, _aten.max_pool3d_with_indices_backward.default._op)
+)
 
 # x, kernel size, stride, padding, ceil mode, whether the padding counts, what to divide by instead.
-average_pool: Mapping[int, Callable[[Tensor, PerAxis, PerAxis, PerAxis, bool, bool, int | None], Tensor]] = {
-    1: torch._C._nn.avg_pool2d,
-    2: torch._C._nn.avg_pool2d,
-    3: torch._C._nn.avg_pool3d,
-}
+average_pool: Mapping[int, Callable[[Tensor, PerAxis, PerAxis, PerAxis, bool, bool, int | None], Tensor]] = _by_axes(
+    torch._C._nn.avg_pool2d, torch._C._nn.avg_pool3d
+)
 # grad, like the input, and the same.
-average_pool_backward: Mapping[int, Callable[[Tensor, Tensor, PerAxis, PerAxis, PerAxis, bool, bool, int | None], Tensor]] = {
-    1: _aten.avg_pool2d_backward.default._op,
-    2: _aten.avg_pool2d_backward.default._op,
-    3: _aten.avg_pool3d_backward.default._op,
-}
+average_pool_backward: Mapping[int, Callable[[Tensor, Tensor, PerAxis, PerAxis, PerAxis, bool, bool, int | None], Tensor]] = (
+    _by_axes(_aten.avg_pool2d_backward.default._op, _aten.avg_pool3d_backward.default._op)
+)
 
 # x, size of the output.
-adaptive_average_pool: Mapping[int, Callable[[Tensor, PerAxis], Tensor]] = {
-    1: torch._C._nn.adaptive_avg_pool2d,
-    2: torch._C._nn.adaptive_avg_pool2d,
-    3: torch._C._nn.adaptive_avg_pool3d,
-}
+adaptive_average_pool: Mapping[int, Callable[[Tensor, PerAxis], Tensor]] = _by_axes(
+    torch._C._nn.adaptive_avg_pool2d, torch._C._nn.adaptive_avg_pool3d
+)
 # grad, like the input.
-adaptive_average_pool_backward: Mapping[int, Callable[[Tensor, Tensor], Tensor]] = {
-    1: _aten._adaptive_avg_pool2d_backward.default._op,
-    2: _aten._adaptive_avg_pool2d_backward.default._op,
-    3: _aten._adaptive_avg_pool3d_backward.default._op,
-}
+adaptive_average_pool_backward: Mapping[int, Callable[[Tensor, Tensor], Tensor]] = _by_axes(
+    _aten._adaptive_avg_pool2d_backward.default._op, _aten._adaptive_avg_pool3d_backward.default._op
+)
 
 # x, size of the output: the output, and where in its plane of x each element is from.
-adaptive_max_pool: Mapping[int, Callable[[Tensor, PerAxis], tuple[Tensor, Tensor]]] = {
-    1: torch._C._nn.adaptive_max_pool2d,
-    2: torch._C._nn.adaptive_max_pool2d,
-    3: torch._C._nn.adaptive_max_pool3d,
-}
+adaptive_max_pool: Mapping[int, Callable[[Tensor, PerAxis], tuple[Tensor, Tensor]]] = _by_axes(
+    torch._C._nn.adaptive_max_pool2d, torch._C._nn.adaptive_max_pool3d
+)
 # grad, like the input, where each element is from.
-adaptive_max_pool_backward: Mapping[int, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    1: _aten.adaptive_max_pool2d_backward.default._op,
-    2: _aten.adaptive_max_pool2d_backward.default._op,
-    3: _aten.adaptive_max_pool3d_backward.default._op,
-}
+adaptive_max_pool_backward: Mapping[int, Callable[[Tensor, Tensor, Tensor], Tensor]] = _by_axes(
+    _aten.adaptive_max_pool2d_backward.default._op, _aten.adaptive_max_pool3d_backward.default._op
+)
 
 # --- Attention ---------------------------------------------------------------------------------------------------------
 
@@ -259,8 +237,7 @@ ConvolutionSettings: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[i
 
 # grad, x, weight, the sizes of the bias, the settings one by one, mask (see normalisation).
 convolution_backward: Callable[
-    [Tensor, Tensor, Tensor, Sequence[int] | None, *ConvolutionSettings, tuple[bool, bool, bool]],
-    tuple[Tensor, Tensor, Tensor | None],
+    [Tensor, Tensor, Tensor, Sequence[int] | None, *ConvolutionSettings, Mask], tuple[Tensor, Tensor, Tensor | None]
 ] = _aten.convolution_backward.default._op
 
 # --- Resampling --------------------------------------------------------------------------------------------------------

@@ -268,7 +268,7 @@ def _normalized(
 
 def _backward(
     residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None
-) -> half.Gradients:
+) -> kernels.Gradients:
     x, mean, rstd = residuals
     require_sizes(grad, x.shape)
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
