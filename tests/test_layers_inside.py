@@ -20,6 +20,8 @@ from fundl import (
     both,
     checkpoint,
     compose,
+    decoder,
+    decoder_block,
     embedding,
     ensemble,
     forward,
@@ -71,6 +73,8 @@ MASKED: Final = Masked(SEQUENCES, torch.ones(3, 4, dtype=torch.bool))
         (with_values(tied(embedding(5, 2), W, W, W)), torch.tensor([0, 3])),
         (from_masked(FIRST, W, W, W), MASKED),
         (on_masked(FIRST, W, W, W), MASKED),
+        (with_values(decoder_block(2, 1, norm=W)), (SEQUENCES, SEQUENCES)),
+        (with_values(decoder(3, decoder_block(2, 1, feed_forward=W), Tanh())), (SEQUENCES, SEQUENCES)),
     ],
     ids=lambda part: type(part).__name__,
 )

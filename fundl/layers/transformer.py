@@ -37,6 +37,7 @@ Block = TypeVar("Block", bound=AnyLayer)
 Features = TypeVarWithDefault("Features", bound=int, covariant=True, default=AnySize)
 NormOf = TypeVarWithDefault("NormOf", bound=AnyLayer, covariant=True, default=AnySize)
 NetworkOf = TypeVarWithDefault("NetworkOf", bound=Model, covariant=True, default=AnySize)
+GradX = TypeVar("GradX", covariant=True)
 BlockOf = TypeVarWithDefault("BlockOf", bound=AnyLayer, covariant=True, default=AnySize)
 
 AttentionPart: TypeAlias = Residual[Norm, SelfAttention[Size], Dropout]
@@ -56,6 +57,12 @@ class Options(TypedDict, total=False):
     dropout: float
     bias: bool
     dtype: torch.dtype
+
+
+class MemoryOptions(Options, total=False):
+    """What else a block can be told that looks at a memory: see `decoder_block`."""
+
+    memory_features: int | None
 
 
 # --- Blocks ------------------------------------------------------------------------------------------------------------
@@ -216,44 +223,41 @@ class DecoderBlock(Layer[tuple[object, ...], tuple[Tensor, Tensor], Tensor], Gen
     @override
     def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[object, ...]]:
         queries, memory = x
-        u, kept_before = _forward(self.layers, 0, queries)
-        normal, kept_norm = _forward(self.layers, 1, u)
-        seen, kept_attention = _forward(self.layers, 2, (normal, memory))
-        seen, kept_dropout = _forward(self.layers, 3, seen)
-        y, kept_after = _forward(self.layers, 4, u + seen)
+        u, kept_before = _forward(self.layers[0], "[0]", queries)
+        normal, kept_norm = _forward(self.layers[1], "[1]", u)
+        seen, kept_attention = _forward(self.layers[2], "[2]", (normal, memory))
+        seen, kept_dropout = _forward(self.layers[3], "[3]", seen)
+        y, kept_after = _forward(self.layers[4], "[4]", u + seen)
         return y, (kept_before, kept_norm, kept_attention, kept_dropout, kept_after)
 
     @override
     def backward(self, residuals: tuple[object, ...], grad: Tensor) -> tuple[Self, tuple[Tensor, Tensor]]:
-        layers = self.layers
-        last, grad_z = _backward(layers[4], residuals[4], grad)
-        dropout, grad_seen = _backward(layers[3], residuals[3], grad_z)
-        attention, (grad_normal, grad_memory) = _backward_to_both(layers[2], residuals[2], grad_seen)
-        norm, grad_u = _backward(layers[1], residuals[1], grad_normal)
-        first, grad_x = _backward(layers[0], residuals[0], grad_z + grad_u)
+        layers, kept = self.layers, [*residuals]
+        del residuals  # what a layer kept is freed once its backward has run: see `Pass`
+        last, grad_z = _backward(layers[4], kept.pop(), grad)
+        dropout, grad_seen = _backward(layers[3], kept.pop(), grad_z)
+        attention, (grad_normal, grad_memory) = _backward_to_both(layers[2], kept.pop(), grad_seen)
+        norm, grad_u = _backward(layers[1], kept.pop(), grad_normal)
+        first, grad_x = _backward(layers[0], kept.pop(), grad_z + grad_u)
         return self.gradient((first, norm, attention, dropout, last)), (grad_x, grad_memory)
 
 
-class _Backward(Protocol):
-    def __call__(self, layers: T, residuals: object, grad: Tensor, /) -> tuple[T, Tensor]: ...
+def _forward(model: Model, place: str, x: object) -> tuple[Tensor, object]:
+    """What a layer at a place makes of its input, and what it keeps."""
+    try:
+        return forward_inside(model, x)
+    except Exception as error:
+        note_place(error, place)
+        raise
 
 
-class _BackwardToBoth(Protocol):
-    def __call__(self, layers: T, residuals: object, grad: Tensor, /) -> tuple[T, tuple[Tensor, Tensor]]: ...
+class _Backward(Protocol[GradX]):
+    def __call__(self, layers: T, residuals: object, grad: Tensor, /) -> tuple[T, GradX]: ...
 
 
 # Each gradient is of its layer's type, and that of an input of the input's: a sequence, or a sequence and the memory.
-_backward = cast("_Backward", run_backward)
-_backward_to_both = cast("_BackwardToBoth", run_backward)
-
-
-def _forward(layers: tuple[Model, ...], place: int, x: object) -> tuple[Tensor, object]:
-    """What one of the layers makes of its input, and what it keeps."""
-    try:
-        return forward_inside(layers[place], x)
-    except Exception as error:
-        note_place(error, f"[{place}]")
-        raise
+_backward = cast("_Backward[Tensor]", run_backward)
+_backward_to_both = cast("_Backward[tuple[Tensor, Tensor]]", run_backward)
 
 
 @final
@@ -284,24 +288,21 @@ class Decoder(Layer[tuple[object, ...], tuple[Tensor, Tensor], Tensor], Generic[
     @override
     def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[object, ...]]:
         (y, memory), kept = x, list[object]()
-        for place in range(len(self.layers[0])):
-            try:
-                y, residuals = _forward(self.layers[0], place, (y, memory))
-            except Exception as error:
-                note_place(error, "[0]")
-                raise
+        for place, block in enumerate(self.layers[0]):
+            y, residuals = _forward(block, f"[0][{place}]", (y, memory))
             kept.append(residuals)
-        y, residuals = _forward(self.layers, 1, y)
-        return y, (tuple(kept), residuals)
+        y, residuals = _forward(self.layers[1], "[1]", y)
+        return y, (*kept, residuals)
 
     @override
     def backward(self, residuals: tuple[object, ...], grad: Tensor) -> tuple[Self, tuple[Tensor, Tensor]]:
-        (blocks, norm), (kept, kept_norm) = self.layers, cast("tuple[tuple[object, ...], object]", residuals)
-        norm, grad = _backward(norm, kept_norm, grad)
+        (blocks, norm), kept = self.layers, [*residuals]
+        del residuals  # see `DecoderBlock`
+        norm, grad = _backward(norm, kept.pop(), grad)
         grads: list[BlockOf] = []
         grad_memory: Tensor | None = None
-        for block, residual_ in zip(reversed(blocks), reversed(kept), strict=True):
-            grads_block, (grad, grad_own) = _backward_to_both(block, residual_, grad)
+        for block in reversed(blocks):
+            grads_block, (grad, grad_own) = _backward_to_both(block, kept.pop(), grad)
             grads.append(grads_block)
             grad_memory = grad_own if grad_memory is None else grad_memory + grad_own
         assert grad_memory is not None  # there is a block
@@ -310,31 +311,19 @@ class Decoder(Layer[tuple[object, ...], tuple[Tensor, Tensor], Tensor], Generic[
 
 @overload
 def decoder_block(
-    features: Size, heads: int, *, memory_features: int | None = ..., hidden: int | None = ..., **options: Unpack[Options]
+    features: Size, heads: int, *, hidden: int | None = ..., **options: Unpack[MemoryOptions]
 ) -> DecoderBlock[Size, LayerNorm[Size], FeedForward[Size]]: ...
 @overload
 def decoder_block(
-    features: Size,
-    heads: int,
-    *,
-    norm: Norm,
-    memory_features: int | None = ...,
-    hidden: int | None = ...,
-    **options: Unpack[Options],
+    features: Size, heads: int, *, norm: Norm, hidden: int | None = ..., **options: Unpack[MemoryOptions]
 ) -> DecoderBlock[Size, Norm, FeedForward[Size]]: ...
 @overload
 def decoder_block(
-    features: Size, heads: int, *, feed_forward: Network, memory_features: int | None = ..., **options: Unpack[Options]
+    features: Size, heads: int, *, feed_forward: Network, **options: Unpack[MemoryOptions]
 ) -> DecoderBlock[Size, LayerNorm[Size], Network]: ...
 @overload
 def decoder_block(
-    features: Size,
-    heads: int,
-    *,
-    norm: Norm,
-    feed_forward: Network,
-    memory_features: int | None = ...,
-    **options: Unpack[Options],
+    features: Size, heads: int, *, norm: Norm, feed_forward: Network, **options: Unpack[MemoryOptions]
 ) -> DecoderBlock[Size, Norm, Network]: ...
 @with_suggestions
 def decoder_block(
