@@ -5,17 +5,17 @@ Python cannot say that the types of a TypeVarTuple are layers. `residual`, `para
 where they are run.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, Self, TypeAlias, cast, final
+from typing import Generic, Self, TypeAlias, cast, final
 
 import attrs
 from torch import Tensor
-from typing_extensions import TypeVar, override
+from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
 from fundl._common.running import note_place, run_backward, run_backward_input, run_backward_params, run_forward
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.model import output_shape
+from fundl.shapes import AnySize
 from fundl.tree import Record, describe
 
 T = TypeVar("T")
@@ -25,6 +25,8 @@ Residuals = TypeVar("Residuals")
 X = TypeVar("X", default=Tensor)
 Y = TypeVar("Y", default=Tensor)
 XInside = TypeVar("XInside", default=Tensor)
+Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
+"""The layers inside."""
 
 
 @final
@@ -35,16 +37,11 @@ class Sizes(Record):
     sizes: tuple[int, ...]
 
 
-class _Backward(Protocol):
-    def __call__(self, model: object, residuals: object, grad: object, /) -> tuple[object, T]: ...
+_Backward: TypeAlias = Callable[[object, object, object], T]
 
-
-_Half: TypeAlias = Callable[[object, object, object], object]
-
-# The gradient with respect to an input is of the input's type, which the layer states that is around the model.
-_backward = cast("_Backward", run_backward)
-_backward_params = cast("_Half", run_backward_params)
-_backward_input = cast("_Half", run_backward_input)
+_backward = cast("_Backward[tuple[object, object]]", run_backward)
+_backward_params = cast("_Backward[object]", run_backward_params)
+_backward_input = cast("_Backward[object]", run_backward_input)
 
 
 def forward_inside(model: object, x: object) -> tuple[Tensor, object]:
@@ -94,11 +91,8 @@ class Around(Layer[tuple[object, Own], X, Y], Generic[Own, X, Y, XInside]):
     def backward(self, residuals: tuple[object, Own], grad: Y) -> tuple[Self, X]:
         kept, own = [residuals[0]], residuals[1]
         del residuals
-        grads_and_grad_x: tuple[object, XInside] = _backward(
-            self._model(own), self._kept_inside(kept.pop()), self._grad_inside(own, grad)
-        )
-        grads, grad_inside = grads_and_grad_x
-        return self._gradient(own, grads), self._grad_x(own, grad, grad_inside)
+        grads, grad_inside = _backward(self._model(own), self._kept_inside(kept.pop()), self._grad_inside(own, grad))
+        return self._gradient(own, grads), self._grad_x(own, grad, cast("XInside", grad_inside))
 
     @override
     def backward_params(self, residuals: tuple[object, Own], grad: Y) -> Self:
@@ -119,28 +113,29 @@ class Around(Layer[tuple[object, Own], X, Y], Generic[Own, X, Y, XInside]):
 class Beside(Layer[Residuals, X, Y], Generic[Residuals, X, Y]):
     """A layer around models side by side, each of which takes and gives a tensor.
 
-    As for `Around`, a layer says what it adds to the backward of its models.
+    As for `Around`, a layer says what it adds to the backward of its models: by itself it has a model in each field, takes a
+    tuple of their inputs, gives one of their outputs, and keeps one of what they kept.
     """
 
-    @abstractmethod
     def _models(self) -> tuple[object, ...]:
         """The models."""
+        return tuple(getattr(self, name) for name in self.children)
 
     def _place(self, index: int) -> str:
         """Where a model is, for the notes of errors."""
-        return f"[{index}]"
+        return f".{self.children[index]}"
 
-    @abstractmethod
     def _apart(self, residuals: Residuals, grad: Y) -> tuple[Sequence[object], Sequence[Tensor]]:
         """What each model kept, and the gradients with respect to their outputs."""
+        return cast("tuple[object, ...]", residuals), cast("tuple[Tensor, ...]", grad)
 
-    @abstractmethod
     def _grad_x(self, grads_x: Sequence[Tensor]) -> X:
         """The gradient with respect to the input, from those of the models."""
+        return cast("X", tuple(grads_x))
 
-    @abstractmethod
     def _gradient(self, grads: Sequence[object]) -> Self:
         """The gradient with respect to the parameters, from those of the models."""
+        return self.gradient(*grads)
 
     def _forward(self, *inputs: Tensor) -> tuple[Sequence[Tensor], tuple[object, ...]]:
         """The outputs of the models for their inputs, and their residuals."""

@@ -4,14 +4,12 @@ from typing import Generic, Self, final
 
 import attrs
 from torch import Tensor
-from typing_extensions import TypeVarTuple, Unpack, override
+from typing_extensions import override
 
 from fundl._common.checks import models
-from fundl.layers._inside import Around, fitting, forward_inside
-from fundl.shapes import AnySize, S, Through
+from fundl.layers._inside import Around, Ts, fitting, forward_inside
+from fundl.shapes import S, Through
 from fundl.tree import BUFFER
-
-Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
 
 @final

@@ -6,20 +6,20 @@ what they are given, `on_masked`, `from_masked` and `on_masked_pair`. So a model
 layer of a user's that has such a field is as good as those of fundl.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Generic, Self, TypeVar, final
 
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVarTuple, Unpack, override
+from typing_extensions import override
 
 from fundl import tree
 from fundl._common.checks import models, require_model
 from fundl._common.half import in_float32
 from fundl.layer import AnyLayer, Layer, Model, zero_gradient
-from fundl.layers._inside import Around, Sizes, fitting, forward_inside
-from fundl.shapes import AnySize, S, Shape, Through
+from fundl.layers._inside import Around, Sizes, Ts, fitting, forward_inside
+from fundl.shapes import S, Shape, Through
 from fundl.tree import BUFFER, Record, describe
 
 P = TypeVar("P", bound=Model)
@@ -29,7 +29,6 @@ Y = TypeVar("Y")
 Batch = TypeVar("Batch")
 Steps = TypeVar("Steps")
 Features = TypeVar("Features")
-Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
 
 @final
@@ -85,7 +84,7 @@ def with_mask(model: P, mask: Tensor | None) -> P:
     """
     if mask is not None:
         _require_bool(mask)
-    return _with_masks("mask", model, lambda _: mask)
+    return _with_masks(model, {"mask": mask}, keep=False)
 
 
 def _require_bool(mask: Tensor) -> None:
@@ -93,28 +92,15 @@ def _require_bool(mask: Tensor) -> None:
         raise TypeError(f"a mask is of dtype torch.bool, True where a position is real, not {mask.dtype}")
 
 
-def _with_masks(name: str, layers: T, new: Callable[[Tensor | None], Tensor | None]) -> T:
-    """The layers with a function of the mask of that name, if they heed one, in its place; in the order of `tree.records`."""
+def _with_masks(layers: T, masks: Mapping[str, Tensor | None], *, keep: bool) -> T:
+    """The layers with these masks wherever they heed one; with `keep`, where they have none of their own."""
 
     def changed(record: Record) -> Record:
-        if name not in record.children or name in record.trainable:
-            return record
-        own: Tensor | None = getattr(record, name)
-        changes = {name: new(own)}
-        return attrs.evolve(record, **changes)
+        heeded = {name: mask for name, mask in masks.items() if name in record.children and name not in record.trainable}
+        changes = {name: mask for name, mask in heeded.items() if not keep or getattr(record, name) is None}
+        return attrs.evolve(record, **changes) if changes else record
 
     return tree.map_records(changed, layers)
-
-
-def _heeding(layers: T, **masks: Tensor) -> T:
-    """The layers with these masks wherever they heed one and have none of their own."""
-    for name, mask in masks.items():
-        layers = _with_missing(name, layers, mask)
-    return layers
-
-
-def _with_missing(name: str, layers: T, mask: Tensor) -> T:
-    return _with_masks(name, layers, lambda own: mask if own is None else own)
 
 
 def _like(layers: T, grads: object) -> T:
@@ -139,7 +125,7 @@ class _Heeding(Around[Tensor, Masked, Y], Generic[Y, *Ts]):
 
     @override
     def _model(self, own: Tensor) -> tuple[*Ts]:
-        return _heeding(self.layers, mask=own)
+        return _with_masks(self.layers, {"mask": own}, keep=True)
 
     @override
     def _grad_x(self, own: Tensor, grad: Y, grad_inside: Tensor) -> Masked:
@@ -280,7 +266,7 @@ class OnMaskedPair(Around[tuple[Tensor, Tensor], tuple[Masked, Masked], Masked, 
     @override
     def _model(self, own: tuple[Tensor, Tensor]) -> L:
         mask, memory_mask = own
-        return _heeding(self.layer, mask=mask, memory_mask=memory_mask)
+        return _with_masks(self.layer, {"mask": mask, "memory_mask": memory_mask}, keep=True)
 
     @override
     def _grad_inside(self, own: tuple[Tensor, Tensor], grad: Masked) -> Tensor:
@@ -309,9 +295,30 @@ def on_masked_pair(layer: L) -> OnMaskedPair[L]:
     return OnMaskedPair(layer)
 
 
+# --- One row for each sequence -----------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class _OfPositions(Layer[Sizes]):
+    """What makes one row of the positions of each sequence."""
+
+    mask: Tensor | None = attrs.field(default=None, metadata=BUFFER)
+
+    @override
+    def output_shape(self, shape: Shape[Batch, Steps, Features]) -> Shape[Batch, Features]:
+        batch, _, features = shape.exactly(3)
+        return Shape(batch, features)
+
+    def _require_positions(self, x: Tensor) -> None:
+        mask = self.mask
+        if x.ndim != 3 or (mask is not None and mask.shape != x.shape[:2]):
+            wanted = "(B, T, F)" if mask is None else f"({', '.join(map(str, mask.shape))}, F) by its mask"
+            raise ValueError(f"{type(self).__name__} expects an input of shape {wanted}, but it is of shape {tuple(x.shape)}")
+
+
 @final
 @attrs.frozen(eq=False)
-class MeanOfPositions(Layer[Sizes]):
+class MeanOfPositions(_OfPositions):
     """The mean over the positions of a sequence, or over those that are real: y = sum_t m_t x_t / max(1, sum_t m_t).
 
     m_t is 1 at a real position and 0 at padding; without a mask, 1. A sequence without a real position gives 0.
@@ -335,11 +342,9 @@ class MeanOfPositions(Layer[Sizes]):
     tensor([[2.]])
     """
 
-    mask: Tensor | None = attrs.field(default=None, metadata=BUFFER)
-
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
-        _require_positions(self, x, self.mask)
+        self._require_positions(x)
         return in_float32(self._mean, x), Sizes(x.shape)
 
     @override
@@ -354,11 +359,6 @@ class MeanOfPositions(Layer[Sizes]):
             return x.sum(1) / max(1, x.shape[1])
         return (x * _shares(self.mask, x.dtype)).sum(1)
 
-    @override
-    def output_shape(self, shape: Shape[Batch, Steps, Features]) -> Shape[Batch, Features]:
-        batch, _, features = shape.exactly(3)
-        return Shape(batch, features)
-
 
 def _shares(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """What each position counts in the mean of its sequence, (B, T, 1)."""
@@ -367,7 +367,7 @@ def _shares(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 @final
 @attrs.frozen(eq=False)
-class LastPosition(Layer[Sizes]):
+class LastPosition(_OfPositions):
     """The last position of a sequence, or the last that is real: y = x_t with the largest t at which m_t is 1.
 
     m_t is 1 at a real position and 0 at padding; without a mask, 1. A sequence without a real position gives 0. Behind a
@@ -392,11 +392,9 @@ class LastPosition(Layer[Sizes]):
     tensor([[3.]])
     """
 
-    mask: Tensor | None = attrs.field(default=None, metadata=BUFFER)
-
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
-        _require_positions(self, x, self.mask)
+        self._require_positions(x)
         if self.mask is None:
             return x[:, -1:].sum(1), Sizes(x.shape)
         return torch.where(_last(self.mask), x, 0).sum(1), Sizes(x.shape)
@@ -404,24 +402,11 @@ class LastPosition(Layer[Sizes]):
     @override
     def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
         if self.mask is None:
-            batch, steps, features = residuals.sizes
-            earlier = grad.new_zeros(batch, max(0, steps - 1), features)
-            return self, torch.cat((earlier, grad.unsqueeze(1)), 1)[:, :steps]
+            return self, torch.constant_pad_nd(grad.unsqueeze(1), (0, 0, residuals.sizes[1] - 1, 0))  # -1 where T is 0
         return self, torch.where(_last(self.mask), grad.unsqueeze(1), 0)
-
-    @override
-    def output_shape(self, shape: Shape[Batch, Steps, Features]) -> Shape[Batch, Features]:
-        batch, _, features = shape.exactly(3)
-        return Shape(batch, features)
 
 
 def _last(mask: Tensor) -> Tensor:
     """Where the last real position of each sequence is, (B, T, 1)."""
     real_from_here = mask.flip(1).cumsum(1).flip(1)
     return (mask & (real_from_here == 1)).unsqueeze(-1)
-
-
-def _require_positions(layer: Layer[Sizes], x: Tensor, mask: Tensor | None) -> None:
-    if x.ndim != 3 or (mask is not None and mask.shape != x.shape[:2]):
-        wanted = "(B, T, F)" if mask is None else f"({', '.join(map(str, mask.shape))}, F) by its mask"
-        raise ValueError(f"{type(layer).__name__} expects an input of shape {wanted}, but it is of shape {tuple(x.shape)}")

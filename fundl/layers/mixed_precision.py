@@ -6,15 +6,13 @@ from typing import Generic, Self, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVarTuple, Unpack, override
+from typing_extensions import override
 
 from fundl import tree
 from fundl._common.checks import models
-from fundl.layers._inside import Around, fitting, forward_inside
-from fundl.shapes import AnySize, S, Through
+from fundl.layers._inside import Around, Ts, fitting, forward_inside
+from fundl.shapes import S, Through
 from fundl.tree import Record
-
-Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
 
 @final

@@ -4,13 +4,11 @@ from typing import Generic, final
 
 import attrs
 from torch import Tensor
-from typing_extensions import TypeVarTuple, Unpack, override
+from typing_extensions import override
 
 from fundl._common.checks import models
-from fundl.layers._inside import Around, fitting, forward_inside
-from fundl.shapes import AnySize, Folded, S
-
-Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
+from fundl.layers._inside import Around, Ts, fitting, forward_inside
+from fundl.shapes import Folded, S
 
 
 @final

@@ -6,21 +6,19 @@ made by `compose` take and give tensors. `pipe` makes a layer of layers that tak
 output of each against the input of the next.
 """
 
-from collections.abc import Sequence
 from typing import Generic, Self, cast, final, overload
 
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
+from typing_extensions import TypeVar, override
 
 from fundl import tree
 from fundl._common.checks import models, require_model
 from fundl._common.running import run_forward
 from fundl.layer import AnyLayer, Layer, Model
-from fundl.layers._inside import Around, Beside, Sizes
+from fundl.layers._inside import Around, Beside, Sizes, Ts
 from fundl.model import Differentiable, output_shape
-from fundl.shapes import AnySize
 from fundl.tree import describe
 
 Pair = tuple[Tensor, Tensor]
@@ -29,7 +27,6 @@ F = TypeVar("F", bound=Model)
 G = TypeVar("G", bound=Model)
 X = TypeVar("X")
 Y = TypeVar("Y")
-Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
 
 def require_pair(layer: str, x: object) -> Pair:
@@ -106,27 +103,6 @@ class Both(Beside[tuple[object, ...], Pair, Pair], Generic[F, G]):
     def forward(self, x: Pair) -> tuple[Pair, tuple[object, ...]]:
         (y1, y2), residuals = self._forward(*require_pair("both", x))
         return (y1, y2), residuals
-
-    @override
-    def _models(self) -> tuple[object, ...]:
-        return self.first, self.second
-
-    @override
-    def _place(self, index: int) -> str:
-        return f".{self.children[index]}"
-
-    @override
-    def _apart(self, residuals: tuple[object, ...], grad: Pair) -> tuple[tuple[object, ...], Pair]:
-        return residuals, grad
-
-    @override
-    def _grad_x(self, grads_x: Sequence[Tensor]) -> Pair:
-        grad_x1, grad_x2 = grads_x
-        return grad_x1, grad_x2
-
-    @override
-    def _gradient(self, grads: Sequence[object]) -> Self:
-        return self.gradient(*grads)
 
 
 def both(first: F, second: G) -> Both[F, G]:

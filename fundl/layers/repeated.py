@@ -6,14 +6,12 @@ from typing import Generic, Self, cast, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVarTuple, Unpack, override
+from typing_extensions import override
 
 from fundl import tree
 from fundl._common.checks import models
-from fundl.layers._inside import Around, fitting, forward_inside
-from fundl.shapes import AnySize, Kept, S
-
-Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
+from fundl.layers._inside import Around, Ts, fitting, forward_inside
+from fundl.shapes import Kept, S
 
 
 @final

@@ -5,21 +5,18 @@ from typing import Generic, Self, cast, final
 
 import attrs
 import torch
-from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
+from typing_extensions import TypeVar, override
 
 from fundl import tree
 from fundl._common.checks import models
 from fundl.layer import Model
-from fundl.layers._inside import Beside
+from fundl.layers._inside import Beside, Ts
 from fundl.layers.batch_norm import Statistics
 from fundl.layers.pairs import Pair, require_pair
 from fundl.model import output_shape
-from fundl.shapes import AnySize
 from fundl.tree import Record
 
 Kept = TypeVar("Kept", default=object)
-Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 
 
 @final
@@ -99,11 +96,6 @@ class Shared(Beside[KeptOfBoth, Pair, Pair], Generic[*Ts]):
     @override
     def _apart(self, residuals: KeptOfBoth, grad: Pair) -> tuple[tuple[object, ...], Pair]:
         return (residuals.first, residuals.second), grad
-
-    @override
-    def _grad_x(self, grads_x: Sequence[Tensor]) -> Pair:
-        grad_x1, grad_x2 = grads_x
-        return grad_x1, grad_x2
 
     @override
     def _gradient(self, grads: Sequence[object]) -> Self:

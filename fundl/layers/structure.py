@@ -10,16 +10,15 @@ from typing import ClassVar, Generic, Literal, Self, final, overload
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
+from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl import tree
 from fundl._common.checks import models
 from fundl.layer import Layer
-from fundl.layers._inside import Around, Beside, Sizes, fitting, forward_inside
+from fundl.layers._inside import Around, Beside, Sizes, Ts, fitting, forward_inside
 from fundl.layers.batch_norm import Statistics
 from fundl.shapes import AnyShape, AnySize, Joined, Kept, Product, Reshaped, S, Shape, Through
 
-Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 Batch = TypeVar("Batch")
 Rest = TypeVarTuple("Rest")
 
@@ -293,6 +292,10 @@ class Parallel(Beside[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
     @override
     def _models(self) -> tuple[object, ...]:
         return self.branches
+
+    @override
+    def _place(self, index: int) -> str:
+        return f"[{index}]"
 
     @override
     def _apart(

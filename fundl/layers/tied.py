@@ -5,20 +5,19 @@ from typing import Generic, Self, cast, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
+from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl._common import products
 from fundl._common.checks import models
 from fundl._common.running import run_backward
 from fundl.layer import Layer, Model, zero_gradient
-from fundl.layers._inside import fitting, forward_inside
+from fundl.layers._inside import Ts, fitting, forward_inside
 from fundl.layers._layout import as_matrix
 from fundl.layers.embedding import Embedding
 from fundl.shapes import AnySize, Ending, Kept, Shape
 
 Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
 Size = TypeVar("Size", bound=int)
-Ts = TypeVarTuple("Ts", default=Unpack[tuple[AnySize, ...]])
 Lead = TypeVarTuple("Lead")
 
 
