@@ -1,8 +1,9 @@
 """Models: layers and nested tuples of layers, applied and differentiated as one function."""
 
-from typing import Protocol, TypeVar, TypeVarTuple, cast, overload
+from typing import Never, Protocol, TypeVarTuple, cast, overload
 
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from fundl._common.checks import as_model, models, require_gradient, require_loss
 from fundl._common.modes import no_grad
@@ -17,6 +18,7 @@ Grads = TypeVar("Grads", covariant=True)
 X = TypeVar("X")
 Y = TypeVar("Y")
 R = TypeVar("R")
+Kept = TypeVar("Kept", contravariant=True, default=Never)
 Prediction = TypeVar("Prediction")
 Target = TypeVar("Target")
 
@@ -43,13 +45,13 @@ def compose(*layers: *Ts) -> tuple[*Ts]:
     return layers
 
 
-class Differentiable(Protocol[Grads, X, Y, R]):
+class Differentiable(Protocol[Grads, X, Y, Kept]):
     """What every layer is, seen so that a checker finds the type of its gradient, which is its own type."""
 
-    def forward(self, x: X, /) -> tuple[Y, R]:
+    def forward(self, x: X, /) -> tuple[Y, object]:
         """The output, and what backward needs of the computation."""
 
-    def backward(self, residuals: R, grad: Y, /) -> tuple[Grads, X]:
+    def backward(self, residuals: Kept, grad: Y, /) -> tuple[Grads, X]:
         """The gradients with respect to the parameters and the input."""
 
 
@@ -126,12 +128,7 @@ def backward(params: object, residuals: object, grad: object) -> tuple[object, o
 
 
 def backward_params(params: P, residuals: object, grad: object) -> P:
-    """The first half of `backward`, without the work that only the input's gradient would need.
-
-    Args:
-        params: the model that `forward` ran.
-        residuals: what `forward` kept.
-        grad: the gradient with respect to the output, of its shape.
+    """The first half of `backward`, of the same arguments, without the work that only the input's gradient would need.
 
     Returns:
         The gradient with respect to the parameters, of the model's type.
@@ -146,12 +143,7 @@ def backward_input(params: Layer[R, X, Y], residuals: R, grad: Y) -> X: ...  # t
 @overload
 def backward_input(params: Model, residuals: object, grad: Tensor) -> Tensor: ...
 def backward_input(params: object, residuals: object, grad: object) -> object:
-    """The second half of `backward`, without the work that only the parameters' gradients would need.
-
-    Args:
-        params: the model that `forward` ran.
-        residuals: what `forward` kept.
-        grad: the gradient with respect to the output, of its shape.
+    """The second half of `backward`, of the same arguments, without the work that only the parameters' gradients would need.
 
     Returns:
         The gradient with respect to the input.
@@ -195,7 +187,7 @@ def apply(params: object, x: object) -> object:
 
 
 @overload
-def vjp(params: Differentiable[Grads, X, Y, R], x: X, grad: Y) -> tuple[Grads, X]: ...
+def vjp(params: Differentiable[Grads, X, Y], x: X, grad: Y) -> tuple[Grads, X]: ...
 @overload
 def vjp(params: P, x: Tensor, grad: Tensor) -> tuple[P, Tensor]: ...
 def vjp(params: object, x: object, grad: object) -> tuple[object, object]:
@@ -232,7 +224,7 @@ def vjp(params: object, x: object, grad: object) -> tuple[object, object]:
 
 @overload
 def value_and_grad(
-    loss: Loss[Y, Target], params: Differentiable[Grads, X, Y, R], x: X, target: Target
+    loss: Loss[Y, Target], params: Differentiable[Grads, X, Y], x: X, target: Target
 ) -> tuple[Tensor, Grads]: ...
 @overload
 def value_and_grad(loss: Loss[Tensor, Target], params: P, x: Tensor, target: Target) -> tuple[Tensor, P]: ...

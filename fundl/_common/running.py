@@ -34,7 +34,6 @@ def first_forward(params: Model, x: object) -> tuple[object, object]:
     try:
         output, residuals = run_forward(params, x)
     except Exception as error:
-        _require_layers(params, error)
         _require_fit(params, error)
         if _has_meta(params) and not _has_meta(x):
             raise _not_initialized() from error
@@ -50,20 +49,13 @@ def _input(leaf: Tensor) -> Tensor:
     return torch.detach(leaf)
 
 
-def _require_layers(params: Model, error: Exception) -> None:
+def _require_fit(params: Model, error: Exception) -> None:
     """Raise the fault of a model that was not made by `compose`, if the error comes from one."""
     try:
         require_model(params)
-    except TypeError as wrong:
-        raise wrong from error
-
-
-def _require_fit(params: Model, error: Exception) -> None:
-    """Raise a misfit of a model that was not made by `compose`, if the error comes from one."""
-    try:
         of_model(Shape(...), params)
-    except Misfit as misfit:
-        raise misfit from error
+    except (TypeError, Misfit) as wrong:
+        raise wrong from error
 
 
 def _first_layer(params: Model) -> AnyLayer:

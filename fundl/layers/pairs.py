@@ -288,36 +288,31 @@ A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
 D = TypeVar("D")
-R1 = TypeVar("R1")
-R2 = TypeVar("R2")
-R3 = TypeVar("R3")
-R4 = TypeVar("R4")
-R5 = TypeVar("R5")
 
 
 @overload
-def pipe(first: Differentiable[L1, X, Y, R1], /) -> Pipe[X, Y, L1]: ...
+def pipe(first: Differentiable[L1, X, Y], /) -> Pipe[X, Y, L1]: ...
 @overload
-def pipe(first: Differentiable[L1, X, A, R1], second: Differentiable[L2, A, Y, R2], /) -> Pipe[X, Y, L1, L2]: ...
+def pipe(first: Differentiable[L1, X, A], second: Differentiable[L2, A, Y], /) -> Pipe[X, Y, L1, L2]: ...
 @overload
 def pipe(
-    first: Differentiable[L1, X, A, R1], second: Differentiable[L2, A, B, R2], third: Differentiable[L3, B, Y, R3], /
+    first: Differentiable[L1, X, A], second: Differentiable[L2, A, B], third: Differentiable[L3, B, Y], /
 ) -> Pipe[X, Y, L1, L2, L3]: ...
 @overload
 def pipe(
-    first: Differentiable[L1, X, A, R1],
-    second: Differentiable[L2, A, B, R2],
-    third: Differentiable[L3, B, C, R3],
-    fourth: Differentiable[L4, C, Y, R4],
+    first: Differentiable[L1, X, A],
+    second: Differentiable[L2, A, B],
+    third: Differentiable[L3, B, C],
+    fourth: Differentiable[L4, C, Y],
     /,
 ) -> Pipe[X, Y, L1, L2, L3, L4]: ...
 @overload
 def pipe(
-    first: Differentiable[L1, X, A, R1],
-    second: Differentiable[L2, A, B, R2],
-    third: Differentiable[L3, B, C, R3],
-    fourth: Differentiable[L4, C, D, R4],
-    fifth: Differentiable[L5, D, Y, R5],
+    first: Differentiable[L1, X, A],
+    second: Differentiable[L2, A, B],
+    third: Differentiable[L3, B, C],
+    fourth: Differentiable[L4, C, D],
+    fifth: Differentiable[L5, D, Y],
     /,
 ) -> Pipe[X, Y, L1, L2, L3, L4, L5]: ...
 def pipe(*layers: object) -> AnyLayer:

@@ -86,35 +86,30 @@ class Upsample(Layer[Sizes], Generic[Factor, Size]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
         self._require_pixels(x)
-        count, residuals, sizes = x.ndim - 2, Sizes(x.shape), self._sizes(x.shape)
+        residuals, sizes = Sizes(x.shape), self._sizes(x.shape)
         if not x.shape[0]:  # torch's tracer takes no empty batch: its check of shapes is given a number for a truth
             return x.new_empty((*x.shape[:2], *sizes)), residuals
-        factors = [*self._factors(count)]
-        for axis in self._of_kept_size(x.shape, sizes):
-            x, factors[axis] = self._moved(x, axis + 2), None
-        return kernels.upsample[self.mode, count](x, sizes, *self._aligned(), *factors), residuals
+        asked = self._asked(x.shape, sizes)
+        y = kernels.upsample[self.mode, len(sizes)](x, asked, *self._settings(len(sizes)))
+        return _with_ends(y, asked, sizes), residuals
 
     @override
     def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
-        before, count = residuals.sizes, len(residuals.sizes) - 2
-        sizes, factors = self._sizes(before), [*self._factors(count)]
+        before, sizes = residuals.sizes, self._sizes(residuals.sizes)
         require_sizes(grad, (*before[:2], *sizes))
         if not before[0]:
             return self, grad.new_empty(before)
-        kept = self._of_kept_size(before, sizes)
-        for axis in kept:
-            factors[axis] = None
-        grad = kernels.upsample_backward[self.mode, count](grad, sizes, before, *self._aligned(), *factors)
-        for axis in kept:
-            grad = self._moved_back(grad, axis + 2)
-        return self, grad
+        asked = self._asked(before, sizes)
+        grad = _with_ends(grad, sizes, asked)
+        return self, kernels.upsample_backward[self.mode, len(sizes)](grad, asked, before, *self._settings(len(sizes)))
 
     @override
     def output_shape(self, shape: S) -> Resized[S, Factor, Size]:
         return Resized(shape, self.factor, self.size)
 
-    def _aligned(self) -> tuple[bool, ...]:
-        return (self.align_corners,) if self.mode == "linear" else ()
+    def _settings(self, count: int) -> tuple[float | None, ...]:
+        """What the kernels are told besides sizes: whether corners are aligned, if linear, and the factor of each axis."""
+        return (self.align_corners, *self._factors(count)) if self.mode == "linear" else self._factors(count)
 
     def _factors(self, count: int) -> tuple[float | None, ...]:
         """The factor of each axis, as the kernels take them."""
@@ -127,34 +122,16 @@ class Upsample(Layer[Sizes], Generic[Factor, Size]):
             return self.size if isinstance(self.size, tuple) else (self.size,) * len(sides)
         return tuple(math.floor(side * (factor or 1)) for side, factor in zip(sides, self._factors(len(sides)), strict=True))
 
-    # A factor of a little more than 1 may leave a size n as it is: f < 1 + 1/n. Then the positions i / f, or those of mode
-    # "linear", are between i - 1 and i: each pixel is made from itself and, in part, from the one before it. The kernels copy
-    # such an axis, whatever the factor is, and not all of them in both directions.
+    def _asked(self, before: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """The sizes that the kernels are asked for.
 
-    def _of_kept_size(self, before: tuple[int, ...], sizes: tuple[int, ...]) -> list[int]:
-        """The spatial axes that keep their sizes though there is a factor, which moves pixels all the same."""
+        A factor of a little more than 1 may leave a size as it is, and moves pixels all the same. The kernels copy such an
+        axis, and not all of them in both directions: they are asked for one pixel more, at its end, which is left out.
+        """
         if self.factor is None or self.align_corners:
-            return []
+            return sizes
         kept = zip(before[2:], sizes, self._factors(len(sizes)), strict=True)
-        return [axis for axis, (side, size, factor) in enumerate(kept) if side == size and factor != 1]
-
-    def _moved(self, x: Tensor, axis: int) -> Tensor:
-        """y[i] = (1 - s[i]) x[i] + s[i] x[i - 1] along an axis."""
-        one_before = torch.cat((x.narrow(axis, 0, 1), x.narrow(axis, 0, x.shape[axis] - 1)), axis)
-        return one_before if self.mode == "nearest" else torch.lerp(x, one_before, self._shares(x, axis))
-
-    def _moved_back(self, grad: Tensor, axis: int) -> Tensor:
-        """Its vjp: grad_x[i] = (1 - s[i]) grad[i] + s[i + 1] grad[i + 1]."""
-        moved, size = grad * self._shares(grad, axis), grad.shape[axis]
-        last = torch.zeros_like(grad.narrow(axis, 0, 1))
-        return grad - moved + torch.cat((moved.narrow(axis, 1, size - 1), last), axis)
-
-    def _shares(self, x: Tensor, axis: int) -> Tensor:
-        """The share s of the pixel before each one: i less its position, or all for nearest; the first has none before it."""
-        i = torch.arange(x.shape[axis], dtype=torch.float64, device=x.device)
-        factor = self._factors(x.ndim - 2)[axis - 2] or 1.0
-        shares = torch.ones_like(i) if self.mode == "nearest" else (i + 0.5) * (1 - 1 / factor)
-        return (shares * (i > 0)).to(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
+        return tuple(size + (side == size and factor != 1) for side, size, factor in kept)
 
     def _require_pixels(self, x: Tensor) -> None:
         """Raise for an input that the kernels would refuse in other words."""
@@ -170,6 +147,14 @@ class Upsample(Layer[Sizes], Generic[Factor, Size]):
             )
         if 0 in x.shape[1:] or 0 in self._sizes(x.shape):
             raise ValueError(f"{self} leaves no pixel of an input of shape {tuple(x.shape)}")
+
+
+def _with_ends(x: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
+    """A tensor with zeros at the end of its spatial axes, or less there, so that they are of other sizes."""
+    if before == after:
+        return x
+    changes = [size - old for old, size in zip(before, after, strict=True)]
+    return torch.constant_pad_nd(x, [pad for change in reversed(changes) for pad in (0, change)])
 
 
 # --- Frames ------------------------------------------------------------------------------------------------------------
