@@ -173,5 +173,7 @@ AnyLayer: TypeAlias = Layer[Any, Any, Any]  # type: ignore[explicit-any]
 Model: TypeAlias = "AnyLayer | tuple[Model, ...]"
 """A layer, or a tuple of models: the layers of a tuple are applied one after the other."""
 
+P = TypeVar("P", bound=Model)
+
 Loss: TypeAlias = Callable[[Prediction, Target], tuple[Tensor, Prediction]]
 """A loss: from a prediction and its target to the loss' value and its gradient with respect to the prediction."""

@@ -5,7 +5,7 @@ a single score decides for yes where it is above a threshold.
 """
 
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,10 +13,8 @@ from torch import Tensor
 from fundl._common.class_axis import axis_hint, classes_along
 from fundl._common.modes import is_readable
 from fundl._common.suggestions import require_tensor
+from fundl.layer import Prediction, Target
 from fundl.weights import weighed_by
-
-Prediction = TypeVar("Prediction")
-Target = TypeVar("Target")
 
 Metric: TypeAlias = Callable[[Prediction, Target], Tensor]
 """A metric: from a prediction and its target to one number."""

@@ -1,18 +1,16 @@
 """What models, losses and gradients must be, and what is said of what is none."""
 
 from collections.abc import Sequence
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVarTuple
 
 from torch import Tensor
 
 from fundl import tree
 from fundl._common import suggestions
-from fundl.layer import Layer, Loss, Model
+from fundl.layer import Layer, Loss, Model, Prediction, Target
 from fundl.tree import describe
 
 Ts = TypeVarTuple("Ts")
-Prediction = TypeVar("Prediction")
-Target = TypeVar("Target")
 
 
 def models(*parts: *Ts) -> tuple[*Ts]:

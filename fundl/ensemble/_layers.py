@@ -12,12 +12,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.running import named_as
-from fundl.layer import AnyLayer, Layer, Model
+from fundl.layer import AnyLayer, Layer, Model, P
 from fundl.layers.activation import Tanh
 from fundl.layers.linear import Linear
 from fundl.runs import each
 
-P = TypeVar("P", bound=Model)
 T = TypeVar("T")
 
 

@@ -1,7 +1,7 @@
 """The transforms that do for all runs what a transform does for each."""
 
 from collections.abc import Sequence
-from typing import Self, TypeVar, final
+from typing import Self, final
 
 import attrs
 from torch import Tensor
@@ -9,10 +9,8 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl.optim.flat import Tensors
-from fundl.optim.transform import Rule, Transform, require_transform
+from fundl.optim.transform import Rule, S, Transform, require_transform
 from fundl.runs import of_each, together
-
-S = TypeVar("S")
 
 
 def of_runs(transform: Transform[S]) -> Transform[S]:

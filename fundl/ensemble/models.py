@@ -1,7 +1,7 @@
 """Many models as one layer, and back."""
 
 from collections.abc import Sequence
-from typing import Generic, Self, TypeVar, cast, final
+from typing import Generic, Self, cast, final
 
 import attrs
 import torch
@@ -13,13 +13,11 @@ from fundl._common.modes import no_grad
 from fundl._common.running import run_forward
 from fundl.ensemble._layers import as_models, batched
 from fundl.initialization import initialize as initialize_one
-from fundl.layer import Model
+from fundl.layer import Model, P
 from fundl.layers._inside import Around
 from fundl.runs import each, of_each, together
 from fundl.shapes import AnyShape, Shape, expect, of_model
 from fundl.tree import describe
-
-P = TypeVar("P", bound=Model)
 
 
 @final

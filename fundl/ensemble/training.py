@@ -1,32 +1,26 @@
 """The training of all runs at once."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import attrs
 from torch import Tensor
 
 from fundl.ensemble._optimizers import of_runs
 from fundl.ensemble.models import Ensemble, require_keys
-from fundl.layer import Loss, Model
+from fundl.layer import Loss, P, Prediction, Target
 from fundl.metrics import Metric
 from fundl.optim.transform import Transform
 from fundl.runs import MANY
 from fundl.training.evaluation import Evaluation
 from fundl.training.fitting import fold
 from fundl.training.run import Batches, Epoch, Run
-from fundl.training.step import Step, TrainState, step_of
+from fundl.training.step import S, Step, TrainState, X, step_of
 from fundl.training.step import train_state as train_state_of_one
 from fundl.tree import describe
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-P = TypeVar("P", bound=Model)
-S = TypeVar("S")
-X = TypeVar("X")
-Target = TypeVar("Target")
-Prediction = TypeVar("Prediction")
 
 
 def train_state(keys: Tensor, models: Ensemble[P], optimizer: Transform[S]) -> TrainState[Ensemble[P], S]:

@@ -20,15 +20,10 @@ def binary_cross_entropy(prediction: Tensor, target: Tensor, *, reduction: Reduc
     Args:
         prediction: p, probabilities of yes.
         target: t, of the prediction's dtype: 1 for yes, 0 for no, or a probability between.
-        reduction: "mean", "sum" or "batch_mean".
-
-    Shape:
-        any, the same for both, to ()
+        reduction: see `mse`, which also has the shapes.
 
     Raises:
-        ValueError: the shapes differ, there is nothing to average, or the reduction is unknown; on CPUs in eager mode also: a
-            probability is not from 0 to 1.
-        TypeError: the prediction is not floating-point, or the target's dtype differs.
+        ValueError: as for `mse`; on CPUs in eager mode also: a probability is not from 0 to 1.
 
     >>> from fundl import binary_cross_entropy
     >>> binary_cross_entropy(torch.tensor([0.5, 0.75]), torch.tensor([1.0, 1.0]))
@@ -60,15 +55,10 @@ def binary_cross_entropy_with_logits(
         target: t, of the prediction's dtype: 1 for yes, 0 for no, or a probability between.
         pos_weight: w, a number, or a tensor that broadcasts to one sample's shape: above 1 for more recall, below for more
             precision; by default 1.
-        reduction: "mean", "sum" or "batch_mean".
-
-    Shape:
-        any, the same for both, to ()
+        reduction: see `mse`, which also has the shapes.
 
     Raises:
-        ValueError: the shapes differ or pos_weight's does not fit, there is nothing to average, or the reduction is unknown;
-            on CPUs in eager mode also: a target is not from 0 to 1.
-        TypeError: the prediction is not floating-point, or the target's dtype differs.
+        ValueError: as for `mse`, or pos_weight's shape does not fit; on CPUs in eager mode also: a target is not from 0 to 1.
 
     >>> from fundl import binary_cross_entropy_with_logits
     >>> binary_cross_entropy_with_logits(torch.tensor([0.0, 1e4]), torch.tensor([1.0, 1.0]))
@@ -128,14 +118,7 @@ def kl_divergence(
         prediction: x, log-probabilities.
         target: t, probabilities, or their logarithms; of the prediction's dtype.
         log_target: whether the target holds log(t).
-        reduction: "mean", "sum" or "batch_mean".
-
-    Shape:
-        any, the same for both, to ()
-
-    Raises:
-        ValueError: the shapes differ, there is nothing to average, or the reduction is unknown.
-        TypeError: the prediction is not floating-point, or the target's dtype differs.
+        reduction: see `mse`, which also has the shapes and the errors.
 
     Source:
         Kullback and Leibler, On information and sufficiency, 1951.

@@ -15,7 +15,7 @@ def mse(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") ->
     Args:
         prediction: x, floating-point.
         target: t, of the prediction's dtype.
-        reduction: "mean", "sum" or "batch_mean".
+        reduction: "mean", "sum" or "batch_mean": see `fundl.losses`.
 
     Shape:
         any, the same for both, to ()
@@ -45,16 +45,7 @@ def mae(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") ->
     Its gradient is, before the reduction, the sign of x - t: 0 where they are equal.
 
     Args:
-        prediction: x, floating-point.
-        target: t, of the prediction's dtype.
-        reduction: "mean", "sum" or "batch_mean".
-
-    Shape:
-        any, the same for both, to ()
-
-    Raises:
-        ValueError: the shapes differ, there is nothing to average, or the reduction is unknown.
-        TypeError: the prediction is not floating-point, or the target's dtype differs.
+        prediction, target, reduction: see `mse`, which also has the shapes and the errors.
 
     >>> import torch
     >>> from fundl import mae
@@ -78,17 +69,11 @@ def huber(prediction: Tensor, target: Tensor, *, delta: float = 1.0, reduction: 
     That is d^2 / 2 where |d| <= delta, and delta (|d| - delta/2) beyond. Its gradient is, before the reduction, c.
 
     Args:
-        prediction: x, floating-point.
-        target: t, of the prediction's dtype.
+        prediction, target, reduction: see `mse`, which also has the shapes.
         delta: where the parabola becomes a line, in the prediction's units; above 0.
-        reduction: "mean", "sum" or "batch_mean".
-
-    Shape:
-        any, the same for both, to ()
 
     Raises:
-        ValueError: delta is not above 0, the shapes differ, there is nothing to average, or the reduction is unknown.
-        TypeError: the prediction is not floating-point, or the target's dtype differs.
+        ValueError: delta is not above 0; or as for `mse`.
 
     Source:
         Huber, Robust estimation of a location parameter, 1964.

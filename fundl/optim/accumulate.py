@@ -1,7 +1,7 @@
 """Gradients of several micro-batches, gathered into one step: a large batch in a small memory."""
 
 import math
-from typing import Generic, Self, TypeVar, final
+from typing import Generic, Self, final
 
 import attrs
 import torch
@@ -10,11 +10,8 @@ from typing_extensions import override
 
 from fundl._common.numbers import count_of_steps
 from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
-from fundl.optim.transform import Rule, State, Transform, require_transform
+from fundl.optim.transform import P, Rule, S, State, Transform, require_transform
 from fundl.tree import Record, describe
-
-P = TypeVar("P")
-S = TypeVar("S")
 
 
 @final

@@ -1,6 +1,6 @@
 """An exponential moving average of params, which often generalise better than the last ones."""
 
-from typing import Generic, TypeVar, final
+from typing import Generic, final
 
 import attrs
 import torch
@@ -10,10 +10,8 @@ from fundl import tree
 from fundl._common.modes import no_grad
 from fundl._common.numbers import fraction
 from fundl.optim.flat import all_widened, copies, new_count, select
-from fundl.optim.transform import flatten_alike, flatten_params
+from fundl.optim.transform import P, flatten_alike, flatten_params
 from fundl.tree import Record
-
-P = TypeVar("P")
 
 
 @final

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Final, Generic, Self, TypeVar, final
+from typing import Final, Generic, Self, final
 
 import attrs
 import torch
@@ -12,14 +12,10 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common.checks import loss_and_gradient
 from fundl._common.numbers import count_of_steps, positive
-from fundl.layer import Loss
+from fundl.layer import Loss, Prediction, Target
 from fundl.optim.flat import Tensors, new_count, select, times, zeros_like
-from fundl.optim.transform import Rule, Transform, require_transform
+from fundl.optim.transform import Rule, S, Transform, require_transform
 from fundl.tree import Record
-
-S = TypeVar("S")
-Target = TypeVar("Target")
-Prediction = TypeVar("Prediction")
 
 LEAST: Final = 1.0
 MOST: Final = 2.0**24

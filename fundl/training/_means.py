@@ -9,14 +9,13 @@ from torch import Tensor
 
 from fundl import tree
 from fundl._common.modes import callers_mode, no_grad
+from fundl.layer import Prediction, Target
 from fundl.metrics import Metric
 from fundl.runs import Runs, each, of_each
 from fundl.training.step import Report
 from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
 
 T = TypeVar("T")
-Target = TypeVar("Target")
-Prediction = TypeVar("Prediction")
 
 _BUFFER_NUMBERS: Final = 2**20  # so many predicted numbers wait to be measured together
 

@@ -2,23 +2,19 @@
 
 import math
 from collections.abc import Iterable
-from typing import TypeVar, cast, final
+from typing import cast, final
 
 import attrs
 
 from fundl._common.checks import loss_and_gradient
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass
-from fundl.layer import Loss, Model
+from fundl.layer import Loss, Model, Prediction, Target
 from fundl.metrics import Metric
 from fundl.runs import ONE
 from fundl.training._means import Means
-from fundl.training.step import Report, pair
+from fundl.training.step import Report, X, pair
 from fundl.weights import by_rows, rule_of
-
-X = TypeVar("X")
-Target = TypeVar("Target")
-Prediction = TypeVar("Prediction")
 
 
 @final

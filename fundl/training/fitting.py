@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import attrs
 
 from fundl import tree
-from fundl.layer import Model
+from fundl.layer import P, Prediction, Target
 from fundl.memory import keep_freed_memory
 from fundl.metrics import Metric
 from fundl.runs import ONE
@@ -18,16 +18,10 @@ from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner,
 from fundl.training.evaluation import Evaluation
 from fundl.training.interruption import Interrupted, Left
 from fundl.training.run import Batches, Epoch, Run
-from fundl.training.step import Report, Step, TrainState
+from fundl.training.step import Report, S, Step, TrainState, X
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-P = TypeVar("P", bound=Model)
-S = TypeVar("S")
-X = TypeVar("X")
-Target = TypeVar("Target")
-Prediction = TypeVar("Prediction")
 
 
 def fit(

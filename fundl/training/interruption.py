@@ -1,13 +1,10 @@
 """What is left of a run that an error ended: nothing that was done is lost."""
 
-from typing import Self, TypeVar, cast
+from typing import Self, cast
 
-from fundl.layer import Model
+from fundl.layer import P
 from fundl.training.run import Epoch
-from fundl.training.step import TrainState
-
-P = TypeVar("P", bound=Model)
-S = TypeVar("S")
+from fundl.training.step import S, TrainState
 
 
 class Interrupted(KeyboardInterrupt):

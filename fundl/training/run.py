@@ -13,7 +13,7 @@ from torch import Tensor
 from fundl import random, tree
 from fundl._common.modes import callers_mode, inference_mode
 from fundl.data import Minibatches
-from fundl.layer import Model
+from fundl.layer import P, Prediction, Target
 from fundl.metrics import Metric
 from fundl.random import Key
 from fundl.runs import Runs
@@ -21,15 +21,10 @@ from fundl.training._means import Means, for_any_use
 from fundl.training._progress import Progress
 from fundl.training._step_runner import StepRunner
 from fundl.training.evaluation import Evaluation
-from fundl.training.step import Report, Step, TrainState
+from fundl.training.step import Report, S, Step, TrainState, X
 from fundl.weights import by_rows, rule_of
 
-P = TypeVar("P", bound=Model)
-S = TypeVar("S")
 T = TypeVar("T")
-X = TypeVar("X")
-Target = TypeVar("Target")
-Prediction = TypeVar("Prediction")
 
 Batches: TypeAlias = Callable[[Key], Iterable[tuple[X, Target]]] | Iterable[tuple[X, Target]]
 """The batches (x, target) of an epoch: as a function of the epoch's key, or something to go through once per epoch."""

@@ -13,7 +13,7 @@ from fundl import random, tree
 from fundl._common.checks import require_loss, require_model
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass
-from fundl.layer import Loss, Model
+from fundl.layer import Loss, P, Prediction, Target
 from fundl.layers.dropout import rekey
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
@@ -22,11 +22,8 @@ from fundl.runs import ONE, Runs
 from fundl.tree import BUFFER, Record
 from fundl.weights import by_rows, rule_of, weighed_by
 
-P = TypeVar("P", bound=Model)
 S = TypeVar("S")
 X = TypeVar("X")
-Target = TypeVar("Target")
-Prediction = TypeVar("Prediction")
 Reported = TypeVarWithDefault("Reported", default=Tensor)
 
 
