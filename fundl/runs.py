@@ -37,23 +37,22 @@ def each(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
     """
 
     def of_runs(*trees: *Ts) -> T:
+        count_runs(trees, "what is given")
         leaves, structure = tree.flatten(trees)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        require_axis(tensors, trees, "what is given")
         made: list[tuple[list[Tensor | None], tree.Structure[T]]] = []
 
         def of_one(*tensors: Tensor) -> tuple[Tensor, ...]:
-            made.append(tree.flatten(function(*tree.unflatten(structure, filled(leaves, tensors)))))
+            made.append(tree.flatten(function(*tree.unflatten(structure, _filled(leaves, tensors)))))
             return tuple([leaf for leaf in made[0][0] if isinstance(leaf, Tensor)])
 
-        outputs: tuple[Tensor, ...] = torch.vmap(of_one)(*tensors)
-        return tree.unflatten(made[0][1], filled(made[0][0], outputs))
+        outputs: tuple[Tensor, ...] = torch.vmap(of_one)(*[leaf for leaf in leaves if isinstance(leaf, Tensor)])
+        return tree.unflatten(made[0][1], _filled(made[0][0], outputs))
 
     of_runs.__name__ = suggestions.name_of(function)  # for messages
     return of_runs
 
 
-def filled(leaves: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[Tensor | None]:
+def _filled(leaves: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[Tensor | None]:
     """The leaves with other tensors in the places of theirs; what is no tensor stays."""
     remaining = iter(tensors)
     return [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -82,32 +81,13 @@ def share(data: T, runs: int) -> T:
 
 def count_runs(values: object, name: str) -> int:
     """The size of the first axis, that of the runs, which all tensors of a tree must share."""
-    return require_axis(tree.leaves(values), values, name)
-
-
-def require_axis(tensors: Sequence[Tensor], values: object, name: str) -> int:
-    """Raise unless tensors have a first axis of one size, that of the runs; its size."""
-    sizes = {leaf.shape[:1] for leaf in tensors}
+    sizes = {leaf.shape[:1] for leaf in tree.leaves(values)}
     if len(sizes) != 1 or not all(sizes):
         raise ValueError(
             f"in an ensemble, all tensors have a first axis of one size, that of the runs, but {name} is {describe(values)}:"
             " ensemble.share(data, runs) gives all runs the same"
         )
     return sizes.pop()[0]
-
-
-def of_each(values: T) -> list[T]:
-    """A tree with the first axis taken apart: one for each run. The tensors are views."""
-    leaves, structure = tree.flatten(values)
-    tensors = [leaf.unbind() for leaf in leaves if isinstance(leaf, Tensor)]
-    return [tree.unflatten(structure, filled(leaves, column)) for column in zip(*tensors, strict=True)]
-
-
-def together(values: Sequence[T]) -> T:
-    """Trees of one structure, one for each run (or batch, ...), as one with a first axis of these."""
-    leaves, structure = tree.flatten(values[0])
-    columns = zip(*(tree.leaves(value) for value in values), strict=True)
-    return tree.unflatten(structure, filled(leaves, [torch.stack(column) for column in columns]))
 
 
 @final
@@ -126,8 +106,8 @@ class Runs:
         return each(function) if self.axes else function
 
     def apart(self, values: T) -> list[T]:
-        """A tree taken apart: one for each run."""
-        return of_each(values) if self.axes else [values]
+        """A tree taken apart: one for each run. The tensors are views."""
+        return tree.unstack(values, len(tree.leaves(values)[0])) if self.axes else [values]
 
 
 ONE: Final = Runs(0)

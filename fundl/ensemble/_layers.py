@@ -4,7 +4,7 @@ For a `Linear` a product of batches of matrices; for what is `elementwise` the l
 of it. With vmap for all, a step of a small network would take 1.4 times as long.
 """
 
-from typing import Self, TypeVar, cast, final
+from typing import Self, TypeVar, final
 
 import attrs
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.running import named_as
-from fundl.layer import AnyLayer, Layer, Model, P
+from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.activation import Tanh
 from fundl.layers.linear import Linear
 from fundl.runs import each
@@ -31,14 +31,10 @@ def batched(models: Model) -> Model:
     return models if models.elementwise and not models.trainable else _Each(models)
 
 
-def as_models(models: P, grads: object) -> P:
-    """The gradients that the layers of `batched` found, as those of the models."""
-    return cast("P", _unbatched(models, grads))  # each layer's gradient has its class, at its place
-
-
-def _unbatched(models: Model, grads: object) -> Model:
+def as_models(models: Model, grads: object) -> Model:
+    """The gradients that the layers of `batched` found, as those of the models: each has the class of its layer."""
     if isinstance(models, tuple) and isinstance(grads, tuple):
-        return named_as(models, [_unbatched(part, grad) for part, grad in zip(models, grads, strict=True)])
+        return named_as(models, [as_models(part, grad) for part, grad in zip(models, grads, strict=True)])
     if isinstance(models, Linear) and isinstance(grads, _Linears):
         return models.gradient(grads.weight, grads.bias)
     return grads.layer if isinstance(grads, _Each) else models

@@ -10,7 +10,6 @@ from typing_extensions import override
 from fundl import tree
 from fundl.optim.flat import Tensors
 from fundl.optim.transform import Rule, S, Transform, require_transform
-from fundl.runs import of_each, together
 
 
 def of_runs(transform: Transform[S]) -> Transform[S]:
@@ -33,10 +32,10 @@ class _EachRun(Transform[S]):
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> S:
         of_one = tuple(path.removeprefix(".models") for path in paths)
-        states = [self.transform.start(leaves_of_one, of_one) for leaves_of_one in of_each(leaves)]
+        states = [self.transform.start(leaves_of_one, of_one) for leaves_of_one in tree.unstack(leaves, len(leaves[0]))]
         for run, state in enumerate(states):
             tree.require_same_structure(states[0], state, names=("the optimizer's state of run 0", f"that of run {run}"))
-        return together(states)
+        return tree.stack(states)
 
     @override
     def change(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
@@ -63,8 +62,5 @@ class _EachRun(Transform[S]):
         return [self.transform.weighed(weight) for weight in of_runs]
 
     def _of_each(self, rules: Sequence[Rule[S]], grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
-        states = of_each(state) if tree.leaves(state) else [state] * len(rules)
-        of_runs = zip(rules, of_each(grads), states, of_each(params), strict=True)
-        return together(
-            [rule(grads_of_run, state_of_run, params_of_run) for rule, grads_of_run, state_of_run, params_of_run in of_runs]
-        )
+        of_runs = tree.unstack((grads, state, params), len(rules))
+        return tree.stack([rule(*of_run) for rule, of_run in zip(rules, of_runs, strict=True)])

@@ -15,7 +15,7 @@ from fundl.ensemble._layers import as_models, batched
 from fundl.initialization import initialize as initialize_one
 from fundl.layer import Model, P
 from fundl.layers._inside import Around
-from fundl.runs import each, of_each, together
+from fundl.runs import each
 from fundl.shapes import AnyShape, Shape, expect, of_model
 from fundl.tree import describe
 
@@ -76,7 +76,7 @@ class Ensemble(Around[None], Generic[P]):
     def output_shape(self, shape: AnyShape) -> AnyShape:
         runs, *of_run = shape.leading(1)
         expect("runs", runs, self.runs)
-        return Shape(self.runs, *of_model(Shape(*of_run), of_each(self.models)[0]).sizes)
+        return Shape(self.runs, *of_model(Shape(*of_run), unstack(self)[0]).sizes)
 
 
 def initialize(
@@ -131,7 +131,7 @@ def stack(models: Sequence[P]) -> Ensemble[P]:
                     f" model {place} has {describe(other)}"
                 )
     with no_grad():
-        return Ensemble(together(models))
+        return Ensemble(tree.stack(models))
 
 
 def unstack(models: Ensemble[P]) -> list[P]:
@@ -143,7 +143,7 @@ def unstack(models: Ensemble[P]) -> list[P]:
     >>> ensemble.unstack(ensemble.initialize(split(key(0), 2), linear(2, 1)))
     [Linear(weight=float32[1, 2], bias=float32[1]), Linear(weight=float32[1, 2], bias=float32[1])]
     """
-    return of_each(models.models)
+    return tree.unstack(models.models, models.runs)
 
 
 def require_keys(keys: Tensor) -> int:

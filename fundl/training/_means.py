@@ -11,7 +11,7 @@ from fundl import tree
 from fundl._common.modes import callers_mode, no_grad
 from fundl.layer import Prediction, Target
 from fundl.metrics import Metric
-from fundl.runs import Runs, each, of_each
+from fundl.runs import Runs, each
 from fundl.training.step import Report
 from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
 
@@ -53,7 +53,7 @@ class Means(Generic[Prediction, Target]):
         self._weights += weights.unbind() if isinstance(weights, Tensor) else [weights] * count
         self.examples += count * count_along(x, 1)
         if self._measured is not None:
-            self._measured.add_many(reports.prediction, target)
+            self._measured.add_many(count, reports.prediction, target)
 
     def results(self) -> list[tuple[float, float]]:
         """The mean loss and metric, NaN if there is none, of each run; there must have been batches."""
@@ -97,12 +97,12 @@ class _Measured(Generic[Prediction, Target]):
         if self._waiting_numbers > _BUFFER_NUMBERS:
             self._measure_waiting()
 
-    def add_many(self, prediction: Prediction, target: Target) -> None:
+    def add_many(self, count: int, prediction: Prediction, target: Target) -> None:
         together = prediction, target
         if self._may_wait and all(leaf.ndim > 1 for leaf in tree.leaves(together)):
             self.add(*tree.map(lambda leaf: leaf.flatten(0, 1), together))
         else:
-            for one in of_each(together):
+            for one in tree.unstack(together, count):
                 self.add(*one)
 
     def mean(self) -> list[float]:

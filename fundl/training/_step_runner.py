@@ -11,7 +11,6 @@ from fundl import tree
 from fundl._compiling import inductor, torch_private
 from fundl._compiling.scan import Scanned, scan
 from fundl._compiling.tracing import TraceError
-from fundl.runs import together
 from fundl.training._progress import Progress
 
 S = TypeVar("S")
@@ -80,7 +79,7 @@ class CompiledStepRunner(StepRunner[S, B, R]):
                     state = taken[0]
                     yield taken
             else:
-                stacked = together(group)
+                stacked = tree.stack(group)
                 state, reports = many(state, stacked)
                 yield state, stacked, reports, len(group)
 
@@ -91,7 +90,7 @@ class CompiledStepRunner(StepRunner[S, B, R]):
         self._shown.say("compiling the step ...")
         start = time.perf_counter()
         try:
-            self._many(state, together([batch]))
+            self._many(state, tree.stack([batch]))
         except Exception as error:  # what is wrong with the step itself comes up again as it runs as it is
             if self._insist:
                 raise

@@ -61,15 +61,17 @@ def stack(trees: Sequence[T]) -> T:
     (tensor([[0., 0.],
             [1., 1.]]), None)
     """
-    leaves, structure = flatten(trees[0])
-    for place, other in enumerate(trees[1:], start=1):
-        require_same_structure(trees[0], other, names=("tree 0", f"tree {place}"))
-    columns = zip(*(flatten(other)[0] for other in trees), strict=True)
-    stacked = [None if leaf is None else _stacked(column) for leaf, column in zip(leaves, columns, strict=True)]
-    return unflatten(structure, stacked)
+    flat = [flatten(tree) for tree in trees]
+    structure = flat[0][1]
+    for place, (_, other) in enumerate(flat):
+        if other != structure:
+            require_same_structure(trees[0], trees[place], names=("tree 0", f"tree {place}"))
+    return unflatten(structure, [_stacked(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)])
 
 
-def _stacked(column: tuple[Tensor | None, ...]) -> Tensor:
+def _stacked(column: tuple[Tensor | None, ...]) -> Tensor | None:
+    if not isinstance(column[0], Tensor):  # None, or what a user's tree holds besides
+        return column[0]
     tensors = [leaf for leaf in column if leaf is not None]
     if len(tensors) < len(column):
         raise TypeError(f"at the same place, some of the trees have a tensor and others None: {describe(column)}")
@@ -88,8 +90,8 @@ def unstack(tree: T, count: int) -> list[T]:
     [(tensor([1., 2.]), None), (tensor([3., 4.]), None)]
     """
     leaves, structure = flatten(tree)
-    rows = zip(*((None,) * count if leaf is None else leaf.unbind() for leaf in leaves), strict=True) if leaves else ()
-    return [unflatten(structure, row) for row in rows] if leaves else [tree] * count
+    columns = [leaf.unbind() if isinstance(leaf, Tensor) else (leaf,) * count for leaf in leaves]
+    return [unflatten(structure, row) for row in zip(*columns, strict=True)] if leaves else [tree] * count
 
 
 def cast_to(tree: T, dtype: torch.dtype) -> T:
