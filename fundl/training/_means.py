@@ -93,7 +93,7 @@ class _Measured(Generic[Prediction, Target]):
             self._measure(prediction, target)
             return
         self._waiting.append((prediction, target))
-        self._waiting_numbers += prediction.numel() if isinstance(prediction, Tensor) else _numbers_in(prediction)
+        self._waiting_numbers += prediction.numel() if isinstance(prediction, Tensor) else tree.count(prediction)
         if self._waiting_numbers > _BUFFER_NUMBERS:
             self._measure_waiting()
 
@@ -110,8 +110,11 @@ class _Measured(Generic[Prediction, Target]):
         return _mean(self._numbers, self._weights, self._runs.axes)
 
     def _measure_waiting(self) -> None:
-        for together in concatenated(self._waiting, self._runs.axes):
-            self._measure(*together)
+        alike: dict[object, list[tuple[Prediction, Target]]] = {}
+        for place, batch in enumerate(self._waiting):
+            alike.setdefault(_kind(*batch, self._runs.axes) or place, []).append(batch)
+        for batches in alike.values():
+            self._measure(*_concatenated(batches, self._runs.axes))
         self._waiting, self._waiting_numbers = [], 0
 
     def _measure(self, prediction: Prediction, target: Target) -> None:
@@ -133,66 +136,36 @@ class _Measured(Generic[Prediction, Target]):
         return number
 
 
-def _numbers_in(values: object) -> int:
-    return sum(leaf.numel() for leaf in tree.leaves(values))
-
-
 def for_any_use(values: T) -> T:
     """A tree with copies of what was made in inference mode: autograd, and writing in place, refuse such tensors."""
     return tree.map(lambda leaf: leaf.clone() if leaf.is_inference() else leaf, values)
 
 
-# --- Batches as one -------------------------------------------------------------------------------------------------
+def _kind(prediction: object, target: object, axis: int) -> object:
+    """What predictions and targets that are one but for their rows, along an axis, have in common; None if they cannot be."""
+    leaves: Sequence[object] = (prediction, target)
+    kind: list[object] = []
+    if not (isinstance(prediction, Tensor) and isinstance(target, Tensor)):  # two need no walk, which takes as long as the rest
+        leaves, structure = tree.flatten((prediction, target))
+        kind.append(structure)
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and leaf.ndim > axis:
+            kind += leaf.shape[:axis], leaf.shape[axis + 1 :], leaf.dtype, leaf.device
+        elif leaf is None:
+            kind.append(None)
+        else:
+            return None
+    return tuple(kind)
 
 
-def concatenated(batches: Sequence[T], axis: int = 0) -> list[T]:
-    """Batches that are alike in all but their rows as one, along an axis; one that is like no other stays by itself."""
-    if len(batches) < 2:
-        return [*batches]
-    structure = tree.flatten(batches[0])[1]
-    leaves, of_all = tree.flatten([*batches])  # one walk for all: there may be many small ones
-    if of_all == tree.flatten([batches[0]] * len(batches))[1]:
-        width = len(leaves) // len(batches)
-        columns = [leaves[place::width] for place in range(width)]
-        if all(_are_alike(column, axis) for column in columns):
-            return [tree.unflatten(structure, [_cat(column, axis) for column in columns])]
-    alike: dict[object, list[T]] = {}
-    for place, batch in enumerate(batches):
-        alike.setdefault(_kind(batch, axis) or place, []).append(batch)
-    return [one for group in alike.values() for one in concatenated(group, axis)]
-
-
-def _are_alike(column: Sequence[object], axis: int) -> bool:
-    """Whether tensors can be put together along an axis."""
-    first = column[0]
-    if not isinstance(first, Tensor):
-        return all(leaf is None for leaf in column)
-    shape, dtype, rest = first.shape, first.dtype, _rest(first, axis)
-    for leaf in column:
-        if not isinstance(leaf, Tensor) or leaf.dtype is not dtype or leaf.device != first.device:
-            return False
-        if leaf.shape != shape and _rest(leaf, axis) != rest:
-            return False
-    return len(shape) > axis
-
-
-def _rest(leaf: Tensor, axis: int) -> tuple[torch.Size, torch.Size]:
-    return leaf.shape[:axis], leaf.shape[axis + 1 :]
-
-
-def _kind(batch: object, axis: int) -> object:
-    """What batches must have in common to be made one; None if this one cannot be one with others."""
-    leaves, structure = tree.flatten(batch)
-    tensors = tree.leaves(batch)
-    if any(leaf.ndim <= axis for leaf in tensors) or len(tensors) + sum(leaf is None for leaf in leaves) < len(leaves):
-        return None
-    kinds = [leaf if leaf is None else (_rest(leaf, axis), leaf.dtype, leaf.device) for leaf in leaves]
-    return structure, *kinds
-
-
-def _cat(column: Sequence[Tensor | None], axis: int) -> Tensor | None:
-    tensors = [leaf for leaf in column if leaf is not None]
-    return torch.cat(tensors, axis) if tensors else None
+def _concatenated(batches: Sequence[T], axis: int) -> T:
+    """Batches of one kind as one."""
+    if len(batches) == 1:
+        return batches[0]
+    structure, leaves = tree.flatten(batches[0])[1], tree.flatten([*batches])[0]
+    width = structure.num_leaves
+    columns = [[leaf for leaf in leaves[place::width] if leaf is not None] for place in range(width)]
+    return tree.unflatten(structure, [torch.cat(column, axis) if column else None for column in columns])
 
 
 # --- Numbers --------------------------------------------------------------------------------------------------------
@@ -200,9 +173,8 @@ def _cat(column: Sequence[Tensor | None], axis: int) -> Tensor | None:
 
 def _mean(numbers: Sequence[Tensor], weights: Sequence[Weight], axes: Literal[0, 1]) -> list[float]:
     """The weighted mean of numbers, for each run. One of weight 0 does not count: it may be no number at all."""
-    of_runs = _values(numbers, axes)
     heavy = _values(weights, axes)
-    return [_mean_of_run(values, heavy[run % len(heavy)]) for run, values in enumerate(of_runs)]
+    return [_mean_of_run(values, heavy[run % len(heavy)]) for run, values in enumerate(_values(numbers, axes))]
 
 
 def _mean_of_run(values: Sequence[float], weights: Sequence[float]) -> float:
