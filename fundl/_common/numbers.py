@@ -1,32 +1,28 @@
 """Checks of numbers that a user gives: attrs validators that say which is wrong, and what it can be."""
 
 import math
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 import attrs
 
-
-def non_negative(_record: object, field: "attrs.Attribute[float]", value: float) -> None:
-    """Refuse all but finite numbers of 0 or more."""
-    if not 0 <= number(field.name, value) < math.inf:
-        raise ValueError(f"{field.name} must be a finite number of 0 or more, not {value}")
+_Check: TypeAlias = "Callable[[object, attrs.Attribute[float], float], None]"
 
 
-def positive(_record: object, field: "attrs.Attribute[float]", value: float) -> None:
-    """Refuse all but finite numbers above 0."""
-    if not 0 < number(field.name, value) < math.inf:
-        raise ValueError(f"{field.name} must be a finite number above 0, not {value}")
+def _all_but(fits: Callable[[float], bool], what: str) -> _Check:
+    """Refuse all but numbers that fit."""
+
+    def check(_record: object, field: "attrs.Attribute[float]", value: float) -> None:
+        if not fits(number(field.name, value)):
+            raise ValueError(f"{field.name} must be {what}, not {value}")
+
+    return check
 
 
-def finite(_record: object, field: "attrs.Attribute[float]", value: float) -> None:
-    """Refuse all but finite numbers."""
-    if not math.isfinite(number(field.name, value)):
-        raise ValueError(f"{field.name} must be a finite number, not {value}")
-
-
-def fraction(_record: object, field: "attrs.Attribute[float]", value: float) -> None:
-    """Refuse all but numbers from 0 up to, but not, 1."""
-    if not 0 <= number(field.name, value) < 1:
-        raise ValueError(f"{field.name} must be in [0, 1), not {value}")
+non_negative: Final = _all_but(lambda value: 0 <= value < math.inf, "a finite number of 0 or more")
+positive: Final = _all_but(lambda value: 0 < value < math.inf, "a finite number above 0")
+finite: Final = _all_but(math.isfinite, "a finite number")
+fraction: Final = _all_but(lambda value: 0 <= value < 1, "in [0, 1)")
 
 
 def count_of_steps(_record: object, field: "attrs.Attribute[int]", value: int) -> None:

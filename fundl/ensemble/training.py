@@ -90,13 +90,11 @@ def fit(
     Args:
         step: makes the next state, as that of `ensemble.train_step` does.
         state: to begin with; it stays as it is.
-        batches: of an epoch, for all runs. A function of the epoch's keys, one for each run:
-            ``lambda keys: ensemble.minibatches(keys, data, 10)``; or anything that gives pairs (x, target) each time it is
-            gone through.
-        epochs: how often to go through the batches.
+        batches: of an epoch, for all runs: as `fit` takes them, but that a function has the epoch's keys, one for each run:
+            ``lambda keys: ensemble.minibatches(keys, data, 10)``.
+        epochs, evaluate_every: see `fit`.
         metric: of one run, to be measured on the training batches as well.
         evaluate: measures one model, on other data; it is called for each.
-        evaluate_every: after how many epochs to do so. After the last it is done in any case.
         progress: as `fit` takes it; shown are the means over the runs.
 
     Returns:

@@ -254,8 +254,7 @@ def adamw(
     and `step` does so in one fused kernel.
 
     Args:
-        rate: the learning rate, a number of 0 or more or a schedule.
-        beta1, beta2, epsilon, amsgrad: see `scale_by_adam`.
+        rate, beta1, beta2, epsilon, amsgrad: see `adam`.
         weight_decay, where: see `add_decayed_weights`.
 
     Source:

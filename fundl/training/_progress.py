@@ -4,13 +4,12 @@ Nothing runs in the background: what is shown changes when the computation calls
 """
 
 import time
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, final
 
 from typing_extensions import override
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Console
 
 _REFRESH: Final = 0.1  # seconds between two looks of the bar
 _LINES: Final = 20  # about so many lines tell of a whole computation
@@ -23,9 +22,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Leave on the screen what is there."""
 
     def move(self, done: float) -> None:
@@ -72,8 +69,7 @@ class Lines(Progress):
         now = time.monotonic()
         if part % self._every == 0 or part == self._total or now - self._printed >= _SILENCE:
             self._printed = now
-            line = f"{self._what} {part:>{len(str(self._total))}}/{self._total}  {summary}  {speed}"
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self.say(f"{self._what} {part:>{len(str(self._total))}}/{self._total}  {summary}  {speed}")
 
 
 @final
@@ -82,6 +78,7 @@ class Bar(Progress):
 
     def __init__(self, console: "Console", what: str, total: int) -> None:
         # Loaded here for the same reason as above.
+        from rich.console import Group  # noqa: PLC0415
         from rich.live import Live  # noqa: PLC0415
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
         from rich.progress import Progress as RichProgress  # noqa: PLC0415
@@ -97,6 +94,7 @@ class Bar(Progress):
         self._what, self._total = what, total
         self._task = self._bar.add_task(self._description(0), total=total, speed="")
         self._summary = Text(no_wrap=True, overflow="ellipsis")
+        self._shown = Group(self._bar, self._summary)
         self._live = Live(console=console, auto_refresh=False)
         self._due = 0.0
 
@@ -109,9 +107,7 @@ class Bar(Progress):
         return self
 
     @override
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._live.stop()
 
     @override
@@ -123,7 +119,7 @@ class Bar(Progress):
     @override
     def say(self, what: str) -> None:
         self._summary.plain = what
-        self._live.update(self._shown(), refresh=True)
+        self._live.update(self._shown, refresh=True)
 
     @override
     def finish(self, part: int, summary: str, speed: str) -> None:
@@ -136,9 +132,4 @@ class Bar(Progress):
 
     def _draw(self, done: float) -> None:
         self._bar.update(self._task, completed=done)
-        self._live.update(self._shown(), refresh=True)
-
-    def _shown(self) -> "Group":
-        from rich.console import Group  # noqa: PLC0415
-
-        return Group(self._bar, self._summary)
+        self._live.update(self._shown, refresh=True)
