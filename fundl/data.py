@@ -87,7 +87,10 @@ class Minibatches(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         # Gathering rows has a price per call, and one per new page of memory: a chunk of a few batches pays little of both.
         leaves, structure = tree.flatten(self.data)
-        for rows in self._chunks(sum(leaf[:1].nbytes for leaf in leaves if leaf is not None)):
+        batch_bytes = self.batch_size * sum(leaf[:1].nbytes for leaf in leaves if leaf is not None)
+        step = max(1, _CHUNK_BYTES // max(1, batch_bytes)) * self.batch_size
+        for start in range(0, self.rows, step):
+            rows = range(start, min(start + step, self.rows))
             columns = [
                 repeat(None) if leaf is None else torch.split(self._take(leaf, rows), self.batch_size) for leaf in leaves
             ]
@@ -102,7 +105,8 @@ class Minibatches(Generic[T]):
         (tensor([[0, 1],
                 [2, 3]]), tensor([4]))
         """
-        full, rest = range(self.rows - self.rows % self.batch_size), range(self.rows - self.rows % self.batch_size, self.rows)
+        end = self.rows - self.rows % self.batch_size
+        full, rest = range(end), range(end, self.rows)
 
         def several(leaf: Tensor) -> Tensor:
             rows = self._take(leaf, full)
@@ -112,12 +116,6 @@ class Minibatches(Generic[T]):
             tree.map(several, self.data) if full else None,
             tree.map(lambda leaf: self._take(leaf, rest), self.data) if rest else None,
         )
-
-    def _chunks(self, row_bytes: int) -> Iterator[range]:
-        """Consecutive ranges of rows, each of so many whole batches that it takes about a chunk's bytes."""
-        step = max(1, _CHUNK_BYTES // max(1, row_bytes * self.batch_size)) * self.batch_size
-        for start in range(0, self.rows, step):
-            yield range(start, min(start + step, self.rows))
 
     def _take(self, leaf: Tensor, rows: range) -> Tensor:
         if self.order is None:

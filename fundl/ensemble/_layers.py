@@ -43,23 +43,14 @@ def as_models(models: Model, grads: object) -> Model:
 @final
 @attrs.frozen(eq=False)
 class _Linears(Layer[Tensor]):
-    """R affine maps: y[r] = x[r] W[r]^T + b[r].
+    """R affine maps: y[r] = x[r] W[r]^T + b[r], from (R, ..., in) to (R, ..., out).
 
     Its vjp: grad_weight[r] = grad[r]^T x[r], grad_bias[r] = the sum over the rows of grad[r], grad_x[r] = grad[r] W[r].
-
-    Args:
-        weight: W, of shape (R, out, in).
-        bias: b, of shape (R, out), or None.
-
-    Shape:
-        (R, ..., in) to (R, ..., out)
-
-    Residuals:
-        The input, as columns, shared, not copied.
+    The input is kept, as columns, shared, not copied.
     """
 
-    weight: Tensor
-    bias: Tensor | None
+    weight: Tensor  # (R, out, in)
+    bias: Tensor | None  # (R, out)
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,15 +122,11 @@ class _Tanh(Layer[Tensor]):
 @final
 @attrs.frozen(eq=False)
 class _Each(Layer[object]):
-    """R layers of any kind, by way of `each`.
-
-    Args:
-        layer: whose tensors have a first axis of size R.
-    """
+    """R layers of any kind, by way of `each`."""
 
     takes_integers = True  # if the layer does
 
-    layer: AnyLayer
+    layer: AnyLayer  # its tensors have a first axis of size R
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, object]:

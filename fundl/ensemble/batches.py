@@ -49,9 +49,7 @@ def minibatches(keys: Tensor | None, data: T, batch_size: int, *, drop_last: boo
     if not is_shared:  # the rows of all runs, one run below the other
         order = order + rows * torch.arange(runs, device=order.device).unsqueeze(1)
         rows_of = tree.map(lambda leaf: leaf.flatten(0, 1), data)
-    pieces = [
-        piece.flatten() for piece in torch.split(order[:, :used], batch_size, 1)
-    ]  # batch after batch, in each run after run
+    pieces = [piece.flatten() for piece in torch.split(order[:, :used], batch_size, 1)]  # of each batch, run after run
     return RunMinibatches(Minibatches(rows_of, torch.cat(pieces), used * runs, batch_size * runs), runs)
 
 

@@ -59,17 +59,25 @@ class Accumulate(Transform[AccumulateState[S]]):
         self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor | None = None
     ) -> tuple[P, State[P, AccumulateState[S]]]:
         """As `Transform.update`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
-        return self._run(self._of(weight).change, grads, state, params)
+        return self._run(self._counting(weight).change, grads, state, params)
 
     @override
     def step(
         self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor | None = None
     ) -> tuple[P, State[P, AccumulateState[S]]]:
         """As `Transform.step`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
-        return self._run(self._of(weight).move, grads, state, params)
+        return self._run(self._counting(weight).move, grads, state, params)
 
-    def _of(self, weight: float | Tensor | None) -> Self:
-        return self if weight is None else self.weighed(_positive(weight))
+    def _counting(self, weight: float | Tensor | None) -> Self:
+        """The transform for a micro-batch of this weight, which must be one number above 0."""
+        if weight is None:
+            return self
+        if isinstance(weight, Tensor):
+            if weight.ndim:
+                raise ValueError(f"the weight of a micro-batch is one number: a tensor without axes, not {describe(weight)}")
+        elif not 0 < weight < math.inf:
+            raise ValueError(f"the weight of a micro-batch is a finite number above 0, not {weight}")
+        return self.weighed(weight)
 
     @override
     def weighed(self, weight: float | Tensor) -> Self:
@@ -109,15 +117,6 @@ class Accumulate(Transform[AccumulateState[S]]):
             total=tuple(torch.where(full, 0.0, part) for part in total),
             inner=select(full, inner, state.inner),
         )
-
-
-def _positive(weight: float | Tensor) -> float | Tensor:
-    if isinstance(weight, Tensor):
-        if weight.ndim:
-            raise ValueError(f"the weight of a micro-batch is one number: a tensor without axes, not {describe(weight)}")
-    elif not 0 < weight < math.inf:
-        raise ValueError(f"the weight of a micro-batch is a finite number above 0, not {weight}")
-    return weight
 
 
 def accumulate(transform: Transform[S], steps: int) -> Accumulate[S]:
