@@ -19,21 +19,7 @@ Initial values, the order of batches and what dropout drops agree with those of 
 computed for all runs by one kernel, which may round a last bit differently: kernels do, by where in a tensor a number stands.
 """
 
-from fundl.ensemble.batches import RunMinibatches, minibatches
-from fundl.ensemble.models import Ensemble, initialize, stack, unstack
-from fundl.ensemble.training import fit, train_state, train_step
-from fundl.runs import each, share
-
-__all__ = [
-    "Ensemble",
-    "RunMinibatches",
-    "each",
-    "fit",
-    "initialize",
-    "minibatches",
-    "share",
-    "stack",
-    "train_state",
-    "train_step",
-    "unstack",
-]
+from fundl.ensemble.batches import RunMinibatches as RunMinibatches, minibatches as minibatches
+from fundl.ensemble.models import Ensemble as Ensemble, initialize as initialize, stack as stack, unstack as unstack
+from fundl.ensemble.training import fit as fit, train_state as train_state, train_step as train_step
+from fundl.runs import each as each, share as share

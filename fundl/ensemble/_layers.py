@@ -4,7 +4,7 @@ For a `Linear` a product of batches of matrices; for what is `elementwise` the l
 of it. With vmap for all, a step of a small network would take 1.4 times as long.
 """
 
-from typing import Self, TypeVar, final
+from typing import Self, final
 
 import attrs
 import torch
@@ -16,8 +16,6 @@ from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.activation import Tanh
 from fundl.layers.linear import Linear
 from fundl.runs import each
-
-T = TypeVar("T")
 
 
 def batched(models: Model) -> Model:

@@ -64,7 +64,7 @@ class AddDecayedWeights(Transform[DecayState]):
     @override
     def change(self, grads: Tensors, state: DecayState, params: Tensors) -> tuple[Tensors, DecayState]:
         mask = self.mask(state, grads)
-        if not mask or True not in mask:
+        if True not in mask:
             return grads, state
         if False not in mask:
             return torch._foreach_add(grads, params, alpha=self.weight_decay), state

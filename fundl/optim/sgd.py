@@ -56,17 +56,16 @@ class _Trace(Transform[TraceState]):
 
     @override
     def change(self, grads: Tensors, state: TraceState, params: Tensors) -> tuple[Tensors, TraceState]:
-        if not state.trace and self.momentum == 0:
+        if not state.trace:
+            if self.momentum:
+                raise StateError(f"momentum={self.momentum}", "a trace of the gradients")
             return grads, state
+        require_fit(state.trace, grads)
         count = None if state.count is None else state.count + 1
         if self.momentum == 0:
-            require_fit(state.trace, grads)
             return grads, TraceState(copies(grads), count)
-        if not state.trace:
-            raise StateError(f"momentum={self.momentum}", "a trace of the gradients")
         if self.dampening and state.count is None:
             raise StateError(f"dampening={self.dampening}", "a count of steps")
-        require_fit(state.trace, grads)
         damped = grads
         if state.count is not None:
             damped = times(grads, 1 - self.dampening * (state.count > 0).to(torch.float64))

@@ -21,18 +21,18 @@ _BUFFER_NUMBERS: Final = 2**20  # so many predicted numbers wait to be measured 
 
 
 class Means(Generic[Prediction, Target]):
-    """The mean loss and metric of many batches. Numbers stay on their device until the results are asked for.
+    """The mean loss and metric of many batches, of each run. Numbers stay on their device until the results are asked for.
 
     Args:
-        rule: how the batches' losses weigh.
+        loss: what knows how the batches' losses weigh: the loss, or a step of it.
         metric: to be measured as well.
-        runs: whether the numbers are of one run, or of many, each of which has means of its own.
+        runs: one, or many.
     """
 
-    def __init__(self, rule: Rule, metric: Metric[Prediction, Target] | None, runs: Runs) -> None:
+    def __init__(self, loss: object, metric: Metric[Prediction, Target] | None, runs: Runs) -> None:
         self.losses: list[Tensor] = []
         self.examples: int = 0
-        self._rule: Rule = runs.each(rule)
+        self._rule: Rule = runs.each(rule_of(loss) or by_rows)
         self._axes = runs.axes
         self._weights: list[Weight] = []
         self._measured = None if metric is None else _Measured(metric, runs)

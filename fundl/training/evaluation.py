@@ -14,7 +14,6 @@ from fundl.metrics import Metric
 from fundl.runs import ONE
 from fundl.training._means import Means
 from fundl.training.step import Report, X, pair
-from fundl.weights import by_rows, rule_of
 
 
 @final
@@ -63,7 +62,7 @@ def evaluate(
     >>> evaluate(mse, layer, [data]) == evaluate(mse, layer, minibatches(None, data, 2)) == Evaluation(loss=4.0)
     True
     """
-    means = Means(rule_of(loss) or by_rows, metric, ONE)
+    means = Means(loss, metric, ONE)
     for batch in batches:
         x, target = pair(batch)
         with no_grad():

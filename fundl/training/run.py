@@ -3,12 +3,11 @@
 import math
 import operator
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Generic, TypeAlias, TypeVar, final
 
 import attrs
 import torch
-from torch import Tensor
 
 from fundl import random, tree
 from fundl._common.modes import callers_mode, inference_mode
@@ -22,7 +21,6 @@ from fundl.training._progress import Progress
 from fundl.training._step_runner import StepRunner
 from fundl.training.evaluation import Evaluation
 from fundl.training.step import Report, S, Step, TrainState, X
-from fundl.weights import by_rows, rule_of
 
 T = TypeVar("T")
 
@@ -87,14 +85,14 @@ class Run(Generic[P, S, X, Target, Prediction]):
                 f"the state is what train_state(key, model, optimizer) makes, or a step or fit returned, not"
                 f" {tree.describe(self.good)}"
             )
-        self._current = _copied(self.good)
+        self._current = tree.map(torch.clone, self.good)
 
     def epoch(self, shown: Progress) -> tuple[Epoch, ...]:
         """Make an epoch; its state is `good` once all is well with its numbers."""
         start, first_step, number = time.perf_counter(), int(self.good.step), self.epochs + 1
         means = self._go_through(first_step, shown)
         results = self._results(means, number, first_step)
-        good = _copied(self._current)
+        good = tree.map(torch.clone, self._current)
         last_step = first_step + self._steps
         self._require_finite(good.model, f"epoch {number}, step {last_step}")
         self.good, self.epochs, self.examples = good, number, means.examples * len(results)
@@ -111,7 +109,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
 
     def _go_through(self, first_step: int, shown: Progress) -> Means[Prediction, Target]:
         """Make a step of each batch."""
-        means = Means(rule_of(self.step) or by_rows, self.metric, self.runs)
+        means = Means(self.step, self.metric, self.runs)
         batches = self.batches(self._epoch_key(first_step)) if callable(self.batches) else self.batches
         steps = operator.length_hint(batches) or self._steps
         if self._runner is None:
@@ -182,20 +180,12 @@ def _outside(mode: callers_mode, batches: Iterable[T]) -> Iterator[T]:
         yield batch
 
 
-def _copied(state: TrainState[P, S]) -> TrainState[P, S]:
-    return tree.map(torch.clone, state)
-
-
 def _not_finite(model: object) -> str | None:
     """Where the first trainable leaf is that is not finite; None if all are."""
     leaves = tree.trainable_leaves(model)
     largest = torch._foreach_norm([leaf for leaf in leaves if leaf.numel()], math.inf)
-    if all(of_device.isfinite().all() for of_device in _by_device(largest)):
-        return None
-    return next(path for path, leaf in zip(tree.trainable_paths(model), leaves, strict=True) if not leaf.isfinite().all())
-
-
-def _by_device(numbers: Sequence[Tensor]) -> list[Tensor]:
-    """Numbers, those of each device as one tensor, so that each is waited for once."""
-    devices = dict.fromkeys(number.device for number in numbers)
-    return [torch.stack([number for number in numbers if number.device == device]) for device in devices]
+    for device in {number.device for number in largest}:  # each is waited for once
+        if not torch.stack([number for number in largest if number.device == device]).isfinite().all():
+            paths = zip(tree.trainable_paths(model), leaves, strict=True)
+            return next(path for path, leaf in paths if not leaf.isfinite().all())
+    return None
