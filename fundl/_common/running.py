@@ -220,12 +220,8 @@ def _input_alone(part: Model, residuals: object, grad: object) -> tuple[Model, o
 def _run_back(params: tuple[Model, ...], kept: list[object], run_part: _Part, last: int = 0) -> list[Model]:
     """Run the parts of a tuple backward, from the last one to the one at `last`: all gradients; the parts before it stay.
 
-    Args:
-        params: the parts.
-        kept: the residuals of the parts and, at the end, the gradient with respect to the output. They are taken out, and
-            the gradient with respect to the input of the part at `last` is put there.
-        run_part: runs one part.
-        last: the place of the part to end with.
+    In `kept` are the residuals of the parts and, at the end, the gradient with respect to the output. They are taken out, and
+    the gradient with respect to the input of the part at `last` is put there.
     """
     grads, place, grad = [*params], len(params), kept.pop()
     try:
@@ -298,13 +294,8 @@ def _note_part(error: Exception, params: tuple[Model, ...], index: int) -> None:
 
 
 def note_place(error: Exception, step: str) -> None:
-    """Put a step in front of the place where an error arose: for layers that run several models.
-
-    Args:
-        error: what is being raised.
-        step: from the layer, such as ".second", or from its first field, such as "[1]".
-    """
-    _put_in_front(error, step, named=step.startswith("."))
+    """Say for a layer that runs several models in which of them an error arose, such as ".second" or ".branches[1]"."""
+    _put_in_front(error, step, named=True)
 
 
 def _put_in_front(error: Exception, step: str, *, named: bool) -> None:

@@ -65,8 +65,8 @@ class Attention:
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, key: Key | None) -> Attended:
         """Each query's mean of the values that it sees, 0 if it sees none; with `mask` (B, S) True where a key is real."""
-        dropping = key is not None and self.dropout > 0
-        if not dropping and self._has_kernel(q, k):
+        key = key if self.dropout > 0 else None
+        if key is None and self._has_kernel(q, k):
             return Attended(q, k, v, *half.attention(q, k, v, self.causal, _added(mask, q.dtype)))
         scores = torch.matmul(q, _for_each_query_head(k, q).transpose(-1, -2)) * (1 / math.sqrt(q.shape[-1]))
         hidden = self._hidden(scores, mask)
@@ -75,11 +75,9 @@ class Attention:
         weights = torch.softmax(scores, -1)
         if hidden is not None:
             weights = weights.masked_fill(hidden, 0)  # the softmax of nothing is NaN
-        values = _for_each_query_head(v, q)
-        if key is None or not dropping:
-            return Attended(q, k, v, torch.matmul(weights, values), probabilities=weights)
-        drawn = bernoulli(key.to(q.device), tuple(weights.shape), probability=1 - self.dropout)
-        return Attended(q, k, v, torch.matmul(self._dropped(weights, drawn), values), probabilities=weights, drawn=drawn)
+        drawn = None if key is None else bernoulli(key.to(q.device), tuple(weights.shape), probability=1 - self.dropout)
+        output = torch.matmul(self._dropped(weights, drawn), _for_each_query_head(v, q))
+        return Attended(q, k, v, output, probabilities=weights, drawn=drawn)
 
     def backward(self, attended: Attended, mask: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The gradients with respect to q, k and v."""
@@ -88,10 +86,8 @@ class Attention:
             kept = attended.output, attended.logsumexp
             return half.attention_backward(grad, q, k, v, *kept, self.causal, _added(mask, q.dtype))
         assert weights is not None  # one of the two is kept
-        grad_weights = torch.matmul(grad, _for_each_query_head(v, q).transpose(-1, -2))
-        if drawn is not None:
-            grad_weights = self._dropped(grad_weights, drawn)
-        grad_v = torch.matmul((weights if drawn is None else self._dropped(weights, drawn)).transpose(-1, -2), grad)
+        grad_weights = self._dropped(torch.matmul(grad, _for_each_query_head(v, q).transpose(-1, -2)), drawn)
+        grad_v = torch.matmul(self._dropped(weights, drawn).transpose(-1, -2), grad)
         grad_scores = softmax_backward(grad_weights, weights, -1) * (1 / math.sqrt(q.shape[-1]))
         grad_q = torch.matmul(grad_scores, _for_each_query_head(k, q))
         grad_k = torch.matmul(grad_scores.transpose(-1, -2), q)
@@ -108,8 +104,8 @@ class Attention:
         later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
         return later if hidden is None else hidden | later
 
-    def _dropped(self, x: Tensor, drawn: Tensor) -> Tensor:
-        return x * drawn * (1 / (1 - self.dropout))
+    def _dropped(self, x: Tensor, drawn: Tensor | None) -> Tensor:
+        return x if drawn is None else x * drawn * (1 / (1 - self.dropout))
 
 
 def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

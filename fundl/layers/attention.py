@@ -16,13 +16,10 @@ from fundl.layers._layout import as_matrix
 from fundl.layers._refusals import require_at_least_one, require_dtype
 from fundl.layers.positional import Rotation, rotation
 from fundl.random import Key
-from fundl.shapes import AnySize, Shape, expect
+from fundl.shapes import Batch, Features, Shape, Steps, expect
 from fundl.tree import BUFFER
 
-Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
 Size = TypeVar("Size", bound=int)
-Batch = TypeVar("Batch")
-Steps = TypeVar("Steps")
 
 # --- Projections -------------------------------------------------------------------------------------------------------
 
@@ -150,8 +147,10 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         few = self.key_value_heads or self.heads
         groups = self.heads, few, few
         heads = _heads(x, self.weight, self.bias, sum(groups), layer="SelfAttention")  # (B, H + 2 K, T, d)
-        turning = self._rotation(heads)
-        if turning is not None:  # in place: the memory is the layer's own, and no one has seen it yet
+        turning = None
+        if self.rotary is not None:
+            turning = rotation(*heads.shape[2:], base=self.rotary, dtype=heads.dtype, device=heads.device)
+            # in place: the memory is the layer's own, and no one has seen it yet
             turned = heads.narrow(1, 0, groups[0] + groups[1])
             turned.copy_(turning.forward(turned))
         q, k, v = heads.split_with_sizes(groups, 1)
@@ -175,11 +174,6 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         batch, steps, features = shape.exactly(3)
         expect("features", features, self.weight.shape[-1])
         return Shape(batch, steps, features)
-
-    def _rotation(self, heads: Tensor) -> Rotation | None:
-        if self.rotary is None:
-            return None
-        return rotation(heads.shape[2], heads.shape[3], base=self.rotary, dtype=heads.dtype, device=heads.device)
 
 
 @with_suggestions
@@ -263,20 +257,12 @@ class CrossAttention(Layer[_KeptOfBoth, tuple[Tensor, Tensor], Tensor], Generic[
         query_bias: e, of shape (H d,), or None.
         weight: W, of shape (2 K d, M), with K heads for keys and values.
         bias: b, of shape (2 K d,), or None.
-        output_weight: U, of shape (F, H d).
-        output_bias: c, of shape (F,), or None.
-        heads: H.
-        key_value_heads: K, which divides H; None, the default, for H.
-        dropout: the probability to drop a weight of the mean, from 0, the default, up to, but not including, 1.
-        key: what dropout draws from; None, the default, for no dropout. `rekey` fills it.
         memory_mask: of shape (B, S) and dtype bool, True where a position of the memory is real; None, the default, if all
             are. `on_masked_pair` fills it.
-        query_weight_init: how `initialize` draws the weight of the queries. This and the others are as in `SelfAttention`.
-        query_bias_init: how it draws their bias.
-        weight_init: how it draws the weight of keys and values.
-        bias_init: how it draws their bias.
-        output_weight_init: how it draws the output's weight.
-        output_bias_init: how it draws the output's bias.
+        query_weight_init: how `initialize` draws the weight of the queries; from Xavier's uniform distribution by default.
+        query_bias_init: how it draws their bias; zeros by default.
+
+    All other fields are as in `SelfAttention`.
 
     Shape:
         x (B, T, F) and memory (B, S, M) to (B, T, F)
@@ -372,12 +358,8 @@ def cross_attention(
         features: F, size of the last axis of x, and of the output; a multiple of the heads.
         heads: H, how many; each has F / H features.
         memory_features: M, size of the memory's last axis; by default F.
-        bias: whether to add biases.
-        weight_init: how to draw the weights of queries, keys and values, each by itself and with its own fans.
-        bias_init: how to draw their biases, likewise.
-        dtype: the parameters' dtype.
 
-    All other options are fields of `CrossAttention`.
+    All other options are those of `self_attention`.
 
     Raises:
         ValueError: a size is less than 1, the heads do not divide the features, or K does not divide H; an option is out of

@@ -121,5 +121,4 @@ def rekey(model: P, key: Key) -> P:
 
 
 def _is_stochastic(record: Record) -> bool:
-    # A key of attention is a child of that name as well, but no buffer.
-    return "key" in record.children and "fundl.buffer" in attrs.fields_dict(type(record))["key"].metadata
+    return "key" in record.children and "key" not in record.trainable  # a key that is no parameter of that name

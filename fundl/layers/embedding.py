@@ -5,7 +5,7 @@ from typing import Generic, Self, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl._common import half
 from fundl._common.suggestions import with_suggestions
@@ -15,11 +15,9 @@ from fundl.layer import Layer, zero_gradient
 from fundl.layers._layout import require_sizes
 from fundl.layers._refusals import require_at_least_one
 from fundl.random import Key
-from fundl.shapes import AnySize, Shape
+from fundl.shapes import Features, Lead, Shape
 
-Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
 Out = TypeVar("Out", bound=int)
-Lead = TypeVarTuple("Lead")
 
 
 @final
@@ -66,8 +64,11 @@ class Embedding(Layer[Tensor], OwnFans, Generic[Features]):
     weight_init: Initializer = attrs.field(default=normal(), kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if self.padding is not None:
-            _require_token(self.padding, self.weight.shape[0])
+        vocabulary = self.weight.shape[0]
+        if self.padding is not None and not 0 <= self.padding < vocabulary:
+            raise ValueError(
+                f"Embedding's padding must be a token of the vocabulary, 0 to {vocabulary - 1}, not {self.padding}"
+            )
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,15 +144,9 @@ def embedding(
     """
     require_at_least_one(vocabulary=vocabulary, features=features)
     if padding is not None:
-        _require_token(padding, vocabulary)
         weight_init = ZeroRow(weight_init, padding)
     weight = torch.empty(vocabulary, features, dtype=dtype, device="meta")
     return Embedding(weight, padding=padding, weight_init=weight_init)
-
-
-def _require_token(padding: int, vocabulary: int) -> None:
-    if not 0 <= padding < vocabulary:
-        raise ValueError(f"Embedding's padding must be a token of the vocabulary, 0 to {vocabulary - 1}, not {padding}")
 
 
 @attrs.frozen

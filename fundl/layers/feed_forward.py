@@ -1,12 +1,11 @@
 """What widens features, bends them and narrows them again, at each position for itself: feed-forward networks, and gates."""
 
-from typing import Generic, Literal, Self, TypeVar, final, overload
+from typing import Generic, Literal, Self, final, overload
 
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar as TypeVarWithDefault
-from typing_extensions import TypeVarTuple, override
+from typing_extensions import TypeVar, TypeVarTuple, override
 
 from fundl._common import kernels
 from fundl._common.suggestions import with_suggestions
@@ -15,16 +14,12 @@ from fundl.layers._refusals import require_at_least_one
 from fundl.layers.activation import Sigmoid
 from fundl.layers.linear import Linear, linear
 from fundl.layers.self_gated import GELU, SiLU
-from fundl.shapes import AnyShape, AnySize, Quotient, Shape
+from fundl.shapes import AnyShape, AnySize, Batch, Channels, Last, Lead, Quotient, Shape
 
 A = TypeVar("A", bound=AnyLayer)
 Features = TypeVar("Features", bound=int)
 Hidden = TypeVar("Hidden", bound=int)
-Axis = TypeVarWithDefault("Axis", bound=int, covariant=True, default=AnySize)
-Batch = TypeVar("Batch")
-Channels = TypeVar("Channels")
-Last = TypeVar("Last")
-Lead = TypeVarTuple("Lead")
+Axis = TypeVar("Axis", bound=int, covariant=True, default=AnySize)
 Rest = TypeVarTuple("Rest")
 
 

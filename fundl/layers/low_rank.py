@@ -6,7 +6,7 @@ from typing import Generic, Self, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import override
 
 from fundl._common import products
 from fundl._common.suggestions import with_suggestions
@@ -14,15 +14,9 @@ from fundl.initializers import Initializer, uniform_fan_in, zeros
 from fundl.layer import Layer
 from fundl.layers._layout import as_matrix
 from fundl.layers._refusals import require_at_least_one
-from fundl.layers.linear import Linear, explain_misfit
-from fundl.shapes import AnySize, Shape, expect
+from fundl.layers.linear import In, InFeatures, Linear, Out, OutFeatures, explain_misfit
+from fundl.shapes import Lead, Shape, expect
 from fundl.tree import BUFFER
-
-InFeatures = TypeVar("InFeatures", bound=int, covariant=True, default=AnySize)
-OutFeatures = TypeVar("OutFeatures", bound=int, covariant=True, default=AnySize)
-In = TypeVar("In", bound=int)
-Out = TypeVar("Out", bound=int)
-Lead = TypeVarTuple("Lead")
 
 
 @final

@@ -19,16 +19,13 @@ from fundl._common.checks import models, require_model
 from fundl._common.half import in_float32
 from fundl.layer import AnyLayer, Layer, Model, zero_gradient
 from fundl.layers._inside import Around, Sizes, Ts, fitting, forward_inside
-from fundl.shapes import S, Shape, Through
+from fundl.shapes import Batch, Features, S, Shape, Steps, Through
 from fundl.tree import BUFFER, Record, describe
 
 P = TypeVar("P", bound=Model)
 T = TypeVar("T")
 L = TypeVar("L", bound=AnyLayer)
 Y = TypeVar("Y")
-Batch = TypeVar("Batch")
-Steps = TypeVar("Steps")
-Features = TypeVar("Features")
 
 
 @final

@@ -5,7 +5,7 @@ from typing import Generic, Self, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, OwnFans
@@ -13,13 +13,10 @@ from fundl.initializers import Initializer, normal
 from fundl.layer import Layer
 from fundl.layers._refusals import require_at_least_one, require_dtype
 from fundl.layers._same_shape import SameShape
-from fundl.shapes import AnySize, Shape, expect
+from fundl.shapes import Features, Lead, Shape, Steps, expect
 from fundl.tree import Record
 
-Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
 Out = TypeVar("Out", bound=int)
-Steps = TypeVar("Steps")
-Lead = TypeVarTuple("Lead")
 
 
 # --- Learned -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 A layer made of layers holds them in a tuple, typed part by part, and so is its gradient: ``grads.layers[0].weight``.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import ClassVar, Generic, Literal, Self, final, overload
@@ -16,10 +17,10 @@ from fundl import tree
 from fundl._common.checks import models
 from fundl.layer import Layer
 from fundl.layers._inside import Around, Beside, Sizes, Ts, fitting, forward_inside
+from fundl.layers._same_shape import SameShape
 from fundl.layers.batch_norm import Statistics
-from fundl.shapes import AnyShape, AnySize, Joined, Kept, Product, Reshaped, S, Shape, Through
+from fundl.shapes import AnyShape, AnySize, Batch, Joined, Kept, Product, Reshaped, S, Shape, Through
 
-Batch = TypeVar("Batch")
 Rest = TypeVarTuple("Rest")
 
 
@@ -28,7 +29,7 @@ Rest = TypeVarTuple("Rest")
 
 @final
 @attrs.frozen(eq=False)
-class Identity(Layer[None]):
+class Identity(SameShape, Layer[None]):
     """The input itself: y = x, where a layer is due and none is wanted.
 
     Its vjp: grad_x = grad.
@@ -56,10 +57,6 @@ class Identity(Layer[None]):
     @override
     def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
         return self, grad
-
-    @override
-    def output_shape(self, shape: S) -> S:
-        return shape
 
 
 Start = TypeVar("Start", bound=int, covariant=True, default=AnySize)
@@ -285,7 +282,7 @@ class Parallel(Beside[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
         outputs, kept = self._forward(*[x] * len(self.branches))
         if self.join == "sum":
             _require_one_shape(outputs)
-            return _sum(outputs), (None, kept)
+            return functools.reduce(torch.add, outputs), (None, kept)
         _require_one_shape_but_for(self.axis, outputs)
         return torch.cat([*outputs], self.axis), (Sizes(tuple(output.shape[self.axis] for output in outputs)), kept)
 
@@ -295,7 +292,7 @@ class Parallel(Beside[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
 
     @override
     def _place(self, index: int) -> str:
-        return f"[{index}]"
+        return f".branches[{index}]"
 
     @override
     def _apart(
@@ -306,7 +303,7 @@ class Parallel(Beside[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
 
     @override
     def _grad_x(self, grads_x: Sequence[Tensor]) -> Tensor:
-        return _sum(grads_x)
+        return functools.reduce(torch.add, grads_x)
 
     @override
     def _gradient(self, grads: Sequence[object]) -> Self:
@@ -317,19 +314,12 @@ class Parallel(Beside[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
         return Joined(shape, self.branches, join=self.join, axis=self.axis)
 
 
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return total
-
-
 def _require_one_shape(outputs: Sequence[Tensor]) -> None:
     shapes = [tuple(output.shape) for output in outputs]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError(
-            f"parallel adds the outputs of its branches, which must be of one shape, but they are {_listed(shapes)}:"
-            " give the branches one size, or join them with join='concatenate'"
+            "parallel adds the outputs of its branches, which must be of one shape, but they are"
+            f" {', '.join(map(str, shapes))}: give the branches one size, or join them with join='concatenate'"
         )
 
 
@@ -340,12 +330,8 @@ def _require_one_shape_but_for(axis: int, outputs: Sequence[Tensor]) -> None:
     if any(rest != rests[0] for rest in rests) or not all(-len(shape) <= axis < len(shape) for shape in shapes):
         raise ValueError(
             f"parallel concatenates the outputs of its branches along axis {axis}, which all must have, and no other size may"
-            f" differ, but they are {_listed(shapes)}"
+            f" differ, but they are {', '.join(map(str, shapes))}"
         )
-
-
-def _listed(shapes: list[tuple[int, ...]]) -> str:
-    return ", ".join(str(shape) for shape in shapes)
 
 
 def parallel(*branches: *Ts, join: Literal["sum", "concatenate"] = "sum", axis: int = -1) -> Parallel[*Ts]:

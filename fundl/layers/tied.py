@@ -5,7 +5,7 @@ from typing import Generic, Self, cast, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl._common import products
 from fundl._common.checks import models
@@ -14,11 +14,9 @@ from fundl.layer import Layer, Model, zero_gradient
 from fundl.layers._inside import Ts, fitting, forward_inside
 from fundl.layers._layout import as_matrix
 from fundl.layers.embedding import Embedding
-from fundl.shapes import AnySize, Ending, Kept, Shape
+from fundl.shapes import AnySize, Ending, Features, Kept, Lead, Shape
 
-Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
 Size = TypeVar("Size", bound=int)
-Lead = TypeVarTuple("Lead")
 
 
 @final

@@ -4,13 +4,12 @@ A block is a composition of layers, no more, and a stack is a tuple of blocks: w
 Whoever wants another block composes one.
 """
 
-from typing import Generic, Protocol, Self, TypeAlias, TypedDict, TypeVar, cast, final, overload
+from typing import Generic, Protocol, Self, TypeAlias, TypedDict, cast, final, overload
 
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar as TypeVarWithDefault
-from typing_extensions import Unpack, override
+from typing_extensions import TypeVar, Unpack, override
 
 from fundl._common.checks import require_model
 from fundl._common.running import note_place, run_backward
@@ -26,7 +25,7 @@ from fundl.layers.normalization import LayerNorm, layer_norm
 from fundl.layers.self_gated import GELU
 from fundl.layers.structure import Residual, residual
 from fundl.model import output_shape
-from fundl.shapes import AnySize
+from fundl.shapes import AnySize, Features
 
 Size = TypeVar("Size", bound=int)
 Norm = TypeVar("Norm", bound=AnyLayer)
@@ -34,11 +33,10 @@ Network = TypeVar("Network", bound=Model)
 T = TypeVar("T")
 Part = TypeVar("Part", bound=Model)
 Block = TypeVar("Block", bound=AnyLayer)
-Features = TypeVarWithDefault("Features", bound=int, covariant=True, default=AnySize)
-NormOf = TypeVarWithDefault("NormOf", bound=AnyLayer, covariant=True, default=AnySize)
-NetworkOf = TypeVarWithDefault("NetworkOf", bound=Model, covariant=True, default=AnySize)
+NormOf = TypeVar("NormOf", bound=AnyLayer, covariant=True, default=AnySize)
+NetworkOf = TypeVar("NetworkOf", bound=Model, covariant=True, default=AnySize)
 GradX = TypeVar("GradX", covariant=True)
-BlockOf = TypeVarWithDefault("BlockOf", bound=AnyLayer, covariant=True, default=AnySize)
+BlockOf = TypeVar("BlockOf", bound=AnyLayer, covariant=True, default=AnySize)
 
 AttentionPart: TypeAlias = Residual[Norm, SelfAttention[Size], Dropout]
 """The first part of a block: x + dropout(attention(norm(x)))."""
@@ -175,15 +173,16 @@ def encoder(blocks: int, block: Part, norm: Norm) -> tuple[tuple[Part, ...], Nor
     >>> len(model[0]), model[0][5][0].layers[1].heads
     (6, 4)
     """
-    stack = _repeated(blocks, block), norm
-    require_model(stack)
+    stack = _stack(blocks, block, norm)
     output_shape(stack)  # raises, if they do not fit
     return stack
 
 
-def _repeated(blocks: int, block: Part) -> tuple[Part, ...]:
+def _stack(blocks: int, block: Part, norm: Norm) -> tuple[tuple[Part, ...], Norm]:
     require_at_least_one(blocks=blocks)
-    return (block,) * blocks
+    stack = (block,) * blocks, norm
+    require_model(stack)
+    return stack
 
 
 # --- Decoders ----------------------------------------------------------------------------------------------------------
@@ -223,11 +222,11 @@ class DecoderBlock(Layer[tuple[object, ...], tuple[Tensor, Tensor], Tensor], Gen
     @override
     def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[object, ...]]:
         queries, memory = x
-        u, kept_before = _forward(self.layers[0], "[0]", queries)
-        normal, kept_norm = _forward(self.layers[1], "[1]", u)
-        seen, kept_attention = _forward(self.layers[2], "[2]", (normal, memory))
-        seen, kept_dropout = _forward(self.layers[3], "[3]", seen)
-        y, kept_after = _forward(self.layers[4], "[4]", u + seen)
+        u, kept_before = _forward(self.layers[0], ".layers[0]", queries)
+        normal, kept_norm = _forward(self.layers[1], ".layers[1]", u)
+        seen, kept_attention = _forward(self.layers[2], ".layers[2]", (normal, memory))
+        seen, kept_dropout = _forward(self.layers[3], ".layers[3]", seen)
+        y, kept_after = _forward(self.layers[4], ".layers[4]", u + seen)
         return y, (kept_before, kept_norm, kept_attention, kept_dropout, kept_after)
 
     @override
@@ -289,9 +288,9 @@ class Decoder(Layer[tuple[object, ...], tuple[Tensor, Tensor], Tensor], Generic[
     def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[object, ...]]:
         (y, memory), kept = x, list[object]()
         for place, block in enumerate(self.layers[0]):
-            y, residuals = _forward(block, f"[0][{place}]", (y, memory))
+            y, residuals = _forward(block, f".layers[0][{place}]", (y, memory))
             kept.append(residuals)
-        y, residuals = _forward(self.layers[1], "[1]", y)
+        y, residuals = _forward(self.layers[1], ".layers[1]", y)
         return y, (*kept, residuals)
 
     @override
@@ -402,6 +401,4 @@ def decoder(blocks: int, block: Block, norm: Norm) -> Decoder[Block, Norm]:
     >>> len(model.layers[0]), model.layers[0][5].layers[2].heads
     (6, 4)
     """
-    stack = _repeated(blocks, block), norm
-    require_model(stack)
-    return Decoder(stack)
+    return Decoder(_stack(blocks, block, norm))

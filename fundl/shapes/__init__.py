@@ -25,8 +25,9 @@ from ._computed import (
     Window as Window,
 )
 from ._changed import (
-    Ending as Ending, Padded as Padded, Reshaped as Reshaped, Resized as Resized, S as S, Setting as Setting,
-    Spreads as Spreads, Value as Value, Windows as Windows,
+    Batch as Batch, Channels as Channels, Ending as Ending, Features as Features, Last as Last, Lead as Lead, Padded as Padded,
+    Reshaped as Reshaped, Resized as Resized, S as S, Setting as Setting, Spreads as Spreads, Steps as Steps, Value as Value,
+    Windows as Windows,
 )
 from ._layers import (
     Folded as Folded, Joined as Joined, Kept as Kept, Stated as Stated, Through as Through, name_of as name_of,

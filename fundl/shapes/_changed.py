@@ -4,16 +4,21 @@ import math
 from collections.abc import Sequence
 from typing import Generic, Literal, TypeAlias
 
-from typing_extensions import TypeVar
+from typing_extensions import TypeVar, TypeVarTuple
 
 from ._computed import First, Product, Second, Spread, Sum, Window
-from ._sizes import AnyShape, Axes, Misfit, Shape, Size, Unknown, numbers_of, unknowns
+from ._sizes import AnyShape, AnySize, Axes, Misfit, Shape, Size, Unknown, numbers_of, unknowns
 
+# What the rules of many layers call their input's shape, and its sizes
 S = TypeVar("S", bound=Shape)
-Last = TypeVar("Last")
 Batch = TypeVar("Batch")
-Example = TypeVar("Example")
+Steps = TypeVar("Steps")
 Channels = TypeVar("Channels")
+Features = TypeVar("Features", bound=int, covariant=True, default=AnySize)
+Lead = TypeVarTuple("Lead")
+Last = TypeVar("Last")
+
+Example = TypeVar("Example")
 Settings = TypeVar("Settings")
 
 
