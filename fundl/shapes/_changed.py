@@ -25,8 +25,6 @@ Settings = TypeVar("Settings")
 class Ending(AnyShape, Generic[S, Last]):
     """The shape S with another size of its last axis."""
 
-    __slots__ = ()
-
     def __init__(self, shape: S, last: Size) -> None:
         super().__init__(*shape.trailing(1)[:-1], last)
 
@@ -41,8 +39,6 @@ def per_axis(value: Value, count: int) -> tuple[Value, ...]:
 
 class Resized(AnyShape, Generic[S, First, Second]):
     """The shape S with all axes behind the channels made larger by a factor, or of another size."""
-
-    __slots__ = ()
 
     def __init__(self, shape: S, factor: Value, size: Value) -> None:
         count = next((len(value) for value in (factor, size) if isinstance(value, tuple)), None)
@@ -64,8 +60,6 @@ def _resized(side: Size, factor: Value, size: Value) -> Size:
 class Padded(AnyShape, Generic[S, First]):
     """The shape S with so many elements more at each of the last axes: one number for both ends, or one for each."""
 
-    __slots__ = ()
-
     def __init__(self, shape: S, padding: Value) -> None:
         if isinstance(padding, tuple):
             sizes = shape.trailing(len(padding))
@@ -83,8 +77,6 @@ def _both_ends(pad: Value) -> Size:
 
 class Reshaped(AnyShape, Generic[Batch, Example, *Axes]):
     """A batch of examples of other sizes, one of which may be -1, made of examples of the given axes."""
-
-    __slots__ = ()
 
     def __init__(self, batch: Size, sizes: tuple[Size, ...], *axes: Size) -> None:
         super().__init__(batch, *_reshaped(sizes, axes))
@@ -109,10 +101,13 @@ Setting: TypeAlias = Size | tuple[Size, ...] | Literal["same"]
 _SIDES = ("length", "height and width", "depth, height and width")
 
 
-def _along(axes: tuple[Size, ...], settings: tuple[Setting, ...]) -> tuple[str, Sequence[tuple[Size, ...]]]:
-    """What the axes are called, and the size and the settings of each."""
+def _slid(
+    kind: type[Window[Size, Size]] | type[Spread[Size, Size]], axes: tuple[Size, ...], settings: tuple[Setting, ...]
+) -> tuple[Size, ...]:
+    """What becomes of the axes that windows lie along."""
     each = [_of_each(setting, len(axes)) for setting in settings]
-    return _SIDES[min(len(axes), len(_SIDES)) - 1], list(zip(axes, *each, strict=True))
+    sides = _SIDES[min(len(axes), len(_SIDES)) - 1]
+    return tuple(kind.of(*numbers, sides=sides) for numbers in zip(axes, *each, strict=True))
 
 
 def _of_each(setting: Setting, axes: int) -> tuple[Size, ...]:
@@ -131,13 +126,8 @@ class Windows(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
     Windows(10, 8, 26, 24)
     """
 
-    __slots__ = ()
-
     def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, ...], *axes: Size) -> None:
-        if settings[2:3] != ("same",):
-            sides, numbers = _along(axes, settings)
-            axes = tuple(Window.of(*each, sides=sides) for each in numbers)
-        super().__init__(batch, channels, *axes)
+        super().__init__(batch, channels, *(axes if settings[2:3] == ("same",) else _slid(Window, axes, settings)))
 
 
 class Spreads(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
@@ -149,8 +139,5 @@ class Spreads(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
     Spreads(10, 8, 28, 29)
     """
 
-    __slots__ = ()
-
     def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, ...], *axes: Size) -> None:
-        sides, numbers = _along(axes, settings)
-        super().__init__(batch, channels, *(Spread.of(*each, sides=sides) for each in numbers))
+        super().__init__(batch, channels, *_slid(Spread, axes, settings))

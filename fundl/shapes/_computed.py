@@ -169,12 +169,9 @@ class Spread(Generic[Length, Kernel, Stride, Padding, Dilation, OutputPadding]):
 
         Args:
             length: of the axis: how many windows there are.
-            kernel: how many elements each window has.
-            stride: from one window to the next.
+            kernel: how many elements each has; stride, dilation and sides are as for `Window.of`, too.
             padding: elements that are cut off in front, and as many behind.
-            dilation: from one element of a window to the next.
             output_padding: elements that are put behind.
-            sides: what a message calls the axes that the windows lie along.
 
         Raises:
             Misfit: nothing is left.

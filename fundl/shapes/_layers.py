@@ -89,16 +89,12 @@ def _run(shape: AnyShape, layer: object) -> tuple[AnyShape, Place | None]:
 class Through(AnyShape, Generic[S, *Layers]):
     """What layers that are applied one after the other make of the shape S."""
 
-    __slots__ = ()
-
     def __init__(self, shape: S, layers: tuple[*Layers]) -> None:
         super().__init__(*_through(shape, layers)[0].sizes)
 
 
 class Kept(AnyShape, Generic[S, *Layers]):
     """The shape S, which layers that are applied one after the other must keep."""
-
-    __slots__ = ()
 
     def __init__(self, shape: S, layers: tuple[*Layers]) -> None:
         output, giver = _through(shape, layers)
@@ -112,8 +108,6 @@ class Kept(AnyShape, Generic[S, *Layers]):
 
 class Folded(AnyShape, Generic[S, *Layers]):
     """What layers make of the shape S, whose first two axes are one to them: (B, T, ...) is (B T, ...), and back."""
-
-    __slots__ = ()
 
     def __init__(self, shape: S, layers: tuple[*Layers]) -> None:
         if shape.front is not None:  # one axis more or less makes no difference to any number of axes
@@ -134,8 +128,6 @@ class Joined(AnyShape, Generic[S, *Layers]):
 
     Types do not tell which: fundl_mypy sees it where the branches are put together.
     """
-
-    __slots__ = ()
 
     def __init__(self, shape: S, branches: tuple[*Layers], *, join: str | None, axis: int | None) -> None:
         outputs = _outputs(shape, branches)

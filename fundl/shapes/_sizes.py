@@ -15,8 +15,6 @@ Axes = TypeVarTuple("Axes", default=Unpack[tuple[AnySize, ...]])
 class Unknown:
     """A size that is not known, or not yet; if `many`, the sizes of any number of axes."""
 
-    __slots__ = ("found", "many")
-
     def __init__(self, *, many: bool = False) -> None:
         self.many: bool = many
         self.found: tuple[Size, ...] | None = None
@@ -144,8 +142,6 @@ class Shape(Generic[*Axes]):
     >>> Shape(..., 25).trailing(2)
     (..., ?, 25)
     """
-
-    __slots__ = ("_sizes",)
 
     def __init__(self, *sizes: Size | EllipsisType | None) -> None:
         self._sizes: tuple[Size, ...] = ()
