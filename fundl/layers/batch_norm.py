@@ -5,7 +5,7 @@ updates itself: `calibrate` finds the statistics of a trained model by a pass ov
 of the batches of training, and `without_statistics` is the model as it is trained.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Generic, Self, final
 
 import attrs
@@ -209,14 +209,7 @@ def without_statistics(model: P) -> P:
     >>> without_statistics((BatchNorm(mean=torch.zeros(2), var=torch.ones(2)),))
     (BatchNorm(weight=None, bias=None, mean=None, var=None),)
     """
-    turns = iter(_by_batch(model))
-
-    def without(record: Record) -> Record:
-        if next(turns) is not None and isinstance(record, BatchNorm) and record.mean is not None:
-            return attrs.evolve(record, mean=None, var=None)
-        return record
-
-    return tree.map_records(without, model)
+    return _with_statistics(model, [(None, None)] * len(_layers(model)))
 
 
 def _by_batch(model: Model) -> list[BatchNorm | None]:
@@ -321,42 +314,40 @@ def calibrate(model: P, batches: Iterable[Tensor]) -> P:
     if not _layers(model):
         return model
     training = without_statistics(model)
-    totals = [_Total() for _ in _layers(model)]
+    totals: list[_Total] = []
     for batch in batches:
         _, residuals = forward(training, batch)
         with no_grad():
-            totals = [total.joined(*pair) for total, pair in zip(totals, _paired(training, residuals), strict=True)]
-    if not all(total.count for total in totals):
+            seen = [_total(*pair) for pair in _paired(training, residuals)]
+            totals = list(map(_Total.joined, totals, seen)) if totals else seen
+    if not totals or not all(total.count for total in totals):
         raise ValueError("there is nothing to calibrate on: no batches came, or only empty ones")
-    return _with_statistics(model, [total.statistics() for total in totals])
+    return _with_statistics(model, [(total.mean.to(total.dtype), total.var.to(total.dtype)) for total in totals])
 
 
 @attrs.frozen
 class _Total:
-    """Statistics of several batches, each channel's of all its numbers together."""
+    """Statistics of several batches, each channel's of all its numbers together, and the dtype of them in their layer."""
 
-    count: int = 0
-    mean: Tensor | None = None
-    var: Tensor | None = None
-    dtype: torch.dtype = torch.float64
+    count: int
+    mean: Tensor
+    var: Tensor
+    dtype: torch.dtype
 
-    def statistics(self) -> tuple[Tensor | None, Tensor | None]:
-        """Mean and var in the dtype of their layer."""
-        if self.mean is None or self.var is None:
-            return None, None
-        return self.mean.to(self.dtype), self.var.to(self.dtype)
+    def joined(self, more: "_Total") -> "_Total":
+        """Those of the batches and more of them, by Chan, Golub and LeVeque: no large squares are subtracted."""
+        if not (self.count and more.count):
+            return self if self.count else more
+        count = self.count + more.count
+        share = more.count / count
+        between = (more.mean - self.mean).square() * (share * (1 - share))
+        return _Total(
+            count, torch.lerp(self.mean, more.mean, share), torch.lerp(self.var, more.var, share) + between, more.dtype
+        )
 
-    def joined(self, layer: BatchNorm, batch: Statistics) -> "_Total":
-        """Those of the batches and one more, by Chan, Golub and LeVeque: no large squares are subtracted."""
-        if not batch.count:
-            return self
-        dtype, mean, var = _dtype(layer, batch), batch.mean.double(), _var(layer, batch).double()
-        if self.mean is None or self.var is None:
-            return _Total(batch.count, mean, var, dtype)
-        count = self.count + batch.count
-        share = batch.count / count
-        between = (mean - self.mean).square() * (share * (1 - share))
-        return _Total(count, torch.lerp(self.mean, mean, share), torch.lerp(self.var, var, share) + between, dtype)
+
+def _total(layer: BatchNorm, batch: Statistics) -> _Total:
+    return _Total(batch.count, batch.mean.double(), _var(layer, batch).double(), _dtype(layer, batch))
 
 
 def _paired(model: Model, residuals: object) -> list[tuple[BatchNorm, Statistics]]:
@@ -380,14 +371,13 @@ def _paired(model: Model, residuals: object) -> list[tuple[BatchNorm, Statistics
 
 
 def _with_statistics(model: P, statistics: Iterable[tuple[Tensor | None, Tensor | None]]) -> P:
-    remaining: Iterator[tuple[Tensor | None, Tensor | None]] = iter(statistics)
-    turns = iter(_by_batch(model))
+    remaining, turns = iter(statistics), iter(_by_batch(model))
 
     def with_next(record: Record) -> Record:
         layer = next(turns)
         if layer is None:
             return record
         mean, var = next(remaining)
-        return attrs.evolve(layer, mean=mean, var=var)
+        return layer if mean is layer.mean and var is layer.var else attrs.evolve(layer, mean=mean, var=var)
 
     return tree.map_records(with_next, model)
