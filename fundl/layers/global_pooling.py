@@ -27,18 +27,18 @@ class _Global(Layer[Residuals], Generic[Residuals]):
         batch, channels, *_ = shape.leading(2)
         return Shape(batch, channels)
 
-    def _explain(self, x: Tensor, error: Exception | None) -> None:
-        """Say in the layer's words what the kernel refused, or would take for something else."""
+    def _require_space(self, x: Tensor) -> None:
+        """Say in the layer's words what the kernel would refuse, or take for something else."""
         name = type(self).__name__
         if x.ndim < 3:
             raise ValueError(
                 f"{name} takes an input of shape (B, C, ...) with at least one axis after the channels, not {tuple(x.shape)}"
-            ) from error
+            )
         if 0 in x.shape[1:]:
             raise ValueError(
                 f"{name} needs at least one element along each axis but that of the batch, but the input's shape is"
                 f" {tuple(x.shape)}"
-            ) from error
+            )
 
 
 @final
@@ -69,13 +69,9 @@ class GlobalAveragePool(_Global[Sizes]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
-        if x.ndim < 3 or 0 in x.shape[1:]:
-            self._explain(x, None)
-        try:
-            return x.mean(tuple(range(2, x.ndim))), Sizes(x.shape)
-        except RuntimeError as error:
-            self._explain(x, error)
-            raise
+        if x.ndim < 3 or not x.numel():
+            self._require_space(x)
+        return x.mean(tuple(range(2, x.ndim))), Sizes(x.shape)
 
     @override
     def backward(self, residuals: Sizes, grad: Tensor) -> tuple[Self, Tensor]:
@@ -114,14 +110,10 @@ class GlobalMaxPool(_Global[tuple[Tensor, Layout, Sizes]]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Layout, Sizes]]:
-        if x.ndim < 3:
-            self._explain(x, None)
+        if x.ndim < 3 or not x.numel():
+            self._require_space(x)
         planes = x.flatten(2).unsqueeze(2)  # (B, C, 1, n)
-        try:
-            output, indices = kernels.adaptive_max_pool[2](planes, 1)
-        except RuntimeError as error:
-            self._explain(x, error)
-            raise
+        output, indices = kernels.adaptive_max_pool[2](planes, 1)
         return output.flatten(1), (indices, layout_of(planes), Sizes(x.shape))
 
     @override

@@ -1,11 +1,7 @@
-"""Normalisation of the channels of each example, in groups or each by itself, over space.
-
-Squares are taken in the dtype of x, in float32 at least. Where they are infinite, in float32 of numbers beyond 1e18, there is
-nothing to divide by: y is 0 or NaN.
-"""
+"""Normalisation of channels of each example, in groups or each by itself, over space; of squares, see `normalization`."""
 
 import math
-from typing import Generic, Self, final
+from typing import Generic, Self, TypeAlias, final
 
 import attrs
 import torch
@@ -87,7 +83,7 @@ class GroupNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
 
     @override
     def backward(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> tuple[Self, Tensor]:
-        grad_x, *grads = _backward(residuals, grad, self.groups, self.weight, self.bias)
+        grad_x, *grads = _backward(self, residuals, grad, self.groups)
         return self.gradient(*grads), grad_x
 
     @override
@@ -146,12 +142,7 @@ class InstanceNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
 
         grad_weight = sum of grad n,    grad_bias = sum of grad,    grad_x = rstd (g - mean of g - n mean of g n)
 
-    Args:
-        weight: of shape (channels,), or None, the default, for 1.
-        bias: of shape (channels,), or None, the default, for 0.
-        eps: added to the variance; 1e-5 by default.
-        weight_init: how `initialize` draws the weight; ones by default.
-        bias_init: how `initialize` draws the bias; zeros by default.
+    Its arguments are those of `GroupNorm`, but for the groups.
 
     Shape:
         (B, channels, ...), kept, with any number of axes of space, at least one
@@ -193,7 +184,7 @@ class InstanceNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
 
     @override
     def backward(self, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor) -> tuple[Self, Tensor]:
-        grad_x, *grads = _backward(residuals, grad, residuals[0].shape[1], self.weight, self.bias)
+        grad_x, *grads = _backward(self, residuals, grad, residuals[0].shape[1])
         return self.gradient(*grads), grad_x
 
     @override
@@ -239,11 +230,15 @@ def instance_norm(
 
 # --- The computation ---------------------------------------------------------------------------------------------------
 
+_Layer: TypeAlias = GroupNorm[int] | InstanceNorm[int]
 
-def _forward(layer: GroupNorm[int] | InstanceNorm[int], x: Tensor, groups: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+
+def _forward(layer: _Layer, x: Tensor, groups: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     weight, bias = layer.weight, layer.bias
     try:
-        return _normalized(x, groups, weight, bias, layer.eps)
+        wide, scale, shift = widened(x), in_a_row(half.alike(x, weight)), in_a_row(half.alike(x, bias))
+        dense = _near_zero(wide, groups) if _is_channels_last(wide) else wide.contiguous()
+        y, mean, rstd = kernels.group_norm(dense, scale, shift, *_sizes(x), groups, layer.eps)
     except (RuntimeError, IndexError) as error:
         name = type(layer).__name__
         require_channels(name, weight, bias, x=x, error=error)
@@ -254,24 +249,13 @@ def _forward(layer: GroupNorm[int] | InstanceNorm[int], x: Tensor, groups: int) 
             ) from error
         require_dtype(f"{name}'s parameters are", weight if weight is not None else bias, x, error)
         raise
-
-
-def _normalized(
-    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    wide, scale, shift = widened(x), in_a_row(half.alike(x, weight)), in_a_row(half.alike(x, bias))
-    dense = _near_zero(wide, groups) if _is_channels_last(wide) else wide.contiguous()
-    y, mean, rstd = kernels.group_norm(dense, scale, shift, batch, channels, space, groups, eps)
     return narrowed(y, x), (x, mean, rstd)
 
 
-def _backward(
-    residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None
-) -> kernels.Gradients:
+def _backward(layer: _Layer, residuals: tuple[Tensor, Tensor, Tensor], grad: Tensor, groups: int) -> kernels.Gradients:
     x, mean, rstd = residuals
+    weight, bias = layer.weight, layer.bias
     require_sizes(grad, x.shape)
-    batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
     wide, grad = widened(x), widened(grad)
     # For the gradient of a bias, the kernel wants a weight.
     scale = in_a_row(widened(weight if weight is not None or bias is None else torch.ones_like(bias)))
@@ -281,8 +265,14 @@ def _backward(
         dense, grad = wide.contiguous(), grad.contiguous()
     has_parameters = weight is not None or bias is not None
     there = True, has_parameters, has_parameters  # with the channels last, the kernel fails if it is asked for one of the two
-    found = kernels.group_norm_backward(grad, dense, mean, rstd, scale, batch, channels, space, groups, there)
+    found = kernels.group_norm_backward(grad, dense, mean, rstd, scale, *_sizes(x), groups, there)
     return half.rounded(found, x, weight, bias)
+
+
+def _sizes(x: Tensor) -> tuple[int, int, int]:
+    """Those of the batch, the channels and space."""
+    sizes = x.shape
+    return sizes[0], sizes[1], math.prod(sizes[2:])
 
 
 def _is_channels_last(x: Tensor) -> bool:
