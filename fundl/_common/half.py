@@ -7,32 +7,30 @@ the dtype that they are given. They are given float32, and what they give is rou
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, overload
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
 
 from fundl._common import kernels
 
+T = TypeVar("T", Tensor, Tensor | None)
+
 HALF: Final = frozenset({torch.bfloat16, torch.float16})
 
 
-@overload
-def widened(x: Tensor) -> Tensor: ...
-@overload
-def widened(x: Tensor | None) -> Tensor | None: ...
-def widened(x: Tensor | None) -> Tensor | None:
+def widened(x: T) -> T:
     """The tensor in float32, if it is in half precision; else itself."""
-    return x if x is None or x.dtype not in HALF else x.to(torch.float32)
+    if x is None:
+        return x
+    return x.to(torch.float32) if x.dtype in HALF else x
 
 
-@overload
-def narrowed(x: Tensor, like: Tensor) -> Tensor: ...
-@overload
-def narrowed(x: Tensor | None, like: Tensor) -> Tensor | None: ...
-def narrowed(x: Tensor | None, like: Tensor) -> Tensor | None:
+def narrowed(x: T, like: Tensor) -> T:
     """What was computed of a tensor that was widened, in the dtype of that tensor."""
-    return x if x is None or x.dtype is like.dtype else x.to(like.dtype)
+    if x is None:
+        return x
+    return x if x.dtype is like.dtype else x.to(like.dtype)
 
 
 def in_float32(kernel: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -120,13 +118,11 @@ def batch_norm_backward(  # noqa: PLR0917  # as the kernel has them
     return rounded(found, x, weight, bias)
 
 
-@overload
-def alike(x: Tensor, parameter: Tensor) -> Tensor: ...
-@overload
-def alike(x: Tensor, parameter: Tensor | None) -> Tensor | None: ...
-def alike(x: Tensor, parameter: Tensor | None) -> Tensor | None:
+def alike(x: Tensor, parameter: T) -> T:
     """A parameter of x's dtype, widened; one of another stays as it is, for the kernel to refuse."""
-    return widened(parameter) if parameter is not None and parameter.dtype is x.dtype else parameter
+    if parameter is None:
+        return parameter
+    return widened(parameter) if parameter.dtype is x.dtype else parameter
 
 
 def rounded(found: kernels.Gradients, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> kernels.Gradients:

@@ -236,20 +236,7 @@ def weight_and_bias(
     bias: bool,
     dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor | None]:
-    """The parameters of a convolution, without values.
-
-    Args:
-        layer: the class of the convolution.
-        channels: the numbers of channels of input and output.
-        kernel_size: one for all axes, or one for each.
-        groups: into how many parts the channels are split.
-        bias: whether there is one.
-        dtype: the parameters' dtype.
-
-    Raises:
-        TypeError: the kernel size is neither an integer nor a tuple of one for each axis.
-        ValueError: a size is less than 1, or the groups do not divide the channels.
-    """
+    """The parameters of a convolution from so many channels to so many, without values."""
     layer._require_integers("kernel_size", kernel_size, 1)
     for field, count in zip(("in_channels", "out_channels"), channels, strict=True):
         if count < 1:

@@ -101,9 +101,5 @@ class Spatial(Layer[Residuals], Generic[Residuals]):
 
 
 def letters(axes: int) -> str:
-    """The spatial axes, by their letters.
-
-    >>> letters(2)
-    'H, W'
-    """
+    """The spatial axes, by their letters: "H, W" for two."""
     return _Words(axes)["L"]

@@ -16,17 +16,7 @@ from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, VarianceScaling
 from fundl.layers._convolution import Convolution, weight_and_bias
 from fundl.layers._spatial import Batch, Depth, Dilation, Height, KernelSize, Length, Stride, Width
-from fundl.layers.convolution import (
-    Gap,
-    In,
-    InChannels,
-    Kernel,
-    Out,
-    OutChannels,
-    Pad,
-    Padding,
-    Step,
-)
+from fundl.layers.convolution import Gap, In, InChannels, Kernel, Out, OutChannels, Pad, Padding, Step
 from fundl.shapes import AnyShape, AnySize, Shape, Spreads
 
 OutputPadding = TypeVar("OutputPadding", bound=PerAxis, covariant=True, default=AnySize)  # as a layer's type states it

@@ -173,12 +173,8 @@ def _passed(sweep: Sweep, like: Tensor) -> Tensor | None:
 def _swept_back(sweep: Sweep, kept: Kept, d: Tensor, d_hidden: Tensor, state: States) -> SweptBack:
     """What follows from the gradients with respect to the gates: a matrix product for each parameter, over all steps.
 
-    Args:
-        sweep: what ran.
-        kept: what forward kept.
-        d: the gradient with respect to what the input gives to the gates, (T, B, G H).
-        d_hidden: that with respect to what the hidden state gives to them: the same, but for a GRU.
-        state: that with respect to the state before the first step.
+    d (T, B, G H) is with respect to what the input gives to the gates, d_hidden with respect to what the hidden state gives to
+    them: the same, but for a GRU.
     """
     weights, rows = sweep.weights, _rows(d)
     rows_hidden = rows if d_hidden is d else _rows(d_hidden)
