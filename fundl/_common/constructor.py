@@ -5,7 +5,7 @@ as that of attrs, with its checks. Whatever fails them is explained by `fundl._c
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -16,8 +16,8 @@ from fundl._common.generated import Function, define
 _NOTHING: Final = object()
 
 
-def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, object]) -> Function | None:
-    """The constructor for a record class that attrs has finished; None if the class has one of its own.
+def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, object]) -> Callable[[], Function] | None:
+    """What writes the constructor for a record class that attrs has finished; None if the class has one of its own.
 
     Args:
         cls: the class.
@@ -27,15 +27,18 @@ def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, o
     theirs: Function = cls.__init__  # type: ignore[misc]  # that of the class itself
     if not theirs.__code__.co_filename.startswith("<attrs generated"):
         return None
-    fields: Sequence[attrs.Attribute[object]] = attrs.fields(cls)
-    plain = all(
-        field.init and field.converter is None and field.validator is None and not _is_made(field.default) for field in fields
-    )
-    ours = (
-        _written(cls, fields, parameters, stores) if plain and not hasattr(cls, "__attrs_pre_init__") else _watched(cls, theirs)
-    )
-    functools.update_wrapper(ours, theirs)
-    return ours
+
+    def write() -> Function:
+        fields: Sequence[attrs.Attribute[object]] = attrs.fields(cls)
+        plain = not hasattr(cls, "__attrs_pre_init__") and all(
+            field.init and field.converter is None and field.validator is None and not _is_made(field.default)
+            for field in fields
+        )
+        ours = _written(cls, fields, parameters, stores) if plain else _watched(cls, theirs)
+        functools.update_wrapper(ours, theirs)
+        return ours
+
+    return write
 
 
 def _is_made(default: object) -> bool:

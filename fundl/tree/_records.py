@@ -209,27 +209,15 @@ def _holds_tensors(annotation: object) -> bool:
 
 # They run for each record of a tree each time that the tree is mapped, so they are written for the fields of a class, without
 # a loop. They make records past the constructor and its validators, since leaves may be anything for a while (None, shapes).
-# The parameters of `gradient` are fields of any name, so that its own names have underscores.
+# The parameters of `gradient` are fields of any name, so that what it knows besides has underscores.
 
 _APART: Final = """
 def apart(record):
     return ({children}), ({static}), names
 """
-_TOGETHER: Final = """
-def together(static, children):
-    record = new(cls)
-    {stores}
-    return record
-"""
-_WITH_LEAVES: Final = """
-def _with_leaves(self, leaves, replace):
-    record = new(cls)
-    {stores}
-    return record
-"""
-_GRADIENT: Final = """
-def gradient({parameters}):
-    __record = new__(cls__)
+_MAKE: Final = """
+def {name}({parameters}):
+    __record = __new(__cls)
     {stores}
     return __record
 """
@@ -244,43 +232,48 @@ def _write_functions(cls: type[Record]) -> None:
     static = [name for name in names if name not in cls.children]
     stores = {name: _store(cls, name) for name in names}
     scope: dict[str, object] = {f"store_{name}": store for name, store in stores.items()}
-    scope |= {"cls": cls, "new": object.__new__, "cls__": cls, "new__": object.__new__, "Tensor": Tensor, "names": cls.children}
+    scope |= {"__cls": cls, "__new": object.__new__, "Tensor": Tensor, "names": cls.children}
 
-    def written(template: str, name: str, **texts: str) -> Function:
-        function = define(template.format(**texts), name, scope)
+    def made(name: str, parameters: Sequence[str], values: Mapping[str, str]) -> Function:
+        """A function that makes a record, of values that its text names; all other fields are those of the record itself."""
+        lines = [f"store_{field}(__record, {values.get(field, f'self.{field}')})" for field in names]
+        source = _MAKE.format(name=name, parameters=", ".join(parameters), stores="\n    ".join(lines))
+        function = define(source, name, scope)
         function.__module__, function.__qualname__ = cls.__module__, f"{cls.__qualname__}.{name}"
         return function
 
-    apart = written(
-        _APART,
-        "apart",
-        children="".join(f"record.{name}, " for name in cls.children),
-        static="".join(f"record.{name}, " for name in static),
-    )
-    places = [(name, f"static[{place}]") for place, name in enumerate(static)]
-    places += [(name, f"children[{place}]") for place, name in enumerate(cls.children)]
-    together = written(_TOGETHER, "together", stores=_stores("record", places))
-    register_node(cls, apart, together)
-    renewed = [
-        (name, f"next(leaves) if isinstance(part := self.{name}, Tensor) else replace(part, leaves)")
-        if name in cls.trainable
-        else (name, f"self.{name}")
-        for name in names
-    ]
-    if cls.trainable:
-        type.__setattr__(cls, "_with_leaves", written(_WITH_LEAVES, "_with_leaves", stores=_stores("record", renewed)))
-    given = [(name, name if name in cls.trainable else f"self.{name}") for name in names]
-    parameters = ", ".join(["self", *cls.trainable])
-    gradient = written(_GRADIENT, "gradient", parameters=parameters, stores=_stores("__record", given))
-    gradient.__doc__ = _GRADIENT_DOC
-    type.__setattr__(cls, "gradient", gradient)
+    def gradient() -> Function:
+        function = made("gradient", ["self", *cls.trainable], {name: name for name in cls.trainable})
+        function.__doc__ = _GRADIENT_DOC
+        return function
+
+    children, others = ("".join(f"record.{name}, " for name in held) for held in (cls.children, static))
+    apart = define(_APART.format(children=children, static=others), "apart", scope)
+    places = {name: f"children[{place}]" for place, name in enumerate(cls.children)}
+    places |= {name: f"static[{place}]" for place, name in enumerate(static)}
+    register_node(cls, apart, made("together", ["static", "children"], places))
+    renewed = {
+        name: f"next(leaves) if isinstance(part := self.{name}, Tensor) else replace(part, leaves)" for name in cls.trainable
+    }
+    late = {"gradient": gradient, "_with_leaves": lambda: made("_with_leaves", ["self", "leaves", "replace"], renewed)}
     if init := constructor.new_constructor(cls, cls.trainable, stores):
-        type.__setattr__(cls, "__init__", init)
+        late["__init__"] = init
+    for name, write in late.items():
+        type.__setattr__(cls, name, _Late(cls, name, write))
 
 
-def _stores(record: str, values: Sequence[tuple[str, str]]) -> str:
-    """The lines that fill a new record's fields."""
-    return "\n    ".join(f"store_{name}({record}, {value})" for name, value in values)
+@attrs.frozen(eq=False)
+class _Late:
+    """A function of a class that is written when it is first asked for: most classes are imported and never used."""
+
+    cls: type[Record]
+    name: str
+    write: Callable[[], Function]
+
+    def __get__(self, record: object, _: object = None) -> object:
+        function = self.write()
+        type.__setattr__(self.cls, self.name, function)
+        return function if record is None else types.MethodType(function, record)
 
 
 def _store(cls: type[Record], name: str) -> Callable[[Record, object], None]:
