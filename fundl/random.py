@@ -31,6 +31,7 @@ Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2
 """
 
 import math
+from collections.abc import Callable
 from typing import Final, TypeAlias
 
 import torch
@@ -148,11 +149,10 @@ def bits(key: Key, shape: tuple[int, ...]) -> Tensor:
 def randint(key: Key, shape: tuple[int, ...], *, low: int, high: int) -> Tensor:
     """Random integers from low to high - 1, in int64: 63 random bits modulo (high - low), plus low.
 
-    Their probabilities differ by less than (high - low) / 2**63 of their size: by 2**-32 for a range of 2**31.
+    Their probabilities differ by less than (high - low) / 2**63 of their size: by 2**-32 for a range of 2**31. Key and shape
+    are as in `bits`.
 
     Args:
-        key: a key that nothing else was drawn from.
-        shape: of the result.
         low: the least integer that may come.
         high: one more than the greatest, at most low + 2**40.
 
@@ -180,7 +180,7 @@ def permutation(key: Key, count: int) -> Tensor:
     """The integers from 0 to count - 1 in random order, all orders equally likely: the argsort of 63 random bits each.
 
     Args:
-        key: a key that nothing else was drawn from.
+        key: as in `bits`.
         count: how many integers.
 
     Raises:
@@ -197,11 +197,10 @@ def permutation(key: Key, count: int) -> Tensor:
 def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor:
     """Random booleans that are True with a probability.
 
-    The probability is rounded to a multiple of 2**-32. Of 0 comes nothing but False, of 1 nothing but True.
+    The probability is rounded to a multiple of 2**-32. Of 0 comes nothing but False, of 1 nothing but True. Key and shape are
+    as in `bits`.
 
     Args:
-        key: a key that nothing else was drawn from.
-        shape: of the result.
         probability: of True, from 0 to 1.
 
     Raises:
@@ -263,16 +262,13 @@ def normal(
 
     u and v have 53 bits, so no number is further than 8.58 std from the mean. All is computed in float64 and rounded
     once: the last bits of logarithm and sine, in which libraries differ, show in float32 less than once in 10**8 numbers.
+    Key, shape and dtype are as in `uniform`.
 
     Args:
-        key: a key that nothing else was drawn from.
-        shape: of the result.
         mean: of the distribution.
         std: its standard deviation, not negative.
-        dtype: float64, float32, float16 or bfloat16.
 
     Raises:
-        TypeError: the dtype is none of these.
         ValueError: std is negative, or the numbers could be too large for the dtype.
 
     Source: Box and Muller, "A note on the generation of random normal deviates", 1958.
@@ -303,22 +299,16 @@ def truncated_normal(
     By inversion: mean + std Q(P(low) + (P(high) - P(low)) u), with u uniform in (0, 1), P the distribution function of the
     standard normal distribution, and Q the inverse of P.
 
-    mean and std are those of the distribution before it is truncated. All is computed in float64 and rounded once, as by
-    `normal`, but never across a bound, if a number of the dtype is between the two.
+    mean and std are those of the distribution before it is truncated, and as in `normal`, like all but the bounds. All is
+    computed in float64 and rounded once, but never across a bound, if a number of the dtype is between the two.
 
     Args:
-        key: a key that nothing else was drawn from.
-        shape: of the result.
-        mean: of the whole distribution.
-        std: its standard deviation, not negative.
         low: the least number that may come, in standard deviations from the mean; may be -inf.
         high: the greatest, likewise; may be inf.
-        dtype: float64, float32, float16 or bfloat16.
 
     Raises:
-        TypeError: the dtype is none of these.
-        ValueError: std is negative, the numbers could be too large for the dtype, low is not less than high, or hardly
-            any probability is between them (less than 1e-300, some 37 standard deviations away).
+        ValueError: as `normal`; or low is not less than high, or hardly any probability is between them (less than 1e-300,
+            some 37 standard deviations away).
 
     >>> truncated_normal(key(0), (3,), std=0.02)
     tensor([-0.0049,  0.0120,  0.0330])
@@ -342,10 +332,7 @@ def truncated_normal(
 
 def _ends(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
     """The least and the greatest number of a dtype in [low, high]; if none is, the bounds, which then are rounded alike."""
-    info, digits = torch.finfo(dtype), _digits(dtype)
-    units = [_unit(bound, digits, info.tiny * info.eps) if math.isfinite(bound) else 1.0 for bound in (low, high)]
-    least = math.ceil(low / units[0]) * units[0] if math.isfinite(low) else low
-    greatest = math.floor(high / units[1]) * units[1] if math.isfinite(high) else high
+    least, greatest = _in_dtype(low, dtype, math.ceil), _in_dtype(high, dtype, math.floor)
     return (least, greatest) if least <= greatest else (low, high)
 
 
@@ -363,26 +350,25 @@ def _digits(dtype: torch.dtype) -> int:
 
 def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
     """The greatest number in [low, high), both rounded to the dtype; raises if there is none."""
-    info, digits = torch.finfo(dtype), _digits(dtype)
-    smallest = info.tiny * info.eps
-    if not (abs(low) <= info.max and abs(high) <= info.max and math.isfinite(high - low)):
+    most = torch.finfo(dtype).max
+    if not (abs(low) <= most and abs(high) <= most and math.isfinite(high - low)):
         raise ValueError(f"[low, high) = [{low}, {high}) is not a range of finite {dtype} numbers")
-    if not _rounded(low, digits, smallest) < _rounded(high, digits, smallest):
+    end = _in_dtype(high, dtype)
+    if not _in_dtype(low, dtype) < end:
         raise ValueError(f"no {dtype} number is in [low, high) = [{low}, {high}): low must be less than high")
-    below = math.nextafter(_rounded(high, digits, smallest), -math.inf)
-    unit = _unit(below, digits, smallest)
-    return math.floor(below / unit) * unit
+    return _in_dtype(math.nextafter(end, -math.inf), dtype, math.floor)
 
 
-def _rounded(x: float, digits: int, smallest: float = 0.0) -> float:
-    """The number nearest to x of so many binary digits, and a multiple of the smallest."""
-    unit = _unit(x, digits, smallest)
-    return round(x / unit) * unit
+def _in_dtype(x: float, dtype: torch.dtype, rounding: Callable[[float], int] = round) -> float:
+    """The nearest number of the dtype, or what another rounding than to the nearest gives; infinities stay."""
+    info = torch.finfo(dtype)
+    return x if math.isinf(x) else _rounded(x, _digits(dtype), smallest=info.tiny * info.eps, rounding=rounding)
 
 
-def _unit(x: float, digits: int, smallest: float) -> float:
-    """The worth of the last of the binary digits of x."""
-    return max(math.ldexp(1.0, math.frexp(x)[1] - digits), smallest)
+def _rounded(x: float, digits: int, *, smallest: float = 0.0, rounding: Callable[[float], int] = round) -> float:
+    """The number rounded to so many binary digits, and to a multiple of the smallest."""
+    unit = max(math.ldexp(1.0, math.frexp(x)[1] - digits), smallest)
+    return rounding(x / unit) * unit
 
 
 # --- Integers of many bits ---
