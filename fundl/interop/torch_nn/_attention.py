@@ -1,7 +1,6 @@
 """Attention."""
 
 from collections.abc import Mapping
-from typing import Protocol, cast
 
 import attrs
 import torch
@@ -45,35 +44,26 @@ def _from_cross_attention(module: nn.MultiheadAttention, own: Mapping[str, Tenso
         module.kdim == module.vdim,
         f"kdim={module.kdim} and vdim={module.vdim}, but CrossAttention takes keys and values from one memory, of one size",
     )
-    bias = own.get("in_proj_bias")
+    keys_and_values = torch.cat((own["k_proj_weight"], own["v_proj_weight"]))
     meta = cross_attention(module.embed_dim, module.num_heads, memory_features=module.kdim, dropout=module.dropout)
+    output = module.out_proj.weight, module.out_proj.bias
+    return filled(meta, own["q_proj_weight"], keys_and_values, own.get("in_proj_bias"), output)
+
+
+def filled(
+    meta: CrossAttention, query_weight: Tensor, weight: Tensor, biases: Tensor | None, output: tuple[Tensor, Tensor | None]
+) -> CrossAttention:
+    """The layer with copies of these tensors: the biases in one, those of the queries first, and the output's two."""
+    features = query_weight.shape[0]
     return attrs.evolve(
         meta,
-        query_weight=copied(own["q_proj_weight"]),
-        query_bias=None if bias is None else copied(bias[: module.embed_dim]),
-        weight=torch.cat((copied(own["k_proj_weight"]), copied(own["v_proj_weight"]))),
-        bias=None if bias is None else copied(bias[module.embed_dim :]),
-        output_weight=copied(module.out_proj.weight),
-        output_bias=copied_if_any(module.out_proj.bias),
+        query_weight=copied(query_weight),
+        query_bias=None if biases is None else copied(biases[:features]),
+        weight=copied(weight),
+        bias=None if biases is None else copied(biases[features:]),
+        output_weight=copied(output[0]),
+        output_bias=copied_if_any(output[1]),
     )
-
-
-class _MakeAttention(Protocol):
-    def __call__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        dropout: float,
-        bias: bool,
-        *,
-        kdim: int | None = None,
-        vdim: int | None = None,
-        batch_first: bool,
-        device: torch.device,
-    ) -> nn.MultiheadAttention: ...
-
-
-_attention = cast("_MakeAttention", nn.MultiheadAttention)  # whose constructor torch leaves without types
 
 
 @module_of.register
@@ -85,12 +75,8 @@ def _(layer: SelfAttention, *_: object) -> nn.Module:
     )
     require(layer.rotary is None, f"rotary={layer.rotary}, but the module does not turn queries and keys")
     require(layer.mask is None, "it has a mask, but the module is given one when it is called: convert it without")
-    _require_plain(layer)
-    module = _attention(
-        layer.weight.shape[1], layer.heads, layer.dropout, layer.bias is not None, batch_first=True, device=META
-    )
-    with_parameters(module.out_proj, weight=layer.output_weight, bias=layer.output_bias)
-    return with_parameters(module, in_proj_weight=layer.weight, in_proj_bias=layer.bias)
+    features = layer.weight.shape[1]
+    return with_parameters(_module(layer, features, features), in_proj_weight=layer.weight, in_proj_bias=layer.bias)
 
 
 @module_of.register
@@ -98,15 +84,12 @@ def _(layer: CrossAttention, *_: object) -> nn.Module:
     require(
         layer.memory_mask is None, "it has a memory_mask, but the module is given one when it is called: convert it without"
     )
-    _require_plain(layer)
     features, memory = layer.query_weight.shape[1], layer.weight.shape[1]
+    module = _module(layer, features, memory)
     require(
         (layer.query_bias is None) == (layer.bias is None),
         "its queries have a bias and its keys and values have none, or the other way round: give both one, of zeros",
     )
-    biased = layer.bias is not None
-    module = _attention(features, layer.heads, layer.dropout, biased, kdim=memory, vdim=memory, batch_first=True, device=META)
-    with_parameters(module.out_proj, weight=layer.output_weight, bias=layer.output_bias)
     bias = None if layer.query_bias is None or layer.bias is None else torch.cat((layer.query_bias, layer.bias))
     with_parameters(module, in_proj_bias=bias)
     if memory == features:
@@ -115,13 +98,20 @@ def _(layer: CrossAttention, *_: object) -> nn.Module:
     return with_parameters(module, q_proj_weight=layer.query_weight, k_proj_weight=keys, v_proj_weight=values)
 
 
-def _require_plain(layer: SelfAttention | CrossAttention) -> None:
+def _module(layer: SelfAttention | CrossAttention, features: int, memory: int) -> nn.Module:
+    """The module, with the parameters of its output; the others are still without values."""
     require_no_key(layer.key)
     require(
         layer.key_value_heads in {None, layer.heads},
         f"key_value_heads={layer.key_value_heads}, but the module has as many heads for keys and values as for queries",
     )
+    biased = layer.bias is not None
     require(
-        (layer.bias is None) == (layer.output_bias is None),
+        biased == (layer.output_bias is not None),
         "either its projections or its output has a bias, but the module has both or neither: give both one, of zeros",
     )
+    kind: type[nn.Module] = nn.MultiheadAttention  # whose own constructor torch leaves without types
+    sizes = {"kdim": memory, "vdim": memory}
+    module = kind(features, layer.heads, layer.dropout, biased, **sizes, batch_first=True, device=META)
+    with_parameters(module.get_submodule("out_proj"), weight=layer.output_weight, bias=layer.output_bias)
+    return module

@@ -43,42 +43,28 @@ def _(layer: Upsample, shape: AnyShape, _: ConvertInside) -> nn.Module:
 
 # --- Padding -----------------------------------------------------------------------------------------------------------
 
-_PADS: Final[dict[PadMode, str]] = {
-    "constant": "ConstantPad",
-    "reflect": "ReflectionPad",
-    "replicate": "ReplicationPad",
-    "circular": "CircularPad",
+_PADS: Final[dict[str, PadMode]] = {
+    "ConstantPad": "constant",
+    "ZeroPad": "constant",
+    "ReflectionPad": "reflect",
+    "ReplicationPad": "replicate",
+    "CircularPad": "circular",
 }
 
 
-@model_of.register
-def _(
-    module: nn.ConstantPad1d | nn.ConstantPad2d | nn.ConstantPad3d | nn.ZeroPad1d | nn.ZeroPad2d | nn.ZeroPad3d, *_: object
-) -> Pad:
-    return _pad(module, "constant", value=module.value)
-
-
-@model_of.register
-def _(module: nn.ReflectionPad1d | nn.ReflectionPad2d | nn.ReflectionPad3d, *_: object) -> Pad:
-    return _pad(module, "reflect")
-
-
-@model_of.register
-def _(module: nn.ReplicationPad1d | nn.ReplicationPad2d | nn.ReplicationPad3d, *_: object) -> Pad:
-    return _pad(module, "replicate")
-
-
-@model_of.register
-def _(module: nn.CircularPad1d | nn.CircularPad2d | nn.CircularPad3d, *_: object) -> Pad:
-    return _pad(module, "circular")
-
-
-def _pad(module: nn.Module, mode: PadMode, value: float = 0.0) -> Pad:
+def _pad(module: nn.Module, *_: object) -> Pad:
     """The layer; a module has the counts of the last axis first."""
-    given: object = vars(module)["padding"]
+    options, mode = vars(module), _PADS[type(module).__name__[:-2]]
+    given: object = options["padding"]
     assert isinstance(given, tuple)
     pairs = [(given[index], given[index + 1]) for index in range(len(given) - 2, -1, -2)]
-    return Pad(tuple(before if before == behind else (before, behind) for before, behind in pairs), mode=mode, value=value)
+    counts = tuple(before if before == behind else (before, behind) for before, behind in pairs)
+    return Pad(counts, mode=mode, value=options["value"] if mode == "constant" else 0.0)
+
+
+for _name in _PADS:
+    for _axes in (1, 2, 3):
+        model_of.register(getattr(nn, f"{_name}{_axes}d"), _pad)
 
 
 @module_of.register
@@ -86,6 +72,7 @@ def _(layer: Pad, *_: object) -> nn.Module:
     pairs = [(pair, pair) if isinstance(pair, int) else pair for pair in layer.padding]
     if len(pairs) > 3:
         raise Refused(f"it pads {len(pairs)} axes, but torch.nn's modules pad at most 3")
-    kind: type[nn.Module] = getattr(nn, f"{_PADS[layer.mode]}{len(pairs)}d")
+    name = next(name for name, mode in _PADS.items() if mode == layer.mode)
+    kind: type[nn.Module] = getattr(nn, f"{name}{len(pairs)}d")
     counts = tuple(count for pair in reversed(pairs) for count in pair)
     return kind(counts, layer.value) if layer.mode == "constant" else kind(counts)

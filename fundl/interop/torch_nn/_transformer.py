@@ -6,11 +6,11 @@ Blocks are compositions of layers. Those that torch.nn's modules are, and no oth
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, TypeVar
 
-import attrs
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fundl.interop.torch_nn._attention import filled
 from fundl.interop.torch_nn._counterparts import META, Refused, require
 from fundl.interop.torch_nn._rules import ConvertInside, ConvertPart, model_of, module_of, require_no_key, stands_alone
 from fundl.layer import AnyLayer, Model
@@ -100,15 +100,8 @@ def _to_a_memory(layer: SelfAttention) -> CrossAttention:
     """The same attention, with the keys and values of a memory of as many features."""
     features = layer.weight.shape[1]
     meta = cross_attention(features, layer.heads, dropout=layer.dropout)
-    return attrs.evolve(
-        meta,
-        query_weight=layer.weight[:features],
-        query_bias=None if layer.bias is None else layer.bias[:features],
-        weight=layer.weight[features:],
-        bias=None if layer.bias is None else layer.bias[features:],
-        output_weight=layer.output_weight,
-        output_bias=layer.output_bias,
-    )
+    output = layer.output_weight, layer.output_bias
+    return filled(meta, layer.weight[:features], layer.weight[features:], layer.bias, output)
 
 
 @model_of.register
