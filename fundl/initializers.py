@@ -204,17 +204,13 @@ def kaiming_uniform(*, gain: float = math.sqrt(2), negative_slope: float = 0.0, 
     >>> from fundl import kaiming_uniform, linear
     >>> layer = linear(2, 25, weight_init=kaiming_uniform(mode="fan_out"))
     """
-    return VarianceScaling(_kaiming_scale(gain, negative_slope), mode, "uniform")
+    return VarianceScaling(gain**2 / (1 + negative_slope**2), mode, "uniform")
 
 
 @with_suggestions
 def kaiming_normal(*, gain: float = math.sqrt(2), negative_slope: float = 0.0, mode: Fan = "fan_in") -> VarianceScaling:
     """N(0, std^2), std = gain / sqrt((1 + negative_slope^2) fan): as `kaiming_uniform`, of which it has the arguments."""
-    return VarianceScaling(_kaiming_scale(gain, negative_slope), mode, "normal")
-
-
-def _kaiming_scale(gain: float, negative_slope: float) -> float:
-    return gain**2 / (1 + negative_slope**2)
+    return attrs.evolve(kaiming_uniform(gain=gain, negative_slope=negative_slope, mode=mode), distribution="normal")
 
 
 @with_suggestions
@@ -235,7 +231,7 @@ def xavier_uniform(*, gain: float = 1.0) -> VarianceScaling:
 @with_suggestions
 def xavier_normal(*, gain: float = 1.0) -> VarianceScaling:
     """N(0, std^2), std = gain sqrt(2 / (fan_in + fan_out)): as `xavier_uniform`, of which it has the gain."""
-    return VarianceScaling(gain**2, "fan_mean", "normal")
+    return attrs.evolve(xavier_uniform(gain=gain), distribution="normal")
 
 
 def lecun_uniform() -> VarianceScaling:
@@ -256,11 +252,7 @@ def lecun_normal() -> VarianceScaling:
 
 @with_suggestions
 def normal(std: float = 1.0, *, mean: float = 0.0) -> Normal:
-    """N(mean, std^2).
-
-    Args:
-        std: the standard deviation.
-        mean: of the distribution.
+    """N(mean, std^2), the normal distribution.
 
     Raises:
         ValueError: std is negative, or a number is not finite.
@@ -272,11 +264,7 @@ def normal(std: float = 1.0, *, mean: float = 0.0) -> Normal:
 def truncated_normal(std: float = 1.0, *, mean: float = 0.0, low: float = -2.0, high: float = 2.0) -> TruncatedNormal:
     """N(mean, std^2), given that it is between mean + low std and mean + high std.
 
-    Args:
-        std: the standard deviation of the distribution before it is truncated (by the default bounds, to 0.88 of it).
-        mean: of the distribution before it is truncated.
-        low: the lower bound, in standard deviations from the mean.
-        high: the upper bound, likewise.
+    Mean and std are those before it is truncated; by the default bounds, the standard deviation becomes 0.88 std.
 
     Raises:
         ValueError: std is negative, a number is not finite, or low is not less than high.
@@ -319,11 +307,7 @@ def ones() -> Constant:
 
 
 def constant(value: float) -> Constant:
-    """One number everywhere.
-
-    Args:
-        value: the number.
-    """
+    """The value everywhere."""
     return Constant(value)
 
 

@@ -71,13 +71,14 @@ def check_vjp(
         raise ValueError(f"{tolerance=}, {directions=} and {step=} must all be positive")
     key = random.key(0) if key is None else key
     with torch.no_grad():
-        point = tree.map(torch.clone, tree.cast_to(_Point(params, x), torch.float64))
+        point = tree.cast_to(_Point(params, x), torch.float64)
+        given = _Given(*tree.map(torch.clone, point), _random_like(run_forward(*tree.map(torch.clone, point))[0], key))
         faults = (
-            _mutations(point, key)
-            or _variations(point, key)
-            or _misfits(point, key, tolerance)
-            or _wrong_derivatives(point, key, tolerance=tolerance, directions=directions, step=step)
-            or _layout_faults(point, key, tolerance)
+            _mutations(given)
+            or _variations(given)
+            or _misfits(given, tolerance)
+            or _wrong_derivatives(given, key, tolerance=tolerance, directions=directions, step=step)
+            or _layout_faults(given, tolerance)
         )
     if faults:
         raise AssertionError("\n  ".join((f"{describe(params)} breaks the contract of a layer:", *faults)))
@@ -117,17 +118,25 @@ class _Point(NamedTuple):
     x: object
 
 
+class _Given(NamedTuple):
+    """All that a run needs: what may lie in memory in one way or another."""
+
+    model: Model
+    x: object
+    grad: object
+
+
 class _Run(NamedTuple):
-    """All that comes out of a run."""
+    """All that comes out of it, under the names that messages use."""
 
     output: object
     residuals: object
     gradient: _Point
 
 
-def _run(point: _Point, key: Tensor) -> _Run:
-    output, residuals = run_forward(*point)
-    return _Run(output, residuals, _Point(*run_backward(point.model, residuals, _random_like(output, key))))
+def _run(given: _Given) -> _Run:
+    output, residuals = run_forward(given.model, given.x)
+    return _Run(output, residuals, _Point(*run_backward(given.model, residuals, given.grad)))
 
 
 def _random_like(output: object, key: Tensor) -> object:
@@ -140,19 +149,16 @@ def _normal(key: Tensor, like: Tensor) -> Tensor:
     return random.normal(key, tuple(like.shape), dtype=torch.float64).to(like)
 
 
-def _named(values: object, name: str = "", *, trainable: bool = False) -> dict[str, Tensor]:
-    """The tensors of a tree, or its trainable ones, by their paths."""
-    if trainable:
-        return dict(
-            zip(
-                (f"{name}{path}".removeprefix(".") for path in tree.trainable_paths(values)),
-                tree.trainable_leaves(values),
-                strict=True,
-            )
-        )
+def _named(values: object, name: str = "") -> dict[str, Tensor]:
+    """The tensors of a tree by their paths; residuals may hold other things, a shape, say."""
     places = zip(tree.paths(values), tree.flatten(values)[0], strict=True)
-    # Residuals may hold other things than tensors: a shape, say.
     return {(name + path).removeprefix("."): leaf for path, leaf in places if isinstance(leaf, Tensor)}
+
+
+def _trainable(point: _Point) -> dict[str, Tensor]:
+    """The trainable ones of a point, likewise."""
+    paths = (path.removeprefix(".") for path in tree.trainable_paths(point))
+    return dict(zip(paths, tree.trainable_leaves(point), strict=True))
 
 
 def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
@@ -163,30 +169,28 @@ def _changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[str]:
 # --- Purity ------------------------------------------------------------------------------------------------------------
 
 
-def _mutations(point: _Point, key: Tensor) -> list[str]:
+def _mutations(given: _Given) -> list[str]:
     """What forward or backward changes of that which it should only read."""
-    given = _named(point)
-    before = tree.map(torch.clone, given)
-    output, residuals = run_forward(*point)
-    if changed := _changed(before, given):
+    tensors = _named(given)
+    before = tree.map(torch.clone, tensors)
+    _, residuals = run_forward(given.model, given.x)
+    if changed := _changed(before, tensors):
         return [f"forward changes {name}" for name in changed]
-    grad = _random_like(output, key)
-    given |= _named(residuals, "residuals") | _named(grad, "grad")
-    before = tree.map(torch.clone, given)
-    first = _named(_Point(*run_backward(point.model, residuals, grad)))
-    if changed := _changed(before, given):
+    tensors |= _named(residuals, "residuals")
+    before = tree.map(torch.clone, tensors)
+    first, second = (_named(_Point(*run_backward(given.model, residuals, given.grad))) for _ in range(2))
+    if changed := _changed(before, tensors):
         return [f"backward changes {name}" for name in changed]
-    second = _named(_Point(*run_backward(point.model, residuals, grad)))
     return [f"a second backward gives another gradient of {name}" for name in _changed(first, second)]
 
 
-def _variations(point: _Point, key: Tensor) -> list[str]:
+def _variations(given: _Given) -> list[str]:
     """What comes out different a second time or in another grad mode, or requires grad."""
-    first = _named(_run(point, key))
+    first = _named(_run(given))
     modes = {"a second time": torch.no_grad, "with grad mode on": torch.enable_grad, "in inference mode": torch.inference_mode}
     for when, mode in modes.items():
         with mode():
-            again = _named(_run(point, key))
+            again = _named(_run(given))
         different = [f"{name} comes out different {when}" for name in _changed(first, again)]
         taped = [f"{name} requires grad {when}" for name, tensor in again.items() if tensor.requires_grad]
         if different or taped:
@@ -197,9 +201,9 @@ def _variations(point: _Point, key: Tensor) -> list[str]:
 # --- Structure ---------------------------------------------------------------------------------------------------------
 
 
-def _misfits(point: _Point, key: Tensor, tolerance: float) -> list[str]:
+def _misfits(given: _Given, tolerance: float) -> list[str]:
     """Where outputs and gradients are not of the structure, shapes, dtypes and devices that they should be."""
-    output, residuals, gradient = _run(point, key)
+    point, (output, residuals, gradient) = _Point(*given[:2]), _run(given)
     faults = [
         f"the output is {describe(leaf)}, though the parameters and the input are float64"
         for leaf in tree.leaves(output)
@@ -209,16 +213,15 @@ def _misfits(point: _Point, key: Tensor, tolerance: float) -> list[str]:
         faults += _other_structure(values, grads, names=(name, "its gradient"))
     if faults:
         return faults
-    tensors, gradients, trainable = _named(point), _named(gradient), _named(point, trainable=True)
+    tensors, gradients, trainable = _named(point), _named(gradient), _trainable(point)
     faults = [
         _misfit(name, tensors.get(name), gradients.get(name), buffer=name in tensors and name not in trainable)
         for name in tensors | gradients
     ]
-    grad = _random_like(output, key)
-    own = run_backward_params(point.model, residuals, grad)
+    own = run_backward_params(given.model, residuals, given.grad)
     if distances := _distances(own, gradient.model, rtol=tolerance, atol=tolerance):
         faults.append(f"backward_params does not give what backward gives: model{distances[0]}")
-    with_grad_x = gradient._replace(x=run_backward_input(point.model, residuals, grad))
+    with_grad_x = gradient._replace(x=run_backward_input(given.model, residuals, given.grad))
     if distances := _distances(with_grad_x, gradient, rtol=tolerance, atol=tolerance):
         faults.append(f"backward_input does not give what backward gives: {distances[0].removeprefix('.')}")
     return [fault for fault in faults if fault]
@@ -272,25 +275,9 @@ def _distance(path: str, actual: Tensor | None, expected: Tensor | None, *, rtol
 # --- Layouts -----------------------------------------------------------------------------------------------------------
 
 
-class _Given(NamedTuple):
-    """All that a run needs: what may lie in memory in one way or another."""
-
-    model: Model
-    x: object
-    grad: object
-
-
-class _Found(NamedTuple):
-    """All that comes out of it, under the names that messages use."""
-
-    output: object
-    gradient: _Point
-
-
-def _layout_faults(point: _Point, key: Tensor, tolerance: float) -> list[str]:
+def _layout_faults(given: _Given, tolerance: float) -> list[str]:
     """What comes out different, or not at all, if something that goes in lies in memory in another order."""
-    given = _Given(*point, _random_like(run_forward(*point)[0], key))
-    expected, faults = _found(given), list[str]()
+    expected, faults = _run(given), list[str]()
     for name, layout in LAYOUTS.items():
         moved = tree.map(layout, given)
         for what, some in (
@@ -299,7 +286,7 @@ def _layout_faults(point: _Point, key: Tensor, tolerance: float) -> list[str]:
             ("grad", given._replace(grad=moved.grad)),
         ):
             if [leaf.stride() for leaf in tree.leaves(some)] != [leaf.stride() for leaf in tree.leaves(given)]:
-                own = expected if layout is not expanded else _found(tree.map(_copied, some))
+                own = expected if layout is not expanded else _run(tree.map(_copied, some))
                 faults += _layout_fault(some, own, tolerance, f"with {what} {name}")
     return faults
 
@@ -308,16 +295,12 @@ def _copied(x: Tensor) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def _found(given: _Given) -> _Found:
-    output, residuals = run_forward(given.model, given.x)
-    return _Found(output, _Point(*run_backward(given.model, residuals, given.grad)))
-
-
-def _layout_fault(given: _Given, expected: _Found, tolerance: float, when: str) -> list[str]:
+def _layout_fault(given: _Given, expected: _Run, tolerance: float, when: str) -> list[str]:
     try:
-        found = _found(given)
+        found = _run(given)
     except Exception as error:  # whatever the layer raises is what is wrong
         return [f"{when}, {type(error).__name__}: {str(error).splitlines()[0]}"]
+    found, expected = found._replace(residuals=None), expected._replace(residuals=None)
     distances = _distances(found, expected, rtol=tolerance, atol=tolerance)
     return [f"{when}, {distance.removeprefix('.')}" for distance in distances[:1]]
 
@@ -325,13 +308,13 @@ def _layout_fault(given: _Given, expected: _Found, tolerance: float, when: str) 
 # --- Central differences -----------------------------------------------------------------------------------------------
 
 
-def _wrong_derivatives(point: _Point, key: Tensor, *, tolerance: float, directions: int, step: float) -> list[str]:
+def _wrong_derivatives(given: _Given, key: Tensor, *, tolerance: float, directions: int, step: float) -> list[str]:
     """Which gradients are not what central differences give."""
-    output, _, gradient = _run(point, key)
-    cotangent, gradients = _vector(_random_like(output, key)), _named(gradient)
+    point, (output, _, gradient) = _Point(*given[:2]), _run(given)
+    cotangent, gradients = _vector(given.grad), _named(gradient)
     noise = 2e-14 / step * float((cotangent * _vector(output)).abs().sum())
     faults = []
-    for place, (name, leaf) in enumerate(_named(point, trainable=True).items()):
+    for place, (name, leaf) in enumerate(_trainable(point).items()):
         if leaf.is_floating_point():
             ways = [_normal(way_key, leaf) for way_key in random.split(random.fold_in(key, place), directions)]
             got = [float((gradients[name] * way).sum()) for way in ways]
