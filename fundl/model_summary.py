@@ -7,8 +7,6 @@ model of any size, initialised or not.
 import functools
 import io
 import types
-from collections import defaultdict
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
@@ -159,9 +157,9 @@ def summary(model: Model, input_shape: tuple[Shape, ...], *, dtype: torch.dtype 
         else:
             run_forward(shapes_only, x)
         try:
-            rows = _Watched(inner=True).run(shapes_only, x)
+            rows = _Run(inner=True).rows(shapes_only, x)
         except Exception:  # a layer asks more of its parts than that they are of their class
-            rows = _Watched(inner=False).run(shapes_only, x)
+            rows = _Run(inner=False).rows(shapes_only, x)
         return Summary(input_shape, tuple(rows))
 
 
@@ -208,16 +206,15 @@ def _masked(values: Tensor) -> Masked:
 # that class when another one is made of it on the way: with another weight, a mask, of another dtype, or as one of many blocks.
 
 
-Outputs: TypeAlias = dict[str, list[object]]
-"""The outputs of layers, one for each run, by the layers' places, in the order of their first runs."""
-
-
 @attrs.frozen(eq=False)
 class _Watch:
-    """Of a watched layer: its place in the model, and where to note its outputs."""
+    """A layer that is watched: its place, the watches of the layers around it, what it takes, and where to note its outputs."""
 
     place: str
-    outputs: Outputs
+    layer: AnyLayer
+    around: tuple["_Watch", ...]
+    parameters: int
+    outputs: dict["_Watch", list[object]]
 
 
 @functools.cache
@@ -227,7 +224,7 @@ def _watched_class(cls: type[AnyLayer]) -> type[AnyLayer]:
     def forward(self: AnyLayer, x: object) -> tuple[object, object]:
         watch: object = getattr(self, "watch")  # noqa: B009  # the field that is added below
         assert isinstance(watch, _Watch)
-        outputs = watch.outputs.setdefault(watch.place, [])
+        outputs = watch.outputs.setdefault(watch, [])
         result: tuple[object, object] = cls.forward(self, x)
         outputs.append(result[0])
         return result
@@ -244,60 +241,47 @@ def _watched_class(cls: type[AnyLayer]) -> type[AnyLayer]:
 
 
 @attrs.frozen(eq=False)
-class _Watched:
-    """A model that is run to see its layers run, with or without those inside others."""
+class _Run:
+    """A run of a model to see its layers run, with or without those inside others; it has their outputs in order."""
 
     inner: bool
-    layers: dict[str, tuple[AnyLayer, bool]] = attrs.field(factory=dict[str, tuple[AnyLayer, bool]])
-    """Each layer by its place, and whether it is trained."""
-    outputs: Outputs = attrs.field(factory=Outputs)
+    outputs: dict[_Watch, list[object]] = attrs.field(factory=dict[_Watch, list[object]])
 
-    def run(self, model: Model, x: object) -> list[Row]:
-        """The rows of the layers that run on an input."""
-        watched = self._watch(model, "", is_trained=True)
+    def rows(self, model: Model, x: object) -> list[Row]:
+        """The rows of the layers that run on an input; parts of theirs that never run count for them."""
+        watched = self._watch(model, "", (), is_trained=True)
         assert isinstance(watched, Layer | tuple)
         run_forward(watched, x)
-        inside = defaultdict[str, list[str]](list)
-        for place in self.outputs:
-            for outer in self._outer(place)[-1:]:
-                inside[outer].append(place)
-        return [self._row(place, inside[place]) for place in self.outputs]
+        around = {watch: [outer for outer in watch.around if outer in self.outputs] for watch in self.outputs}
+        inside = {watch: [part for part, outer in around.items() if outer[-1:] == [watch]] for watch in around}
+        return [
+            Row(
+                place=watch.place,
+                depth=len(outer),
+                layer=_name(watch.layer),
+                output=_shape(self.outputs[watch][0]),
+                parameters=watch.parameters - sum(part.parameters for part in inside[watch]),
+                nbytes=tree.nbytes(watch.layer) - sum(tree.nbytes(part.layer) for part in inside[watch]),
+            )
+            for watch, outer in around.items()
+        ]
 
-    def _watch(self, part: object, place: str, *, is_trained: bool) -> object:
+    def _watch(self, part: object, place: str, around: tuple[_Watch, ...], *, is_trained: bool) -> object:
         if isinstance(part, tuple):
-            return tree.rebuilt(part, [self._watch(one, place + step, is_trained=is_trained) for step, one in tree.parts(part)])
+            inner = [self._watch(one, place + step, around, is_trained=is_trained) for step, one in tree.parts(part)]
+            return tree.rebuilt(part, inner)
         if not isinstance(part, Layer):
             return part
-        self.layers[place] = part, is_trained
+        watch = _Watch(place, part, around, tree.count(part) if is_trained else 0, self.outputs)
         watched = object.__new__(_watched_class(type(part)))
         for field in attrs.fields(type(part)):
             value: object = getattr(part, field.name)
             if self.inner and field.name in part.children:
-                value = self._watch(value, f"{place}.{field.name}", is_trained=is_trained and field.name in part.trainable)
+                is_inner_trained = is_trained and field.name in part.trainable
+                value = self._watch(value, f"{place}.{field.name}", (*around, watch), is_trained=is_inner_trained)
             object.__setattr__(watched, field.name, value)
-        object.__setattr__(watched, "watch", _Watch(place, self.outputs))
+        object.__setattr__(watched, "watch", watch)
         return watched
-
-    def _row(self, place: str, inside: Sequence[str]) -> Row:
-        """A layer's row, given the places of those inside that have one; those that never run count for it."""
-        layer, _ = self.layers[place]
-        return Row(
-            place=place,
-            depth=len(self._outer(place)),
-            layer=_name(layer),
-            output=_shape(self.outputs[place][0]),
-            parameters=self._count(place) - sum(map(self._count, inside)),
-            nbytes=tree.nbytes(layer) - sum(tree.nbytes(self.layers[other][0]) for other in inside),
-        )
-
-    def _count(self, place: str) -> int:
-        layer, is_trained = self.layers[place]
-        return tree.count(layer) if is_trained else 0
-
-    def _outer(self, place: str) -> list[str]:
-        """The places of the layers with a row that the one at a place is in, the outermost first."""
-        ends = [index for index, letter in enumerate(place) if letter in ".["]
-        return [place[:end] for end in ends if place[:end] in self.outputs]
 
 
 # --- What a row says --------------------------------------------------------------------------------------------------
