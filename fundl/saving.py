@@ -17,9 +17,8 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final, NamedTuple, TypeVar
 
-import attrs
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -247,7 +246,8 @@ def load(path: str | os.PathLike[str], like: T, *, device: torch.device | str | 
     sums: dict[str, Callable[[], int]] = {}
     with ThreadPoolExecutor(1) as worker:
         for name, leaf in zip(paths(like), leaves, strict=True):
-            target = torch.device(device or _off_meta(first if leaf is None else leaf.device))
+            home = first if leaf is None else leaf.device
+            target = torch.device(device or ("cpu" if home.type == "meta" else home))
             stored = file.tensors.get(name)
             if stored is not None and name in file.sums and target.type != "meta":
                 sums[name] = _sum_of(stored, worker)
@@ -270,10 +270,6 @@ def _differences(stored: Mapping[str, Tensor], like: object) -> list[str]:
 
 def _words(leaf: Tensor | None) -> str:
     return "nothing" if leaf is None else describe(leaf)
-
-
-def _off_meta(device: torch.device) -> torch.device:
-    return torch.device("cpu") if device.type == "meta" else device
 
 
 def _unset_buffers(tree: object, path: str = "", *, in_buffer: bool = False) -> Iterator[str]:
@@ -310,15 +306,8 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     return dict(_read(path).texts)
 
 
-@attrs.frozen
-class _File:
-    """What a file holds.
-
-    Args:
-        tensors: by name, as views of the file.
-        texts: the metadata.
-        sums: checksums of the tensors, by name; none if the file was not written by fundl.
-    """
+class _File(NamedTuple):
+    """What a file holds: its tensors by name, as views of it; the metadata; and the tensors' checksums, if fundl wrote it."""
 
     tensors: Mapping[str, Tensor]
     texts: Mapping[str, str]

@@ -2,7 +2,7 @@
 
 import copy
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Generic, TypeVar, cast
 
 import attrs
@@ -69,7 +69,7 @@ class _Step:
         match node:
             case Record() if self.is_attribute:
                 return evolved(node, {str(self.key): value})
-            case tuple() if self.is_attribute and self.key in (names := _names(node)):
+            case tuple() if self.is_attribute and self.key in (names := getattr(node, "_fields", ())):
                 return rebuilt(node, [value if name == self.key else part for name, part in zip(names, node, strict=True)])
             case tuple() | list() if isinstance(self.key, int):
                 index = range(len(node))[self.key]
@@ -82,12 +82,6 @@ class _Step:
                 raise TypeError(f"a {type(node).__name__} has no part {self.key!r} that can be replaced")
 
 
-def _names(node: tuple[object, ...]) -> Sequence[str]:
-    """The names of a named tuple's parts."""
-    names: Sequence[str] = getattr(node, "_fields", ())
-    return names
-
-
 @attrs.frozen(eq=False)
 class Place(Generic[T, V]):
     """One place of a tree; made by `at`."""
@@ -95,20 +89,21 @@ class Place(Generic[T, V]):
     tree: T
     _steps: tuple[_Step, ...]
 
-    def get(self) -> V:
-        """What is there."""
-        node: object = self.tree
-        for step in self._steps:
-            node = step.read(node)
-        return cast("V", node)  # `where` said so: it goes from a T to a V by the steps that were just repeated
-
-    def set(self, value: V) -> T:
-        """The tree with another value there; the tree itself stays as it is."""
+    def _nodes(self) -> list[object]:
+        """The tree, and what each step leads to."""
         nodes: list[object] = [self.tree]
         for step in self._steps:
             nodes.append(step.read(nodes[-1]))
+        return nodes
+
+    def get(self) -> V:
+        """What is there."""
+        return cast("V", self._nodes()[-1])  # `where` said so: it goes from a T to a V by the steps that were just repeated
+
+    def set(self, value: V) -> T:
+        """The tree with another value there; the tree itself stays as it is."""
         new: object = value
-        for node, step in zip(reversed(nodes[:-1]), reversed(self._steps), strict=True):
+        for node, step in zip(self._nodes()[-2::-1], reversed(self._steps), strict=True):
             new = step.replaced(node, new)
         return cast("T", new)  # made of a T by replacing one part by another of the same type
 

@@ -1,11 +1,11 @@
 """Trees taken apart into leaves and a structure, and put together again: the border to optree.
 
-optree states its types in a nominal PyTree of its own, which no record and no plain tuple is. Each thing that is taken from it
-gets its true type here, once.
+optree states its types in a nominal PyTree of its own, which no record and no plain tuple is. So what is given to it and taken
+from it is not of the types that it states; each gets its true type here, once.
 """
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import optree
 from torch import Tensor
@@ -28,28 +28,6 @@ else:
     Structure = optree.PyTreeSpec
 
 
-class _Flatten(Protocol):
-    def __call__(self, tree: T, /, *, none_is_leaf: bool, namespace: str) -> "tuple[list[Tensor | None], Structure[T]]": ...
-
-
-class _Accessors(Protocol):
-    def __call__(self, tree: object, /, *, none_is_leaf: bool, namespace: str) -> list[optree.PyTreeAccessor]: ...
-
-
-class _Unflatten(Protocol):
-    def __call__(self, structure: "Structure[T]", leaves: Iterable[object], /) -> T: ...
-
-
-class _Register(Protocol):
-    def __call__(self, cls: type, apart: object, together: object, /, *, path_entry_type: type, namespace: str) -> object: ...
-
-
-_register_node = cast("_Register", optree.register_pytree_node)
-_tree_flatten = cast("_Flatten", optree.tree_flatten)
-_tree_accessors = cast("_Accessors", optree.tree_accessors)
-_tree_unflatten = cast("_Unflatten", optree.tree_unflatten)
-
-
 def register_node(cls: type, apart: Callable[..., object], together: Callable[..., object]) -> None:  # type: ignore[explicit-any]  # of records of the class
     """Make the instances of a class nodes of trees.
 
@@ -58,17 +36,23 @@ def register_node(cls: type, apart: Callable[..., object], together: Callable[..
         apart: from a node to its children, static values, and the names of the children.
         together: from static values and children to the node.
     """
-    _register_node(cls, apart, together, path_entry_type=optree.GetAttrEntry, namespace=_NAMESPACE)
+    optree.register_pytree_node(
+        cls,
+        apart,  # type: ignore[arg-type]  # see above
+        together,  # type: ignore[arg-type]  # likewise
+        path_entry_type=optree.GetAttrEntry,
+        namespace=_NAMESPACE,
+    )
 
 
 def flatten(tree: T) -> "tuple[list[Tensor | None], Structure[T]]":
     """All leaves of a tree from left to right, None and buffers included, and its structure."""
-    return _tree_flatten(tree, none_is_leaf=True, namespace=_NAMESPACE)
+    return optree.tree_flatten(tree, none_is_leaf=True, namespace=_NAMESPACE)  # type: ignore[arg-type,return-value]  # see above
 
 
 def unflatten(structure: "Structure[T]", leaves: Iterable[Tensor | None]) -> T:
     """The tree of that structure with these leaves: undoes `flatten`."""
-    return _tree_unflatten(structure, leaves)
+    return optree.tree_unflatten(structure, leaves)  # type: ignore[arg-type,return-value]  # see above
 
 
 def leaves(tree: object) -> list[Tensor]:
@@ -90,7 +74,8 @@ def paths(tree: object) -> list[str]:
     >>> tree.paths(({"a": torch.ones(1)}, torch.zeros(2)))
     ["[0]['a']", '[1]']
     """
-    return [accessor.codify("") for accessor in _tree_accessors(tree, none_is_leaf=True, namespace=_NAMESPACE)]
+    accessors = optree.tree_accessors(tree, none_is_leaf=True, namespace=_NAMESPACE)  # type: ignore[arg-type]  # see above
+    return [accessor.codify("") for accessor in accessors]
 
 
 def require_same_structure(first: object, second: object, *, names: tuple[str, str]) -> None:
