@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from fundl import tree
 from fundl.interop.torch_nn._counterparts import META, copied, require
@@ -57,10 +57,6 @@ def _(layer: RNN | GRU | LSTM, *_: object) -> nn.Module:
         device=META,
         **({"nonlinearity": layer.activation} if isinstance(layer, RNN) else {}),
     )
-    for index, recurrences in enumerate(layer.layers):
-        for recurrence, direction in zip(recurrences, ("", "_reverse"), strict=False):
-            tensors: dict[str, Tensor | None] = {name: getattr(recurrence, name) for name in recurrence.children}
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    setattr(module, f"{name}_l{index}{direction}", nn.Parameter(copied(tensor)))  # it keeps a list of them
+    for name, tensor in zip(dict(module.named_parameters()), tree.trainable_leaves(layer), strict=True):
+        setattr(module, name, nn.Parameter(copied(tensor)))  # it keeps a list of them
     return module
