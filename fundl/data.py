@@ -124,13 +124,7 @@ class Minibatches(Generic[T]):
 
 
 def count_rows(data: object) -> int:
-    """The size of the first axis that all tensors of a tree share.
-
-    Args:
-        data: a tree of tensors.
-
-    Raises:
-        ValueError: the tree holds no tensor, a tensor has no axes or no rows, or the first axes differ.
+    """The size of the first axis, above 0, that all tensors of a tree share; a ValueError tells if there is none.
 
     >>> count_rows((torch.zeros(3, 2), torch.zeros(3)))
     3

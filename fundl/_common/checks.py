@@ -101,13 +101,7 @@ def require_loss(loss: object) -> None:
 
 
 def require_gradient(grad: object, output: object, loss: object = None) -> None:
-    """Raise unless a gradient is of the form of what it is the gradient with respect to, for kernels that take it on trust.
-
-    Args:
-        grad: the gradient.
-        output: what it belongs to.
-        loss: the loss that gave it, or None if the caller did.
-    """
+    """Raise unless a gradient, of the loss or else from the caller, is of the form of the output: kernels take it on trust."""
     if isinstance(grad, Tensor) and isinstance(output, Tensor):  # each step comes here: it takes half a microsecond
         if grad.shape == output.shape and grad.dtype == output.dtype and grad.device == output.device:
             return

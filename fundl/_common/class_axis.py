@@ -17,10 +17,6 @@ def classes_along(axis: int, prediction: Tensor, target: Tensor) -> tuple[Tensor
     Returns:
         The two, of shapes (B, C, ...) and (B, ...), or as rows, (N, C) and (N,); and if they are rows, what gives a gradient
         the shape of the prediction again.
-
-    Raises:
-        TypeError: they are no tensors.
-        ValueError: the prediction has no such axis, or the target does not fit.
     """
     require_tensor(prediction, "the prediction must be")
     require_tensor(target, "the target must be")

@@ -1,7 +1,7 @@
 """The batches of all runs."""
 
 from collections.abc import Iterator
-from typing import Generic, TypeVar, final
+from typing import Generic, final
 
 import attrs
 import torch
@@ -11,9 +11,7 @@ from fundl import random, tree
 from fundl.data import Minibatches, count_rows
 from fundl.data import minibatches as minibatches_of_one
 from fundl.ensemble.models import require_keys
-from fundl.runs import count_runs, each
-
-T = TypeVar("T")
+from fundl.runs import T, count_runs, each
 
 
 def minibatches(keys: Tensor | None, data: T, batch_size: int, *, drop_last: bool = False) -> "RunMinibatches[T]":
@@ -22,8 +20,7 @@ def minibatches(keys: Tensor | None, data: T, batch_size: int, *, drop_last: boo
     Args:
         keys: one for each run, which decides the order of its batches; None keeps the data in order.
         data: a tree of tensors (R, N, ...), N examples for each run; `share` gives all runs the same, without copies.
-        batch_size: B, how many examples of each run a batch holds, at least 1. The last batch holds what is left over.
-        drop_last: whether to leave out a last batch that is smaller than the others.
+        batch_size, drop_last: see `minibatches`; B is how many examples of each run a batch holds.
 
     Returns:
         Something to iterate over, as often as one likes, that has a length. A batch is a tree like the data, of tensors

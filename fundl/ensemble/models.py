@@ -87,8 +87,7 @@ def initialize(
     Args:
         keys: one for each run, such as ``split(key(0), 50)``.
         model: a layer or a nested tuple of layers.
-        device: where the parameters go, as for `initialize`.
-        dtype: of the floating-point parameters, likewise.
+        device, dtype: of the parameters, as for `initialize`.
 
     Shape:
         keys (R, 2)

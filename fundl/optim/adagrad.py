@@ -83,10 +83,9 @@ def adagrad(
     It is ``chain(add_decayed_weights(weight_decay), scale_by_adagrad(...), scale_by_learning_rate(rate))``.
 
     Args:
-        rate: the learning rate, a number of 0 or more or a schedule.
+        rate, weight_decay: see `sgd`.
         rate_decay: if not 0, the rate is `inverse_time_schedule` (rate, rate_decay).
         initial, epsilon: see `scale_by_adagrad`, which also has the source.
-        weight_decay: the weight of the L2 penalty, of 0 or more.
 
     Raises:
         ValueError: the rate is a schedule, and there is a rate_decay.

@@ -106,10 +106,9 @@ def rmsprop(
     It is ``chain(add_decayed_weights(weight_decay), scale_by_rms(...), trace(momentum), scale_by_learning_rate(rate))``.
 
     Args:
-        rate: the learning rate, a number of 0 or more or a schedule.
+        rate, weight_decay: see `sgd`.
         decay, epsilon, centered: see `scale_by_rms`, which also has the sources.
         momentum: see `trace`.
-        weight_decay: the weight of the L2 penalty, of 0 or more.
 
     >>> from fundl import rmsprop
     >>> optimizer, params = rmsprop(0.1, decay=0.75), torch.ones(2)

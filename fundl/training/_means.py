@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal
 
 import torch
 from torch import Tensor
@@ -11,11 +11,9 @@ from fundl import tree
 from fundl._common.modes import callers_mode, no_grad
 from fundl.layer import Prediction, Target
 from fundl.metrics import Metric
-from fundl.runs import Runs, each
+from fundl.runs import Runs, T, each
 from fundl.training.step import Report
 from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
-
-T = TypeVar("T")
 
 _BUFFER_NUMBERS: Final = 2**20  # so many predicted numbers wait to be measured together
 

@@ -36,13 +36,7 @@ class Progress:
 
 
 def show(progress: "bool | Console", what: str, total: int) -> Progress:
-    """What shows the progress of a computation.
-
-    Args:
-        progress: whether to show anything, on standard error; or the console to show it on.
-        what: a part of the computation is called.
-        total: how many parts there are.
-    """
+    """What shows the progress of a computation of so many parts, called so: on standard error, or on a console."""
     if progress is False:
         return Progress()
     from rich.console import Console  # noqa: PLC0415  # rich takes its time to load: those who see nothing need not wait

@@ -36,11 +36,7 @@ def pays(steps: int, model: object) -> bool:
 
 
 class StepRunner(Generic[S, B, R]):
-    """Takes steps one by one.
-
-    Args:
-        step: from a state and a batch to the next state and a report.
-    """
+    """Takes steps one by one: each goes from a state and a batch to the next state and a report."""
 
     def __init__(self, step: Callable[[S, B], tuple[S, R]]) -> None:
         self.step = step
@@ -55,10 +51,7 @@ class StepRunner(Generic[S, B, R]):
 class CompiledStepRunner(StepRunner[S, B, R]):
     """Takes many steps in one compiled call, where their batches are like the first; any other is taken by itself.
 
-    Args:
-        step: as above.
-        shown: shows that it compiles, and how long that took.
-        insist: whether a step that cannot be compiled is an error; else all are taken one by one.
+    If it is to insist, a step that cannot be compiled is an error; else all are taken one by one.
     """
 
     def __init__(self, step: Callable[[S, B], tuple[S, R]], shown: Progress, *, insist: bool) -> None:

@@ -4,7 +4,7 @@ import math
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Generic, TypeAlias, TypeVar, final
+from typing import Final, Generic, TypeAlias, final
 
 import attrs
 import torch
@@ -15,14 +15,12 @@ from fundl.data import Minibatches
 from fundl.layer import P, Prediction, Target
 from fundl.metrics import Metric
 from fundl.random import Key
-from fundl.runs import Runs
+from fundl.runs import Runs, T
 from fundl.training._means import Means, for_any_use
 from fundl.training._progress import Progress
 from fundl.training._step_runner import StepRunner
 from fundl.training.evaluation import Evaluation
 from fundl.training.step import Report, S, Step, TrainState, X
-
-T = TypeVar("T")
 
 Batches: TypeAlias = Callable[[Key], Iterable[tuple[X, Target]]] | Iterable[tuple[X, Target]]
 """The batches (x, target) of an epoch: as a function of the epoch's key, or something to go through once per epoch."""
