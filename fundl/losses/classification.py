@@ -129,15 +129,10 @@ def nll(
     Args:
         prediction: x, log-probabilities.
         target: y, class indices, integers from 0 to C - 1.
-        weight, ignore_index, axis, reduction: see `cross_entropy`.
+        weight, ignore_index, axis, reduction: see `cross_entropy`, which also has the errors.
 
     Shape:
         (B, C, ...) and (B, ...) to (); C where `axis` says
-
-    Raises:
-        ValueError: the shapes do not fit, there is nothing to average, or the reduction is unknown.
-        TypeError: the prediction is not floating-point, or the target is not of integers.
-        IndexError: a class index is out of range (checked on CPUs; a GPU stops with an assertion of its own).
 
     >>> from fundl import nll
     >>> nll(torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log(), torch.tensor([1, 0]))

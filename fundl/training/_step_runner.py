@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 
 from torch import Tensor
@@ -108,19 +109,10 @@ _Kind: TypeAlias = tuple[object, ...]
 
 def _groups(batches: Iterable[B]) -> Iterator[tuple[_Kind, list[B]]]:
     """Lists of batches of the same structure, shapes and dtypes, each with these as its kind."""
-    group: list[B] = []
-    kind: _Kind = ()
-    most = 0
-    for batch in batches:
-        its_kind = _kind_of(batch)
-        if group and (its_kind != kind or len(group) == most):
-            yield kind, group
-            group = []
-        if not group:
-            kind, most = its_kind, max(1, min(_MOST_STEPS, _MOST_BYTES // max(1, tree.nbytes(batch))))
-        group.append(batch)
-    if group:
-        yield kind, group
+    for kind, alike in groupby(batches, _kind_of):
+        for first in alike:
+            most = max(1, min(_MOST_STEPS, _MOST_BYTES // max(1, tree.nbytes(first))))
+            yield kind, [first, *islice(alike, most - 1)]  # noqa: B031  # which goes on behind it
 
 
 def _kind_of(batch: object) -> _Kind:
