@@ -1,10 +1,11 @@
 """The LSTM of oneDNN: all steps of a layer in one kernel, forward and backward."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -13,16 +14,12 @@ from fundl._common.kernels import LSTMGiven, LSTMGrads, LSTMTensors
 from fundl._common.modes import is_traced
 
 
-class LSTMOperators(Protocol):
-    """The two kernels as operators that a graph can hold; see `fundl._compiling.lstm_operators`."""
+@attrs.frozen
+class LSTMOperators:  # type: ignore[explicit-any]  # of its fields
+    """The two functions below as operators that a graph can hold; see `fundl._compiling.lstm_operators`."""
 
-    def lstm(self, tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
-        """As `lstm`."""
-
-    def lstm_backward(
-        self, tensors: LSTMTensors, given: LSTMGiven, grads: LSTMGrads, *, biased: bool, reverse: bool
-    ) -> LSTMTensors:
-        """As `lstm_backward`."""
+    lstm: Callable[..., LSTMGiven]  # type: ignore[explicit-any]  # of the same arguments
+    lstm_backward: Callable[..., LSTMTensors]  # type: ignore[explicit-any]  # likewise
 
 
 class _Tracing(threading.local):
