@@ -5,13 +5,11 @@ import json
 import re
 import zipfile
 from collections.abc import Mapping
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args, get_origin
 
 import attrs
 
 from fundl._compiling import store
-
-T = TypeVar("T")
 
 FORMAT: Final = 2
 NAME: Final = "fundl.json"
@@ -19,44 +17,29 @@ NAME: Final = "fundl.json"
 
 @attrs.frozen
 class Form:
-    """What the manifest says of a compiled program.
+    """What the manifest says of a compiled program."""
 
-    Args:
-        library: the digest of what was compiled.
-        role: which of the programs for a cache key it is.
-        threads: the number that torch was set to.
-        devices: of the arguments, each with its model.
-        classes: a digest of the classes of the arguments, and of all their static values.
-    """
-
-    library: str
-    role: str
-    threads: int
-    devices: dict[str, str]
-    classes: str
+    library: str  # the digest of what was compiled
+    role: str  # which of the programs for a cache key it is
+    threads: int  # that torch was set to
+    devices: dict[str, str]  # of the arguments, each with its model
+    classes: str  # a digest of the classes of the arguments, and of all their static values
 
 
 @attrs.frozen
 class Manifest:
-    """What the manifest says.
+    """What the manifest says."""
 
-    Args:
-        format: of the file.
-        options: that the function was compiled with, by name.
-        function: its name.
-        parts: digests of the parts of the function, by name.
-        needs: versions and the machine, which must be the same where the file is loaded.
-        instructions: sets of instructions that the CPU must have.
-        forms: the compiled programs, at least one.
-    """
+    format: int  # of the file
+    options: dict[str, str]  # that the function was compiled with, by name
+    function: str  # its name
+    parts: dict[str, str]  # digests of the parts of the function, by name
+    needs: dict[str, str]  # versions and the machine, which must be the same where the file is loaded
+    instructions: list[str]  # sets of them that the CPU must have
+    forms: list[Form]  # the compiled programs, at least one
 
-    format: int
-    options: dict[str, str]
-    function: str
-    parts: dict[str, str]
-    needs: dict[str, str]
-    instructions: list[str]
-    forms: list[Form]
+
+T = TypeVar("T", Form, Manifest)
 
 
 class MisshapenError(Exception):
@@ -73,10 +56,13 @@ def read(content: bytes) -> tuple[dict[str, bytes], Manifest | int]:
         contents = {name: archive.read(name) for name in archive.namelist()}
     if NAME not in contents:
         raise MisshapenError(f"it lacks {NAME}")
-    raw = _Part(json.loads(contents[NAME]))
-    if (version := raw.value("format", int)) != FORMAT:
-        return {}, version
-    manifest = _manifest(raw)
+    raw: object = json.loads(contents[NAME])
+    if isinstance(raw, dict):
+        if type(raw.get("format")) is int and raw["format"] != FORMAT:
+            return {}, int(raw["format"])
+        if isinstance(raw.get("forms"), list):
+            raw["forms"] = [_record(Form, form) for form in raw["forms"]]
+    manifest = _record(Manifest, raw)
     _require_all(contents, manifest)
     return contents, manifest
 
@@ -90,58 +76,25 @@ def library(contents: Mapping[str, bytes], name: str) -> store.Files:
 # --- Its shape ----------------------------------------------------------------------------------------------------------
 
 
-class _Part:
-    """A dictionary of a manifest, of which all values are asked for with their types."""
-
-    def __init__(self, raw: object) -> None:
-        if not isinstance(raw, dict):
-            raise MisshapenError(f"{NAME} holds {raw!r:.50}, where it should say what is in the file")
-        self._raw: dict[object, object] = raw
-
-    def require_only(self, names: set[str]) -> None:
-        """Raise if there is more than these."""
-        if more := self._raw.keys() - names:
-            raise MisshapenError(f"{NAME} says more than it should: {min(map(repr, more))}")
-
-    def value(self, name: str, kind: type[T]) -> T:
-        """The value of a name, of a type."""
-        value = self._raw.get(name)
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise _wrong(name, value)
-        return value
-
-    def texts(self, name: str) -> dict[str, str]:
-        """A dictionary of texts."""
-        part = _Part(self._raw.get(name))
-        return {str(key): part.value(str(key), str) for key in part._raw}
-
-
-def _wrong(name: str, value: object) -> MisshapenError:
-    return MisshapenError(f"{NAME} has {value!r:.50} for {name!r}")
-
-
-def _manifest(raw: _Part) -> Manifest:
-    raw.require_only({field.name for field in attrs.fields(Manifest)})
-    instructions: list[object] = raw.value("instructions", list)
-    texts = [text for text in instructions if isinstance(text, str)]
-    forms = [_form(_Part(part)) for part in raw.value("forms", list)]
-    if len(texts) < len(instructions) or not forms:
-        raise _wrong("instructions" if forms else "forms", instructions)
-    options, parts, needs = (raw.texts(name) for name in ("options", "parts", "needs"))
-    return Manifest(FORMAT, options, raw.value("function", str), parts, needs, texts, forms)
-
-
-def _form(raw: _Part) -> Form:
-    raw.require_only({field.name for field in attrs.fields(Form)})
-    library, role, classes = (raw.value(name, str) for name in ("library", "role", "classes"))
-    form = Form(library, role, raw.value("threads", int), raw.texts("devices"), classes)
-    if not store.is_digest(form.library):
-        raise _wrong("library", form.library)
-    return form
+def _record(cls: type[T], raw: object) -> T:
+    """A record of a dictionary that has all of its fields, of their types, and nothing else."""
+    if not isinstance(raw, dict):
+        raise MisshapenError(f"{NAME} holds {raw!r:.50}, where it should say what is in the file")
+    fields = {field.name: field.type for field in attrs.fields(cls)}
+    if more := raw.keys() - fields:
+        raise MisshapenError(f"{NAME} says more than it should: {min(map(repr, more))}")
+    for name, kind in fields.items():
+        value = raw.get(name)
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        if type(value) is not (get_origin(kind) or kind) or not all(isinstance(part, get_args(kind)[-1]) for part in parts):
+            raise MisshapenError(f"{NAME} has {value!r:.50} for {name!r}")
+    return cls(**raw)
 
 
 def _require_all(contents: Mapping[str, bytes], manifest: Manifest) -> None:
-    """Raise unless a file has all that the manifest names, as it was, and nothing else."""
+    """Raise unless a file has all that the manifest names, something at least, as it was, and nothing else."""
+    if not manifest.forms:
+        raise MisshapenError(f"{NAME} has [] for 'forms'")
     libraries = {form.library for form in manifest.forms}
     for path in contents:
         folder, separator, file = path.partition("/")
