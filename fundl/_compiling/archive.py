@@ -14,10 +14,10 @@ import sys
 import time
 import types
 import zipfile
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, cast
 
 import attrs
 import torch
@@ -29,80 +29,44 @@ from fundl._common.files import atomic_file, existing_file
 from fundl._compiling import cache, identity, manifests, store
 from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.manifests import Form, Manifest
-from fundl._compiling.programs import Trace
-from fundl._compiling.trees import statics
-
-F = TypeVar("F")
+from fundl._compiling.programs import Interface, Kind, Program, Run, Trace
+from fundl._compiling.trees import flatten, statics
 
 
 @attrs.frozen(eq=False)
 class Origin:
-    """What a file is of.
+    """What a file is of."""
 
-    Args:
-        function: that was compiled.
-        name: of it.
-        options: that it was compiled with, by name; "by" names what compiled it.
-    """
-
-    function: object
-    name: str
-    options: Mapping[str, str]
-
-
-@attrs.frozen(eq=False)
-class Entry:
-    """A compiled program in a file.
-
-    Args:
-        key: of the arguments that it is for.
-        form: what goes with its library; tensors, and whatever can be pickled.
-        result: the signature of the result, for messages.
-        library: the folder of what was compiled.
-        role: which of the programs for that key it is, if there are several.
-    """
-
-    key: CacheKey
-    form: object
-    result: Hashable
-    library: Path
-    role: str = ""
-
-    @property
-    def devices(self) -> list[torch.device]:
-        """Those of the arguments' tensors."""
-        return [device for _, _, _, device in self.key.leaves]
+    function: object  # that was compiled
+    name: str  # of it
+    options: Mapping[str, str]  # that it was compiled with
 
 
 # --- Saving -------------------------------------------------------------------------------------------------------------
 
 
-def save(path: str | os.PathLike[str], origin: Origin, entries: Sequence[Entry]) -> None:
-    """Write compiled programs to a file, whole or not at all.
-
-    Args:
-        path: of the file.
-        origin: what it is of.
-        entries: the programs.
+def save(path: str | os.PathLike[str], origin: Origin, programs: Mapping[str, Sequence[Program[Kind, Run]]]) -> None:
+    """Write compiled programs, given by role, to a file, whole or not at all.
 
     Raises:
         TypeError: a cache key or a result holds what cannot be pickled, or is not the same when it comes back.
         ValueError: there is nothing to save.
     """
+    entries = [(role, program) for role, of_role in programs.items() for program in of_role]
     if not entries:
         raise ValueError(f"{origin.name} is not compiled yet, so there is nothing to save: call it first")
-    pickled = [_pickled(origin, entry) for entry in entries]
-    libraries = {entry.library: _files(entry.library) for entry in entries}
+    pickled = [_pickled(origin, program) for _, program in entries]
+    libraries = {program.library: _files(program.library) for _, program in entries}
     names = {library: store.digest(files) for library, files in libraries.items()}
     forms = [
         Form(
-            names[entry.library],
-            entry.role,
-            entry.key.settings.threads,
-            {str(device): _device_name(device) for device in entry.devices},
-            identity.digest(entry.key.signature),
+            names[program.library],
+            role,
+            program.key.settings.threads,
+            {str(device): _device_name(device) for device in program.key.devices},
+            identity.digest(program.key.signature),
         )
-        for entry in entries
+        for role, program in entries
     ]
     parts, options = identity.parts(origin.function), dict(origin.options)
     manifest = Manifest(manifests.FORMAT, options, origin.name, parts, _needs(), sorted(processor.instructions()), forms)
@@ -186,34 +150,37 @@ class _Unpickler(pickle.Unpickler):
         return self._tensors[place]
 
 
-def _pickled(origin: Origin, entry: Entry) -> tuple[bytes, list[bytes]]:
+def _pickled(origin: Origin, program: Program[Kind, Run]) -> tuple[bytes, list[bytes]]:
     """A form and the tensors that it uses, if it is the same when it comes back."""
     file = io.BytesIO()
     pickler = _Pickler(file)
     try:
-        pickler.dump((entry.key, entry.form))
+        pickler.dump((program.key, program.interface))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise TypeError(f"{origin.name} cannot be saved: {_unpicklable(entry) or error}") from error
+        raise TypeError(f"{origin.name} cannot be saved: {_unpicklable(program) or error}") from error
     form, tensors = file.getvalue(), pickler.memory()
     again, _ = _unpickled(form, tensors.__getitem__)
-    if again != entry.key:
+    if again != program.key:
         raise TypeError(
-            f"{origin.name} cannot be saved, as its arguments would not be recognised: {entry.key.explain(again)}, which is"
+            f"{origin.name} cannot be saved, as its arguments would not be recognised: {program.key.explain(again)}, which is"
             " equal to no other object, not to its own copy either: give its class an __eq__ and a __hash__ (attrs.frozen does)"
         )
     return form, tensors
 
 
-def _unpickled(form: bytes, memory: Callable[[int], bytes]) -> tuple[CacheKey, object]:
+def _unpickled(form: bytes, memory: Callable[[int], bytes]) -> tuple[CacheKey, Interface]:
     loaded: object = _Unpickler(form, memory).load()
-    if isinstance(loaded, tuple) and len(loaded) == 2 and isinstance(loaded[0], CacheKey):
-        return loaded[0], loaded[1]
-    raise TypeError(f"{type(loaded).__name__} is no pair of a cache key and a form")
+    match loaded:
+        case (CacheKey() as key, Interface() as interface):
+            return key, interface
+        case _:
+            raise TypeError(f"{type(loaded).__name__} is no pair of a cache key and an interface")
 
 
-def _unpicklable(entry: Entry) -> str:
+def _unpicklable(program: Program[Kind, Run]) -> str:
     """Which value of the arguments, or of the result, cannot be pickled, in words; an empty string if each can be."""
-    for name, signature in (*entry.key.signature.arguments, ("the result", entry.result)):
+    result = flatten(program.interface.result, "", constants=True).signature
+    for name, signature in (*program.key.signature.arguments, ("the result", result)):
         for path, value in statics(signature, name):
             try:
                 pickle.dumps(value)
@@ -264,13 +231,15 @@ def _named_device(name: str) -> str:
 # --- Loading ------------------------------------------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike[str], origin: Origin, install: Callable[[Entry], F]) -> list[tuple[Entry, F, Trace]]:
-    """The compiled programs in a file, ready to run.
+def load(
+    path: str | os.PathLike[str], origin: Origin, install: Callable[[CacheKey, Kind, Path], Run]
+) -> list[tuple[str, Program[Kind, Run], Trace]]:
+    """The compiled programs in a file that `save` wrote, each with its role, ready to run.
 
     Args:
-        path: of a file that `save` wrote.
+        path: of the file.
         origin: what the file must be of.
-        install: makes a program of an entry, whose library is in its folder.
+        install: makes what runs, of a key, an interface and the folder of a library.
 
     Raises:
         FileNotFoundError: there is no such file; another OSError if it may not be read, or its libraries not be written.
@@ -292,10 +261,17 @@ def load(path: str | os.PathLike[str], origin: Origin, install: Callable[[Entry]
         raise ValueError(f"{where} {reason}")
     unpickled = [_form(where, contents, number, form) for number, form in enumerate(manifest.forms)]
     libraries = {form.library: cache.install(manifests.library(contents, form.library)) for form in manifest.forms}
-    return [
-        _installed(where, Entry(key, rest, None, libraries[form.library], form.role), install, start)
-        for form, (key, rest, start) in zip(manifest.forms, unpickled, strict=True)
-    ]
+    found: list[tuple[str, Program[Kind, Run], Trace]] = []
+    for form, (key, interface, start) in zip(manifest.forms, unpickled, strict=True):
+        kind, library = cast("Kind", interface), libraries[form.library]  # as it was saved from the same function
+        try:
+            program = Program(key, kind, library, install(key, kind, library))
+        except Exception as error:  # of whatever kind: what loads libraries has several
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise ValueError(f"{where} holds code that this system cannot load: {reason}") from error
+        trace = Trace(f"it was loaded from {where}", time.perf_counter() - start, cached=True, loaded=True)
+        found.append((form.role, program, trace))
+    return found
 
 
 # --- Whether it fits ----------------------------------------------------------------------------------------------------
@@ -338,11 +314,11 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 # --- Taking over --------------------------------------------------------------------------------------------------------
 
 
-def _form(where: str, contents: Mapping[str, bytes], number: int, form: Form) -> tuple[CacheKey, object, float]:
-    """The cache key of a program, and what goes with its library; and the time before they were read."""
+def _form(where: str, contents: Mapping[str, bytes], number: int, form: Form) -> tuple[CacheKey, Interface, float]:
+    """The cache key and the interface of a program; and the time before they were read."""
     start = time.perf_counter()
     try:
-        key, rest = _unpickled(contents[f"{number}.pickle"], lambda place: contents[f"{number}.tensor.{place}"])
+        key, interface = _unpickled(contents[f"{number}.pickle"], lambda place: contents[f"{number}.tensor.{place}"])
     except Exception as error:  # of whatever kind: classes raise theirs
         raise ValueError(
             f"{where} refers to something that is not there ({error}): the modules of the classes and functions among the"
@@ -352,14 +328,4 @@ def _form(where: str, contents: Mapping[str, bytes], number: int, form: Form) ->
         raise ValueError(
             f"{where} was made when classes or functions among the arguments, or what these name, were others: save it anew"
         )
-    return key, rest, start
-
-
-def _installed(where: str, entry: Entry, install: Callable[[Entry], F], start: float) -> tuple[Entry, F, Trace]:
-    """A program, ready to run."""
-    try:
-        made = install(entry)
-    except Exception as error:  # of whatever kind: what loads libraries has several
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{where} holds code that this system cannot load: {reason}") from error
-    return entry, made, Trace(f"it was loaded from {where}", time.perf_counter() - start, cached=True, loaded=True)
+    return key, interface, start

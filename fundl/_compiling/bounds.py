@@ -42,11 +42,7 @@ _ARRAY: Final = r"auto (\w+) =\s*\[&\]\s*\{{\s*__at_align__ std::array<[^;]*> tm
 
 
 def decompositions(known: Decompositions) -> Decompositions:
-    """Decompositions of the operations whose negative indices inductor gets wrong.
-
-    Args:
-        known: the other decompositions.
-    """
+    """Decompositions of the operations whose negative indices inductor gets wrong, from those that are known."""
     # Operations that are not decomposed have loops of their own, which are right from 2.13 on.
     wrong = {operation for operation in kernels.INDEXED if operation in known or torch.__version__ < "2.13"}
     done: list[Tensor] = []  # indices that are as they are to be

@@ -23,11 +23,7 @@ F = TypeVar("F")
 
 
 def compiled(graph: Graph, examples: Sequence[Tensor]) -> tuple[inductor.Run, Path, bool]:
-    """The compiled form of a graph, the folder that it is in, and whether it was on disk.
-
-    Args:
-        graph: as `trace` returned it.
-        examples: of its inputs.
+    """The compiled form of a graph, given examples of its inputs; the folder that it is in, and whether it was on disk.
 
     Raises:
         CompilerError: it was not, and cannot be compiled.
@@ -40,16 +36,7 @@ def compiled(graph: Graph, examples: Sequence[Tensor]) -> tuple[inductor.Run, Pa
 
 
 def compiled_loop(graph: Graph, examples: Sequence[Tensor], plan: loops.Plan) -> tuple[loops.Loop, Path, bool]:
-    """A loop over a graph that writes to its inputs, the folder of its compiled form, and whether that was on disk.
-
-    Args:
-        graph: without outputs.
-        examples: of its inputs.
-        plan: what the loop is over.
-
-    Raises:
-        CompilerError: it was not, and cannot be compiled.
-    """
+    """A loop over a graph that writes to its inputs, and has no outputs; else as `compiled`."""
 
     def make(made: Path) -> None:
         inductor.compile_graph(graph, examples, made)
@@ -60,17 +47,12 @@ def compiled_loop(graph: Graph, examples: Sequence[Tensor], plan: loops.Plan) ->
 
 
 def load(place: Path, devices: Iterable[torch.device]) -> inductor.Run:
-    """The compiled form in a folder.
-
-    Args:
-        place: of what was compiled.
-        devices: of its inputs.
-    """
+    """The compiled form in a folder, for inputs on some devices."""
     return inductor.load(place, _device(devices))
 
 
 def load_loop(place: Path, plan: loops.Plan) -> loops.Loop:
-    """A loop over the compiled form in a folder; see `load` and `compiled_loop`."""
+    """A loop over the compiled form in a folder."""
     loop = loops.c_loop(place, plan) if _device(plan.devices).type == "cpu" else None
     return loop or loops.python_loop(load(place, plan.devices), plan)
 
@@ -79,9 +61,6 @@ def install(files: store.Files) -> Path:
     """The folder of a library that another process compiled; its files are written if it is not there.
 
     It is found by its digest alone: no graph of this process is compiled to it.
-
-    Args:
-        files: that it consists of, by name.
     """
     _prepare()
     place = _kept(files, None)

@@ -56,19 +56,17 @@ def leaf_key(leaf: Tensor) -> LeafKey:
 
 @attrs.frozen
 class CacheKey:
-    """What a compiled program is for.
+    """What a compiled program is for."""
 
-    Args:
-        signature: of the arguments.
-        leaves: what their tensors are like.
-        settings: of torch.
-        paths: where the tensors are, for messages.
-    """
-
-    signature: Signature
-    leaves: tuple[LeafKey, ...]
+    signature: Signature  # of the arguments
+    leaves: tuple[LeafKey, ...]  # what their tensors are like
     settings: TorchSettings
-    paths: tuple[str, ...] = attrs.field(eq=False)
+    paths: tuple[str, ...] = attrs.field(eq=False)  # where the tensors are, for messages
+
+    @property
+    def devices(self) -> list[torch.device]:
+        """Those of the tensors."""
+        return [device for _, _, _, device in self.leaves]
 
     def explain(self, old: "CacheKey") -> str:
         """The first difference from another one, in words."""

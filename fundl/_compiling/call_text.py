@@ -78,12 +78,7 @@ class CallText:
     # --- Conditions ---
 
     def settings_changed(self, settings: TorchSettings, *, autocast: bool) -> str:
-        """Whether torch is set otherwise than it was.
-
-        Args:
-            settings: what it was set to.
-            autocast: whether to ask for autocast, too: the guard of tensors sees it, if there are some.
-        """
+        """Whether torch is set otherwise than it was; of autocast the guard of tensors knows, if there are some."""
         if settings.autocast or torch_private.function_mode_count():
             self.scope |= {"is_watched": torch_private.is_watched, "torch_settings": torch_settings}
             return f"is_watched() or torch_settings() != {self.constant(settings)}"
@@ -102,13 +97,7 @@ class CallText:
         )
 
     def require_like(self, names: Sequence[str], examples: Sequence[Tensor], *, any_rows: bool = False) -> str:
-        """Statements that return MISS unless tensors are like examples.
-
-        Args:
-            names: of the tensors.
-            examples: tensors like them.
-            any_rows: whether they may have any number of rows.
-        """
+        """Statements that return MISS unless tensors are like examples, which `any_rows` lets have other numbers of rows."""
         unique: dict[int, tuple[str, Tensor]] = {}
         repeated: list[str] = []
         for name, example in zip(names, examples, strict=True):
@@ -128,12 +117,7 @@ class CallText:
     # --- Taking apart ---
 
     def take_apart(self, name: str, example: object) -> tuple[str, list[str]]:
-        """Statements that take a tree apart, and the names of its tensors.
-
-        Args:
-            name: of the tree.
-            example: a tree like it.
-        """
+        """Statements that take a tree apart which is like an example, and the names of its tensors."""
         if isinstance(example, Tensor):
             return "", [name]
         if isinstance(example, StaticArgument):
@@ -167,12 +151,7 @@ class CallText:
     # --- Putting together ---
 
     def put_together(self, example: object, names: Names) -> tuple[str, str]:
-        """Statements and an expression that make a tree.
-
-        Args:
-            example: a tree like it, with a `Leaf` for each tensor.
-            names: of the tensors.
-        """
+        """Statements and an expression that make a tree like an example, which has a `Leaf` for each tensor."""
         if isinstance(example, Leaf):
             return "", self.constant(example.tensor) if example.kind == "constant" else names[example.kind][example.index]
         if is_reusable(example):  # the very one that `take_apart` expects, if it has seen one like it
@@ -194,12 +173,7 @@ class CallText:
         return code, values_tuple if cls is tuple else f"tuple.__new__({self.constant(cls)}, {values_tuple})"
 
     def moved(self, name: str, example: Record) -> tuple[str, str]:
-        """Statements that make a new record of the parts of another one, and its name.
-
-        Args:
-            name: of the other one.
-            example: a record like it.
-        """
+        """Statements that make a new record of the parts of a named one, which is like an example; and the new one's name."""
         return self._new_record(type(example), {field.name: f"{name}.{field.name}" for field in attrs.fields(type(example))})
 
     def _new_record(self, cls: type[Record], values: Mapping[str, str]) -> tuple[str, str]:
@@ -216,13 +190,7 @@ class CallText:
         return name
 
     def allocate(self, names: Sequence[str], specs: Sequence[TensorSpec], *, rows: str = "") -> str:
-        """Statements that make tensors.
-
-        Args:
-            names: of the tensors.
-            specs: what they are like.
-            rows: an expression for the size of a further first axis; none by default.
-        """
+        """Statements that make tensors, with a further first axis if there is an expression for its size."""
         return lines(
             *(
                 f"{name} = empty({f'({rows}, *{shape})' if rows else shape},"

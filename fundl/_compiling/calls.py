@@ -7,7 +7,7 @@ from fundl._common.generated import define
 from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.call_text import CallText, fill, lines, listed
 from fundl._compiling.donation import LastReturned, clear_fields, own_their_memory, take_memory
-from fundl._compiling.program import Program
+from fundl._compiling.overwriting import CallProgram
 from fundl._compiling.trees import Flat
 from fundl.tree import Record
 
@@ -58,31 +58,38 @@ class CallWriter:
         flat: these taken apart.
         key: their cache key.
         program: what runs.
+        returned: for each donated argument, what was last returned in its place.
+        shared: the function compiled without donation, for donated trees that are not the only ones in their memory.
     """
 
-    def __init__(self, arguments: Arguments, flat: Flat, key: CacheKey, program: Program) -> None:
+    def __init__(  # type: ignore[explicit-any]  # of any arguments
+        self,
+        arguments: Arguments,
+        flat: Flat,
+        key: CacheKey,
+        program: CallProgram,
+        *,
+        returned: Mapping[str, LastReturned],
+        shared: Callable[..., object] | None,
+    ) -> None:
         self.args, self.kwargs = arguments
-        self.flat, self.key, self.program = flat, key, program
+        self.flat, self.key, self.interface = flat, key, program.interface
         self.text = CallText(program.key.signature.counterparts(key.signature))
-        self.text.scope["run"] = program.run
+        self.text.scope |= {"run": program.run, "shared": shared, "clear_fields": clear_fields}
+        self.text.scope |= {"own_their_memory": own_their_memory, "take_memory": take_memory}
+        for one in self.interface.donated:
+            structure = (key.signature.arguments[one.place], key.leaves[one.leaves.start : one.leaves.stop])
+            last = returned[one.name]
+            self.text.scope |= {f"returned_{one.place}": last, f"key_{one.place}": last.key(structure)}
         self.trees = [*self.args, *self.kwargs.values()]
         self.names = self.text.variables(len(self.trees))
-        self.constants = [self.text.constant(constant) for constant in program.constants]
-        self.outputs = self.text.variables(program.outputs)
-        self.donated = [number for one in program.donated for number in one.leaves]
+        self.constants = [self.text.constant(constant) for constant in self.interface.constants]
+        self.outputs = self.text.variables(self.interface.outputs)
+        self.donated = [number for one in self.interface.donated for number in one.leaves]
 
-    def write(self, returned: Mapping[str, LastReturned], shared: Callable[..., object] | None) -> Call:  # type: ignore[explicit-any]  # of any arguments
-        """The function.
-
-        Args:
-            returned: for each donated argument, what was last returned in its place.
-            shared: the function compiled without donation, for donated trees that are not the only ones in their memory.
-        """
-        text, donated, count = self.text, self.program.donated, len(self.args)
-        if donated:
-            text.scope |= {"shared": shared, "clear_fields": clear_fields}
-            text.scope |= {"own_their_memory": own_their_memory, "take_memory": take_memory}
-            text.scope |= {f"returned_{one.place}": returned[one.name] for one in donated}
+    def write(self) -> Call:
+        """The function."""
+        text, donated, count = self.text, self.interface.donated, len(self.args)
         apart = [text.take_apart(name, tree) for name, tree in zip(self.names, self.trees, strict=True)]
         leaves = [leaf for _, own in apart for leaf in own]
         run, trees = self._write_over_donated(leaves) if donated else (self._run(leaves), [])
@@ -107,27 +114,27 @@ class CallWriter:
 
     def _run(self, leaves: Sequence[str]) -> str:
         """Statements that run the program."""
-        slots = self.outputs if self.program.slots else []
+        slots = self.outputs if self.interface.slots else []
         run = f"run([{listed([*leaves, *self.constants, *slots])}])"
         if slots:
-            return lines(self.text.allocate(slots, self.program.slots), run)
+            return lines(self.text.allocate(slots, self.interface.slots), run)
         if self.outputs:
             return f"({listed(self.outputs)},) = {run}"
         return run if self.donated else ""
 
     def _result(self, leaves: Sequence[str], trees: Sequence[str]) -> tuple[str, str]:
         """Statements and an expression that make the result."""
-        return self.text.put_together(self.program.result, {"input": leaves, "output": self.outputs, "tree": trees})
+        return self.text.put_together(self.interface.result, {"input": leaves, "output": self.outputs, "tree": trees})
 
     def _write_over_donated(self, leaves: Sequence[str]) -> tuple[str, list[str]]:
         """Statements that run the program and leave nothing of the donated trees; and the trees that take their place."""
         tensors = dict(zip(self.donated, self.text.variables(len(self.donated)), strict=True))
         trees: list[tuple[str, str]] = []
         remember: list[str] = []
-        for one in self.program.donated:
+        for one in self.interface.donated:
             own = [tensors[number] for number in one.leaves]
             trees.append(self.text.put_together(one.replacement, {"over donated": own}))
-            remember.append(f"returned_{one.place}.remember({trees[-1][1]}, {self.text.constant(one.key)}, [{listed(own)}])")
+            remember.append(f"returned_{one.place}.remember({trees[-1][1]}, key_{one.place}, [{listed(own)}])")
         code = fill(
             _WRITE_OVER_DONATED,
             donated=listed([leaves[number] for number in self.donated]),
@@ -141,15 +148,15 @@ class CallWriter:
 
     def _move_donated(self) -> str:
         """Statements for donated records that the last call returned; none if others are donated."""
-        records = {one.place: tree for one in self.program.donated if isinstance(tree := self.trees[one.place], Record)}
-        if len(records) < len(self.program.donated) or self.kwargs:
+        records = {one.place: tree for one in self.interface.donated if isinstance(tree := self.trees[one.place], Record)}
+        if len(records) < len(self.interface.donated) or self.kwargs:
             return ""
         apart = {
             place: self.text.take_apart(name, tree)
             for place, (name, tree) in enumerate(zip(self.names, self.trees, strict=True))
             if place not in records
         }
-        counts = {one.place: len(one.leaves) for one in self.program.donated}
+        counts = {one.place: len(one.leaves) for one in self.interface.donated}
         given, leaves = list[str](), list[str]()
         for place in range(len(self.trees)):
             own = apart[place][1] if place in apart else [f"last_{place}.leaves[{n}]" for n in range(counts[place])]
@@ -161,9 +168,9 @@ class CallWriter:
             _MOVE_DONATED,
             find_last=lines(*(f"last_{place} = returned_{place}.last" for place in records)),
             is_last=" and ".join(
-                f"last_{one.place}.key is {self.text.constant(one.key)} and {self.names[one.place]} is last_{one.place}.root()"
+                f"last_{one.place}.key is key_{one.place} and {self.names[one.place]} is last_{one.place}.root()"
                 f" and last_{one.place}.is_unshared()"
-                for one in self.program.donated
+                for one in self.interface.donated
             ),
             take_apart=lines(*(code for code, _ in apart.values())),
             require_like_tensors=self.text.require_like(

@@ -9,7 +9,7 @@ the old record loses its fields. That takes a microsecond.
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 import attrs
@@ -70,17 +70,11 @@ def _no_record() -> None:
 
 @attrs.define(eq=False)
 class Returned:
-    """A record that a compiled function returned.
+    """A record that a compiled function returned."""
 
-    Args:
-        root: gives the record, if it is still there.
-        key: the `DonatedArgument.key` of donated trees like it.
-        leaves: its tensors.
-    """
-
-    root: Callable[[], Record | None] = attrs.field(default=_no_record)
-    key: object = None
-    leaves: tuple[Tensor, ...] = ()
+    root: Callable[[], Record | None] = attrs.field(default=_no_record)  # gives the record, if it is still there
+    key: object = None  # stands for its structure, see `LastReturned.key`
+    leaves: tuple[Tensor, ...] = ()  # its tensors
     _parts: tuple[object, ...] = ()
     _counts: tuple[int, ...] = ()
 
@@ -99,13 +93,14 @@ class Returned:
 
 @attrs.define(eq=False)
 class LastReturned:
-    """The last record that a compiled function returned in the place of a donated argument.
+    """The last record that a compiled function returned in the place of a donated argument."""
 
-    Args:
-        last: the record. Another thread may put another one here, but does not change this one.
-    """
+    last: Returned = attrs.field(factory=Returned)  # another thread may put another one here, but does not change this one
+    _keys: dict[Hashable, object] = attrs.field(factory=dict)
 
-    last: Returned = attrs.field(factory=Returned)
+    def key(self, structure: Hashable) -> object:
+        """The one object that stands for a structure: it is compared in no time."""
+        return self._keys.setdefault(structure, object())
 
     def remember(self, root: object, key: object, leaves: Sequence[Tensor]) -> None:
         """Take a record as the last one; its parts are new, so that nobody else holds any."""

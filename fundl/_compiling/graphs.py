@@ -35,21 +35,15 @@ class Graph:
         return len(_outputs(self.module))
 
     def write_back(self, writes: Sequence[tuple[int, Source]], returns: Sequence[Source]) -> "Graph":
-        """The graph that writes to its inputs.
-
-        Args:
-            writes: numbers of inputs, each with what is written to it after all else is computed.
-            returns: what is still returned.
-        """
+        """The graph that writes to inputs, given by number, after all else is computed; and what it still returns."""
         module = copy.deepcopy(self.module)
         graph, inputs, outputs = module.graph, _inputs(module), _outputs(module)
         node = graph.output_node()
         with graph.inserting_before(node):
 
             def value(source: Source) -> "Node":
-                if source[0] == "output":
-                    return outputs[source[1]]
-                return graph.call_function(kernels.clone, (inputs[source[1]],))  # as it was before the writing
+                kind, index = source  # an input as it was before the writing
+                return outputs[index] if kind == "output" else graph.call_function(kernels.clone, (inputs[index],))
 
             written, returned = [value(source) for _, source in writes], [value(source) for source in returns]
             for (place, _), new in zip(writes, written, strict=True):

@@ -83,9 +83,9 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
     """Compile a graph to a shared library in a folder.
 
     Args:
-        graph: of what `trace` returned.
+        graph: the graph.
         examples: of its inputs.
-        folder: where the library goes, and what belongs to it; it exists, and is empty.
+        folder: an empty one, for the library and what belongs to it.
 
     Raises:
         UnknownTorchError: this torch lacks what compiling needs.
@@ -94,7 +94,8 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
     with uninterrupted():
         require_known()
         lowering.prepare()
-    with COMPILER_LOCK, warnings.catch_warnings(), _without_log():
+    log = logging.getLogger("torch._inductor.ir")  # which remarks on operators that are called by another interface
+    with COMPILER_LOCK, warnings.catch_warnings(), corrections.replaced(log, "disabled", True):
         warnings.simplefilter("ignore")  # what torch deprecates in itself
         try:
             _compile_graph(graph, examples, folder)
@@ -103,18 +104,6 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
         except Exception as error:  # of any kind: all that torch's compiler stands on may raise
             cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
             raise CompilerError(f"torch's compiler cannot compile its graph of operations ({cause})") from error
-
-
-@contextmanager
-def _without_log() -> Iterator[None]:
-    """Silence the remarks of torch's compiler on operators that it calls by another interface."""
-    log = logging.getLogger("torch._inductor.ir")
-    before = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 def cpp_compiler() -> str:

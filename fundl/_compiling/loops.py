@@ -22,25 +22,18 @@ from torch import Tensor
 
 from fundl._compiling import inductor
 from fundl._compiling.cache_keys import TensorSpec, spec_of
+from fundl._compiling.programs import Interface
 
 Tensors: TypeAlias = Sequence[Tensor]
 
 
-@attrs.frozen(eq=False)
-class Plan:
-    """What a loop is over.
+@attrs.frozen(eq=False, kw_only=True)
+class Plan(Interface):
+    """What a loop is over; its result is the report of one step."""
 
-    Args:
-        state: its leaves.
-        batch: likewise of one batch.
-        constants: tensors that each step uses.
-        reports: the tensors of one step's report.
-    """
-
-    state: tuple[TensorSpec, ...]
-    batch: tuple[TensorSpec, ...]
-    constants: tuple[Tensor, ...]
-    reports: tuple[TensorSpec, ...]
+    state: Sequence[TensorSpec]  # its leaves
+    batch: Sequence[TensorSpec]  # likewise of one batch
+    reports: Sequence[TensorSpec] = ()  # the tensors of one step's report
 
     @property
     def devices(self) -> list[torch.device]:
@@ -118,21 +111,23 @@ typedef int32_t (*share_t)(tensor_t, tensor_t*);
 typedef int32_t (*view_t)(tensor_t, int64_t, const int64_t*, const int64_t*, int64_t, tensor_t*);
 typedef int32_t (*drop_t)(tensor_t);
 typedef struct { int64_t group, offset, bytes; } leaf_t;
-typedef struct { int64_t axes; const int64_t *sizes, *strides; int64_t step; int32_t dtype; } input_t;
+typedef struct { int64_t axes, sizes, step, dtype; } input_t;  // where its sizes are among the numbers, before its strides
 typedef struct {
   void* model; run_t run; make_t make; share_t share; view_t view; drop_t drop;
   int64_t groups, leaves, inputs;
   const int64_t* bytes;
   const leaf_t* leaf;
   const input_t* input;
+  const int64_t* numbers;
 } loop_t;
 
 static int32_t steps_of(const loop_t* loop, int64_t steps, tensor_t* whole, tensor_t* handles) {
   for (int64_t i = 0; i < steps; i++) {
     for (int64_t j = 0; j < loop->inputs; j++) {
       const input_t* in = loop->input + j;
+      const int64_t *sizes = loop->numbers + in->sizes, *strides = sizes + in->axes;
       int32_t error = in->step < 0 ? loop->share(whole[j], handles + j)
-          : loop->view(whole[j], in->axes, in->sizes, in->strides, i * in->step, handles + j);
+          : loop->view(whole[j], in->axes, sizes, strides, i * in->step, handles + j);
       if (error) return error;
     }
     int32_t error = loop->run(loop->model, handles, loop->inputs, NULL, 0, NULL, NULL);
@@ -159,8 +154,8 @@ extern "C" int32_t fundl_loop(const loop_t* loop, int64_t steps, char** pointers
   for (int64_t j = 0; j < n && !error; j++) {
     const input_t* in = loop->input + j;
     void* start = j < loop->groups ? state[j] : data[j - loop->groups];
-    const int64_t size = in->step * steps;
-    error = in->step < 0 ? loop->make(start, in->axes, in->sizes, in->strides, 0, in->dtype, cpu, 0, whole + j)
+    const int64_t *sizes = loop->numbers + in->sizes, *strides = sizes + in->axes, size = in->step * steps;
+    error = in->step < 0 ? loop->make(start, in->axes, sizes, strides, 0, in->dtype, cpu, 0, whole + j)
         : loop->make(start, 1, &size, &one, 0, in->dtype, cpu, 0, whole + j);
   }
   if (!error) error = steps_of(loop, steps, whole, whole + n);
@@ -196,43 +191,18 @@ def build_loop(folder: Path) -> None:
         raise inductor.CompilerError(f"the loop over its steps cannot be compiled ({' '.join(command)}: {reason})")
 
 
-class _Leaf(ctypes.Structure):
-    """`leaf_t`."""
-
-    _fields_ = (("group", ctypes.c_int64), ("offset", ctypes.c_int64), ("bytes", ctypes.c_int64))  # type: ignore[mutable-override]  # it is not changed
-
-
-class _Input(ctypes.Structure):
-    """`input_t`."""
-
-    _fields_ = (  # type: ignore[mutable-override]  # likewise
-        ("axes", ctypes.c_int64),
-        ("sizes", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("step", ctypes.c_int64),
-        ("dtype", ctypes.c_int32),
-    )
-
-
 class _Loop(ctypes.Structure):
     """`loop_t`."""
 
-    _fields_ = (  # type: ignore[mutable-override]  # likewise
+    _fields_ = (  # type: ignore[mutable-override]  # it is not changed
         *((name, ctypes.c_void_p) for name in ("model", "run", "make", "share", "view", "drop")),
         *((name, ctypes.c_int64) for name in ("groups", "leaves", "inputs")),
-        ("bytes", ctypes.POINTER(ctypes.c_int64)),
-        ("leaf", ctypes.POINTER(_Leaf)),
-        ("input", ctypes.POINTER(_Input)),
+        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("bytes", "leaf", "input", "numbers")),
     )
 
 
 def c_loop(folder: Path, plan: Plan) -> Loop | None:
-    """The loop over a graph that was compiled for the CPU; None if the graph needs more than torch's C interface.
-
-    Args:
-        folder: that `compile_graph` filled, and then `build_loop`.
-        plan: what the loop is over.
-    """
+    """The loop over a graph in a folder that `build_loop` filled; None if the graph needs more than torch's C interface."""
     if any("metadata" not in file.name for file in folder.glob("*.json")):  # kernels that only the runner can call
         return None
     model, torch_cpu = ctypes.CDLL(str(next(folder.glob("*.so")))), ctypes.CDLL(_torch_library())
@@ -247,13 +217,16 @@ def c_loop(folder: Path, plan: Plan) -> Loop | None:
         torch_cpu.aoti_torch_delete_tensor_object,
     )
     addresses = [ctypes.cast(function, ctypes.c_void_p) for function in functions]
-    leaves, inputs = _leaves(plan), [*_inputs(plan, torch_cpu)]
     sizes = [size * dtype.itemsize for size, (dtype, _) in zip(plan.sizes, plan.groups, strict=True)]
-    numbers = (len(sizes), len(leaves), len(inputs))
-    tables = (ctypes.c_int64 * len(sizes))(*sizes), (_Leaf * len(leaves))(*leaves), (_Input * len(inputs))(*inputs)
-    c = _Loop(container, *addresses, *numbers, *tables)
+    tables, described = (sizes, [*_leaves(plan)], list[int](), list[int]()), [*_inputs(plan)]
+    for dtype, shape, strides, step in described:
+        number = getattr(torch_cpu, f"aoti_torch_dtype_{str(dtype).removeprefix('torch.')}")()
+        tables[2].extend((len(shape), len(tables[3]), step, number))
+        tables[3].extend((*shape, *strides))
+    counts = len(sizes), len(plan.state), len(described)
+    c = _Loop(container, *addresses, *counts, *((ctypes.c_int64 * len(table))(*table) for table in tables))
     run: Callable[..., int] = ctypes.CDLL(str(folder / LIBRARY)).fundl_loop  # type: ignore[explicit-any]  # of what `argtypes` says
-    count, lock = 2 * len(leaves) + len(inputs) - len(sizes), threading.Lock()
+    count, lock = 2 * len(plan.state) + len(described) - len(sizes), threading.Lock()
     pointers, constants = ctypes.c_void_p * count, [tensor.data_ptr() for tensor in plan.constants]
     address = Tensor.data_ptr
 
@@ -269,37 +242,29 @@ def c_loop(folder: Path, plan: Plan) -> Loop | None:
     return loop
 
 
-def _leaves(plan: Plan) -> list[_Leaf]:
-    """Where the leaves of the state are, in bytes."""
-    groups = plan.groups
-    ends, found = [0] * len(groups), list[_Leaf]()
+def _leaves(plan: Plan) -> Iterator[int]:
+    """The `leaf_t` of each leaf of the state."""
+    ends = dict.fromkeys(plan.groups, 0)
     for dtype, shape, device in plan.state:
-        group, size = groups.index((dtype, device)), torch.Size(shape).numel() * dtype.itemsize
-        found.append(_Leaf(group, ends[group], size))
-        ends[group] += size
-    return found
+        size = torch.Size(shape).numel() * dtype.itemsize
+        yield from (plan.groups.index((dtype, device)), ends[dtype, device], size)
+        ends[dtype, device] += size
 
 
-def _inputs(plan: Plan, torch_cpu: ctypes.CDLL) -> Iterator[_Input]:
-    """The graph's inputs, in their order."""
+def _inputs(plan: Plan) -> "Iterator[tuple[torch.dtype, Sequence[int], Sequence[int], int]]":
+    """The graph's inputs, in their order: dtypes, shapes, strides, and how far it is from one step's to the next one's."""
 
-    def one(dtype: torch.dtype, sizes: Sequence[int], strides: Sequence[int], step: int) -> _Input:
-        number = getattr(torch_cpu, f"aoti_torch_dtype_{str(dtype).removeprefix('torch.')}")()
-        axes = len(sizes)
-        return _Input(axes, (ctypes.c_int64 * axes)(*sizes), (ctypes.c_int64 * axes)(*strides), step, number)
-
-    def row(spec: TensorSpec) -> _Input:
+    def row(spec: TensorSpec) -> "tuple[torch.dtype, Sequence[int], Sequence[int], int]":
         dtype, shape, _ = spec
-        strides = torch.empty(shape, device="meta").stride()
-        return one(dtype, shape, strides, torch.Size(shape).numel())
+        return dtype, shape, torch.empty(shape, device="meta").stride(), torch.Size(shape).numel()
 
-    yield from (one(dtype, [size], [1], _WHOLE) for size, (dtype, _) in zip(plan.sizes, plan.groups, strict=True))
+    yield from ((dtype, [size], [1], _WHOLE) for size, (dtype, _) in zip(plan.sizes, plan.groups, strict=True))
     yield from map(row, plan.batch)
-    yield from (one(tensor.dtype, tensor.shape, tensor.stride(), _WHOLE) for tensor in plan.constants)
+    yield from ((tensor.dtype, tensor.shape, tensor.stride(), _WHOLE) for tensor in plan.constants)
     yield from map(row, plan.reports)
 
 
-_WHOLE: Final = -1
+_WHOLE: Final = -1  # it is the same for all steps
 
 
 def _torch_library() -> str:

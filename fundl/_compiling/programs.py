@@ -2,10 +2,12 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Generic, TypeVar, final
 
 import attrs
+from torch import Tensor
 from typing_extensions import override
 
 from fundl._compiling import inductor, torch_private, tracing
@@ -13,7 +15,27 @@ from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.graphs import programs_forgotten
 from fundl._compiling.lock import COMPILER_LOCK, uninterrupted
 
-F = TypeVar("F")
+
+@attrs.frozen(eq=False, kw_only=True)
+class Interface:
+    """What a program takes beside its arguments, and what it gives; see the classes derived from it."""
+
+    constants: Sequence[Tensor] = ()  # further inputs: the tensors that the function uses without being given them
+    result: object = None  # what it returns, with a `Leaf` for each tensor
+
+
+Kind = TypeVar("Kind", bound=Interface)
+Run = TypeVar("Run")
+
+
+@attrs.frozen(eq=False)
+class Program(Generic[Kind, Run]):
+    """A compiled program."""
+
+    key: CacheKey  # of the arguments that it is for
+    interface: Kind
+    library: Path  # the folder that it is in
+    run: Run
 
 
 class RetraceError(RuntimeError):
@@ -41,26 +63,16 @@ class Trace:
 
 
 @attrs.define(eq=False)
-class Programs(Generic[F]):
-    """The compiled programs of a function, by cache key; None where it must run as it is.
+class Programs(Generic[Kind, Run]):
+    """The compiled programs of a function, by cache key; None where it must run as it is."""
 
-    Args:
-        name: of the function.
-        most: how many may be traced; None for any number.
-        traces: the compilations so far, in order.
-    """
+    name: str  # of the function
+    most: int | None  # of them may be traced
+    traces: tuple[Trace, ...] = ()  # in order
+    _found: dict[CacheKey, Program[Kind, Run] | None] = attrs.field(factory=dict)
 
-    name: str
-    most: int | None
-    traces: tuple[Trace, ...] = ()
-    _found: dict[CacheKey, F | None] = attrs.field(factory=dict)
-
-    def find(self, key: CacheKey, make: Callable[[], tuple[F, bool]]) -> F | None:
-        """The program for a cache key.
-
-        Args:
-            key: of the arguments.
-            make: compiles it, if there is none; and tells whether it was on disk.
+    def find(self, key: CacheKey, make: Callable[[], tuple[Kind, Run, Path, bool]]) -> Program[Kind, Run] | None:
+        """The program for a cache key; if there is none, what compiles it tells as well whether it was on disk.
 
         Raises:
             RetraceError: there is none, and may not be another.
@@ -72,16 +84,16 @@ class Programs(Generic[F]):
                 self._found[key] = self._make(key, make)
             return self._found[key]
 
-    def all(self) -> list[F]:
+    def all(self) -> list[Program[Kind, Run]]:
         """All programs."""
         with COMPILER_LOCK:
             return [program for program in self._found.values() if program is not None]
 
-    def add(self, key: CacheKey, program: F, trace: Trace) -> None:
+    def add(self, program: Program[Kind, Run], trace: Trace) -> None:
         """Add a program that another process compiled, unless there is one for its key."""
         with COMPILER_LOCK:
-            if self._found.get(key) is None:
-                self._found[key] = program
+            if self._found.get(program.key) is None:
+                self._found[program.key] = program
                 self.traces = (*self.traces, trace)
 
     @override
@@ -89,23 +101,23 @@ class Programs(Generic[F]):
         loaded = sum(trace.loaded for trace in self.traces)
         return f"traced {len(self.traces) - loaded} times" + (f", loaded {loaded}" if loaded else "")
 
-    def _make(self, key: CacheKey, make: Callable[[], tuple[F, bool]]) -> F | None:
+    def _make(self, key: CacheKey, make: Callable[[], tuple[Kind, Run, Path, bool]]) -> Program[Kind, Run] | None:
         reason, start = self._reason(key), time.perf_counter()
         traced = sum(not trace.loaded for trace in self.traces)
         if self.most is not None and traced >= self.most:
             raise RetraceError(
                 f"{self.name} was traced {traced} times, and may not be traced again (max_traces={self.most}), but {reason}"
             )
-        program: F | None = None
-        cached = False
+        program, cached = None, False
         try:
             with uninterrupted():
                 torch_private.require_known(torch_private.NAMES)
                 tracing.prepare()
             with programs_forgotten():
-                program, cached = make()
+                interface, run, library, cached = make()
+            program = Program(key, interface, library, run)
         except (inductor.CompilerError, torch_private.UnknownTorchError) as error:
-            warnings.warn(f"{self.name} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=5)
+            warnings.warn(f"{self.name} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=6)
         self.traces = (*self.traces, Trace(reason, time.perf_counter() - start, cached, compiled=program is not None))
         return program
 

@@ -52,11 +52,7 @@ def _entries(folder: Path) -> list[Path]:
 
 @attrs.frozen
 class Store:
-    """Libraries in a folder.
-
-    Args:
-        folder: to which only the user can write.
-    """
+    """Libraries in a folder to which only the user can write."""
 
     folder: Path
 

@@ -81,7 +81,7 @@ def is_known(function: str) -> bool:
 
 @functools.cache
 def _warn_of_what_is_missing(function: str, error: str) -> None:
-    warnings.warn(f"{function} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=5)
+    warnings.warn(f"{function} is not compiled, and runs as it is: {error}", RuntimeWarning, stacklevel=6)
 
 
 @functools.cache
@@ -91,7 +91,7 @@ def _warn_of_a_newer(version: str) -> None:
             f"fundl is tested with torch {_known_versions()}, and this is torch {version}: what is compiled may be wrong;"
             " compare it with what runs as it is, or update fundl",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=7,
         )
 
 
@@ -190,15 +190,11 @@ def is_plain(tensor: Tensor) -> bool:
     )
 
 
-def is_lazy(tensor: Tensor) -> bool:
-    """Whether a tensor is not what is in its memory, but has still to be negated or conjugated, or to be filled with zeros."""
-    return tensor.is_neg() or tensor.is_conj() or tensor._is_zerotensor()
-
-
 def resolved(tensor: Tensor) -> Tensor:
-    """A tensor as it is in memory: compilers look at nothing else (https://github.com/pytorch/pytorch/issues/145093)."""
-    if not is_lazy(tensor):
-        return tensor
+    """A tensor with its numbers in memory, where compilers look for them (https://github.com/pytorch/pytorch/issues/145093).
+
+    Others have still to be negated or conjugated, or to be filled with zeros.
+    """
     return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_conj().resolve_neg()
 
 

@@ -13,21 +13,13 @@ _CPU: Final = torch.device("cpu")
 
 @attrs.frozen
 class TorchSettings:
-    """Settings of torch, or of this thread.
+    """Settings of torch, or of this thread."""
 
-    Args:
-        threads: the number of threads that operations use.
-        default_dtype: the dtype of tensors that are made without one.
-        default_device: likewise.
-        autocast: pairs of a type of device and the dtype that autocast is set to there; empty where autocast is off.
-        deterministic: whether only deterministic algorithms may be used.
-    """
-
-    threads: int
-    default_dtype: torch.dtype
-    default_device: torch.device
-    autocast: tuple[tuple[str, torch.dtype], ...]
-    deterministic: bool
+    threads: int  # that operations use
+    default_dtype: torch.dtype  # of tensors that are made without one
+    default_device: torch.device  # likewise
+    autocast: tuple[tuple[str, torch.dtype], ...]  # types of devices where it is on, each with its dtype
+    deterministic: bool  # whether only deterministic algorithms may be used
 
     def explain(self, old: "TorchSettings") -> str:
         """The first difference from other settings, in words."""

@@ -36,19 +36,11 @@ class TraceError(TypeError):
 
 @attrs.frozen(eq=False)
 class Traced:
-    """The result of a trace.
-
-    Args:
-        graph: of the operations.
-        constants: tensors that the function used, but was not given: further inputs of the graph.
-        result: the function's result, with a `Leaf` for each tensor.
-        outputs: how many tensors the graph computes.
-    """
+    """The result of a trace."""
 
     graph: graphs.Graph
-    constants: list[Tensor]
-    result: object
-    outputs: int
+    constants: list[Tensor]  # that the function used, but was not given: further inputs of the graph
+    result: object  # of the function, with a `Leaf` for each tensor
 
     def is_like(self, leaf: Leaf, example: Tensor) -> bool:
         """Whether a leaf of the result can be written into a tensor like an example."""
@@ -78,21 +70,19 @@ def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Ten
         TraceError: what it does does not fit into a graph.
     """
     result: object = None
-    count = 0
     seen: list[tuple[weakref.ref[Tensor], str]] = []
 
     def flat(*inputs: Tensor) -> list[Tensor]:
-        nonlocal result, count
+        nonlocal result
         with _Watch(inputs, seen).mode:
             value = function(inputs)
             outputs, result = _outputs(value, inputs)
-        count = len(outputs)
         return outputs
 
     with with_lstm_operators(lstm_operators.registered()):
         graph, constants = graphs.trace(flat, examples)
     _require_no_leak(seen)
-    return Traced(graph, constants, result, count)
+    return Traced(graph, constants, result)
 
 
 def source_of(leaf: Leaf) -> graphs.Source:

@@ -23,33 +23,23 @@ class StaticArgument:
 
 @attrs.frozen(eq=False)
 class Leaf:
-    """A placeholder for a tensor of a result.
+    """A placeholder for a tensor of a result: an input or output of the graph, a constant, or one over a donated one's memory.
 
-    Args:
-        kind: whether it is an input or an output of the graph, a constant, or a tensor over the memory of a donated one; or
-            "tree", for a whole tree of the latter.
-        index: its number among those of its kind.
-        tensor: of a constant, the tensor itself.
+    One of the kind "tree" stands for a whole tree of the last.
     """
 
     kind: Literal["input", "output", "constant", "over donated", "tree"]
-    index: int
-    tensor: Tensor | None = None
+    index: int  # its number among those of its kind
+    tensor: Tensor | None = None  # of a constant, the tensor itself
 
 
 @attrs.frozen
 class Structure:
-    """What a node of a tree is like, but for its tensors.
-
-    Args:
-        cls: of the node.
-        static: the static fields of a record, in their order, or the keys of a dict.
-        parts: the same of its parts: a structure, a static value, None, or what stands for any tensor.
-    """
+    """What a node of a tree is like, but for its tensors."""
 
     cls: type
-    static: tuple[StaticValue, ...]
-    parts: tuple[Hashable, ...]
+    static: tuple[StaticValue, ...]  # the static fields of a record, in their order, or the keys of a dict
+    parts: tuple[Hashable, ...]  # each a structure, a static value, None, or what stands for any tensor
 
     @property
     def steps(self) -> list[str]:
@@ -64,26 +54,20 @@ class Structure:
 
 @attrs.frozen(eq=False)
 class Flat:
-    """A tree taken apart.
+    """A tree taken apart."""
 
-    Args:
-        signature: all of it but the tensors; two trees of equal signatures differ in nothing else.
-        leaves: its tensors, from left to right.
-        paths: where they are.
-    """
-
-    signature: Hashable
-    leaves: list[Tensor]
-    paths: list[str]
+    signature: Hashable  # all of it but the tensors; two trees of equal signatures differ in nothing else
+    leaves: list[Tensor]  # its tensors, from left to right
+    paths: list[str]  # where they are
 
 
 def flatten(tree: object, path: str, *, constants: bool = False) -> Flat:
-    """Take a tree apart.
+    """Take a tree of tensors, None, records, tuples, lists and dicts apart.
 
     Args:
-        tree: of tensors, None, records, tuples, lists and dicts.
+        tree: the tree.
         path: of the tree itself, for messages.
-        constants: whether numbers and strings may be leaves too; they are part of the signature.
+        constants: whether it may hold numbers and strings, too; they are part of the signature.
 
     Raises:
         TypeError: the tree holds something else.
