@@ -1,7 +1,5 @@
 """Giving a model its parameters: `initialize` goes through a model and draws them all from one key."""
 
-from typing import TypeVar
-
 import torch
 from torch import Tensor
 
@@ -11,12 +9,10 @@ from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, fans_of
 from fundl.initializers import Dependent, Initializer
-from fundl.layer import Model
+from fundl.layer import Model, P
 from fundl.model import output_shape
 from fundl.random import Key
 from fundl.tree import Record, describe
-
-P = TypeVar("P", bound=Model)
 
 
 @with_suggestions

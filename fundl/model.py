@@ -9,18 +9,15 @@ from fundl._common.checks import as_model, models, require_gradient, require_los
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass, first_forward, run_backward, run_backward_input, run_backward_params
 from fundl._common.tape import refuse_tape
-from fundl.layer import Layer, Loss, Model
+from fundl.layer import Layer, Loss, Model, P, Prediction, Target
 from fundl.shapes import AnyShape, Shape, of_model
 
-P = TypeVar("P", bound=Model)
 Ts = TypeVarTuple("Ts")
 Grads = TypeVar("Grads", covariant=True)
 X = TypeVar("X")
 Y = TypeVar("Y")
 R = TypeVar("R")
 Kept = TypeVar("Kept", contravariant=True, default=Never)
-Prediction = TypeVar("Prediction")
-Target = TypeVar("Target")
 
 
 def compose(*layers: *Ts) -> tuple[*Ts]:

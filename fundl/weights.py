@@ -17,11 +17,10 @@ from typing import Final, ParamSpec, TypeAlias, TypeVar, cast
 from torch import Tensor
 
 from fundl import tree
+from fundl.layer import Prediction, Target
 
 F = TypeVar("F")
 P = ParamSpec("P")
-Prediction = TypeVar("Prediction")
-Target = TypeVar("Target")
 
 Weight: TypeAlias = Tensor | float
 """A weight: a number, or a tensor without axes."""

@@ -4,7 +4,7 @@ Layers that contain models call these, too, in the caller's grad mode.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeAlias, TypeVar, cast
+from typing import Generic, TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -13,13 +13,9 @@ from fundl import tree
 from fundl._common import suggestions
 from fundl._common.checks import as_model, loss_and_gradient, require_gradient, require_model
 from fundl._common.tape import refuse_tape
-from fundl.layer import AnyLayer, Loss, Model
+from fundl.layer import AnyLayer, Loss, Model, P, Prediction, Target
 from fundl.shapes import Misfit, Shape, of_model
 from fundl.tree import describe
-
-P = TypeVar("P", bound=Model)
-Prediction = TypeVar("Prediction")
-Target = TypeVar("Target")
 
 
 def first_forward(params: Model, x: object) -> tuple[object, object]:

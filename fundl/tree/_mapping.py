@@ -1,15 +1,13 @@
 """Trees made of other trees, leaf by leaf."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar, overload
+from typing import overload
 
 import torch
 from torch import Tensor
 
 from fundl.tree._records import describe
-from fundl.tree._structure import flatten, leaves, paths, require_same_structure, unflatten
-
-T = TypeVar("T")
+from fundl.tree._structure import T, flatten, leaves, paths, require_same_structure, unflatten
 
 
 @overload

@@ -3,15 +3,13 @@
 import copy
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar, cast
+from typing import cast
 
 import attrs
 from torch import Tensor
 
 from fundl.tree._records import Record
-from fundl.tree._structure import flatten
-
-T = TypeVar("T")
+from fundl.tree._structure import T, flatten
 
 
 def parts(node: object) -> list[tuple[str, object]]:

@@ -9,8 +9,8 @@ import attrs
 
 from fundl.tree._nodes import evolved, rebuilt
 from fundl.tree._records import Record
+from fundl.tree._structure import T
 
-T = TypeVar("T")
 V = TypeVar("V")
 
 

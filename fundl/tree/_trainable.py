@@ -6,14 +6,13 @@ For that, a few lines of our own are three times as fast as optree.
 import copy
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 from torch import Tensor
 
 from fundl.tree._nodes import parts, rebuilt
 from fundl.tree._records import Record
-
-T = TypeVar("T")
+from fundl.tree._structure import T
 
 _DICTS: Final = frozenset({dict, OrderedDict, defaultdict})
 """What optree takes for a dict: any other class that derives from it would be a leaf."""
