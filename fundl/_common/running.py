@@ -78,13 +78,13 @@ class Pass(Generic[P]):
     layer's memory is free before the layers below it are run backward. The caller has turned grad mode off.
     """
 
-    __slots__ = ("_params", "_residuals", "grad", "output")
+    __slots__ = ("_kept", "_params", "grad", "output")
 
     def __init__(self, params: P, x: object) -> None:
         self._params = params
         self.output: object
-        self._residuals: object
-        self.output, self._residuals = first_forward(as_model(params), x)
+        self.output, residuals = first_forward(as_model(params), x)
+        self._kept = [residuals]
         self.grad: object = None
         """The gradient with respect to the output, which is to be set before backward."""
 
@@ -98,20 +98,15 @@ class Pass(Generic[P]):
 
     def backward(self) -> tuple[Model, object]:
         """The gradients with respect to the parameters and the input; this and the next can be asked for once."""
-        return run_backward(self._params, self._taken(), self._taken_grad())
+        return _run_back(self._params, self._kept, self._taken_grad(), _backward)
 
     def backward_params(self) -> P:
         """The gradient with respect to the parameters."""
-        grads = run_backward_params(self._params, self._taken(), self._taken_grad())
+        grads, _ = _run_back(self._params, self._kept, self._taken_grad(), _backward_params)
         return cast("P", grads)  # each gradient is in its layer's place, which checkers cannot follow through a loop
 
-    def _taken(self) -> object:
-        self.output = None  # nor is the output of use
-        taken, self._residuals = self._residuals, None
-        return taken
-
     def _taken_grad(self) -> object:
-        taken, self.grad = self.grad, None
+        taken, self.grad, self.output = self.grad, None, None  # nor is the output of use
         return taken
 
 
@@ -138,20 +133,9 @@ def run_forward(params: Model, x: object) -> tuple[object, object]:
 
 def run_backward(params: Model, residuals: object, grad: object) -> tuple[Model, object]:
     """`backward`, for the layers of a model that is being run."""
-    if not isinstance(params, tuple):
-        alone = [residuals]
-        del residuals  # see `Pass`
-        result: tuple[Model, object]
-        try:
-            result = params.backward(alone.pop(), grad)
-        except Exception as error:
-            _note_layer(error, params, "grad", grad)
-            raise
-        return result
-    kept = [*_parts(residuals), grad]
-    del residuals, grad
-    grads = _run_back(params, kept, run_backward)
-    return named_as(params, grads), kept.pop()
+    kept = [residuals, grad]
+    del residuals, grad  # see `Pass`
+    return _run_back(params, kept, kept.pop(), _backward)
 
 
 def run_backward_params(params: Model, residuals: object, grad: object) -> Model:
@@ -159,76 +143,53 @@ def run_backward_params(params: Model, residuals: object, grad: object) -> Model
 
     Layers before the first one that has trainable leaves are their own gradients, and need no backward.
     """
-    if not isinstance(params, tuple):
-        alone = [residuals]
-        del residuals  # see `Pass`
-        grads: Model
-        try:
-            grads = params.backward_params(alone.pop(), grad)
-        except Exception as error:
-            _note_layer(error, params, "grad", grad)
-            raise
-        return grads
-    first = _first_trainable(params)
-    if first == len(params):
-        return params
-    kept = [*_parts(residuals), grad]
+    kept = [residuals, grad]
     del residuals, grad
-    later = _run_back(params, kept, run_backward, first + 1)
-    own = _run_back(params[: first + 1], kept, _params_alone, first)
-    return named_as(params, [*own, *later[first + 1 :]])
+    return _run_back(params, kept, kept.pop(), _backward_params)[0]
 
 
 def run_backward_input(params: Model, residuals: object, grad: object) -> object:
     """`backward_input`, for the layers of a model that is being run."""
+    kept = [residuals, grad]
+    del residuals, grad
+    return _run_back(params, kept, kept.pop(), _backward_input)[1]
+
+
+_Run: TypeAlias = Callable[[AnyLayer, list[object], object], tuple[Model, object]]
+"""How a layer is run backward: its residuals are the last of the list, and taken out there, so that nobody else holds them."""
+
+
+def _backward(layer: AnyLayer, kept: list[object], grad: object) -> tuple[Model, object]:
+    return layer.backward(kept.pop(), grad)
+
+
+def _backward_params(layer: AnyLayer, kept: list[object], grad: object) -> tuple[Model, object]:
+    return layer.backward_params(kept.pop(), grad), None
+
+
+def _backward_input(layer: AnyLayer, kept: list[object], grad: object) -> tuple[Model, object]:
+    return layer, layer.backward_input(kept.pop(), grad)
+
+
+def _run_back(params: Model, kept: list[object], grad: object, run: _Run) -> tuple[Model, object]:
+    """Run a model backward, of which the residuals are the last of `kept`; they are taken out."""
     if not isinstance(params, tuple):
-        alone = [residuals]
-        del residuals  # see `Pass`
-        grad_x: object
         try:
-            grad_x = params.backward_input(alone.pop(), grad)
+            return run(params, kept, grad)
         except Exception as error:
             _note_layer(error, params, "grad", grad)
             raise
-        return grad_x
-    kept = [*_parts(residuals), grad]
-    del residuals, grad
-    _run_back(params, kept, _input_alone)
-    return kept.pop()
-
-
-_Part: TypeAlias = Callable[[Model, object, object], tuple[Model, object]]
-"""How one part of a tuple is run backward."""
-
-
-def _params_alone(part: Model, residuals: object, grad: object) -> tuple[Model, object]:
-    alone = [residuals]
-    del residuals
-    return run_backward_params(part, alone.pop(), grad), None
-
-
-def _input_alone(part: Model, residuals: object, grad: object) -> tuple[Model, object]:
-    alone = [residuals]
-    del residuals
-    return part, run_backward_input(part, alone.pop(), grad)
-
-
-def _run_back(params: tuple[Model, ...], kept: list[object], run_part: _Part, last: int = 0) -> list[Model]:
-    """Run the parts of a tuple backward, from the last one to the one at `last`: all gradients; the parts before it stay.
-
-    In `kept` are the residuals of the parts and, at the end, the gradient with respect to the output. They are taken out, and
-    the gradient with respect to the input of the part at `last` is put there.
-    """
-    grads, place, grad = [*params], len(params), kept.pop()
+    first = _first_trainable(params) if run is _backward_params else 0
+    inside, grads, place = [*_parts(kept.pop())], [*params], len(params)
     try:
-        while place > last:
+        while place > first:
             place -= 1
-            grads[place], grad = run_part(params[place], kept.pop(), grad)
+            later = place > first and run is _backward_params  # what is before it needs the gradient with respect to its input
+            grads[place], grad = _run_back(params[place], inside, grad, _backward if later else run)
     except Exception as error:
         _note_part(error, params, place)
         raise
-    kept.append(grad)
-    return grads
+    return named_as(params, grads), grad
 
 
 def _parts(residuals: object) -> tuple[object, ...]:

@@ -13,11 +13,7 @@ def require_at_least_one(**sizes: int) -> None:
 def require_dtype(claim: str, parameter: Tensor | None, x: Tensor, error: Exception | None = None) -> None:
     """Raise unless the input is of the dtype of a parameter, if there is one.
 
-    Args:
-        claim: how the message begins, as "Linear's weight is".
-        parameter: of the layer.
-        x: the input.
-        error: what the kernel said, where it was asked first.
+    The message begins with the claim, such as "Linear's weight is". `error` is what the kernel said, if it was asked first.
     """
     if parameter is not None and x.dtype != parameter.dtype:
         raise TypeError(

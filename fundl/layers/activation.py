@@ -177,8 +177,7 @@ class ELU(Activation):
         any, kept
 
     Residuals:
-        The output, shared with the next layer: no bytes of its own. In half precision the input, not copied, but alive until
-        backward.
+        The output, shared with the next layer: no bytes of its own. In half precision the input, kept alive, not copied.
 
     Raises:
         ValueError: alpha is negative, infinite or not a number.
@@ -227,8 +226,7 @@ class SELU(Activation):
         any, kept
 
     Residuals:
-        The output, shared with the next layer: no bytes of its own. In half precision the input, not copied, but alive until
-        backward.
+        The output, shared with the next layer: no bytes of its own. In half precision the input, kept alive, not copied.
 
     Source:
         Klambauer, Unterthiner, Mayr and Hochreiter, Self-normalizing neural networks, 2017.
@@ -265,8 +263,7 @@ class Sigmoid(Activation):
         any, kept
 
     Residuals:
-        The output, shared with the next layer: no bytes of its own. In half precision the input, not copied, but alive until
-        backward.
+        The output, shared with the next layer: no bytes of its own. In half precision the input, kept alive, not copied.
 
     >>> from fundl import Sigmoid, apply
     >>> apply(Sigmoid(), torch.tensor([-1000.0, 0.0]))
@@ -299,8 +296,7 @@ class Tanh(Activation):
         any, kept
 
     Residuals:
-        The output, shared with the next layer: no bytes of its own. In half precision the input, not copied, but alive until
-        backward.
+        The output, shared with the next layer: no bytes of its own. In half precision the input, kept alive, not copied.
 
     >>> from fundl import Tanh, apply
     >>> apply(Tanh(), torch.tensor([0.0, 100.0]))
