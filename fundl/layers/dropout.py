@@ -103,7 +103,7 @@ def rekey(model: P, key: Key) -> P:
     >>> rekey(compose(Dropout(0.1), ReLU(), Dropout(0.5)), key(0))
     (Dropout(rate=0.1, key=int64[2]), ReLU(), Dropout(rate=0.5, key=int64[2]))
     """
-    count = sum(_is_stochastic(record) for record in tree.records(model))
+    count = sum(is_stochastic(record) for record in tree.records(model))
     if not count:
         unchecked: object = model
         if not isinstance(unchecked, Layer | tuple):
@@ -112,7 +112,7 @@ def rekey(model: P, key: Key) -> P:
     keys = iter(split(key, count))
 
     def with_key(record: Record) -> Record:
-        if not _is_stochastic(record):
+        if not is_stochastic(record):
             return record
         changes = {"key": next(keys)}
         return attrs.evolve(record, **changes)
@@ -120,5 +120,6 @@ def rekey(model: P, key: Key) -> P:
     return tree.map_records(with_key, model)
 
 
-def _is_stochastic(record: Record) -> bool:
+def is_stochastic(record: Record | type[Record]) -> bool:
+    """Whether a record, or any of a class, draws random numbers."""
     return "key" in record.children and "key" not in record.trainable  # a key that is no parameter of that name

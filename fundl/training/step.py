@@ -14,12 +14,12 @@ from fundl._common.checks import require_loss, require_model
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass
 from fundl.layer import Loss, P, Prediction, Target
-from fundl.layers.dropout import rekey
+from fundl.layers.dropout import is_stochastic, rekey
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
 from fundl.runs import ONE, Runs
-from fundl.tree import BUFFER, Record
+from fundl.tree import Record
 from fundl.weights import by_rows, rule_of, weighed_by
 
 S = TypeVar("S")
@@ -176,7 +176,6 @@ def draws(model: object) -> bool:
 
 @functools.cache
 def _where_it_draws(cls: type[Record]) -> tuple[bool, tuple[str, ...]]:
-    """Whether records of a class are stochastic (as `rekey` has it), and which fields may hold more than a tensor."""
-    fields = [field for field in attrs.fields(cls) if field.name in cls.children]
-    stochastic = any(field.name == "key" and field.metadata.keys() >= BUFFER.keys() for field in fields)
-    return stochastic, tuple(field.name for field in fields if field.type not in {Tensor, Tensor | None})
+    """Whether records of a class are stochastic, and which fields may hold more than a tensor."""
+    children = [field for field in attrs.fields(cls) if field.name in cls.children]
+    return is_stochastic(cls), tuple(field.name for field in children if field.type not in {Tensor, Tensor | None})
