@@ -53,13 +53,9 @@ class OwnFans(ABC):
 
 
 def fans_of(record: Record, name: str, leaf: Tensor, leaves: Sequence[Tensor]) -> Fans:
-    """The fans of a parameter: those that its layer says, or those of its shape; a bias has those of its weight.
+    """The fans of the leaf in a record's field, and of all its leaves: those that a layer says, or those of the shape.
 
-    Args:
-        record: whose parameter it is.
-        name: of the field that holds it.
-        leaf: the parameter.
-        leaves: all that the record has.
+    A bias has those of its weight.
     """
     if isinstance(record, OwnFans):
         return record.own_fans()

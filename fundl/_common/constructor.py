@@ -19,10 +19,8 @@ _NOTHING: Final = object()
 def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, object]) -> Callable[[], Function] | None:
     """What writes the constructor for a record class that attrs has finished; None if the class has one of its own.
 
-    Args:
-        cls: the class.
-        parameters: the names of the fields that hold tensors which are no buffers.
-        stores: for each field what writes it into a new record.
+    The parameters are the fields that hold tensors which are no buffers; for each field, `stores` has what writes it into a new
+    record.
     """
     theirs: Function = cls.__init__  # type: ignore[misc]  # that of the class itself
     if not theirs.__code__.co_filename.startswith("<attrs generated"):

@@ -12,12 +12,7 @@ _NUMBERS: Final = itertools.count(1)
 
 
 def define(source: str, name: str, scope: Mapping[str, object]) -> Function:
-    """The function of a name that a text defines.
-
-    Args:
-        source: the text of one function, ``def name(...):``, as it would stand in a module.
-        name: of the function.
-        scope: the values that the text knows by name.
+    """The function of a name that a text defines, as it would stand in a module where the scope's values have these names.
 
     >>> add = define('''
     ... def add(x):

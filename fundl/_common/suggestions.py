@@ -8,14 +8,15 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar, cast
 
 from torch import Tensor
 
+from fundl._common.generated import Function
+
 F = TypeVar("F")
 
-_OPTIMIZERS: Final = "kernels for all parameters at once are used where there are any"
 _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "rate": ("lr", "learning_rate", "step_size", "p", "drop_prob"),
     "beta1": ("betas", "b1"),
@@ -59,23 +60,22 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
 _NEEDLESS: Final[Mapping[str, str]] = {
     "inplace": "no layer writes over its input",
     "batch_first": "the batch is always the first axis",
-    "foreach": _OPTIMIZERS,
-    "fused": _OPTIMIZERS,
+    **dict.fromkeys(("foreach", "fused"), "kernels for all parameters at once are used where there are any"),
     "capturable": "any step can be compiled, see jit",
     "differentiable": "steps are functions, and record no tape",
     "maximize": "to climb, let the loss be the negative",
     "track_running_stats": "statistics are those of the batch until calibrate or track gives others",
-    "affine": "a norm made by its function has a weight, one made by its class has none",
-    "elementwise_affine": "a norm made by its function has a weight, one made by its class has none",
+    **dict.fromkeys(
+        ("affine", "elementwise_affine"), "a norm made by its function has a weight, one made by its class has none"
+    ),
     "momentum": "that of statistics is for track(model, residuals, momentum=...), that of steps for sgd",
     "device": "initialize(key, model, device=...) says where",
     "requires_grad": "what is not to be trained is frozen(...)",
-    "training": "there are no modes: rekey(model, key) is the model that drops, the model itself does not",
-    "train": "there are no modes: rekey(model, key) is the model that drops, the model itself does not",
-    "deterministic": "there are no modes: rekey(model, key) is the model that drops, the model itself does not",
-    "key": "initialize(key, model) draws the parameters of a whole model",
-    "rngs": "initialize(key, model) draws the parameters of a whole model",
-    "generator": "initialize(key, model) draws the parameters of a whole model",
+    **dict.fromkeys(
+        ("training", "train", "deterministic"),
+        "there are no modes: rekey(model, key) is the model that drops, the model itself does not",
+    ),
+    **dict.fromkeys(("key", "rngs", "generator"), "initialize(key, model) draws the parameters of a whole model"),
     "return_indices": "a layer has one output",
 }
 """Parameters of theirs that have no counterpart here, each with the reason."""
@@ -90,7 +90,7 @@ def with_suggestions(function: F) -> F:
     It is for functions that are called now and then, such as those that make layers and optimizers: each call takes a quarter
     of a microsecond longer.
     """
-    called = cast("Callable[..., object]", function)  # type: ignore[explicit-any]  # whatever it takes
+    called = cast("Function", function)
 
     def run(*args: object, **keywords: object) -> object:
         try:
@@ -105,7 +105,7 @@ def with_suggestions(function: F) -> F:
     return cast("F", run)  # which is called as the function is
 
 
-def _require_sizes(function: "Callable[..., object]", args: Sequence[object], keywords: Mapping[str, object]) -> None:  # type: ignore[explicit-any]  # any
+def _require_sizes(function: Function, args: Sequence[object], keywords: Mapping[str, object]) -> None:
     """Raise an error if a parameter for a whole number is given something else."""
     signature = inspect.signature(function)
     for word, value in signature.bind(*args, **keywords).arguments.items():
@@ -120,9 +120,7 @@ def _holds_parameters(value: object) -> bool:
     return isinstance(value, tuple | list | types.GeneratorType) or hasattr(type(value), "forward")
 
 
-def misfit(  # type: ignore[explicit-any]  # of any function
-    name: str, function: Callable[..., object], args: Sequence[object], keywords: Mapping[str, object]
-) -> TypeError:
+def misfit(name: str, function: Function, args: Sequence[object], keywords: Mapping[str, object]) -> TypeError:
     """The error for a call that does not fit a function: it says what to write, if that is known."""
     known = inspect.signature(function).parameters
     unknown = [word for word in keywords if word not in known]
@@ -145,9 +143,7 @@ def misfit(  # type: ignore[explicit-any]  # of any function
     return TypeError(f"{name} lacks {' and '.join(missing) or 'nothing, but has something twice'}: {takes}")
 
 
-def written(  # type: ignore[explicit-any]  # of any function
-    name: str, function: Callable[..., object], args: Sequence[object], keywords: Mapping[str, object]
-) -> str:
+def written(name: str, function: Function, args: Sequence[object], keywords: Mapping[str, object]) -> str:
     """The call as it is written here, and why some of its arguments are left out."""
     known = inspect.signature(function).parameters
     said = [_said(value) for value in args]
@@ -181,11 +177,9 @@ def refused(cls: type, args: Sequence[object], keywords: Mapping[str, object]) -
         maker_name = str(getattr(maker, "__name__", ""))
         if _would_fit(maker, args, keywords):
             call, _, reasons = written(maker_name, maker, args, keywords).partition("; ")
-            first = (
-                f"{name} is made of its tensors, not of sizes: " if sizes else f"{name} is made of its parts as they are kept: "
-            )
+            made_of = "its tensors, not of sizes" if sizes else "its parts as they are kept"
             values = ", and give it values with initialize(key(0), ...)" if sizes else ""
-            return TypeError(f"{first}write {call}{values}{'; ' if reasons else ''}{reasons}")
+            return TypeError(f"{name} is made of {made_of}: write {call}{values}{'; ' if reasons else ''}{reasons}")
         if sizes:
             takes = ", ".join(inspect.signature(maker).parameters)
             return TypeError(f"{name} is made of its tensors, not of sizes: these are for {maker_name}({takes})")
@@ -194,14 +188,14 @@ def refused(cls: type, args: Sequence[object], keywords: Mapping[str, object]) -
     return misfit(name, cls, args, keywords)
 
 
-def _would_fit(function: "Callable[..., object]", args: Sequence[object], keywords: Mapping[str, object]) -> bool:  # type: ignore[explicit-any]  # any
+def _would_fit(function: Function, args: Sequence[object], keywords: Mapping[str, object]) -> bool:
     """Whether a call fits a function, with the names of parameters that they have here."""
     known = inspect.signature(function).parameters
     words = [our for word in keywords for our in ((word,) if word in known else _ours(word, known) or (word,))]
     return fits(function, args, {word: None for word in words if word in known or word not in _NEEDLESS})
 
 
-def fits(function: "Callable[..., object]", args: Sequence[object], keywords: Mapping[str, object]) -> bool:  # type: ignore[explicit-any]  # any
+def fits(function: Function, args: Sequence[object], keywords: Mapping[str, object]) -> bool:
     """Whether a function can be called so."""
     try:
         inspect.signature(function).bind(*args, **keywords)
@@ -210,7 +204,7 @@ def fits(function: "Callable[..., object]", args: Sequence[object], keywords: Ma
     return True
 
 
-def maker_of(cls: type) -> "Callable[..., object] | None":  # type: ignore[explicit-any]  # whatever it takes
+def maker_of(cls: type) -> Function | None:
     """The function of a class' module that makes records of it: `batch_norm` for `BatchNorm`."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
     maker: object = getattr(sys.modules.get(cls.__module__), words, None)
@@ -219,25 +213,23 @@ def maker_of(cls: type) -> "Callable[..., object] | None":  # type: ignore[expli
 
 # --- Attributes --------------------------------------------------------------------------------------------------------
 
-_MODES: Final = "there are no modes: rekey(model, key) is the model that drops, the model itself is for use"
-_MOVED: Final = 'write tree.move_to(model, "cuda")'
 _ATTRIBUTES: Final[Mapping[str, str]] = {
     "parameters": "write tree.trainable_leaves(model)",
     "named_parameters": "write tree.trainable_paths(model) and tree.trainable_leaves(model)",
     "buffers": "write tree.leaves(model)",
-    "modules": "write tree.records(model)",
-    "named_modules": "write tree.records(model)",
+    **dict.fromkeys(("modules", "named_modules"), "write tree.records(model)"),
     "apply": "write tree.map_records(function, model), or apply(model, x)",
     "to": 'write tree.move_to(model, "cuda") or tree.cast_to(model, torch.bfloat16)',
-    "cuda": _MOVED,
+    "cuda": 'write tree.move_to(model, "cuda")',
     "cpu": 'write tree.move_to(model, "cpu")',
     "half": "write tree.cast_to(model, torch.float16)",
     "float": "write tree.cast_to(model, torch.float32)",
     "double": "write tree.cast_to(model, torch.float64)",
     "bfloat16": "write tree.cast_to(model, torch.bfloat16)",
-    "train": _MODES,
-    "eval": _MODES,
-    "training": _MODES,
+    **dict.fromkeys(
+        ("train", "eval", "training"),
+        "there are no modes: rekey(model, key) is the model that drops, the model itself is for use",
+    ),
     "state_dict": "write save(path, model)",
     "load_state_dict": "write load(path, like=model)",
     "zero_grad": "gradients are values that value_and_grad returns, and nothing adds to them",
@@ -245,8 +237,7 @@ _ATTRIBUTES: Final[Mapping[str, str]] = {
     "requires_grad_": "write frozen(layer) for a layer that is not to be trained",
     "register_forward_hook": "forward(model, x) gives the residuals as well, and any part of a model can be applied by itself",
     "register_buffer": "write attrs.field(metadata=BUFFER)",
-    "add_module": "a model is a value: write compose(*model, layer) for another one",
-    "append": "a model is a value: write compose(*model, layer) for another one",
+    **dict.fromkeys(("add_module", "append"), "a model is a value: write compose(*model, layer) for another one"),
     "param_groups": "an optimizer holds no parameters: its init(model) makes its state",
 }
 """Attributes of theirs that our objects do not have, each with what to write."""
@@ -267,14 +258,11 @@ _NAMES: Final[Mapping[str, str]] = {
     "TransformerEncoderLayer": "transformer_block(...)",
     "TransformerDecoderLayer": "decoder_block(...)",
     "TransformerEncoder": "encoder(...)",
-    "L1Loss": "mae",
-    "l1_loss": "mae",
-    "SmoothL1Loss": "huber",
-    "smooth_l1_loss": "huber",
+    **dict.fromkeys(("L1Loss", "l1_loss"), "mae"),
+    **dict.fromkeys(("SmoothL1Loss", "smooth_l1_loss"), "huber"),
     "BCELoss": "binary_cross_entropy",
     "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
-    "KLDivLoss": "kl_divergence",
-    "kl_div": "kl_divergence",
+    **dict.fromkeys(("KLDivLoss", "kl_div"), "kl_divergence"),
 }
 """Names of theirs, each with what to write here; those that `ours_for` finds by their letters are not listed."""
 

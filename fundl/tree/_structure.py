@@ -4,11 +4,13 @@ optree states its types in a nominal PyTree of its own, which no record and no p
 from it is not of the types that it states; each gets its true type here, once.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import optree
 from torch import Tensor
+
+from fundl._common.generated import Function
 
 T = TypeVar("T")
 
@@ -28,14 +30,8 @@ else:
     Structure = optree.PyTreeSpec
 
 
-def register_node(cls: type, apart: Callable[..., object], together: Callable[..., object]) -> None:  # type: ignore[explicit-any]  # of records of the class
-    """Make the instances of a class nodes of trees.
-
-    Args:
-        cls: the class.
-        apart: from a node to its children, static values, and the names of the children.
-        together: from static values and children to the node.
-    """
+def register_node(cls: type, apart: Function, together: Function) -> None:
+    """Make instances of a class nodes: apart(node) is children, static values and names; together(static, children) a node."""
     optree.register_pytree_node(
         cls,
         apart,  # type: ignore[arg-type]  # see above

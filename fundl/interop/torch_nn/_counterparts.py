@@ -21,12 +21,7 @@ class Refused(Exception):  # noqa: N818  # what it is
 
 
 def require(is_so: bool, otherwise: str) -> None:
-    """Raise unless an option has a counterpart.
-
-    Args:
-        is_so: whether it has.
-        otherwise: the option, why it has no counterpart, and what to do.
-    """
+    """Raise unless an option has a counterpart: otherwise, say which it is, why it has none, and what to do."""
     if not is_so:
         raise Refused(otherwise)
 
@@ -69,12 +64,7 @@ def _derived(base: type) -> Iterator[type[AnyLayer]]:
 
 
 def from_counterpart(module: nn.Module, **fields: object) -> AnyLayer:
-    """The layer that names a module's class, made of the module's options and of copies of its tensors.
-
-    Args:
-        module: whose class a layer names.
-        fields: of the layer, where they are other than the module has them.
-    """
+    """The layer that names a module's class, of the module's options and copies of its tensors, with these fields instead."""
     layer = layers_by_module()[type(module).__name__]
     names, axes = _names(layer), int(str(getattr(layer, "axes", 0)))
     given: dict[str, object] = {**vars(module), **module._parameters, **module._buffers}
@@ -100,11 +90,9 @@ def _as_field(value: object, axes: int) -> object:
 
 
 def to_counterpart(layer: AnyLayer, **sizes: object) -> nn.Module:
-    """The module that a layer's class names, made of the layer's options and of copies of its parameters.
+    """The module that a layer's class names, of the layer's options and copies of its parameters, if it has any.
 
-    Args:
-        layer: whose class names its counterpart.
-        sizes: that the module is told and the layer has in the shapes of its tensors, if it has any.
+    A module is told sizes that a layer has in the shapes of its tensors alone.
     """
     kind: type[nn.Module] = getattr(nn, counterpart_of(type(layer)))
     return made_of(kind, layer, **sizes)

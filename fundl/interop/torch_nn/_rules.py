@@ -20,15 +20,13 @@ from fundl.shapes import AnyShape, Unknown
 class ConvertPart(Protocol):
     """Converts one of the modules inside of a module, given its name."""
 
-    def __call__(self, name: str, /) -> Model:
-        """The model that the part is."""
+    def __call__(self, name: str, /) -> Model: ...
 
 
 class ConvertInside(Protocol):
     """Converts one of the models inside of a layer, given its place, as it is written."""
 
-    def __call__(self, part: Model, place: str, /) -> nn.Module:
-        """The module that the part is."""
+    def __call__(self, part: Model, place: str, /) -> nn.Module: ...
 
 
 @functools.singledispatch
