@@ -46,15 +46,7 @@ class Initializer(ABC):
 
     @abstractmethod
     def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """A tensor of the given shape, dtype and device, drawn with the key.
-
-        Args:
-            key: of this parameter alone; `initialize` gives it on `device`.
-            shape: of the parameter.
-            fans: of the parameter: a bias has those of its weight.
-            dtype: of the result.
-            device: of the result.
-        """
+        """A tensor of the given shape, dtype and device, drawn with a key of its own; a bias has the fans of its weight."""
 
 
 # --- Initialisers -----------------------------------------------------------------------------------------------------
@@ -243,10 +235,7 @@ def lecun_uniform() -> VarianceScaling:
 
 
 def lecun_normal() -> VarianceScaling:
-    """N(0, std^2), std = 1 / sqrt(fan_in): outputs of variance 1 from inputs of variance 1, as SELU networks need it.
-
-    Source: LeCun, Bottou, Orr and Müller, "Efficient backprop", 1998.
-    """
+    """N(0, std^2), std = 1 / sqrt(fan_in): as `lecun_uniform`; SELU networks need it."""
     return VarianceScaling(1.0, "fan_in", "normal")
 
 

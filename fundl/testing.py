@@ -286,13 +286,11 @@ def _layout_faults(given: _Given, tolerance: float) -> list[str]:
             ("grad", given._replace(grad=moved.grad)),
         ):
             if [leaf.stride() for leaf in tree.leaves(some)] != [leaf.stride() for leaf in tree.leaves(given)]:
-                own = expected if layout is not expanded else _run(tree.map(_copied, some))
+                own = expected
+                if layout is expanded:  # of other numbers
+                    own = _run(tree.map(lambda leaf: leaf.clone(memory_format=torch.contiguous_format), some))
                 faults += _layout_fault(some, own, tolerance, f"with {what} {name}")
     return faults
-
-
-def _copied(x: Tensor) -> Tensor:
-    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _layout_fault(given: _Given, expected: _Run, tolerance: float, when: str) -> list[str]:

@@ -29,7 +29,7 @@ def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, o
     def write() -> Function:
         fields: Sequence[attrs.Attribute[object]] = attrs.fields(cls)
         plain = not hasattr(cls, "__attrs_pre_init__") and all(
-            field.init and field.converter is None and field.validator is None and not _is_made(field.default)
+            field.init and field.converter is None and field.validator is None and not isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]  # a class, which attrs types as a function
             for field in fields
         )
         ours = _written(cls, fields, parameters, stores) if plain else _watched(cls, theirs)
@@ -37,10 +37,6 @@ def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, o
         return ours
 
     return write
-
-
-def _is_made(default: object) -> bool:
-    return isinstance(default, attrs.Factory)  # type: ignore[arg-type]  # a class, which attrs types as a function
 
 
 # Whatever is not given shows by its default. What cannot be right leads to `refused`: too much or unknown arguments, a field

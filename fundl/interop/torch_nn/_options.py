@@ -60,33 +60,26 @@ def _(layer: Dropout, *_: object) -> nn.Module:
 
 
 @model_of.register
-def _(module: nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d, *_: object) -> AnyLayer:
-    _require_no_indices(return_indices=module.return_indices)
-    return from_counterpart(module)
-
-
-@model_of.register
-def _(module: nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d, *_: object) -> AnyLayer:
-    _require_no_indices(return_indices=module.return_indices)
-    _require_numbers(module.output_size)
-    return from_counterpart(module)
-
-
-@model_of.register
-def _(module: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d, *_: object) -> AnyLayer:
-    _require_numbers(module.output_size)
-    return from_counterpart(module)
-
-
-def _require_no_indices(*, return_indices: bool) -> None:
-    require(not return_indices, "return_indices=True gives a pair, but a layer gives one tensor: set it to False")
-
-
-def _require_numbers(size: object) -> None:
+def _(
+    module: nn.MaxPool1d
+    | nn.MaxPool2d
+    | nn.MaxPool3d
+    | nn.AdaptiveMaxPool1d
+    | nn.AdaptiveMaxPool2d
+    | nn.AdaptiveMaxPool3d
+    | nn.AdaptiveAvgPool1d
+    | nn.AdaptiveAvgPool2d
+    | nn.AdaptiveAvgPool3d,
+    *_: object,
+) -> AnyLayer:
+    options: dict[str, object] = vars(module)
+    with_indices, size = options.get("return_indices"), options.get("output_size", ())
+    require(not with_indices, "return_indices=True gives a pair, but a layer gives one tensor: set it to False")
     require(
         size is not None and not (isinstance(size, tuple | list) and None in size),
         f"output_size={size} keeps the size of an axis, whatever it is: give a number for each axis",
     )
+    return from_counterpart(module)
 
 
 @module_of.register

@@ -3,7 +3,7 @@
 Blocks are compositions of layers. Those that torch.nn's modules are, and no others, go back to them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeVar
 
 import torch
@@ -25,8 +25,6 @@ from fundl.layers.transformer import Decoder, DecoderBlock
 from fundl.shapes import AnyShape, Shape
 
 L = TypeVar("L", bound=AnyLayer)
-Parts = Mapping[str, AnyLayer]
-"""The parts of a block, as the module calls them."""
 B = TypeVar("B", nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 MADE_OF_MODULES: Final = (nn.TransformerEncoderLayer, nn.TransformerEncoder, nn.TransformerDecoderLayer, nn.TransformerDecoder)
@@ -152,7 +150,7 @@ def to_encoder_layer(layers: tuple[Model, ...], inside: ConvertInside) -> nn.Mod
             Residual(layers=(LayerNorm() as norm1, SelfAttention() as self_attn, Dropout() as dropout1)),
             Residual(layers=(LayerNorm() as norm2, network, Dropout() as dropout2)),
         ) if (of_network := _as_network(network)) is not None:
-            parts: Parts = {"norm1": norm1, "self_attn": self_attn, "dropout1": dropout1, "norm2": norm2, "dropout2": dropout2}
+            parts = (norm1, self_attn, dropout1, norm2, dropout2)
             module = _block(nn.TransformerEncoderLayer, of_network, parts, inside)
             if isinstance(of_network.activation, GELU) and of_network.activation.approximate == "tanh":
                 module.activation_relu_or_gelu = 0  # of which torch's kernel for inference does not know
@@ -175,16 +173,7 @@ def _(layer: DecoderBlock, _: AnyShape, inside: ConvertInside) -> nn.Module:
                 memory == features,
                 f"its memory has {memory} features, and x {features}, but in the module they are the same",
             )
-            parts: Parts = {
-                "norm1": norm1,
-                "self_attn": attention,
-                "dropout1": dropout1,
-                "norm2": norm2,
-                "multihead_attn": cross,
-                "dropout2": dropout2,
-                "norm3": norm3,
-                "dropout3": dropout3,
-            }
+            parts = (norm1, attention, dropout1, norm2, cross, dropout2, norm3, dropout3)
             return _block(nn.TransformerDecoderLayer, of_network, parts, inside)
         case _:
             raise Refused(
@@ -193,11 +182,18 @@ def _(layer: DecoderBlock, _: AnyShape, inside: ConvertInside) -> nn.Module:
             )
 
 
-def _block(kind: type[B], network: _Network, parts: Parts, inside: ConvertInside) -> B:
+_PARTS: Final[Mapping[type[nn.Module], Sequence[str]]] = {
+    nn.TransformerEncoderLayer: ("norm1", "self_attn", "dropout1", "norm2", "dropout2"),
+    nn.TransformerDecoderLayer: ("norm1", "self_attn", "dropout1", "norm2", "multihead_attn", "dropout2", "norm3", "dropout3"),
+}
+"""What the modules call the parts of a block, but for its network."""
+
+
+def _block(kind: type[B], network: _Network, parts: Sequence[AnyLayer], inside: ConvertInside) -> B:
     """The module of a block of these parts."""
-    norms: list[LayerNorm] = [part for part in parts.values() if isinstance(part, LayerNorm)]
+    norms: list[LayerNorm] = [part for part in parts if isinstance(part, LayerNorm)]
     attentions: list[SelfAttention | CrossAttention] = [
-        part for part in parts.values() if isinstance(part, SelfAttention | CrossAttention)
+        part for part in parts if isinstance(part, SelfAttention | CrossAttention)
     ]
     biases = {part.bias is None for part in (*norms, *attentions, network.first, network.last)}
     require(
@@ -220,7 +216,7 @@ def _block(kind: type[B], network: _Network, parts: Parts, inside: ConvertInside
         bias=biases == {False},
         device=META,
     )
-    for name, part in {**parts, "linear1": network.first, "linear2": network.last}.items():
+    for name, part in zip((*_PARTS[kind], "linear1", "linear2"), (*parts, network.first, network.last), strict=True):
         module.add_module(name, module_of(part, Shape(...), inside))
     return module
 

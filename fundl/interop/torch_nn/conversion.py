@@ -132,13 +132,10 @@ def _hint(module: nn.Module) -> str:
             " with a parametrization: put the weight itself in its place, with"
             " torch.nn.utils.parametrize.remove_parametrizations(module, name)"
         )
-    for kind in type(module).__mro__[1:]:
-        if kind is nn.Sequential or (issubclass(kind, nn.Module) and has_counterpart(kind)):
-            return (
-                f": it is derived from nn.{kind.__name__}, and may compute something else; write a layer for it, see"
-                " fundl.Layer, and convert the modules before it and behind it"
-            )
-    return ": write a layer for it, see fundl.Layer, and convert the modules before it and behind it"
+    bases = [kind for kind in type(module).__mro__[1:] if issubclass(kind, nn.Module)]
+    known = next((kind.__name__ for kind in bases if kind is nn.Sequential or has_counterpart(kind)), "")
+    derived = f" it is derived from nn.{known}, and may compute something else;" if known else ""
+    return f":{derived} write a layer for it, see fundl.Layer, and convert the modules before it and behind it"
 
 
 def _require_plain(module: nn.Module, place: str) -> None:
