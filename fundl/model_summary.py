@@ -17,12 +17,12 @@ from typing_extensions import override
 from fundl import shapes, tree
 from fundl._common.checks import require_model
 from fundl._common.modes import no_grad
-from fundl._common.running import run_forward
+from fundl._common.running import first_forward, run_forward
 from fundl.initializers import Initializer
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.masked import FromMasked, Masked, OnMasked, OnMaskedPair
 from fundl.layers.pairs import Pipe
-from fundl.model import apply, output_shape
+from fundl.model import output_shape
 from fundl.tree import Record
 
 if TYPE_CHECKING:
@@ -111,11 +111,9 @@ class Summary:
 
 def _size(nbytes: int) -> str:
     """A number of bytes in the largest unit of which there is at least one."""
-    size, units = float(nbytes), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
-    while size >= 1024 and len(units) > 1:
-        size /= 1024
-        units.pop(0)
-    return f"{size:,.1f} {units[0]}" if units[0] != "B" else f"{nbytes} B"
+    units = ["KiB", "MiB", "GiB", "TiB", "PiB"]
+    power = min((nbytes.bit_length() - 1) // 10, len(units))
+    return f"{nbytes / 1024**power:,.1f} {units[power - 1]}" if power > 0 else f"{nbytes} B"
 
 
 def summary(model: Model, input_shape: tuple[Shape, ...], *, dtype: torch.dtype = torch.float32) -> Summary:
@@ -152,10 +150,7 @@ def summary(model: Model, input_shape: tuple[Shape, ...], *, dtype: torch.dtype 
     output_shape(model, shapes.Shape(*x.shape) if isinstance(x, Tensor) else None)
     with no_grad():
         shapes_only = tree.map(lambda leaf: leaf.to("meta"), model)
-        if isinstance(x, Tensor):
-            apply(shapes_only, x)  # what else does not fit is told here, with the place of the layer
-        else:
-            run_forward(shapes_only, x)
+        first_forward(shapes_only, x)  # what else does not fit is told here, with the place of the layer
         try:
             rows = _Run(inner=True).rows(shapes_only, x)
         except Exception:  # a layer asks more of its parts than that they are of their class

@@ -292,9 +292,7 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     Args:
         path: of a safetensors file.
 
-    Raises:
-        FileNotFoundError: there is no such file; another OSError if it may not be read.
-        ValueError: it is not a whole safetensors file, a later fundl wrote it, or its metadata are not those that were saved.
+    Raises: as `load`; the tensors' numbers are not looked at.
 
     >>> from tempfile import TemporaryDirectory
     >>> from fundl import load_metadata, save

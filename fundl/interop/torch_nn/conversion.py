@@ -1,7 +1,8 @@
 """Going through the parts of a module, or of a model, and finding the counterpart of each."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 from torch import nn
@@ -33,6 +34,17 @@ _FAMILIES: Final = (_attention, _linear, _normalization, _options, _recurrent, _
 
 class ConversionError(ValueError):
     """A module or a layer that has no counterpart, or an option of one: the message names the part by its path."""
+
+
+@contextmanager
+def _named(part: str) -> Iterator[None]:
+    """Have what is refused inside be an error that names the part, unless it names one already."""
+    try:
+        yield
+    except ConversionError:
+        raise
+    except (Refused, ValueError, TypeError) as error:
+        raise ConversionError(f"{part}: {error}") from error
 
 
 def has_counterpart(kind: type[nn.Module] | type[AnyLayer]) -> bool:
@@ -80,18 +92,14 @@ def from_torch(module: nn.Module) -> Model:
 
 def _from(module: nn.Module, path: str, *, in_frozen: bool) -> Model:
     """The model of a module at a path; in_frozen: whether a module around it is frozen already."""
+    if not in_frozen and _is_frozen(module):
+        model = _from(module, path, in_frozen=True)
+        return Frozen(model if isinstance(model, tuple) else (model,))
     place = f"{path or 'the module'} ({_class_name(module)})"
     if isinstance(module, LazyModuleMixin):
         raise ConversionError(f"{place} has no parameters yet: call it on an input first")
     _require_plain(module, place)
-    is_frozen = not in_frozen and _is_frozen(module)
-    model = _unfrozen(module, path, place, in_frozen=in_frozen or is_frozen)
-    if not is_frozen:
-        return model
-    return Frozen(model if isinstance(model, tuple) else (model,))
 
-
-def _unfrozen(module: nn.Module, path: str, place: str, *, in_frozen: bool) -> Model:
     def part(name: str) -> Model:
         return _from(module.get_submodule(name), f"{path}.{name}" if path else name, in_frozen=in_frozen)
 
@@ -107,12 +115,8 @@ def _unfrozen(module: nn.Module, path: str, place: str, *, in_frozen: bool) -> M
             f"{place}: some of its parameters have requires_grad=False, and some have not, but a layer is frozen as a whole:"
             " set all to the same"
         )
-    try:
+    with _named(place):
         return model_of(module, part)
-    except ConversionError:
-        raise
-    except (Refused, ValueError, TypeError) as error:
-        raise ConversionError(f"{place}: {error}") from error
 
 
 def _is_frozen(module: nn.Module) -> bool:
@@ -209,19 +213,13 @@ def _to(model: Model, path: str, shape: AnyShape) -> nn.Module:
         raise ConversionError(
             f"{place} has no counterpart in torch.nn: write a module for it, and convert the layers before it and behind it"
         )
-    try:
+    with _named(place):
         return module_of(model, shape, lambda part, step: _to(part, f"{path}{step}", shape))
-    except ConversionError:
-        raise
-    except (Refused, ValueError, TypeError) as error:
-        raise ConversionError(f"{place}: {error}") from error
 
 
 def _to_sequential(layers: tuple[Model, ...], path: str, shape: AnyShape) -> nn.Module:
-    try:
+    with _named(f"{path}, a transformer block"):
         block = to_encoder_layer(layers, lambda part, step: _to(part, f"{path}[1]{step}", shape))
-    except Refused as error:
-        raise ConversionError(f"{path}, a transformer block: {error}") from error
     if block is not None:
         return block
     modules: OrderedDict[str, nn.Module] = OrderedDict()
