@@ -316,18 +316,16 @@ def _wrong_derivatives(given: _Given, key: Tensor, *, tolerance: float, directio
         if leaf.is_floating_point():
             ways = [_normal(way_key, leaf) for way_key in random.split(random.fold_in(key, place), directions)]
             got = [float((gradients[name] * way).sum()) for way in ways]
-            expected = [float(cotangent @ _difference(point, name, step * way)) / (2 * step) for way in ways]
+            expected = [float(cotangent @ _difference(point, place, step * way)) / (2 * step) for way in ways]
             faults += _disagreement(name, list(zip(got, expected, strict=True)), tolerance=tolerance, noise=noise)
     return faults
 
 
-def _difference(point: _Point, name: str, move: Tensor) -> Tensor:
-    """By how much the output differs between one tensor moved ahead and moved back."""
-    leaves, structure = tree.flatten(point)
-    place = tree.paths(point).index(f".{name}")
+def _difference(point: _Point, place: int, move: Tensor) -> Tensor:
+    """By how much the output differs between one trainable tensor moved ahead and moved back."""
+    leaves = tree.trainable_leaves(point)
     ahead, behind = (
-        tree.unflatten(structure, [leaf + way if leaf is not None and i == place else leaf for i, leaf in enumerate(leaves)])
-        for way in (move, -move)
+        tree.with_trainable_leaves(point, [*leaves[:place], leaves[place] + way, *leaves[place + 1 :]]) for way in (move, -move)
     )
     return _vector(run_forward(*ahead)[0]) - _vector(run_forward(*behind)[0])
 

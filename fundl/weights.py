@@ -103,9 +103,5 @@ def by_rows(prediction: object, _target: object) -> int:
 
 def count_along(value: object, axis: int) -> int:
     """The size of an axis of a tree's first tensor that has it, such as the number of rows of a batch; 1 if none has it."""
-    if isinstance(value, Tensor):
-        return value.shape[axis] if value.ndim > axis else 1
-    for leaf in tree.leaves(value):
-        if leaf.ndim > axis:
-            return leaf.shape[axis]
-    return 1
+    leaves = [value] if isinstance(value, Tensor) else tree.leaves(value)
+    return next((leaf.shape[axis] for leaf in leaves if leaf.ndim > axis), 1)

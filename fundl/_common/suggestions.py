@@ -174,15 +174,14 @@ def refused(cls: type, args: Sequence[object], keywords: Mapping[str, object]) -
     name, maker = cls.__name__, maker_of(cls)
     sizes = any(type(value) is int for value in (*args, *keywords.values()))
     if maker is not None:
-        maker_name = str(getattr(maker, "__name__", ""))
         if _would_fit(maker, args, keywords):
-            call, _, reasons = written(maker_name, maker, args, keywords).partition("; ")
+            call, _, reasons = written(maker.__name__, maker, args, keywords).partition("; ")
             made_of = "its tensors, not of sizes" if sizes else "its parts as they are kept"
             values = ", and give it values with initialize(key(0), ...)" if sizes else ""
             return TypeError(f"{name} is made of {made_of}: write {call}{values}{'; ' if reasons else ''}{reasons}")
         if sizes:
             takes = ", ".join(inspect.signature(maker).parameters)
-            return TypeError(f"{name} is made of its tensors, not of sizes: these are for {maker_name}({takes})")
+            return TypeError(f"{name} is made of its tensors, not of sizes: these are for {maker.__name__}({takes})")
     if fits(cls, args, keywords):
         return TypeError(f"{name} is made of tensors, not of numbers: {written(name, cls, args, keywords)}")
     return misfit(name, cls, args, keywords)

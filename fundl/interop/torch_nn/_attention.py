@@ -6,7 +6,7 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from fundl.interop.torch_nn._counterparts import META, copied, copied_if_any, require, with_parameters
+from fundl.interop.torch_nn._counterparts import META, copied, require, with_parameters
 from fundl.interop.torch_nn._rules import model_of, module_of, require_no_key, stands_alone
 from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention, self_attention
 
@@ -33,9 +33,9 @@ def _(module: nn.MultiheadAttention, *_: object) -> SelfAttention | CrossAttenti
     return attrs.evolve(
         meta,
         weight=copied(own["in_proj_weight"]),
-        bias=copied_if_any(own.get("in_proj_bias")),
+        bias=copied(own.get("in_proj_bias")),
         output_weight=copied(module.out_proj.weight),
-        output_bias=copied_if_any(module.out_proj.bias),
+        output_bias=copied(module.out_proj.bias),
     )
 
 
@@ -62,7 +62,7 @@ def filled(
         weight=copied(weight),
         bias=None if biases is None else copied(biases[features:]),
         output_weight=copied(output[0]),
-        output_bias=copied_if_any(output[1]),
+        output_bias=copied(output[1]),
     )
 
 

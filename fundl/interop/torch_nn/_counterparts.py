@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fundl.layer import AnyLayer, Layer
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T", Tensor, Tensor | None)
 
 
 class Refused(Exception):  # noqa: N818  # what it is
@@ -122,14 +123,11 @@ def made_of(kind: type[M], layer: AnyLayer, **sizes: object) -> M:
 META = torch.device("meta")
 
 
-def copied(tensor: Tensor) -> Tensor:
-    """A copy that records no tape, and is no nn.Parameter."""
+def copied(tensor: T) -> T:
+    """A copy that records no tape, and is no nn.Parameter; None for none."""
+    if tensor is None:
+        return tensor
     return tensor.detach().clone()
-
-
-def copied_if_any(tensor: Tensor | None) -> Tensor | None:
-    """A copy of a tensor; None for none."""
-    return None if tensor is None else copied(tensor)
 
 
 def with_parameters(module: M, **parameters: object) -> M:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from fundl.interop.torch_nn._counterparts import (
     Refused,
     copied,
-    copied_if_any,
     from_counterpart,
     made_of,
     require,
@@ -76,10 +75,10 @@ def _(layer: GroupNorm, shape: AnyShape, _: ConvertInside) -> nn.Module:
 @model_of.register
 def _(module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, *_: object) -> BatchNorm:
     return BatchNorm(
-        copied_if_any(module.weight),
-        copied_if_any(module.bias),
-        mean=copied_if_any(module.running_mean),
-        var=copied_if_any(module.running_var),
+        copied(module.weight),
+        copied(module.bias),
+        mean=copied(module.running_mean),
+        var=copied(module.running_var),
         eps=module.eps,
     )
 
@@ -102,7 +101,7 @@ def _(module: nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d, *_: obj
         "track_running_stats=True, but InstanceNorm has no statistics: in evaluation such a module is a batch normalisation,"
         " so put one of its parameters and statistics in its place",
     )
-    return InstanceNorm(copied_if_any(module.weight), copied_if_any(module.bias), eps=module.eps)
+    return InstanceNorm(copied(module.weight), copied(module.bias), eps=module.eps)
 
 
 @module_of.register

@@ -61,15 +61,13 @@ def has_counterpart(kind: type[nn.Module] | type[AnyLayer]) -> bool:
 def from_torch(module: nn.Module) -> Model:
     """The model that computes what a module of torch.nn computes in evaluation, with copies of its parameters and buffers.
 
-    An `nn.Sequential` becomes a tuple, and a module the layer that is its counterpart; see the package for all of them. A
-    recurrent module's first output is the layer's, and so it is of attention, which becomes that of a sequence to itself.
+    The package says what becomes of each. A recurrent module's first output is the layer's, and so it is of attention, which
+    becomes that of a sequence to itself.
 
     A model has no modes. Dropout is there, and drops nothing until `rekey` gives it a key. A batch normalisation has the
     module's running statistics, and uses them; `without_statistics(model)` is the module in training. What says how a module is
     trained is no part of the model: the momentum of running statistics, which `track` is told, and the count of batches. So it
     is with `inplace`, which changes no output, and the names of an nn.Sequential's parts.
-
-    A module whose parameters all have requires_grad=False becomes `frozen`.
 
     Args:
         module: of torch.nn itself, not of a derived class, which may compute something else.
@@ -172,13 +170,12 @@ def _require_own_parameters(module: nn.Module) -> None:
 def to_torch(model: Model, shape: AnyShape | None = None) -> nn.Module:
     """The module of torch.nn that computes what a model computes, in evaluation, with copies of its parameters and buffers.
 
-    A tuple becomes an `nn.Sequential`, with the names of a named one, a `transformer_block` an `nn.TransformerEncoderLayer`,
-    and a layer the module that is its counterpart; see the package for all of them. A gradient is a model, so its module's
-    parameters are the gradients of the parameters.
+    The package says what becomes of each; an `nn.Sequential` has the names of a named tuple. A gradient is a model, so its
+    module's parameters are the gradients of the parameters.
 
     A recurrent layer's module gives its states as well, and attention's takes queries, keys and values, and gives the weights
     as well: their first output is the layer's. A BatchNorm without statistics becomes a module that normalises with those of
-    the batch in evaluation too. The parameters of what is `frozen` have requires_grad=False.
+    the batch in evaluation too.
 
     Args:
         model: a layer or a nested tuple of layers.
