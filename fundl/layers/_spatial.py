@@ -24,14 +24,6 @@ KernelSize = TypeVar("KernelSize", bound=PerAxis, covariant=True, default=AnySiz
 Stride = TypeVar("Stride", bound=PerAxis, covariant=True, default=AnySize)
 Dilation = TypeVar("Dilation", bound=PerAxis, covariant=True, default=AnySize)
 
-# Sizes of the input
-Batch = TypeVar("Batch")
-Channels = TypeVar("Channels")
-Depth = TypeVar("Depth")
-Height = TypeVar("Height")
-Width = TypeVar("Width")
-Length = TypeVar("Length")
-
 # For each axis the letters of a window's place, of a place within the window, of an element's place, and of the axis itself
 _LETTERS: Final = {1: ("iumL",), 2: ("iumH", "jvnW"), 3: ("htlD", "iumH", "jvnW")}
 

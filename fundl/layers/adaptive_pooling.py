@@ -12,8 +12,7 @@ from fundl._common.half import in_float32
 from fundl._common.kernels import PerAxis
 from fundl.layers._layout import require_sizes
 from fundl.layers._pooling import Indices, OnePerAxis, Pool, Pooled
-from fundl.layers._spatial import Batch, Channels, Depth, Height, Length, Width
-from fundl.shapes import AnyShape, AnySize, Resized, Shape
+from fundl.shapes import AnyShape, AnySize, Batch, Channels, Depth, Height, Length, Resized, Shape, Width
 
 OutputSize = TypeVar("OutputSize", bound=PerAxis, covariant=True, default=AnySize)  # as a layer's type states it
 

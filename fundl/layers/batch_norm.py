@@ -11,7 +11,7 @@ from typing import Generic, Self, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl import tree
 from fundl._common import half
@@ -23,14 +23,12 @@ from fundl.layers._layout import in_a_row, require_sizes
 from fundl.layers._normalizing import require_channels, require_eps, scale_and_shift
 from fundl.layers._refusals import require_at_least_one, require_dtype
 from fundl.model import forward
-from fundl.shapes import AnySize, Shape, expect
+from fundl.shapes import AnySize, Batch, Rest, Shape, expect
 from fundl.tree import STATISTIC, Record
 
 P = TypeVar("P", bound=Model)
 Channels = TypeVar("Channels", bound=int, covariant=True, default=AnySize)
 Count = TypeVar("Count", bound=int)
-Batch = TypeVar("Batch")
-Space = TypeVarTuple("Space")
 
 
 @final
@@ -148,7 +146,7 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
         return self.gradient(*grads), grad_x
 
     @override
-    def output_shape(self, shape: Shape[Batch, Channels, *Space]) -> Shape[Batch, Channels, *Space]:
+    def output_shape(self, shape: Shape[Batch, Channels, *Rest]) -> Shape[Batch, Channels, *Rest]:
         batch, channels, *space = shape.leading(2)
         for parameter in tree.leaves(self):
             expect("channels", channels, parameter.shape[-1])

@@ -14,9 +14,8 @@ from fundl.layer import Layer
 from fundl.layers._layout import as_matrix
 from fundl.layers._refusals import require_at_least_one
 from fundl.layers.pairs import Pair, require_pair
-from fundl.shapes import AnyShape, AnySize, Shape
+from fundl.shapes import AnyShape, AnySize, OutFeatures, Shape
 
-OutFeatures = TypeVar("OutFeatures", bound=int, covariant=True, default=AnySize)
 Out = TypeVar("Out", bound=int)
 AnyAxes = tuple[AnySize, ...]
 

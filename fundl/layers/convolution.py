@@ -10,8 +10,8 @@ from fundl._common.kernels import PerAxis
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layers._convolution import Convolution, weight_and_bias
-from fundl.layers._spatial import Batch, Depth, Dilation, Height, KernelSize, Length, Stride, Width
-from fundl.shapes import AnySize, Shape, Windows
+from fundl.layers._spatial import Dilation, KernelSize, Stride
+from fundl.shapes import AnySize, Batch, Depth, Height, Length, Shape, Width, Windows
 
 # Sizes that a layer's type states
 InChannels = TypeVar("InChannels", bound=int, covariant=True, default=AnySize)

@@ -5,17 +5,15 @@ from typing import Generic, Self, final
 
 import attrs
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl._common import kernels
 from fundl.layer import Layer
 from fundl.layers._inside import Sizes
 from fundl.layers._layout import Layout, layout_of, require_sizes, stand_in
-from fundl.layers._spatial import Batch, Channels
-from fundl.shapes import Shape
+from fundl.shapes import Batch, Channels, Rest, Shape
 
 Residuals = TypeVar("Residuals")
-Rest = TypeVarTuple("Rest")
 
 
 @attrs.frozen(eq=False, init=False)

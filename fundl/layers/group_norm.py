@@ -6,7 +6,7 @@ from typing import Generic, Self, TypeAlias, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl._common import half, kernels
 from fundl._common.half import narrowed, widened
@@ -16,13 +16,10 @@ from fundl.layer import Layer
 from fundl.layers._layout import in_a_row, require_sizes
 from fundl.layers._normalizing import require_channels, require_eps, scale_and_shift
 from fundl.layers._refusals import require_at_least_one, require_dtype
-from fundl.shapes import AnySize, Misfit, Shape, expect
+from fundl.shapes import AnySize, Batch, Length, Misfit, Rest, Shape, expect
 
 Channels = TypeVar("Channels", bound=int, covariant=True, default=AnySize)
 Count = TypeVar("Count", bound=int)
-Batch = TypeVar("Batch")
-Length = TypeVar("Length")
-Space = TypeVarTuple("Space")
 
 
 @final
@@ -87,7 +84,7 @@ class GroupNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
         return self.gradient(*grads), grad_x
 
     @override
-    def output_shape(self, shape: Shape[Batch, Channels, *Space]) -> Shape[Batch, Channels, *Space]:
+    def output_shape(self, shape: Shape[Batch, Channels, *Rest]) -> Shape[Batch, Channels, *Rest]:
         batch, channels, *space = shape.leading(2)
         if self.weight is not None:
             expect("channels", channels, self.weight.shape[-1])
@@ -188,7 +185,7 @@ class InstanceNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
         return self.gradient(*grads), grad_x
 
     @override
-    def output_shape(self, shape: Shape[Batch, Channels, Length, *Space]) -> Shape[Batch, Channels, Length, *Space]:
+    def output_shape(self, shape: Shape[Batch, Channels, Length, *Rest]) -> Shape[Batch, Channels, Length, *Rest]:
         batch, channels, *space = shape.leading(3)
         if self.weight is not None:
             expect("channels", channels, self.weight.shape[-1])

@@ -5,7 +5,7 @@ from typing import ClassVar, Generic, Self, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl._common import products
 from fundl._common.suggestions import with_suggestions
@@ -13,13 +13,10 @@ from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layer import Layer
 from fundl.layers._layout import as_matrix
 from fundl.layers._refusals import require_at_least_one, require_dtype
-from fundl.shapes import AnySize, Shape, expect
+from fundl.shapes import InFeatures, Lead, OutFeatures, Shape, expect
 
-InFeatures = TypeVar("InFeatures", bound=int, covariant=True, default=AnySize)
-OutFeatures = TypeVar("OutFeatures", bound=int, covariant=True, default=AnySize)
 In = TypeVar("In", bound=int)
 Out = TypeVar("Out", bound=int)
-Lead = TypeVarTuple("Lead")
 
 
 @final

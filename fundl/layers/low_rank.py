@@ -14,8 +14,8 @@ from fundl.initializers import Initializer, uniform_fan_in, zeros
 from fundl.layer import Layer
 from fundl.layers._layout import as_matrix
 from fundl.layers._refusals import require_at_least_one
-from fundl.layers.linear import In, InFeatures, Linear, Out, OutFeatures, explain_misfit
-from fundl.shapes import Lead, Shape, expect
+from fundl.layers.linear import In, Linear, Out, explain_misfit
+from fundl.shapes import InFeatures, Lead, OutFeatures, Shape, expect
 from fundl.tree import BUFFER
 
 

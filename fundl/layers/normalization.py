@@ -10,7 +10,7 @@ from typing import Generic, Self, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl._common import half, kernels, modes
 from fundl._common.half import narrowed, widened
@@ -20,11 +20,10 @@ from fundl.layer import Layer
 from fundl.layers._layout import require_sizes
 from fundl.layers._normalizing import require_eps, scale_and_shift
 from fundl.layers._refusals import require_dtype
-from fundl.shapes import AnySize, Shape, expect
+from fundl.shapes import AnySize, Lead, Shape, expect
 
 Features = TypeVar("Features", bound=int | tuple[int, ...], covariant=True, default=AnySize)
 Size = TypeVar("Size", bound=int | tuple[int, ...])
-Lead = TypeVarTuple("Lead")
 
 
 @final

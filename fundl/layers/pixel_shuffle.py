@@ -5,18 +5,12 @@ from typing import Generic, Self, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl.layer import Layer
-from fundl.shapes import AnySize, Divided, Product, Shape
+from fundl.shapes import AnySize, Channels, Divided, Height, Lead, Product, Shape, Width
 
 Factor = TypeVar("Factor", bound=int, covariant=True, default=AnySize)  # as a layer's type states it, named like the field
-
-# Sizes of the input
-Lead = TypeVarTuple("Lead")
-Channels = TypeVar("Channels")
-Height = TypeVar("Height")
-Width = TypeVar("Width")
 
 
 @attrs.frozen(eq=False)

@@ -10,8 +10,8 @@ from fundl._common import kernels
 from fundl._common.half import in_float32
 from fundl._common.kernels import PerAxis
 from fundl.layers._pooling import Indices, OnePerAxis, Pool, Pooled
-from fundl.layers._spatial import Batch, Channels, Depth, Dilation, Height, KernelSize, Length, Stride, Width
-from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Windows
+from fundl.layers._spatial import Dilation, KernelSize, Stride
+from fundl.shapes import AnyShape, AnySize, Batch, Channels, Depth, Height, Length, Misfit, Shape, Width, Windows
 
 Padding = TypeVar("Padding", bound=PerAxis, covariant=True, default=AnySize)
 CeilMode = TypeVar("CeilMode", bound=bool, covariant=True, default=AnySize)

@@ -15,9 +15,9 @@ from fundl._common.kernels import PerAxis
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, VarianceScaling
 from fundl.layers._convolution import Convolution, weight_and_bias
-from fundl.layers._spatial import Batch, Depth, Dilation, Height, KernelSize, Length, Stride, Width
+from fundl.layers._spatial import Dilation, KernelSize, Stride
 from fundl.layers.convolution import Gap, In, InChannels, Kernel, Out, OutChannels, Pad, Padding, Step
-from fundl.shapes import AnyShape, AnySize, Shape, Spreads
+from fundl.shapes import AnyShape, AnySize, Batch, Depth, Height, Length, Shape, Spreads, Width
 
 OutputPadding = TypeVar("OutputPadding", bound=PerAxis, covariant=True, default=AnySize)  # as a layer's type states it
 More = TypeVar("More", bound=int, default=AnySize)  # as a function is given it

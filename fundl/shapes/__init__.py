@@ -21,13 +21,14 @@ from ._sizes import (
     Unknown as Unknown, expect as expect,
 )
 from ._computed import (
-    Difference as Difference, Divided as Divided, Product as Product, Quotient as Quotient, Spread as Spread, Sum as Sum,
-    Window as Window,
+    Difference as Difference, Divided as Divided, Length as Length, Product as Product, Quotient as Quotient,
+    Spread as Spread, Sum as Sum, Window as Window,
 )
 from ._changed import (
-    Batch as Batch, Channels as Channels, Ending as Ending, Features as Features, Last as Last, Lead as Lead, Padded as Padded,
-    Reshaped as Reshaped, Resized as Resized, S as S, Setting as Setting, Spreads as Spreads, Steps as Steps, Value as Value,
-    Windows as Windows,
+    Batch as Batch, Channels as Channels, Depth as Depth, Ending as Ending, Features as Features, Height as Height,
+    InFeatures as InFeatures, Last as Last, Lead as Lead, OutFeatures as OutFeatures, Padded as Padded, Reshaped as Reshaped,
+    Resized as Resized, Rest as Rest, S as S, Setting as Setting, Spreads as Spreads, Steps as Steps, Value as Value,
+    Width as Width, Windows as Windows,
 )
 from ._layers import (
     Folded as Folded, Joined as Joined, Kept as Kept, Stated as Stated, Through as Through, name_of as name_of,

@@ -40,8 +40,6 @@ def of_model(shape: AnyShape, model: object) -> AnyShape:
     Raises:
         Misfit: a layer does not take what it is given.
     """
-    if isinstance(model, tuple) and not isinstance(model, Stated):
-        return through(shape, model)
     try:
         return _run(shape, model)[0]
     except Misfit as misfit:

@@ -16,14 +16,11 @@ from fundl.layer import Layer
 from fundl.layers._refusals import require_at_least_one
 from fundl.layers.linear import explain_misfit
 from fundl.layers.recurrent.sweeps import Kept, Recurrence, States, Sweep, SweptBack
-from fundl.shapes import AnySize, Product, Shape, expect
+from fundl.shapes import AnySize, Batch, InFeatures, Product, Shape, Steps, expect
 from fundl.tree import BUFFER
 
-InFeatures = TypeVar("InFeatures", bound=int, covariant=True, default=AnySize)
 HiddenFeatures = TypeVar("HiddenFeatures", bound=int, covariant=True, default=AnySize)
 Directions = TypeVar("Directions", bound=int, covariant=True, default=AnySize)
-Batch = TypeVar("Batch")
-Steps = TypeVar("Steps")
 
 Residuals: TypeAlias = tuple[tuple[Tensor, ...], tuple[Kept, ...]]
 """The input of each layer, (T, B, ...), and what each recurrence keeps."""

@@ -10,8 +10,9 @@ from typing_extensions import TypeVar, Unpack, override
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer
 from fundl.layers.recurrent import sweeps
-from fundl.layers.recurrent._base import Directions, HiddenFeatures, InFeatures, Options, Recurrent, layers_of
+from fundl.layers.recurrent._base import Directions, HiddenFeatures, Options, Recurrent, layers_of
 from fundl.layers.recurrent.sweeps import Activation, Kept, States, Sweep, SweptBack
+from fundl.shapes import InFeatures
 
 In = TypeVar("In", bound=int)
 Hidden = TypeVar("Hidden", bound=int)

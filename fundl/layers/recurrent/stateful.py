@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl.layer import Layer
-from fundl.layers.recurrent._base import Directions, HiddenFeatures, InFeatures, Recurrent, Residuals
+from fundl.layers.recurrent._base import Recurrent, Residuals
 from fundl.layers.recurrent.layers import GRU, LSTM, RNN
 from fundl.layers.recurrent.sweeps import States
 from fundl.shapes import AnySize
@@ -33,6 +33,8 @@ class LSTMState(Record):
 
 AnyRecurrent: TypeAlias = Recurrent[AnySize, AnySize, AnySize]
 L = TypeVar("L", bound=AnyRecurrent)
+WithCell = TypeVar("WithCell", bound=LSTM)
+WithoutCell = TypeVar("WithoutCell", bound=RNN | GRU)
 State = TypeVar("State", bound=Tensor | LSTMState)
 StatefulResiduals: TypeAlias = tuple[Residuals, tuple[States, ...]]
 
@@ -134,17 +136,9 @@ def _apart(state: Tensor | LSTMState) -> tuple[States, ...]:
 
 
 @overload
-def stateful(
-    layer: LSTM[InFeatures, HiddenFeatures, Directions],
-) -> Stateful[LSTM[InFeatures, HiddenFeatures, Directions], LSTMState]: ...
+def stateful(layer: WithCell) -> Stateful[WithCell, LSTMState]: ...
 @overload
-def stateful(
-    layer: GRU[InFeatures, HiddenFeatures, Directions],
-) -> Stateful[GRU[InFeatures, HiddenFeatures, Directions], Tensor]: ...
-@overload
-def stateful(
-    layer: RNN[InFeatures, HiddenFeatures, Directions],
-) -> Stateful[RNN[InFeatures, HiddenFeatures, Directions], Tensor]: ...
+def stateful(layer: WithoutCell) -> Stateful[WithoutCell, Tensor]: ...
 def stateful(layer: AnyRecurrent) -> object:
     """A `Stateful` of an RNN, GRU or LSTM; all else is refused by a TypeError.
 

@@ -47,9 +47,6 @@ class Recurrence(Record):
         bias_ih: added to the first, of shape (G hidden,), or None.
         bias_hh: added to the second, likewise; None if and only if bias_ih is.
         weight_ih_init: how `initialize` draws weight_ih; None if it keeps its values. The others likewise.
-        weight_hh_init: of weight_hh.
-        bias_ih_init: of bias_ih.
-        bias_hh_init: of bias_hh.
     """
 
     weight_ih: Tensor
