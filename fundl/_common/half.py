@@ -54,23 +54,12 @@ def layer_norm(
     return y.to(x.dtype), mean, rstd
 
 
-def layer_norm_backward(  # noqa: PLR0917  # as the kernel has them
-    grad: Tensor,
-    x: Tensor,
-    sizes: Sequence[int],
-    mean: Tensor,
-    rstd: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-) -> kernels.Gradients:
+def layer_norm_backward(*given: *kernels.LayerNormGiven) -> kernels.Gradients:
     """As the kernel, of all that is there."""
-    there = True, weight is not None, bias is not None
-    if x.dtype not in HALF or x.is_cuda:
-        found = kernels.layer_norm_backward(grad, x, sizes, mean, rstd, weight, bias, there)
-    else:
-        wide = widened(grad), widened(x), sizes, mean, rstd, widened(weight), widened(bias)
-        found = kernels.layer_norm_backward(*wide, there)
-    return rounded(found, x, weight, bias)
+    grad, x, sizes, mean, rstd, weight, bias = given
+    if x.dtype in HALF and not x.is_cuda:
+        given = widened(grad), widened(x), sizes, mean, rstd, widened(weight), widened(bias)
+    return rounded(kernels.layer_norm_backward(*given, (True, weight is not None, bias is not None)), x, weight, bias)
 
 
 def weight_norm(v: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,26 +85,13 @@ def batch_norm(  # noqa: PLR0917  # as the kernel has them
     return y.to(x.dtype), batch_mean, rstd
 
 
-def batch_norm_backward(  # noqa: PLR0917  # as the kernel has them
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    mean: Tensor | None,
-    var: Tensor | None,
-    batch_mean: Tensor | None,
-    rstd: Tensor | None,
-    from_batch: bool,
-    eps: float,
-) -> kernels.Gradients:
+def batch_norm_backward(bias: Tensor | None, *given: *kernels.BatchNormGiven) -> kernels.Gradients:
     """As the kernel, of all that is there."""
-    there = True, weight is not None, bias is not None
-    if x.dtype not in HALF:
-        found = kernels.batch_norm_backward(grad, x, weight, mean, var, batch_mean, rstd, from_batch, eps, there)
-    else:
+    grad, x, weight, mean, var, batch_mean, rstd, from_batch, eps = given
+    if x.dtype in HALF:
         wide = widened(grad), widened(x), widened(weight), widened(mean), widened(var), widened(batch_mean), widened(rstd)
-        found = kernels.batch_norm_backward(*wide, from_batch, eps, there)
-    return rounded(found, x, weight, bias)
+        given = *wide, from_batch, eps
+    return rounded(kernels.batch_norm_backward(*given, (True, weight is not None, bias is not None)), x, weight, bias)
 
 
 def alike(x: Tensor, parameter: T) -> T:
@@ -147,15 +123,11 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, settings: kernel
     return torch.convolution(widened(x), alike(x, weight), alike(x, bias), *settings).to(x.dtype)
 
 
-def convolution_backward(  # noqa: PLR0917  # as the kernel has them
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    sizes: Sequence[int] | None,
-    settings: kernels.ConvolutionSettings,
-    mask: kernels.Mask,
+def convolution_backward(
+    *given: *tuple[Tensor, Tensor, Tensor, Sequence[int] | None, kernels.ConvolutionSettings, kernels.Mask],
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """As the kernel."""
+    grad, x, weight, sizes, settings, mask = given
     if x.dtype not in HALF or not _convolves_slowly(x, settings):
         return kernels.convolution_backward(grad, x, weight, sizes, *settings, mask)
     found = kernels.convolution_backward(widened(grad), widened(x), widened(weight), sizes, *settings, mask)
@@ -182,19 +154,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal: bool, mask: Tensor | None
     return output.to(q.dtype), logsumexp
 
 
-def attention_backward(  # noqa: PLR0917  # as the kernel has them
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    output: Tensor,
-    logsumexp: Tensor,
-    causal: bool,
-    mask: Tensor | None,
+def attention_backward(
+    *given: *tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], causal: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As the kernel."""
+    grad, q, k, v, output, logsumexp = given
     if q.dtype != torch.float16:
-        return kernels.attention_backward(grad, q, k, v, output, logsumexp, 0, causal, attn_mask=mask)
+        return kernels.attention_backward(*given, 0, causal, attn_mask=mask)
     wide = widened(grad), widened(q), widened(k), widened(v), widened(output), logsumexp
     grad_q, grad_k, grad_v = kernels.attention_backward(*wide, 0, causal, attn_mask=widened(mask))
     return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)

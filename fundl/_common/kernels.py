@@ -121,9 +121,8 @@ layer_norm: Callable[[Tensor, Sequence[int], Tensor | None, Tensor | None, float
     torch.native_layer_norm
 )
 # grad, x, sizes of the last axes, mean, rstd, weight, bias, mask.
-layer_norm_backward: Callable[
-    [Tensor, Tensor, Sequence[int], Tensor, Tensor, Tensor | None, Tensor | None, Mask], Gradients
-] = _aten.native_layer_norm_backward.default
+LayerNormGiven: TypeAlias = tuple[Tensor, Tensor, Sequence[int], Tensor, Tensor, Tensor | None, Tensor | None]
+layer_norm_backward: Callable[[*LayerNormGiven, Mask], Gradients] = _aten.native_layer_norm_backward.default
 
 # x, weight, bias, its sizes (batch, channels, product of the others), groups, eps: y, mean and rstd of each group.
 group_norm: Callable[[Tensor, Tensor | None, Tensor | None, int, int, int, int, float], tuple[Tensor, Tensor, Tensor]] = (
@@ -139,8 +138,9 @@ batch_norm: Callable[
     [Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, bool, float, float], tuple[Tensor, Tensor, Tensor]
 ] = torch.native_batch_norm
 # grad, x, weight, mean, var, mean and rstd of x, whether it was those, eps, mask.
-_GivenBatchNorm: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]
-batch_norm_backward: Callable[[*_GivenBatchNorm, bool, float, Mask], Gradients] = _aten.native_batch_norm_backward.default
+_Maybe: TypeAlias = Tensor | None
+BatchNormGiven: TypeAlias = tuple[Tensor, Tensor, _Maybe, _Maybe, _Maybe, _Maybe, _Maybe, bool, float]
+batch_norm_backward: Callable[[*BatchNormGiven, Mask], Gradients] = _aten.native_batch_norm_backward.default
 
 # v, gain, axis, which is the first or the last: gain v / norm, and norm. Both must be dense, which is not checked.
 weight_norm: "OpOverload[[Tensor, Tensor, int], tuple[Tensor, Tensor]]" = _aten._weight_norm_interface.default

@@ -84,7 +84,7 @@ class Attention:
         q, k, v, weights, drawn = attended.q, attended.k, attended.v, attended.probabilities, attended.drawn
         if attended.logsumexp is not None:
             kept = attended.output, attended.logsumexp
-            return half.attention_backward(grad, q, k, v, *kept, self.causal, _added(mask, q.dtype))
+            return half.attention_backward(grad, q, k, v, *kept, causal=self.causal, mask=_added(mask, q.dtype))
         assert weights is not None  # one of the two is kept
         grad_weights = self._dropped(torch.matmul(grad, _for_each_query_head(v, q).transpose(-1, -2)), drawn)
         grad_v = torch.matmul(self._dropped(weights, drawn).transpose(-1, -2), grad)

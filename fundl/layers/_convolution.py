@@ -110,32 +110,29 @@ class Convolution(Spatial[Tensor], OwnFans):
 
     @override
     def backward_params(self, residuals: Tensor, grad: Tensor) -> Self:
-        given = self._given_backward(residuals, grad)
-        _, grad_weight, grad_bias = half.convolution_backward(*given, (False, True, self.bias is not None))
+        _, grad_weight, grad_bias = self._gradients(residuals, grad, (False, True, self.bias is not None))
         return self.gradient(grad_weight, grad_bias)
 
     @override
     def backward_input(self, residuals: Tensor, grad: Tensor) -> Tensor:
-        grad_x, _, _ = half.convolution_backward(*self._given_backward(residuals, grad), (True, False, False))
+        grad_x, _, _ = self._gradients(residuals, grad, (True, False, False))
         return self._without_padding(grad_x, residuals)
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         # The two halves would do, but they call the kernel twice, which takes up to half as long again for small images.
-        given = self._given_backward(residuals, grad)
-        grad_x, grad_weight, grad_bias = half.convolution_backward(*given, (True, True, self.bias is not None))
+        grad_x, grad_weight, grad_bias = self._gradients(residuals, grad, (True, True, self.bias is not None))
         return self.gradient(grad_weight, grad_bias), self._without_padding(grad_x, residuals)
 
     # What the kernels are given
 
-    def _given_backward(
-        self, x: Tensor, grad: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Sequence[int] | None, kernels.ConvolutionSettings]:
-        """The gradient and the input as batches, the weight, the sizes of the bias, and the settings."""
+    def _gradients(self, x: Tensor, grad: Tensor, mask: kernels.Mask) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Those of x as it was padded, weight and bias, as far as the mask asks for them."""
         padded, settings = self._padded(x), self._settings()
         sides = self._output_sides(padded.shape[-self.axes :], self.weight.shape[-self.axes :], settings)
         require_sizes(grad, (*x.shape[: -self.axes - 1], self._in_and_out()[1], *sides))
-        return self._batch(grad), padded, self.weight, None if self.bias is None else self.bias.shape, settings
+        sizes = None if self.bias is None else self.bias.shape
+        return half.convolution_backward(self._batch(grad), padded, self.weight, sizes, settings, mask)
 
     @staticmethod
     def _output_sides(sides: Sequence[int], kernel: Sequence[int], settings: kernels.ConvolutionSettings) -> list[int]:

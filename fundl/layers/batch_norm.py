@@ -140,10 +140,9 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
         weight, mean, var = in_a_row(self.weight), in_a_row(self.mean), in_a_row(self.var)
         # With statistics, the kernel does not look at those of the batch, but vmap's rule for it wants some.
         batch_mean, rstd = (mean, var) if statistics is None else (statistics.mean, statistics.rstd)
-        grad_x, *grads = half.batch_norm_backward(
-            grad, x, weight, self.bias, mean, var, batch_mean, rstd, statistics is not None, self.eps
-        )
-        return self.gradient(*grads), grad_x
+        from_batch = statistics is not None
+        grads = half.batch_norm_backward(self.bias, grad, x, weight, mean, var, batch_mean, rstd, from_batch, self.eps)
+        return self.gradient(*grads[1:]), grads[0]
 
     @override
     def output_shape(self, shape: Shape[Batch, Channels, *Rest]) -> Shape[Batch, Channels, *Rest]:
