@@ -91,7 +91,8 @@ class _Measured(Generic[Prediction, Target]):
             self._measure(prediction, target)
             return
         self._waiting.append((prediction, target))
-        self._waiting_numbers += prediction.numel() if isinstance(prediction, Tensor) else tree.count(prediction)
+        leaves = [prediction] if isinstance(prediction, Tensor) else tree.leaves(prediction)
+        self._waiting_numbers += sum([leaf.numel() for leaf in leaves])
         if self._waiting_numbers > _BUFFER_NUMBERS:
             self._measure_waiting()
 
