@@ -1,8 +1,4 @@
-"""What a model is made of, as a table: its layers, their output shapes, and what they take.
-
-The model runs on the meta device, which computes shapes without memory or arithmetic: a summary costs the same for a
-model of any size, initialised or not.
-"""
+"""What a model is made of, as a table: its layers, their output shapes, and what they take."""
 
 import functools
 import io
@@ -119,9 +115,10 @@ def _size(nbytes: int) -> str:
 def summary(model: Model, input_shape: tuple[Shape, ...], *, dtype: torch.dtype = torch.float32) -> Summary:
     """The layers of a model, with the shapes of what they make of an input, and what their parameters take.
 
-    Nothing is allocated or computed, so it is all one whether the model is initialised. Buffers count as bytes, not as
-    parameters, and so do all parameters that are `frozen`. A layer that contains layers stands before them; its own row counts
-    only what they do not. Of layers that are repeated, there are the rows of one block, with the parameters of all.
+    The model runs on the meta device: nothing is allocated or computed, and it is all one whether it is initialised. Buffers
+    count as bytes, not as parameters, and so do all parameters that are `frozen`. A layer that contains layers stands before
+    them; its own row counts only what they do not. Of repeated layers, there are the rows of one block, with the parameters of
+    all.
 
     Args:
         model: a layer or a nested tuple of layers.

@@ -72,7 +72,8 @@ def check_vjp(
     key = random.key(0) if key is None else key
     with torch.no_grad():
         point = tree.cast_to(_Point(params, x), torch.float64)
-        given = _Given(*tree.map(torch.clone, point), _random_like(run_forward(*tree.map(torch.clone, point))[0], key))
+        output, _ = run_forward(*tree.map(torch.clone, point))  # of copies, which it may change
+        given = _Given(*tree.map(torch.clone, point), _random_like(output, key))
         faults = (
             _mutations(given)
             or _variations(given)
@@ -88,12 +89,6 @@ def assert_trees_close(actual: object, expected: object, *, rtol: float, atol: f
     """Raise an AssertionError unless two trees have the same structure, shapes and dtypes, and nearly the same numbers.
 
     For each element, |actual - expected| <= atol + rtol |expected|. NaN is close to NaN, and None to None.
-
-    Args:
-        actual: the tree to check.
-        expected: what it should be.
-        rtol: how far an element may be from the expected one, relative to that.
-        atol: how far it may be in any case.
 
     Raises:
         AssertionError: the message lists the tensors that differ, the worst first, each with its worst element.

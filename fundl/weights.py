@@ -103,5 +103,6 @@ def by_rows(prediction: object, _target: object) -> int:
 
 def count_along(value: object, axis: int) -> int:
     """The size of an axis of a tree's first tensor that has it, such as the number of rows of a batch; 1 if none has it."""
-    leaves = [value] if isinstance(value, Tensor) else tree.leaves(value)
-    return next((leaf.shape[axis] for leaf in leaves if leaf.ndim > axis), 1)
+    if isinstance(value, Tensor):
+        return value.shape[axis] if value.ndim > axis else 1
+    return next((leaf.shape[axis] for leaf in tree.leaves(value) if leaf.ndim > axis), 1)

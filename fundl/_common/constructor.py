@@ -27,16 +27,18 @@ def new_constructor(cls: type, parameters: Sequence[str], stores: Mapping[str, o
         return None
 
     def write() -> Function:
-        fields: Sequence[attrs.Attribute[object]] = attrs.fields(cls)
-        plain = not hasattr(cls, "__attrs_pre_init__") and all(
-            field.init and field.converter is None and field.validator is None and not isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]  # a class, which attrs types as a function
-            for field in fields
-        )
-        ours = _written(cls, fields, parameters, stores) if plain else _watched(cls, theirs)
+        plain = not hasattr(cls, "__attrs_pre_init__") and all(map(_is_plain, attrs.fields(cls)))
+        ours = _written(cls, parameters, stores) if plain else _watched(cls, theirs)
         functools.update_wrapper(ours, theirs)
         return ours
 
     return write
+
+
+def _is_plain(field: "attrs.Attribute[object]") -> bool:
+    """Whether a field is kept as it is given."""
+    is_made = isinstance(field.default, attrs.Factory)  # type: ignore[arg-type]  # a class, which attrs types as a function
+    return field.init and field.converter is None and field.validator is None and not is_made
 
 
 # Whatever is not given shows by its default. What cannot be right leads to `refused`: too much or unknown arguments, a field
@@ -49,12 +51,11 @@ def __init__(self, {positional}*more, {named}**other):
 """
 
 
-def _written(
-    cls: type, fields: "Sequence[attrs.Attribute[object]]", names: Sequence[str], stores: Mapping[str, object]
-) -> Function:
+def _written(cls: type, parameters: Sequence[str], stores: Mapping[str, object]) -> Function:
     """The constructor of a class whose fields are given as they are kept."""
+    fields: Sequence[attrs.Attribute[object]] = attrs.fields(cls)
     required = [field.alias for field in fields if field.default is attrs.NOTHING]
-    may_be_sizes = [field.alias for field in fields if field.name in names and not field.kw_only]
+    may_be_sizes = [field.alias for field in fields if field.name in parameters and not field.kw_only]
     wrong = ["more", "other", *(f"{name} is NOTHING" for name in required), *(f"type({name}) is int" for name in may_be_sizes)]
     lines = [f"store_{field.name}(self, {field.alias})" for field in fields]
     if hasattr(cls, "__attrs_post_init__"):

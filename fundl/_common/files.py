@@ -26,15 +26,8 @@ _DAY: Final = 86400.0  # seconds
 def atomic_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[BinaryIO]:
     """A file to write to, which replaces what is there once all is written; in the meantime it has another name.
 
-    Unfinished files that dead processes have left in the folder are removed.
-
-    Args:
-        path: of the file.
-        mode: of the file; by default it has the mode, owner and group of what was there, or the usual ones.
-
-    Raises:
-        FileNotFoundError: the folder does not exist.
-        OSError: the file cannot be written.
+    Unfinished files that dead processes have left in the folder are removed. Without a mode, the file has the mode, owner and
+    group of what was there, or the usual ones.
     """
     target = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
     if not target.parent.is_dir():
@@ -54,15 +47,11 @@ def atomic_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Ite
             unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
-    sync_folder(target.parent)
+    _sync_folder(target.parent)
 
 
 def existing_file(path: str | os.PathLike[str]) -> str:
-    """The absolute path of a file.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The absolute path of a file; raises an error that says what is there instead, if there is none."""
     where = os.path.abspath(path)
     if not os.path.isfile(where):
         found = ", only a folder of that name" if os.path.isdir(where) else ""
@@ -70,7 +59,7 @@ def existing_file(path: str | os.PathLike[str]) -> str:
     return where
 
 
-def sync_folder(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk, where the system can do that."""
     if sys.platform == "win32":
         return

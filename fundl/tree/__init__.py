@@ -7,8 +7,7 @@ a part of the tree's structure. None is a leaf, so that trees with and without a
 A field marked ``attrs.field(metadata=BUFFER)`` is a child that no optimizer touches. The *trainable* leaves of a
 tree are its tensors that are not in a buffer.
 
-optree does the walking, in C++, and holds the structures. The one exception is what a training step does three times:
-taking the trainable leaves out of a tree and putting others in. There a few lines of our own are three times as fast.
+optree does the walking, in C++, and holds the structures; only trainable leaves are taken out and put in by lines of our own.
 """
 
 # fmt: off

@@ -1,8 +1,4 @@
-"""Normalising layers.
-
-Modules normalise with the statistics of a batch in training, and with running ones in evaluation. Layers have no modes: a
-`BatchNorm` that has statistics is the module in evaluation, and `without_statistics` of it the module in training.
-"""
+"""Normalising layers."""
 
 from collections.abc import Mapping
 from typing import Final, TypeVar

@@ -2,8 +2,6 @@
 
 `model_of` and `module_of` choose the function by the type of its first argument. Whoever calls them has seen that there is one
 for the exact class, since a subclass may compute something else.
-
-No tensors are shared: a module changes its own in place, and a record's must stay as they are.
 """
 
 import functools
