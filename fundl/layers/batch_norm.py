@@ -18,7 +18,7 @@ from fundl._common import half
 from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
-from fundl.layer import Layer, Model
+from fundl.layer import Layer, Model, P
 from fundl.layers._layout import in_a_row, require_sizes
 from fundl.layers._normalizing import require_channels, require_eps, scale_and_shift
 from fundl.layers._refusals import require_at_least_one, require_dtype
@@ -26,7 +26,6 @@ from fundl.model import forward
 from fundl.shapes import AnySize, Batch, Rest, Shape, expect
 from fundl.tree import STATISTIC, Record
 
-P = TypeVar("P", bound=Model)
 Channels = TypeVar("Channels", bound=int, covariant=True, default=AnySize)
 Count = TypeVar("Count", bound=int)
 

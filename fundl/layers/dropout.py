@@ -3,19 +3,17 @@
 A layer is stochastic if it has a buffer field named ``key``. Without a key it does not draw.
 """
 
-from typing import Self, TypeVar, final
+from typing import Self, final
 
 import attrs
 from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl.layer import Layer, Model
+from fundl.layer import Layer, P
 from fundl.layers._same_shape import SameShape
 from fundl.random import Key, bernoulli, split
 from fundl.tree import BUFFER, Record
-
-P = TypeVar("P", bound=Model)
 
 
 @final

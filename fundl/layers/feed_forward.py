@@ -5,7 +5,7 @@ from typing import Generic, Literal, Self, final, overload
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl._common import kernels
 from fundl._common.suggestions import with_suggestions
@@ -14,13 +14,12 @@ from fundl.layers._refusals import require_at_least_one
 from fundl.layers.activation import Sigmoid
 from fundl.layers.linear import Linear, linear
 from fundl.layers.self_gated import GELU, SiLU
-from fundl.shapes import AnyShape, AnySize, Batch, Channels, Last, Lead, Quotient, Shape
+from fundl.shapes import AnyShape, AnySize, Batch, Channels, Last, Lead, Quotient, Rest, Shape
 
 A = TypeVar("A", bound=AnyLayer)
 Features = TypeVar("Features", bound=int)
 Hidden = TypeVar("Hidden", bound=int)
 Axis = TypeVar("Axis", bound=int, covariant=True, default=AnySize)
-Rest = TypeVarTuple("Rest")
 
 
 # --- Gates -------------------------------------------------------------------------------------------------------------
@@ -73,21 +72,16 @@ class GLU(Layer[Tensor], Generic[Axis]):
         if isinstance(self.activation, Sigmoid):
             return kernels.glu(x, self.axis), x
         value, gate = torch.chunk(x, 2, self.axis)
-        return value * self._opened(gate)[0], x
+        return value * self.activation.forward(gate)[0], x
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
         if isinstance(self.activation, Sigmoid):
             return self, kernels.glu_backward(grad, residuals, self.axis)
         value, gate = torch.chunk(residuals, 2, self.axis)
-        opened, kept = self._opened(gate)
+        opened, kept = self.activation.forward(gate)
         activation, grad_gate = self.activation.backward(kept, grad * value)
         return self.gradient(activation), torch.cat((grad * opened, grad_gate), self.axis)
-
-    def _opened(self, gate: Tensor) -> tuple[Tensor, object]:
-        """f(g), and what f keeps for its backward."""
-        result: tuple[Tensor, object] = self.activation.forward(gate)
-        return result
 
     @overload
     def output_shape(self: "GLU[Literal[-1]]", shape: Shape[*Lead, Last]) -> Shape[*Lead, Quotient[Last, Literal[2]]]: ...

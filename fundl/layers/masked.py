@@ -17,12 +17,11 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common.checks import models, require_model
 from fundl._common.half import in_float32
-from fundl.layer import AnyLayer, Layer, Model, zero_gradient
+from fundl.layer import AnyLayer, Layer, P, zero_gradient
 from fundl.layers._inside import Around, Sizes, Ts, fitting, forward_inside
 from fundl.shapes import Batch, Features, S, Shape, Steps, Through
 from fundl.tree import BUFFER, Record, describe
 
-P = TypeVar("P", bound=Model)
 T = TypeVar("T")
 L = TypeVar("L", bound=AnyLayer)
 Y = TypeVar("Y")

@@ -11,7 +11,7 @@ from typing import ClassVar, Generic, Literal, Self, final, overload
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, TypeVarTuple, override
+from typing_extensions import TypeVar, override
 
 from fundl import tree
 from fundl._common.checks import models
@@ -19,10 +19,7 @@ from fundl.layer import Layer
 from fundl.layers._inside import Around, Beside, Sizes, Ts, fitting, forward_inside
 from fundl.layers._same_shape import SameShape
 from fundl.layers.batch_norm import Statistics
-from fundl.shapes import AnyShape, AnySize, Batch, Joined, Kept, Product, Reshaped, S, Shape, Through
-
-Rest = TypeVarTuple("Rest")
-
+from fundl.shapes import AnyShape, AnySize, Batch, Joined, Kept, Product, Reshaped, Rest, S, Shape, Through
 
 # --- Rearranging -------------------------------------------------------------------------------------------------------
 
