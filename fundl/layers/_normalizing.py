@@ -4,6 +4,12 @@ import math
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeVar
+
+from fundl.shapes import AnySize
+
+Channels = TypeVar("Channels", bound=int, covariant=True, default=AnySize)
+Count = TypeVar("Count", bound=int)
 
 
 def scale_and_shift(*sizes: int, bias: bool, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

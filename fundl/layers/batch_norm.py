@@ -11,7 +11,7 @@ from typing import Generic, Self, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, override
+from typing_extensions import override
 
 from fundl import tree
 from fundl._common import half
@@ -20,14 +20,11 @@ from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer, Model, P
 from fundl.layers._layout import in_a_row, require_sizes
-from fundl.layers._normalizing import require_channels, require_eps, scale_and_shift
+from fundl.layers._normalizing import Channels, Count, require_channels, require_eps, scale_and_shift
 from fundl.layers._refusals import require_at_least_one, require_dtype
 from fundl.model import forward
-from fundl.shapes import AnySize, Batch, Rest, Shape, expect
+from fundl.shapes import Batch, Rest, Shape, expect
 from fundl.tree import STATISTIC, Record
-
-Channels = TypeVar("Channels", bound=int, covariant=True, default=AnySize)
-Count = TypeVar("Count", bound=int)
 
 
 @final

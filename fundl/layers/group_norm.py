@@ -6,7 +6,7 @@ from typing import Generic, Self, TypeAlias, final
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import TypeVar, override
+from typing_extensions import override
 
 from fundl._common import half, kernels
 from fundl._common.half import narrowed, widened
@@ -14,12 +14,9 @@ from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer
 from fundl.layers._layout import in_a_row, require_sizes
-from fundl.layers._normalizing import require_channels, require_eps, scale_and_shift
+from fundl.layers._normalizing import Channels, Count, require_channels, require_eps, scale_and_shift
 from fundl.layers._refusals import require_at_least_one, require_dtype
-from fundl.shapes import AnySize, Batch, Length, Misfit, Rest, Shape, expect
-
-Channels = TypeVar("Channels", bound=int, covariant=True, default=AnySize)
-Count = TypeVar("Count", bound=int)
+from fundl.shapes import Batch, Length, Misfit, Rest, Shape, expect
 
 
 @final
