@@ -1,14 +1,15 @@
 """Compiled functions in files: what one process traced and compiled, another one runs, on a machine without a compiler.
 
 A file is a zip archive. It has a manifest in JSON, which is checked before all else; for each compiled program (a form) a
-pickle of its cache key and of what goes with its library, and the tensors that it uses; and the libraries, each in a folder
-named by the digest of its files. So a file can add a library to those that are on disk, and change none.
+pickle of its cache key and of its interface; and the libraries, each in a folder named by the digest of its files. So a file
+can add a library to those that are on disk, and change none.
 """
 
 import io
 import json
 import os
 import pickle
+import pkgutil
 import platform
 import sys
 import time
@@ -72,10 +73,8 @@ def save(path: str | os.PathLike[str], origin: Origin, programs: Mapping[str, Se
     manifest = Manifest(manifests.FORMAT, options, origin.name, parts, _needs(), sorted(processor.instructions()), forms)
     with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         _add(archive, manifests.NAME, json.dumps(attrs.asdict(manifest), indent=1).encode())
-        for number, (form, tensors) in enumerate(pickled):
+        for number, form in enumerate(pickled):
             _add(archive, f"{number}.pickle", form)
-            for place, tensor in enumerate(tensors):
-                _add(archive, f"{number}.tensor.{place}", tensor)
         for library, files in {names[library]: files for library, files in libraries.items()}.items():
             for name, content in sorted(files.items()):
                 _add(archive, f"{library}/{name}", content)
@@ -102,74 +101,43 @@ _TYPES: Final = {cls: name for name, cls in vars(types).items() if isinstance(cl
 
 
 class _Pickler(pickle.Pickler):
-    """Sets tensors aside, with the memory that each spans, from its first number to its last; knows types of functions."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
-        self.tensors: list[Tensor] = []
+    """Knows types of functions; and of a tensor it takes the memory that it spans, from its first number to its last."""
 
     @override
-    def persistent_id(self, obj: object) -> object:
+    def reducer_override(self, obj: object) -> tuple[Callable[..., object], tuple[object, ...]]:  # type: ignore[explicit-any]  # of any arguments
         if isinstance(obj, type) and obj in _TYPES:
-            return _TYPES[obj]
+            return pkgutil.resolve_name, (f"types.{_TYPES[obj]}",)
         if not isinstance(obj, Tensor):
-            return None
-        known = (place for place, tensor in enumerate(self.tensors) if tensor is obj)
-        place = next(known, len(self.tensors))
-        if place == len(self.tensors):
-            self.tensors.append(obj)
-        return place, obj.dtype, tuple(obj.shape), obj.stride(), str(obj.device)
-
-    def memory(self) -> list[bytes]:
-        """Of the tensors."""
-        return [
-            identity.numbers(tensor.detach().as_strided((_extent(tensor.shape, tensor.stride()),), (1,)))
-            for tensor in self.tensors
-        ]
+            return NotImplemented  # type: ignore[no-any-return]  # pickle does what it always does
+        shape, strides = tuple(obj.shape), obj.stride()
+        spanned = 1 + sum((size - 1) * step for size, step in zip(shape, strides, strict=True)) if obj.numel() else 0
+        memory = identity.numbers(obj.detach().as_strided((spanned,), (1,)))
+        return _tensor, (memory, obj.dtype, shape, strides, str(obj.device))
 
 
-def _extent(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """How many numbers of memory a tensor spans."""
-    return 1 + sum((size - 1) * step for size, step in zip(shape, strides, strict=True)) if 0 not in shape else 0
+def _tensor(memory: bytes, dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...], device: str) -> Tensor:
+    flat = torch.frombuffer(bytearray(memory), dtype=dtype) if memory else torch.empty(0, dtype=dtype)
+    return flat.to(device, copy=True).as_strided(shape, strides)
 
 
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, form: bytes, memory: Callable[[int], bytes]) -> None:
-        super().__init__(io.BytesIO(form))
-        self._memory, self._tensors = memory, dict[int, Tensor]()
-
-    @override
-    def persistent_load(self, pid: str | tuple[int, torch.dtype, tuple[int, ...], tuple[int, ...], str]) -> object:
-        if isinstance(pid, str):
-            return getattr(types, pid)
-        place, dtype, shape, strides, device = pid
-        if place not in self._tensors:
-            content = bytearray(self._memory(place))
-            flat = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
-            self._tensors[place] = flat.to(device, copy=True).as_strided(shape, strides)
-        return self._tensors[place]
-
-
-def _pickled(origin: Origin, program: Program[Kind, Run]) -> tuple[bytes, list[bytes]]:
-    """A form and the tensors that it uses, if it is the same when it comes back."""
+def _pickled(origin: Origin, program: Program[Kind, Run]) -> bytes:
+    """The cache key and the interface of a program, if the key is the same when it comes back."""
     file = io.BytesIO()
-    pickler = _Pickler(file)
     try:
-        pickler.dump((program.key, program.interface))
+        _Pickler(file).dump((program.key, program.interface))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise TypeError(f"{origin.name} cannot be saved: {_unpicklable(program) or error}") from error
-    form, tensors = file.getvalue(), pickler.memory()
-    again, _ = _unpickled(form, tensors.__getitem__)
+    again, _ = _unpickled(file.getvalue())
     if again != program.key:
         raise TypeError(
             f"{origin.name} cannot be saved, as its arguments would not be recognised: {program.key.explain(again)}, which is"
             " equal to no other object, not to its own copy either: give its class an __eq__ and a __hash__ (attrs.frozen does)"
         )
-    return form, tensors
+    return file.getvalue()
 
 
-def _unpickled(form: bytes, memory: Callable[[int], bytes]) -> tuple[CacheKey, Interface]:
-    loaded: object = _Unpickler(form, memory).load()
+def _unpickled(form: bytes) -> tuple[CacheKey, Interface]:
+    loaded: object = pickle.loads(form)
     match loaded:
         case (CacheKey() as key, Interface() as interface):
             return key, interface
@@ -259,7 +227,7 @@ def load(
         raise ValueError(f"{where} is of format {manifest}, from {age}; this one reads format {manifests.FORMAT}: {advice}")
     for reason in _misfits(manifest, origin):
         raise ValueError(f"{where} {reason}")
-    unpickled = [_form(where, contents, number, form) for number, form in enumerate(manifest.forms)]
+    unpickled = [_form(where, contents[f"{number}.pickle"], form) for number, form in enumerate(manifest.forms)]
     libraries = {form.library: cache.install(manifests.library(contents, form.library)) for form in manifest.forms}
     found: list[tuple[str, Program[Kind, Run], Trace]] = []
     for form, (key, interface, start) in zip(manifest.forms, unpickled, strict=True):
@@ -267,8 +235,7 @@ def load(
         try:
             program = Program(key, kind, library, install(key, kind, library))
         except Exception as error:  # of whatever kind: what loads libraries has several
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(f"{where} holds code that this system cannot load: {reason}") from error
+            raise ValueError(f"{where} holds code that this system cannot load: {cache.first_line(error)}") from error
         trace = Trace(f"it was loaded from {where}", time.perf_counter() - start, cached=True, loaded=True)
         found.append((form.role, program, trace))
     return found
@@ -314,11 +281,11 @@ def _changed(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 # --- Taking over --------------------------------------------------------------------------------------------------------
 
 
-def _form(where: str, contents: Mapping[str, bytes], number: int, form: Form) -> tuple[CacheKey, Interface, float]:
+def _form(where: str, content: bytes, form: Form) -> tuple[CacheKey, Interface, float]:
     """The cache key and the interface of a program; and the time before they were read."""
     start = time.perf_counter()
     try:
-        key, interface = _unpickled(contents[f"{number}.pickle"], lambda place: contents[f"{number}.tensor.{place}"])
+        key, interface = _unpickled(content)
     except Exception as error:  # of whatever kind: classes raise theirs
         raise ValueError(
             f"{where} refers to something that is not there ({error}): the modules of the classes and functions among the"

@@ -88,7 +88,7 @@ def _loaded(key: str, make: Callable[[Path], None], load: Callable[[Path], F]) -
         try:
             return load(place), place, True
         except Exception as error:  # of whatever kind: what loads libraries has several
-            folder.warn(f"{place} is what was compiled, but cannot be loaded ({_first_line(error)})")
+            folder.warn(f"{place} is what was compiled, but cannot be loaded ({first_line(error)})")
     made, files = _made(make)
     place = _kept(files, key)
     cause: Exception | None = None
@@ -101,7 +101,7 @@ def _loaded(key: str, make: Callable[[Path], None], load: Callable[[Path], F]) -
             if each is place:
                 shutil.rmtree(made, ignore_errors=True)
             return result, each, False
-    raise inductor.CompilerError(f"what was compiled cannot be loaded ({cause and _first_line(cause)})") from cause
+    raise inductor.CompilerError(f"what was compiled cannot be loaded ({cause and first_line(cause)})") from cause
 
 
 def _prepare() -> None:
@@ -136,15 +136,12 @@ def _found(key: str) -> Path | None:
 def _kept(files: store.Files, key: str | None) -> Path | None:
     """The folder in which a library is kept for other processes, as that of a key if there is one; None if it cannot be."""
     try:
-        there = store.Store(folder.kept())
-        place = there.add(files)
-        if key is not None:
-            there.assign(key, place)
+        return store.Store(folder.kept()).add(files, key)
     except OSError as error:
         folder.warn(f"{folder.chosen()} cannot be written ({error.strerror})" if error.filename else str(error))
         return None
-    return place
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from fundl._common import kernels
 from fundl._compiling.torch_private import resolved
+from fundl._compiling.trees import Leaf
 
 if TYPE_CHECKING:
     from torch.fx import GraphModule, Node
-
-Source: TypeAlias = tuple[Literal["input", "output"], int]
-"""An input or an output of a graph, by its number."""
 
 Decompositions: TypeAlias = Mapping[object, Callable[..., object]]  # type: ignore[explicit-any]  # of any arguments
 """For operations, functions that compute the same by other operations."""
@@ -34,16 +32,17 @@ class Graph:
         """How many tensors it computes."""
         return len(_outputs(self.module))
 
-    def write_back(self, writes: Sequence[tuple[int, Source]], returns: Sequence[Source]) -> "Graph":
+    def write_back(self, writes: Sequence[tuple[int, Leaf]], returns: Sequence[Leaf]) -> "Graph":
         """The graph that writes to inputs, given by number, after all else is computed; and what it still returns."""
         module = copy.deepcopy(self.module)
         graph, inputs, outputs = module.graph, _inputs(module), _outputs(module)
         node = graph.output_node()
         with graph.inserting_before(node):
 
-            def value(source: Source) -> "Node":
-                kind, index = source  # an input as it was before the writing
-                return outputs[index] if kind == "output" else graph.call_function(kernels.clone, (inputs[index],))
+            def value(leaf: Leaf) -> "Node":
+                if leaf.kind == "output":
+                    return outputs[leaf.index]
+                return graph.call_function(kernels.clone, (inputs[leaf.index],))  # as it was before the writing
 
             written, returned = [value(source) for _, source in writes], [value(source) for source in returns]
             for (place, _), new in zip(writes, written, strict=True):
@@ -69,10 +68,11 @@ class Graph:
         """Whether an output is."""
         return _value(_outputs(self.module)[output]).is_contiguous()
 
-    def is_like(self, source: Source, example: Tensor) -> bool:
-        """Whether an input or output can be written into a tensor like an example."""
-        kind, index = source
-        value = _value((_outputs if kind == "output" else _inputs)(self.module)[index])
+    def is_like(self, leaf: Leaf, example: Tensor) -> bool:
+        """Whether a leaf is an input or output that can be written into a tensor like an example."""
+        if leaf.kind not in {"input", "output"}:
+            return False
+        value = _value((_outputs if leaf.kind == "output" else _inputs)(self.module)[leaf.index])
         return (value.shape, value.dtype, value.device) == (example.shape, example.dtype, example.device)
 
     def lines(self) -> list[str]:

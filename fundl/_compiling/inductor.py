@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -181,13 +181,9 @@ def _best_instruction_set() -> "list[VecISA]":
 Run: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 
 
-class _Runner(Protocol):
-    run: Run
-
-
 def load(folder: Path, device: torch.device) -> Run:
     """The function in a folder that `compile_graph` filled."""
     library = str(next(folder.glob("*.so")))
     if device.type == "cpu":
-        return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1)).run
-    return cast("_Runner", torch._C._aoti.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder))).run
+        return torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1).run
+    return torch._C._aoti.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder)).run

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import zipfile
 from collections.abc import Mapping
 from typing import Final, TypeVar, get_args, get_origin
@@ -95,22 +94,16 @@ def _require_all(contents: Mapping[str, bytes], manifest: Manifest) -> None:
     """Raise unless a file has all that the manifest names, something at least, as it was, and nothing else."""
     if not manifest.forms:
         raise MisshapenError(f"{NAME} has [] for 'forms'")
-    libraries = {form.library for form in manifest.forms}
+    libraries, pickles = {form.library for form in manifest.forms}, [f"{n}.pickle" for n in range(len(manifest.forms))]
     for path in contents:
         folder, separator, file = path.partition("/")
-        known = folder in libraries and store.is_plain(file) if separator else path == NAME or _is_of_a_form(path, manifest)
+        known = folder in libraries and store.is_plain(file) if separator else path in {NAME, *pickles}
         if not known:
             raise MisshapenError(f"it holds {path!r}")
-    for number in range(len(manifest.forms)):
-        if f"{number}.pickle" not in contents:
-            raise MisshapenError(f"it lacks {number}.pickle")
+    for name in pickles:
+        if name not in contents:
+            raise MisshapenError(f"it lacks {name}")
     for name in sorted(libraries):
         files = library(contents, name)
         if not files or store.digest(files) != name:
             raise MisshapenError(f"it does not hold the code of the digest {name}")
-
-
-def _is_of_a_form(path: str, manifest: Manifest) -> bool:
-    """Whether a path is that of a pickle or a tensor of one of the forms."""
-    found = re.fullmatch(r"(0|[1-9][0-9]{0,5})\.(pickle|tensor\.[0-9]{1,9})", path)
-    return found is not None and int(found[1]) < len(manifest.forms)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fundl._compiling import inductor
 from fundl._compiling.cache_keys import CacheKey, TensorSpec, spec_of
-from fundl._compiling.graphs import Graph, Source
+from fundl._compiling.graphs import Graph
 from fundl._compiling.programs import Interface, Program
-from fundl._compiling.tracing import Traced, source_of
+from fundl._compiling.tracing import Traced
 from fundl._compiling.trees import Flat, Leaf, children, flatten, replace, with_parts
 
 
@@ -24,7 +24,7 @@ class DonatedArgument:
     leaves: range  # which of the leaves of all arguments are its own
     part: int | None  # number of the part of the result; None for all of the result
     replacement: object  # that part: a tree like the argument, of leaves "over donated"
-    sources: tuple[Source, ...]  # where the graph has the replacement's tensors
+    sources: Sequence[Leaf]  # where the graph has the replacement's tensors
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -32,16 +32,14 @@ class CallInterface(Interface):
     """What a program of `jit` takes and gives."""
 
     outputs: int  # so many tensors are computed
-    slots: tuple[TensorSpec, ...] = ()  # its very last inputs, for them to be written to; none if they are returned
-    donated: tuple[DonatedArgument, ...] = ()  # the arguments that it writes to
+    slots: Sequence[TensorSpec] = ()  # its very last inputs, for them to be written to; none if they are returned
+    donated: Sequence[DonatedArgument] = ()  # the arguments that it writes to
 
 
 CallProgram: TypeAlias = Program[CallInterface, inductor.Run]
 
 
-def donated_arguments(
-    function: str, donate: Sequence[str], traced: Traced, key: CacheKey, flat: Flat
-) -> tuple[DonatedArgument, ...]:
+def donated_arguments(function: str, donate: Sequence[str], traced: Traced, key: CacheKey, flat: Flat) -> list[DonatedArgument]:
     """The arguments of a function that are donated, as far as they are given and have tensors.
 
     Raises:
@@ -60,9 +58,9 @@ def donated_arguments(
             new = flatten(tree, "", constants=True)
             sources = cast("list[Leaf]", new.leaves)
             same = new.signature == key.signature.arguments[place][1]
-            if same and all(map(traced.is_like, sources, flat.leaves[leaves.start : leaves.stop])):
+            if same and all(map(traced.graph.is_like, sources, flat.leaves[leaves.start : leaves.stop])):
                 replacement = replace(tree, iter([Leaf("over donated", index) for index in range(len(leaves))]))
-                found.append(DonatedArgument(name, place, leaves, part, replacement, tuple(map(source_of, sources))))
+                found.append(DonatedArgument(name, place, leaves, part, replacement, sources))
                 del parts[part]
                 break
         else:
@@ -70,7 +68,7 @@ def donated_arguments(
                 f"donate={name!r}: no part of what {function} returns is a tree like this argument, with tensors of the same"
                 " shapes and dtypes, to be written over it"
             )
-    return tuple(found)
+    return found
 
 
 def write_back(traced: Traced, donated: Sequence[DonatedArgument], inputs: int) -> tuple[Graph, CallInterface, list[Tensor]]:
@@ -79,33 +77,21 @@ def write_back(traced: Traced, donated: Sequence[DonatedArgument], inputs: int) 
     Slots are further inputs that the graph writes its outputs to, where all of them are contiguous: what inductor computes on
     the way is on the stack then, since nothing is returned.
     """
-    mine = {number for one in donated for number in one.leaves}
-    outputs: list[Leaf] = []
-
-    def with_outputs(tree: object) -> object:
-        """A part of the result, in which tensors that the caller has, and keeps, are no outputs."""
-        leaves = cast("list[Leaf]", flatten(tree, "", constants=True).leaves)
-        computed = [leaf for leaf in leaves if leaf.kind == "output" or (leaf.kind == "input" and leaf.index in mine)]
-        outputs.extend(leaf for leaf in dict.fromkeys(computed) if leaf not in outputs)
-        return replace(tree, iter([Leaf("output", outputs.index(leaf)) if leaf in outputs else leaf for leaf in leaves]))
-
     places = {one.part: Leaf("tree", number) for number, one in enumerate(donated)}
-    if None in places:
-        result: object = places[None]
-    else:
-        parts = enumerate(part for _, part in children(traced.result, ""))
-        result = with_parts(traced.result, [places.get(number) or with_outputs(part) for number, part in parts])
+    result = places.get(None) or with_parts(
+        traced.result, [places.get(number, part) for number, (_, part) in enumerate(children(traced.result, ""))]
+    )
+    leaves, mine = cast("list[Leaf]", flatten(result, "", constants=True).leaves), {n for one in donated for n in one.leaves}
+    # An input that is not donated is no output: the caller has it.
+    computed = (leaf for leaf in leaves if leaf.kind == "output" or (leaf.kind == "input" and leaf.index in mine))
+    outputs = [*dict.fromkeys(computed)]
+    result = replace(result, iter([Leaf("output", outputs.index(leaf)) if leaf in outputs else leaf for leaf in leaves]))
     changes = [change for one in donated for change in zip(one.leaves, one.sources, strict=True)]
-    writes, slots = [(number, source) for number, source in changes if source != ("input", number)], list[Tensor]()
-    graph, returned = traced.graph, [*map(source_of, outputs)]
+    writes = [(number, leaf) for number, leaf in changes if (leaf.kind, leaf.index) != ("input", number)]
+    graph, returned, slots = traced.graph, outputs, list[Tensor]()
     if all(leaf.kind == "output" and graph.is_contiguous(leaf.index) for leaf in outputs):
         graph, slots = graph.with_slots([leaf.index for leaf in outputs])
-        writes, returned = writes + [(inputs + number, source) for number, source in enumerate(returned)], []
-    interface = CallInterface(
-        constants=traced.constants,
-        result=result,
-        outputs=len(outputs),
-        slots=tuple(map(spec_of, slots)),
-        donated=tuple(donated),
-    )
+        writes, returned = [*writes, *enumerate(outputs, inputs)], []
+    specs = [*map(spec_of, slots)]
+    interface = CallInterface(constants=traced.constants, result=result, outputs=len(outputs), slots=specs, donated=donated)
     return graph.write_back(writes, returned), interface, slots

@@ -17,10 +17,9 @@ from fundl._compiling.cache_keys import CacheKey, spec_of
 from fundl._compiling.call_text import CallText, fill, lines, listed
 from fundl._compiling.calls import Arguments, Call
 from fundl._compiling.compiled_function import CompiledFunction
-from fundl._compiling.graphs import Source
 from fundl._compiling.loops import Loop, Plan
 from fundl._compiling.programs import Program
-from fundl._compiling.tracing import source_of, trace
+from fundl._compiling.tracing import trace
 from fundl._compiling.trees import Flat, Leaf, explain, flatten, replace
 from fundl.data import Minibatches, count_rows
 from fundl.tree import describe
@@ -122,11 +121,12 @@ class Scanned(CompiledFunction[Plan, Loop], Generic[P, R]):
         inputs = [*plan.joined([leaf.detach() for leaf in before.leaves]), *rows]
         traced = trace(step, inputs)
         joined, report = cast("tuple[list[Leaf], object]", traced.result)
-        outputs = [leaf.index for leaf in cast("list[Leaf]", flatten(report, "report", constants=True).leaves)]
-        graph, slots = traced.graph.with_slots(outputs)
+        if any(leaf.kind == "constant" for leaf in joined):
+            raise TypeError("a step returned a tensor from outside as a part of its state: return a copy of it, tensor.clone()")
+        computed = cast("list[Leaf]", flatten(report, "report", constants=True).leaves)
+        graph, slots = traced.graph.with_slots([leaf.index for leaf in computed])
         examples = [*inputs, *traced.constants, *slots]
-        writes = [(place, _source(leaf)) for place, leaf in enumerate(joined)]
-        writes += [(len(inputs) + len(traced.constants) + number, ("output", output)) for number, output in enumerate(outputs)]
+        writes = [*enumerate(joined), *enumerate(computed, len(inputs) + len(traced.constants))]
         result = replace(report, iter([Leaf("output", number) for number in range(len(slots))]))
         plan = attrs.evolve(plan, constants=traced.constants, result=result, reports=[*map(spec_of, slots)])
         return plan, *cache.compiled_loop(graph.write_back(writes, []), examples, plan)
@@ -225,12 +225,6 @@ def _separate(report: object, inputs: Sequence[Tensor]) -> object:
         leaves.append(leaf.clone() if id(leaf) in seen or torch_private.is_plain(leaf) else leaf)
         seen.add(id(leaf))
     return replace(report, iter(leaves))
-
-
-def _source(leaf: Leaf) -> Source:
-    if leaf.kind == "constant":
-        raise TypeError("a step returned a tensor from outside as a part of its state: return a copy of it, tensor.clone()")
-    return source_of(leaf)
 
 
 def scan(step: Callable[P, R], *, max_traces: int | None = None) -> Scanned[P, R]:

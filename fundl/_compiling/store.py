@@ -67,8 +67,8 @@ class Store:
             return None
         return self._libraries / name if is_digest(name) and self._is_intact(name) else None
 
-    def add(self, files: Files) -> Path:
-        """Put a library into the store, unless it is there, as it was put there.
+    def add(self, files: Files, key: str | None) -> Path:
+        """Put a library into the store, unless it is there, as it was put there; for a graph, if one was compiled to it.
 
         Raises:
             OSError: it cannot be written.
@@ -84,16 +84,10 @@ class Store:
             for file, content in files.items():
                 _write(place / file, content)
             self._forget(kept=place)
+        if key is not None:
+            _make(self._graphs)
+            _write(self._graphs / key, f"{name}\n".encode())
         return place
-
-    def assign(self, key: str, place: Path) -> None:
-        """Remember which library a graph was compiled to.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        _make(self._graphs)
-        _write(self._graphs / key, f"{place.name}\n".encode())
 
     @property
     def _graphs(self) -> Path:

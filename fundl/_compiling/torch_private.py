@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import attrs
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from typing_extensions import override
 
 if TYPE_CHECKING:
+    from torch._ops import OpOverload
     from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -117,19 +118,15 @@ def _is_there(name: str) -> bool:
 # --- Tensors ------------------------------------------------------------------------------------------------------------
 
 
-def _of_torch(name: str) -> Callable[[], int]:
-    """A function of torch that asks for a number; of a torch that has none, it is not called."""
-    return getattr(torch._C, name, int)
+# Of a torch that lacks one of these, the function in its place is not called.
 
-
-mode_count: Callable[[], int] = _of_torch("_len_torch_dispatch_stack")
+mode_count: Callable[[], int] = getattr(torch._C, "_len_torch_dispatch_stack", int)
 """How many modes (tracing, fake tensors, counting of operations) see the operations of this thread."""
 
-function_mode_count: Callable[[], int] = _of_torch("_len_torch_function_stack")
+function_mode_count: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", int)
 """How many modes see the functions of torch that this thread calls; a default device is one of them."""
 
-
-is_any_autocast: Callable[[], int] = _of_torch("_is_any_autocast_enabled")
+is_any_autocast: Callable[[], int] = getattr(torch._C, "_is_any_autocast_enabled", int)
 """Whether operations cast what they are given, on a device of any type."""
 
 
@@ -142,28 +139,15 @@ def without_modes() -> AbstractContextManager[None]:
 
 def is_watched() -> bool:
     """Whether a mode other than a default device sees what this thread does: then its operations must run one by one."""
-    return bool(mode_count()) or (bool(function_mode_count()) and not _are_default_devices(_modes()))
-
-
-def _are_default_devices(modes: Sequence[object]) -> bool:
+    if mode_count() or not function_mode_count():
+        return bool(mode_count())
     from torch.utils._device import DeviceContext
 
-    return all(isinstance(mode, DeviceContext) for mode in modes)
+    modes: list[object] = torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call]  # it has no types
+    return not all(isinstance(mode, DeviceContext) for mode in modes)
 
 
-def _modes() -> list[object]:
-    return torch.overrides._get_current_function_mode_stack()  # type: ignore[no-untyped-call,no-any-return]  # it has no types
-
-
-class _Check(Protocol):
-    def __call__(self, *tensors: Tensor) -> bool: ...
-
-
-class _Guards(Protocol):
-    check: _Check
-
-
-def guard(tensors: Sequence[Tensor], *, any_rows: bool = False) -> _Check:
+def guard(tensors: Sequence[Tensor], *, any_rows: bool = False) -> Callable[[*tuple[Tensor, ...]], bool]:
     """A function that tells, in C++, whether tensors are like these: class, dtype, device, shape, strides; none twice.
 
     Args:
@@ -176,7 +160,7 @@ def guard(tensors: Sequence[Tensor], *, any_rows: bool = False) -> _Check:
         dynamic_dims_sizes=[[None, *size[1:]] if any_rows else size for size in sizes],  # type: ignore[misc]  # the stub says one size for each
         dynamic_dims_strides=[list(tensor.stride()) for tensor in tensors],  # type: ignore[misc]  # likewise
     )
-    return cast("_Guards", guards).check  # the stub has no signature
+    return guards.check
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -215,21 +199,7 @@ def owns_its_memory(tensor: Tensor) -> bool:
 # --- Operations ---------------------------------------------------------------------------------------------------------
 
 
-class _Argument(Protocol):
-    name: str
-    alias_info: object
-
-
-class _Schema(Protocol):
-    is_mutable: bool
-    arguments: list[_Argument]
-
-
-class _Overload(Protocol):
-    _schema: _Schema
-    tags: list[torch.Tag]
-
-    def __call__(self, *args: object, **kwargs: object) -> object: ...
+_Overload: TypeAlias = "OpOverload[..., object]"  # type: ignore[explicit-any]  # of any arguments
 
 
 @attrs.frozen
@@ -258,8 +228,7 @@ class Operation:
         """The arguments that it writes to."""
         if self.overload._schema.is_mutable:
             for argument, value in zip(self.overload._schema.arguments, arguments, strict=False):
-                alias = argument.alias_info
-                if alias is not None and getattr(alias, "is_write", False):
+                if argument.alias_info is not None and argument.alias_info.is_write:
                     parts = value if isinstance(value, tuple | list) else (value,)
                     yield from (part for part in parts if isinstance(part, Tensor))
 

@@ -42,10 +42,6 @@ class Traced:
     constants: list[Tensor]  # that the function used, but was not given: further inputs of the graph
     result: object  # of the function, with a `Leaf` for each tensor
 
-    def is_like(self, leaf: Leaf, example: Tensor) -> bool:
-        """Whether a leaf of the result can be written into a tensor like an example."""
-        return leaf.kind in {"input", "output"} and self.graph.is_like(source_of(leaf), example)
-
 
 @functools.cache
 def prepare() -> None:
@@ -83,11 +79,6 @@ def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Ten
         graph, constants = graphs.trace(flat, examples)
     _require_no_leak(seen)
     return Traced(graph, constants, result)
-
-
-def source_of(leaf: Leaf) -> graphs.Source:
-    """Where a graph has a leaf of its result that is no constant."""
-    return ("input", leaf.index) if leaf.kind == "input" else ("output", leaf.index)
 
 
 def _outputs(result: object, inputs: Sequence[Tensor]) -> tuple[list[Tensor], object]:
@@ -160,15 +151,14 @@ class _Watch:
 
 def _require_no_leak(seen: list[tuple[weakref.ref[Tensor], str]]) -> None:
     """Raise if a fake tensor outlived its trace."""
-    if all(reference() is None for reference, _ in seen):
-        return
-    gc.collect()
-    kept = [line for reference, line in seen if reference() is not None]
-    if kept:
-        raise TraceError(
-            f"a tensor was kept behind the back of a compiled function: {kept[0]}. It stands for one that only the compiled"
-            " function will compute; return it instead of appending it to a list or setting an attribute"
-        )
+    if any(reference() is not None for reference, _ in seen):
+        gc.collect()
+    for reference, line in seen:
+        if reference() is not None:
+            raise TraceError(
+                f"a tensor was kept behind the back of a compiled function: {line}. It stands for one that only the compiled"
+                " function will compute; return it instead of appending it to a list or setting an attribute"
+            )
 
 
 def _user_line() -> str:
