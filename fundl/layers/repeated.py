@@ -1,5 +1,6 @@
 """Many blocks of one kind, one after the other, with their parameters in one tensor each."""
 
+import operator
 from collections.abc import Sequence
 from typing import Generic, Self, cast, final
 
@@ -103,12 +104,8 @@ class Repeat(Around[None], Generic[*Ts]):
             tree.require_same_structure(after[0], block, names=("block 0", f"block {place} of repeat"))
         old, new = ([tree.flatten(block)[0] for block in blocks] for blocks in (before, after))
         columns = zip(tree.flatten(self.stacked)[0], zip(*old, strict=True), zip(*new, strict=True), strict=True)
-        leaves = [leaf if _same(one, other) else _together(other) for leaf, one, other in columns]
+        leaves = [leaf if all(map(operator.is_, one, other)) else _together(other) for leaf, one, other in columns]
         return tree.unflatten(tree.flatten(after[0])[1], leaves)
-
-
-def _same(first: tuple[Tensor | None, ...], second: tuple[Tensor | None, ...]) -> bool:
-    return all(one is other for one, other in zip(first, second, strict=True))
 
 
 def _together(column: tuple[Tensor | None, ...]) -> Tensor | None:
