@@ -68,7 +68,14 @@ def conv1d(
 ) -> Conv1d[In, Out, Kernel, Step, Pad, Gap]:
     """A `Conv1d` of the given sizes, without values: give it some with `initialize`.
 
-    Channels, kernel size, bias and dtype are given as for `conv2d`; all other options are fields of `Conv1d`.
+    Args:
+        in_channels: of the input, at least 1, and a multiple of groups.
+        out_channels: of the output, likewise.
+        kernel_size: of the window, one for all axes or a tuple of one for each.
+        bias: whether to add a bias.
+        dtype: the parameters' dtype.
+
+    All other options are fields of `Conv1d`.
 
     >>> from fundl import apply, conv1d
     >>> conv1d(3, 8, kernel_size=5)
@@ -198,7 +205,14 @@ def conv3d(
 ) -> Conv3d[In, Out, Kernel, Step, Pad, Gap]:
     """A `Conv3d` of the given sizes, without values: give it some with `initialize`.
 
-    Channels, kernel size, bias and dtype are given as for `conv2d`; all other options are fields of `Conv3d`.
+    Args:
+        in_channels: of the input, at least 1, and a multiple of groups.
+        out_channels: of the output, likewise.
+        kernel_size: of the window, one for all axes or a tuple of one for each.
+        bias: whether to add a bias.
+        dtype: the parameters' dtype.
+
+    All other options are fields of `Conv3d`.
 
     >>> from fundl import apply, conv3d
     >>> conv3d(3, 8, kernel_size=5)

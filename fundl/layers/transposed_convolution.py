@@ -151,7 +151,14 @@ def conv_transpose1d(
 ) -> ConvTranspose1d[In, Out, Kernel, Step, Pad, Gap, More]:
     """A `ConvTranspose1d` of the given sizes, without values: give it some with `initialize`.
 
-    Channels, kernel size, bias and dtype are given as for `conv2d`; all other options are fields of `ConvTranspose1d`.
+    Args:
+        in_channels: of the input, at least 1, and a multiple of groups.
+        out_channels: of the output, likewise.
+        kernel_size: of a window, one for all axes or a tuple of one for each.
+        bias: whether to add a bias.
+        dtype: the parameters' dtype.
+
+    All other options are fields of `ConvTranspose1d`.
 
     >>> from fundl import apply, conv_transpose1d
     >>> conv_transpose1d(8, 3, kernel_size=5)
@@ -213,7 +220,14 @@ def conv_transpose2d(
 ) -> ConvTranspose2d[In, Out, Kernel, Step, Pad, Gap, More]:
     """A `ConvTranspose2d` of the given sizes, without values: give it some with `initialize`.
 
-    Channels, kernel size, bias and dtype are given as for `conv2d`; all other options are fields of `ConvTranspose2d`.
+    Args:
+        in_channels: of the input, at least 1, and a multiple of groups.
+        out_channels: of the output, likewise.
+        kernel_size: of a window, one for all axes or a tuple of one for each.
+        bias: whether to add a bias.
+        dtype: the parameters' dtype.
+
+    All other options are fields of `ConvTranspose2d`.
 
     >>> from fundl import apply, conv_transpose2d
     >>> conv_transpose2d(8, 3, kernel_size=5)
@@ -275,7 +289,14 @@ def conv_transpose3d(
 ) -> ConvTranspose3d[In, Out, Kernel, Step, Pad, Gap, More]:
     """A `ConvTranspose3d` of the given sizes, without values: give it some with `initialize`.
 
-    Channels, kernel size, bias and dtype are given as for `conv2d`; all other options are fields of `ConvTranspose3d`.
+    Args:
+        in_channels: of the input, at least 1, and a multiple of groups.
+        out_channels: of the output, likewise.
+        kernel_size: of a window, one for all axes or a tuple of one for each.
+        bias: whether to add a bias.
+        dtype: the parameters' dtype.
+
+    All other options are fields of `ConvTranspose3d`.
 
     >>> from fundl import apply, conv_transpose3d
     >>> conv_transpose3d(8, 3, kernel_size=5)
