@@ -19,7 +19,8 @@ import torch
 from typing_extensions import override
 
 from fundl import jit, scan
-from fundl._compiling import cache, folder, inductor, loops, store
+from fundl._common import folder, store
+from fundl._compiling import cache, inductor, loops
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners, modes and links")
 
@@ -361,7 +362,7 @@ def test_the_folder_is_the_users_own_by_default(tmp_path: Path, monkeypatch: pyt
 def test_temporary_folders_go_with_their_process_and_not_with_a_child() -> None:
     program = """
 import os
-from fundl._compiling import folder
+from fundl._common import folder
 print(folder.temporary(), flush=True)
 if not os.fork():
     print(folder.temporary(), flush=True)

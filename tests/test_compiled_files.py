@@ -23,7 +23,8 @@ from torch import Tensor
 
 import fundl
 from fundl import Compiled, RetraceError, jit, tree
-from fundl._compiling import cache, identity, store
+from fundl._common import store
+from fundl._compiling import cache, identity
 from fundl._compiling.trees import flatten
 from fundl.tree import Record
 from tests import compiled_samples as samples

@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl._common import processor
+from fundl._common import processor, store
 from fundl._common.files import atomic_file, existing_file
-from fundl._compiling import cache, identity, manifests, store
+from fundl._compiling import cache, identity, manifests
 from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.manifests import Form, Manifest
 from fundl._compiling.programs import Interface, Kind, Program, Run, Trace

@@ -14,7 +14,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fundl._compiling import folder, inductor, loops, lstm_operators, store
+from fundl._common import folder, store
+from fundl._compiling import inductor, loops, lstm_operators
 from fundl._compiling.graphs import Graph
 from fundl._compiling.torch_settings import torch_settings
 from fundl.memory import keep_freed_memory

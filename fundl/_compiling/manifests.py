@@ -8,7 +8,7 @@ from typing import Final, TypeVar, get_args, get_origin
 
 import attrs
 
-from fundl._compiling import store
+from fundl._common import store
 
 FORMAT: Final = 2
 NAME: Final = "fundl.json"

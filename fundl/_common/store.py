@@ -16,7 +16,7 @@ from typing import Final
 import attrs
 
 from fundl._common.files import atomic_file, is_unfinished
-from fundl._compiling.folder import is_private
+from fundl._common.folder import is_private
 
 MOST_BYTES: Final = 2**30
 """So much a store holds; what was not used for the longest time goes first."""
