@@ -3,9 +3,11 @@
 There is no generator to advance and no global state. A key is a value; what is drawn from it is a function of it; new
 keys are made from it by `split` and `fold_in`. Draw from a key once: two draws from one key are made of the same words.
 
-Everything is made of a few operations on whole int64 tensors that never overflow, and of exact conversions to floating
-point. So eager, compiled and exported code, on any device, agree to the bit. Where a last bit may differ all the same,
-`uniform` and `normal` say so. Normal numbers, and uniform ones outside [0, 1), pass through float64 on the key's device.
+Everything is made of a few operations on whole int64 tensors that never overflow, and of operations on floating-point
+numbers that are rounded as IEEE 754 says. So eager, compiled and exported code, on any device, agree to the bit. Where a last
+bit may differ all the same, `uniform` and `normal` say so. Normal numbers, and uniform ones outside [0, 1), pass through
+float64 on the key's device. On the CPU, the same operations run in a loop in C, which is compiled once on each machine; where
+there is no compiler for C, tensors do it, which takes some 30 times as long for many numbers.
 
 The stream
 ----------
@@ -30,6 +32,7 @@ place i depends on nothing but the key and i:
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -37,7 +40,8 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
-from fundl._common.philox import DRAW, FOLD_IN, SPLIT, WORD, blocks
+from fundl._common import draws, philox
+from fundl._common.modes import is_readable
 
 Key: TypeAlias = Tensor
 """Two 32-bit words in an int64 tensor of shape (2,): what `key`, `split` and `fold_in` make."""
@@ -64,7 +68,7 @@ def key(seed: int, *, device: torch.device | str | None = None) -> Key:
     tensor([7, 0])
     """
     _require_64_bits(seed, "a seed")
-    return torch.tensor((seed & WORD, seed >> 32), device=device)
+    return torch.tensor((seed & philox.WORD, seed >> 32), device=device)
 
 
 def fold_in(key: Key, data: int | Tensor) -> Key:
@@ -89,12 +93,11 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
             raise TypeError(f"the number to fold in must be an integer, not {data.dtype}")
         if data.numel() != 1:
             raise ValueError(f"one number can be folded in, not a tensor of shape {tuple(data.shape)}")
-        position = data.to(key.device, torch.int64).reshape(1)
-    else:
-        _require_64_bits(data, "the number to fold in")
-        signed = data if data < 2**63 else data - 2**64
-        position = torch.full((1,), signed, dtype=torch.int64, device=key.device)
-    return _derived(key, position, FOLD_IN).reshape(2)
+        if not is_readable(data):
+            return philox.keys(key, data.to(key.device, torch.int64).reshape(1), philox.FOLD_IN).reshape(2)
+        data = int(data) % 2**64
+    _require_64_bits(data, "the number to fold in")
+    return draws.keys(key, data, 1, philox.FOLD_IN).reshape(2)
 
 
 def split(key: Key, count: int = 2) -> Tensor:
@@ -117,13 +120,7 @@ def split(key: Key, count: int = 2) -> Tensor:
     require_key(key)
     if count < 0:
         raise ValueError(f"a key can be split into 0 or more keys, not {count}")
-    return _derived(key, torch.arange(count, device=key.device), SPLIT)
-
-
-def _derived(key: Key, positions: Tensor, purpose: int) -> Tensor:
-    """The keys (n, 2) at positions (n,): words 0 and 1 of their blocks."""
-    even, odd = blocks(key, positions, purpose)
-    return torch.stack((even[0], odd[0]), dim=1)
+    return draws.keys(key, 0, count, philox.SPLIT)
 
 
 # --- Integers -------------------------------------------------------------------------------------------------------
@@ -141,9 +138,7 @@ def bits(key: Key, shape: tuple[int, ...]) -> Tensor:
     >>> [f"{word:08x}" for word in bits(key(0), (4,)).tolist()]
     ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
-    even, odd = _blocks_for(key, shape, per_block=4)
-    words = torch.stack((even, odd), dim=1)  # (2, 2, n): words 0 and 1, words 2 and 3
-    return _in_order(words.reshape(4, -1), shape)
+    return _integers(key, shape, 32)
 
 
 def randint(key: Key, shape: tuple[int, ...], *, low: int, high: int) -> Tensor:
@@ -211,7 +206,8 @@ def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor
     """
     if not 0 <= probability <= 1:
         raise ValueError(f"a probability is a number from 0 to 1, not {probability}")
-    return bits(key, shape) < round(probability * 2**32)
+    _require_key_and_shape(key, shape)
+    return draws.booleans(key, shape, round(probability * 2**32))
 
 
 # --- Floating point -------------------------------------------------------------------------------------------------
@@ -242,15 +238,14 @@ def uniform(
     tensor([0.3990, 0.8805, 0.7357])
     """
     digits = _digits(dtype)
-    integers = _integers(key, shape, digits)
+    _require_key_and_shape(key, shape)
     if low == 0 and high == 1:
-        return integers.to(dtype) * 2.0**-digits
+        return draws.unit(key, shape, digits, dtype)
 
     # The product of k and a span of 53 - d bits is exact, so that it is all one whether the addition is fused with it.
     greatest = _greatest_below(low, high, dtype)
     span = high - low if dtype == torch.float64 else _rounded(high - low, 53 - digits)
-    numbers = integers.to(torch.float64) * (span * 2.0**-digits) + low
-    return numbers.clamp(max=greatest).to(dtype)
+    return draws.uniform(key, shape, digits, dtype, span=span * 2.0**-digits, low=low, greatest=greatest)
 
 
 def normal(
@@ -260,8 +255,9 @@ def normal(
 
     Two at a time: mean + std sqrt(-2 log u) (cos(2 pi v), sin(2 pi v)), with u uniform in (0, 1] and v in [0, 1).
 
-    u and v have 53 bits, so no number is further than 8.58 std from the mean. All is computed in float64 and rounded
-    once: the last bits of logarithm and sine, in which libraries differ, show in float32 less than once in 10**8 numbers.
+    u and v have 53 bits, so no number is further than 8.58 std from the mean. All is computed in float64, without functions of
+    a library, and rounded once. Where a compiler contracts products and sums, as those for GPUs do, the last bit of float64
+    may differ, which shows in float32 less than once in 10**8 numbers.
     Key, shape and dtype are as in `uniform`.
 
     Args:
@@ -277,11 +273,8 @@ def normal(
     tensor([-0.1215, -1.3500, -0.0819])
     """
     _require_scale(mean, std, dtype, reach=9.0)
-    radius_bits, angle_bits = _wide(key, shape, 53)
-    radius = ((radius_bits + 1).to(torch.float64) * 2.0**-53).log().mul(-2.0).sqrt()
-    angle = angle_bits.to(torch.float64) * (2 * math.pi * 2.0**-53)
-    pairs = torch.stack((angle.cos(), angle.sin())) * radius
-    return (_in_order(pairs, shape) * std + mean).to(dtype)
+    _require_key_and_shape(key, shape)
+    return draws.normal(key, shape, dtype, std=std, mean=mean)
 
 
 def truncated_normal(
@@ -348,6 +341,7 @@ def _digits(dtype: torch.dtype) -> int:
     return _DIGITS[dtype]
 
 
+@functools.lru_cache  # layers of a kind have the same bounds
 def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
     """The greatest number in [low, high), both rounded to the dtype; raises if there is none."""
     most = torch.finfo(dtype).max
@@ -371,36 +365,9 @@ def _rounded(x: float, digits: int, *, smallest: float = 0.0, rounding: Callable
     return rounding(x / unit) * unit
 
 
-# --- Integers of many bits ---
-
-
 def _integers(key: Key, shape: tuple[int, ...], digits: int) -> Tensor:
-    """Integers of so many random bits, up to 63: the most significant of one word, or of two if one is too short."""
-    if digits > 32:
-        return _in_order(_wide(key, shape, digits), shape)
-    return bits(key, shape) >> (32 - digits)
-
-
-def _wide(key: Key, shape: tuple[int, ...], digits: int) -> Tensor:
-    """Integers of 33 to 63 random bits, each of two words: those at even places (first row) and odd places (2, n)."""
-    even, odd = _blocks_for(key, shape, per_block=2)
-    return (even << (digits - 32)) | (odd >> (64 - digits))
-
-
-def _in_order(rows: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The numbers of n blocks (per_block, n), block after block, as many as the shape holds."""
-    return rows.t().reshape(-1)[: math.prod(shape)].reshape(shape)
-
-
-def _blocks_for(key: Key, shape: tuple[int, ...], *, per_block: int) -> tuple[Tensor, Tensor]:
-    """The blocks that fill a shape, if one block gives so many numbers."""
-    require_key(key)
-    if not isinstance(shape, tuple):
-        raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
-    if any(size < 0 for size in shape):
-        raise ValueError(f"a shape has sizes of 0 or more, not {tuple(shape)}")
-    count = (math.prod(shape) + per_block - 1) // per_block
-    return blocks(key, torch.arange(count, device=key.device), DRAW)
+    _require_key_and_shape(key, shape)
+    return draws.integers(key, shape, digits)
 
 
 # --- Errors ---------------------------------------------------------------------------------------------------------
@@ -416,6 +383,14 @@ def require_key(key: Key) -> None:
         if key.ndim == 2 and key.shape[1] == 2:
             raise ValueError(f"one key is needed, but here are {key.shape[0]}, as from split: iterate over them or pick one")
         raise ValueError(f"a key has shape (2,), as made by key(seed), split or fold_in, not {tuple(key.shape)}")
+
+
+def _require_key_and_shape(key: Key, shape: tuple[int, ...]) -> None:
+    require_key(key)
+    if not isinstance(shape, tuple):
+        raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"a shape has sizes of 0 or more, not {tuple(shape)}")
 
 
 def _require_64_bits(number: int, name: str) -> None:

@@ -1,0 +1,244 @@
+/* Random numbers from a key, as fundl.random defines them: Philox4x32-10, and what is made of its words.
+
+   draws.py compiles this file, without a contraction of products and sums: each operation is rounded as IEEE 754 says, and so
+   the numbers are to the bit those of the tensor operations in philox.py and normal_numbers.py. */
+
+#include <stdint.h>
+#include <string.h>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { BYTES = 64 };
+#elif defined(__AVX2__)
+enum { BYTES = 32 };
+#else
+enum { BYTES = 16 };
+#endif
+
+/* Words are made in batches that stay in the innermost cache, one block in each lane of a vector. */
+enum { LANES = BYTES / 8, BLOCKS = 64, WORDS = 4 * BLOCKS };
+typedef uint64_t lanes_t __attribute__((vector_size(BYTES)));
+typedef struct { uint32_t word[WORDS]; } batch_t;
+
+/* The product of the low 32 bits of each lane with a factor. */
+static inline lanes_t product(lanes_t x, uint32_t factor) {
+  const lanes_t y = (lanes_t){0} + factor;
+#if defined(__AVX512F__)
+  return (lanes_t)_mm512_mul_epu32((__m512i)x, (__m512i)y);
+#elif defined(__AVX2__)
+  return (lanes_t)_mm256_mul_epu32((__m256i)x, (__m256i)y);
+#elif defined(__SSE2__)
+  return (lanes_t)_mm_mul_epu32((__m128i)x, (__m128i)y);
+#elif defined(__ARM_NEON)
+  return (lanes_t)vmull_u32(vmovn_u64((uint64x2_t)x), vdup_n_u32(factor));
+#else
+  return (x & 0xFFFFFFFF) * y;
+#endif
+}
+
+/* The words of the blocks from a position on. Words 1 and 3 of a counter are the purpose. Above its 32 bits, a lane holds
+   what no product sees. */
+static void fill(batch_t* batch, const int64_t* key, uint32_t purpose, uint64_t position) {
+  const lanes_t zero = {0};
+  lanes_t counter;
+  for (int i = 0; i < LANES; i++) counter[i] = position + i;
+  for (int block = 0; block < BLOCKS; block += LANES) {
+    lanes_t a = counter, b = zero + purpose, c = counter >> 32, d = b;
+    uint32_t k = (uint32_t)key[0], l = (uint32_t)key[1];
+    for (int round = 0; round < 10; round++) {
+      const lanes_t x = product(a, 0xD2511F53u), y = product(c, 0xCD9E8D57u);
+      a = (y >> 32) ^ b ^ (zero + k);
+      c = (x >> 32) ^ d ^ (zero + l);
+      b = y;
+      d = x;
+      k += 0x9E3779B9u;
+      l += 0xBB67AE85u;
+    }
+    uint64_t pairs[2 * LANES];
+    a = (a & 0xFFFFFFFF) | (b << 32);
+    c = (c & 0xFFFFFFFF) | (d << 32);
+    for (int i = 0; i < LANES; i++) {
+      pairs[2 * i] = a[i];
+      pairs[2 * i + 1] = c[i];
+    }
+    memcpy(batch->word + 4 * block, pairs, sizeof pairs);
+    counter += LANES;
+  }
+}
+
+/* Goes through `count` numbers of `words` words each, from a block on: `start` is the first number of a batch, and `size` how
+   many it has. */
+#define FOR_EACH_BATCH(purpose, words)                                                                     \
+  batch_t batch;                                                                                           \
+  for (uint64_t start = 0, size; start < count; start += WORDS / (words))                                  \
+    if (size = count - start < WORDS / (words) ? count - start : WORDS / (words),                          \
+        fill(&batch, key, purpose, (uint64_t)position + start * (words) / 4), 1)
+
+/* The 64 bits of number i of a batch. */
+static inline uint64_t wide(const batch_t* batch, uint64_t i) {
+  return (uint64_t)batch->word[2 * i] << 32 | batch->word[2 * i + 1];
+}
+
+/* --- Integers --------------------------------------------------------------------------------------------------------- */
+
+/* Words 0 and 1 of each block. */
+void fundl_keys(const int64_t* key, int64_t position, uint64_t count, int64_t* out, uint32_t purpose) {
+  FOR_EACH_BATCH(purpose, 4) {
+    for (uint64_t i = 0; i < size; i++) {
+      out[2 * (start + i)] = batch.word[4 * i];
+      out[2 * (start + i) + 1] = batch.word[4 * i + 1];
+    }
+  }
+}
+
+/* The most significant bits of each word. */
+void fundl_short_integers(const int64_t* key, int64_t position, uint64_t count, int64_t* out, int32_t bits) {
+  FOR_EACH_BATCH(0, 1) {
+    for (uint64_t i = 0; i < size; i++) out[start + i] = batch.word[i] >> (32 - bits);
+  }
+}
+
+/* Those of each two words. */
+void fundl_long_integers(const int64_t* key, int64_t position, uint64_t count, int64_t* out, int32_t bits) {
+  FOR_EACH_BATCH(0, 2) {
+    for (uint64_t i = 0; i < size; i++) out[start + i] = (int64_t)(wide(&batch, i) >> (64 - bits));
+  }
+}
+
+/* Whether each word is less than a threshold, from 0 to 2^32. */
+void fundl_booleans(const int64_t* key, int64_t position, uint64_t count, uint8_t* out, uint64_t threshold) {
+  const uint32_t greatest = (uint32_t)(threshold - 1);
+  const uint8_t any = threshold > 0;
+  FOR_EACH_BATCH(0, 1) {
+    for (uint64_t i = 0; i < size; i++) out[start + i] = (batch.word[i] <= greatest) & any;
+  }
+}
+
+/* --- Floating point --------------------------------------------------------------------------------------------------- */
+
+static inline double double_of(uint64_t bits) {
+  double number;
+  memcpy(&number, &bits, sizeof number);
+  return number;
+}
+
+static inline uint64_t bits_of(double number) {
+  uint64_t bits;
+  memcpy(&bits, &number, sizeof bits);
+  return bits;
+}
+
+/* An integer below 2^52. Vectors of 64 bits have no instruction for it before AVX-512. */
+static inline double whole(uint64_t integer) { return double_of(integer | bits_of(0x1p52)) - 0x1p52; }
+
+/* The first 53 of 64 bits, of two words, plus something. */
+static inline double whole_of_words(uint32_t first, uint32_t second, uint32_t more) {
+  return whole(first) * 0x1p21 + whole((second >> 11) + more);
+}
+
+/* Multiples of 2^-bits from 0 up to 1, exact in float32. */
+void fundl_unit_float32(const int64_t* key, int64_t position, uint64_t count, float* out, int32_t bits) {
+  const float unit = 1.0f / (float)(1 << bits);
+  FOR_EACH_BATCH(0, 1) {
+    for (uint64_t i = 0; i < size; i++) out[start + i] = (float)(int32_t)(batch.word[i] >> (32 - bits)) * unit;
+  }
+}
+
+/* low + k span, where k has so many random bits, but no more than the greatest. */
+void fundl_uniform_float32(
+    const int64_t* key, int64_t position, uint64_t count, float* out, int32_t bits, double span, double low, double greatest) {
+  FOR_EACH_BATCH(0, 1) {
+    for (uint64_t i = 0; i < size; i++) {
+      const double number = (double)(int32_t)(batch.word[i] >> (32 - bits)) * span + low;
+      out[start + i] = (float)(number < greatest ? number : greatest);
+    }
+  }
+}
+
+void fundl_uniform_float64(
+    const int64_t* key, int64_t position, uint64_t count, double* out, double span, double low, double greatest) {
+  FOR_EACH_BATCH(0, 2) {
+    for (uint64_t i = 0; i < size; i++) {
+      const double number = whole_of_words(batch.word[2 * i], batch.word[2 * i + 1], 0) * span + low;
+      out[start + i] = number < greatest ? number : greatest;
+    }
+  }
+}
+
+/* --- Normal numbers ---------------------------------------------------------------------------------------------------
+
+   See normal_numbers.py, which says what is computed, operation for operation. */
+
+static inline double logarithm(double x, double scale) {
+  const uint64_t bits = bits_of(x);
+  double m = double_of((bits & 0xFFFFFFFFFFFFFull) | bits_of(0.5));
+  const double e = whole(bits >> 52) - 1022.0;
+  const int is_low = m < 0.70710678118654752;
+  m = is_low ? m + m : m;
+  const double s = (m - 1.0) / (m + 1.0), z = s * s;
+  double p = 2.0 / 19.0;
+  p = p * z + 2.0 / 17.0;
+  p = p * z + 2.0 / 15.0;
+  p = p * z + 2.0 / 13.0;
+  p = p * z + 2.0 / 11.0;
+  p = p * z + 2.0 / 9.0;
+  p = p * z + 2.0 / 7.0;
+  p = p * z + 2.0 / 5.0;
+  p = p * z + 2.0 / 3.0;
+  return ((is_low ? e - 1.0 : e) - scale) * 0.69314718055994531 + (s * 2.0 + s * z * p);
+}
+
+static inline double sine(double t, double q) {
+  double p = -1.0 / 1307674368000.0;
+  p = p * q + 1.0 / 6227020800.0;
+  p = p * q - 1.0 / 39916800.0;
+  p = p * q + 1.0 / 362880.0;
+  p = p * q - 1.0 / 5040.0;
+  p = p * q + 1.0 / 120.0;
+  p = p * q - 1.0 / 6.0;
+  return t + t * q * p;
+}
+
+static inline double cosine(double q) {
+  double p = 1.0 / 20922789888000.0;
+  p = p * q - 1.0 / 87178291200.0;
+  p = p * q + 1.0 / 479001600.0;
+  p = p * q - 1.0 / 3628800.0;
+  p = p * q + 1.0 / 40320.0;
+  p = p * q - 1.0 / 720.0;
+  p = p * q + 1.0 / 24.0;
+  p = p * q - 1.0 / 2.0;
+  return p * q + 1.0;
+}
+
+typedef struct { double x, y; } point_t;
+
+/* Two normal numbers, of the four words of a block. */
+static inline point_t point(const uint32_t* word) {
+  const double radius = __builtin_sqrt(logarithm(whole_of_words(word[0], word[1], 1), 53.0) * -2.0);
+  const uint32_t quarter = (word[2] + 0x20000000u) >> 30, rest = word[2] - (quarter << 30) + 0x80000000u;
+  const double t = ((whole(rest) - 0x1p31) * 0x1p21 + whole(word[3] >> 11)) * (6.283185307179586477 * 0x1p-53), q = t * t;
+  const double s = sine(t, q), c = cosine(q);
+  const double x = quarter & 1 ? s : c, y = quarter & 1 ? c : s;
+  return (point_t){radius * ((quarter + 1) & 2 ? -x : x), radius * (quarter & 2 ? -y : y)};
+}
+
+#define NORMAL(name, type)                                                                                        \
+  void name(const int64_t* key, int64_t position, uint64_t count, type* out, double std, double mean) {          \
+    FOR_EACH_BATCH(0, 2) {                                                                                        \
+      type row[WORDS / 2];                                                                                        \
+      for (uint64_t i = 0; i < size; i += 2) {                                                                    \
+        const point_t found = point(batch.word + 2 * i);                                                          \
+        row[i] = (type)(found.x * std + mean);                                                                    \
+        row[i + 1] = (type)(found.y * std + mean);                                                                \
+      }                                                                                                           \
+      memcpy(out + start, row, size * sizeof(type));                                                              \
+    }                                                                                                             \
+  }
+
+NORMAL(fundl_normal_float32, float)
+NORMAL(fundl_normal_float64, double)
