@@ -4,8 +4,8 @@
     python -m benchmarks --case disk --case epoch-adam-10 --peer fundl-jit --peer jax --quick
     python -m benchmarks --check
 
-It writes benchmarks.md, benchmarks.csv and benchmarks.png. Three things are commands of their own:
-``python -m benchmarks.ensemble``, ``python -m benchmarks.corners`` and ``python -m benchmarks.plugin``.
+It writes benchmarks.md, benchmarks.csv and benchmarks.png. Four things are commands of their own: ``python -m
+benchmarks.drawing``, ``python -m benchmarks.ensemble``, ``python -m benchmarks.corners`` and ``python -m benchmarks.plugin``.
 """
 
 import time

@@ -1,5 +1,8 @@
 """Giving a model its parameters: `initialize` goes through a model and draws them all from one key."""
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
@@ -13,6 +16,9 @@ from fundl.layer import Model, P
 from fundl.model import output_shape
 from fundl.random import Key
 from fundl.tree import Record, describe
+
+_Own: TypeAlias = dict[int, tuple[str, Tensor]]
+"""The tensors of a record that are not those of an inner record: their places in `tree.flatten`, their fields' names."""
 
 
 @with_suggestions
@@ -43,31 +49,39 @@ def initialize(key: Key, model: P, *, device: torch.device | str | None = None, 
     random.require_key(key)
     require_model(model)
     output_shape(model)  # raises, if layers do not fit together
-    _require_initializers(model)
+    own = [_own_leaves(record) for record in tree.records(model)]
+    _require_initializers(model, own)
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"parameters are of a floating-point dtype, such as torch.float32, not {dtype}")
     target = None if device is None else torch.device(device)
     with no_grad():
         frozen = tree.records_in_buffers(model)
-        turns = zip(random.split(key, len(frozen)), frozen, strict=True)
-        is_new: list[bool] = []
+        turns = zip(random.split(key, len(frozen)), frozen, own, strict=True)
 
         def drawn(record: Record) -> Record:
-            own_key, is_frozen = next(turns)
-            is_new.append(not is_frozen or any(leaf.is_meta for _, leaf in _own_leaves(record).values()))
-            return _drawn(own_key, record, target, dtype, keep=is_frozen)
+            own_key, is_frozen, leaves = next(turns)
+            return _drawn(own_key, record, leaves, target, dtype, keep=is_frozen)
 
-        def settled(record: Record) -> Record:
-            return record.with_dependent() if next(turns_again) and isinstance(record, Dependent) else record
-
-        model = tree.map_records(drawn, model)
-        turns_again = iter(is_new)
-        return tree.map_records(settled, model)
+        new = tree.map_records(drawn, model)
+        return _settled(new, [not _is_kept(*turn) for turn in zip(frozen, own, strict=True)])
 
 
-def _drawn(key: Key, record: Record, device: torch.device | None, dtype: torch.dtype | None, *, keep: bool) -> Record:
+def _settled(model: P, is_new: list[bool]) -> P:
+    """The model, in which what depends on a layer's new values is computed from them."""
+    if not any(isinstance(record, Dependent) for record in tree.records(model)):
+        return model
+    turns = iter(is_new)
+
+    def settled(record: Record) -> Record:
+        return record.with_dependent() if next(turns) and isinstance(record, Dependent) else record
+
+    return tree.map_records(settled, model)
+
+
+def _drawn(
+    key: Key, record: Record, own: _Own, device: torch.device | None, dtype: torch.dtype | None, *, keep: bool
+) -> Record:
     """The record with new values in its own leaves, but for those to keep; inner records wait until it is their turn."""
-    own = _own_leaves(record)
     if not own:
         return record
     leaves, structure = tree.flatten(record)
@@ -99,12 +113,20 @@ def _new_leaf(
     return new
 
 
-def _own_leaves(record: Record) -> dict[int, tuple[str, Tensor]]:
-    """The tensors of a record that are not those of an inner record: their places in `tree.flatten`, their fields' names."""
-    parts = [part for name in record.children for part in tree.outer_records(getattr(record, name))]
-    inner = {id(leaf) for part in parts for leaf in tree.leaves(part)}
-    named = [(name, leaf) for name in record.children for leaf in tree.flatten(getattr(record, name))[0]]
+def _own_leaves(record: Record) -> _Own:
+    fields = [(name, getattr(record, name)) for name in record.children]
+    inner = {id(leaf) for _, field in fields for part in tree.outer_records(field) for leaf in tree.leaves(part)}
+    named = [(name, leaf) for name, field in fields for leaf in _leaves_of(field)]
     return {place: (name, leaf) for place, (name, leaf) in enumerate(named) if leaf is not None and id(leaf) not in inner}
+
+
+def _leaves_of(field: object) -> Sequence[Tensor | None]:
+    return [field] if isinstance(field, Tensor) else tree.flatten(field)[0]  # most are one
+
+
+def _is_kept(is_frozen: bool, own: _Own) -> bool:
+    """Whether a record keeps all of its values."""
+    return is_frozen and not any(leaf.is_meta for _, leaf in own.values())
 
 
 def _initializer(record: Record, name: str) -> Initializer | None:
@@ -117,10 +139,10 @@ def _initializer(record: Record, name: str) -> Initializer | None:
     )
 
 
-def _require_initializers(model: Model) -> None:
+def _require_initializers(model: Model, own: list[_Own]) -> None:
     """Raise unless every parameter has values or a way to get some."""
-    for record in tree.records(model):
-        for name, leaf in _own_leaves(record).values():
+    for record, leaves in zip(tree.records(model), own, strict=True):
+        for name, leaf in leaves.values():
             if _initializer(record, name) is None and leaf.is_meta:
                 places = zip(tree.paths(model), tree.flatten(model)[0], strict=True)
                 path = next((f"model{path}" for path, other in places if other is leaf), name)  # none of what is stacked

@@ -36,16 +36,26 @@ def require_model(part: object, *path: int | str) -> None:
         raise TypeError(f"{place} is {_no_layer(part)}")
     elif "__attrs_attrs__" not in vars(type(part)):
         raise TypeError(f"{place}: {type(part).__name__} is not a record: decorate the class with @attrs.frozen(eq=False)")
-    elif misplaced := tree.misplaced_tensors(part):
-        raise TypeError(
-            f"{place}: {misplaced[0]} holds a tensor, but its annotation names none: annotate the field with Tensor, so that"
+    elif tree.static_fields(part, _is_no_setting):
+        raise TypeError(f"{place}: {_no_setting(part)}")
+
+
+def _is_no_setting(value: object) -> bool:
+    return isinstance(value, Tensor) or suggestions.is_module(value)
+
+
+def _no_setting(layer: object) -> str:
+    """What a static field of a layer holds that has numbers, and what to write instead."""
+    if misplaced := tree.misplaced_tensors(layer):
+        return (
+            f"{misplaced[0]} holds a tensor, but its annotation names none: annotate the field with Tensor, so that"
             " it counts as a parameter"
         )
-    elif modules := tree.static_fields(part, suggestions.is_module):
-        raise TypeError(
-            f"{place}: {modules[0]} holds a module of torch.nn, whose parameters nothing here would see or train: make it a"
-            " layer with fundl.interop.torch_nn.from_torch(module), and annotate the field with its type"
-        )
+    modules = tree.static_fields(layer, suggestions.is_module)
+    return (
+        f"{modules[0]} holds a module of torch.nn, whose parameters nothing here would see or train: make it a layer with"
+        " fundl.interop.torch_nn.from_torch(module), and annotate the field with its type"
+    )
 
 
 def _no_layer(part: object) -> str:

@@ -53,12 +53,14 @@ def records(tree: object) -> list[Record]:
 
 def outer_records(tree: object) -> list[Record]:
     """The records of a tree that are inside no other, from left to right; stacked ones as they are."""
-    if isinstance(tree, Record):
-        return [tree]
-    held: Iterable[object] = ()  # `parts` would write out the steps, and `mixed_precision` comes here at each run
-    if isinstance(tree, tuple | list | dict):
-        held = tree.values() if isinstance(tree, dict) else tree
-    return [record for part in held for record in outer_records(part)]
+    return [tree] if isinstance(tree, Record) else [record for part in _held(tree) for record in outer_records(part)]
+
+
+def _held(tree: object) -> Iterable[object]:
+    """The parts of a container; `parts` would write out the steps, and `mixed_precision` comes here at each run."""
+    if isinstance(tree, tuple | list):
+        return tree
+    return tree.values() if isinstance(tree, dict) else ()
 
 
 def records_in_buffers(tree: object) -> list[bool]:
@@ -68,7 +70,7 @@ def records_in_buffers(tree: object) -> list[bool]:
 
 def _records(tree: object, *, in_buffer: bool) -> list[tuple[Record, bool]]:
     if not isinstance(tree, Record):
-        return [inner for _, part in parts(tree) for inner in _records(part, in_buffer=in_buffer)]
+        return [inner for part in _held(tree) for inner in _records(part, in_buffer=in_buffer)]
     held = [(part, in_buffer or name not in tree.trainable) for name in tree.children for part in tree.trees_of(name)]
     return [(tree, in_buffer), *(inner for part, is_buffer in held for inner in _records(part, in_buffer=is_buffer))]
 
