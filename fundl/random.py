@@ -32,7 +32,6 @@ place i depends on nothing but the key and i:
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -341,7 +340,6 @@ def _digits(dtype: torch.dtype) -> int:
     return _DIGITS[dtype]
 
 
-@functools.lru_cache  # layers of a kind have the same bounds
 def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
     """The greatest number in [low, high), both rounded to the dtype; raises if there is none."""
     most = torch.finfo(dtype).max
