@@ -465,6 +465,11 @@ def test_bare_tensors_and_tuples_can_be_donated() -> None:
             compiled(pair, tensor)
     with pytest.raises(TypeError, match=r"no part of what .* returns is a tree like this argument"):
         jit(lambda x: x.sum(), donate="x")(torch.ones(2))
+    for wrong in (True, 0, ("x", 1)):  # as other libraries count arguments
+        with pytest.raises(
+            TypeError, match=rf'names arguments of the function, such as donate="state", not {re.escape(repr(wrong))}'
+        ):
+            jit(lambda x: x, donate=wrong)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="donate='y' is not a parameter of"):
         jit(lambda x: x, donate="y")
 

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, cast, final, overload
 
@@ -151,8 +151,14 @@ def jit(
     FUNDL_CACHE_DIR names (by default ~/.cache/fundl), and found by the next process. If that folder cannot be written,
     or others can write to it, a warning says so, and each process compiles anew.
     """
-    return Compiled(function, _names(static), _names(donate), max_traces)
+    return Compiled(function, _names("static", static), _names("donate", donate), max_traces)
 
 
-def _names(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
+def _names(option: str, given: object) -> tuple[str, ...]:
+    """The names in an option, which may be one."""
+    if isinstance(given, str):
+        return (given,)
+    names = tuple(given) if isinstance(given, Collection) else (given,)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f'jit(..., {option}=...) names arguments of the function, such as {option}="state", not {given!r}')
+    return names
