@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fundl._common import native, normal_numbers, philox
-from fundl._common.modes import is_readable, is_traced
+from fundl._common.modes import is_plain, is_readable
 
 Shape = tuple[int, ...]
 
@@ -104,7 +104,7 @@ _PIECE_ELSEWHERE: Final = 2**17  # where each operation on tensors costs more th
 def _in_pieces(made: Callable[[int, int], Tensor], key: Tensor, shape: Shape, per_block: int) -> Tensor:
     """Numbers of a shape, from what makes so many from a block on."""
     count, piece = math.prod(shape), _PIECE if key.is_cpu else _PIECE_ELSEWHERE
-    if count <= piece or key.is_meta or not _can_be_written_to(key):
+    if count <= piece or key.is_meta or not is_plain(key):  # what is traced or wrapped cannot be written into memory
         return made(0, count).reshape(shape)
     first = made(0, piece)
     numbers = first.new_empty(count)
@@ -113,11 +113,6 @@ def _in_pieces(made: Callable[[int, int], Tensor], key: Tensor, shape: Shape, pe
         stop = min(start + piece, count)
         numbers[start:stop] = made(start // per_block, stop - start)
     return numbers.reshape(shape)
-
-
-def _can_be_written_to(key: Tensor) -> bool:
-    """Whether numbers of a key can be written into memory: nothing traces or batches it."""
-    return type(key) is Tensor and not is_traced() and not torch._C._functorch.is_batchedtensor(key)
 
 
 # --- In C ---------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The modes that torch computes in: with a tape or without, watched by a compiler or not."""
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -45,9 +47,14 @@ class callers_mode:  # noqa: N801  # likewise
         self._guard.__exit__(None, None, None)
 
 
+# A torch that lacks one of these is taken to trace or to wrap all: what goes round that is slower, and right.
+_dispatch_modes: Final[Callable[[], int]] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_is_wrapped: Final[Callable[[Tensor], bool]] = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: True)
+
+
 def is_traced() -> bool:
     """Whether a compiler or a mode sees what this thread computes, for which it must be made of operations that they know."""
-    return torch.compiler.is_compiling() or bool(torch._C._len_torch_dispatch_stack())
+    return torch.compiler.is_compiling() or bool(_dispatch_modes())
 
 
 def is_in_forward_mode() -> bool:
@@ -58,9 +65,14 @@ def is_in_forward_mode() -> bool:
     )
 
 
+def is_plain(x: Tensor) -> bool:
+    """Whether a tensor is one that holds its numbers, and nothing traces or wraps it."""
+    return type(x) is Tensor and not is_traced() and not _is_wrapped(x)
+
+
 def is_readable(x: Tensor) -> bool:
-    """Whether a tensor's values can be looked at for nothing: it is on the CPU, and nothing traces or batches it."""
-    return type(x) is Tensor and x.is_cpu and not is_traced() and not torch._C._functorch.is_batchedtensor(x)
+    """Whether a tensor's values can be looked at for nothing: it is plain, and on the CPU."""
+    return is_plain(x) and x.is_cpu
 
 
 def may_be_nan(value: Tensor) -> bool:
