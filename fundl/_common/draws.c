@@ -85,13 +85,10 @@ static inline uint64_t wide(const batch_t* batch, uint64_t i) {
 
 /* --- Integers --------------------------------------------------------------------------------------------------------- */
 
-/* Words 0 and 1 of each block. */
+/* Words 0 and 1 of each block: two numbers for a key. */
 void fundl_keys(const int64_t* key, int64_t position, uint64_t count, int64_t* out, uint32_t purpose) {
-  FOR_EACH_BATCH(purpose, 4) {
-    for (uint64_t i = 0; i < size; i++) {
-      out[2 * (start + i)] = batch.word[4 * i];
-      out[2 * (start + i) + 1] = batch.word[4 * i + 1];
-    }
+  FOR_EACH_BATCH(purpose, 2) {
+    for (uint64_t i = 0; i < size; i++) out[start + i] = batch.word[4 * (i / 2) + i % 2];
   }
 }
 
@@ -173,46 +170,35 @@ void fundl_uniform_float64(
 
    See normal_numbers.py, which says what is computed, operation for operation. */
 
+#define COUNT(coefficients) (int)(sizeof coefficients / sizeof *coefficients)
+
+/* By Horner's rule, from the coefficient of the highest power on. */
+static inline double polynomial(const double* coefficients, int count, double x) {
+  double value = coefficients[0];
+  for (int i = 1; i < count; i++) value = value * x + coefficients[i];
+  return value;
+}
+
 static inline double logarithm(double x, double scale) {
+  const double terms[] = {2.0 / 19, 2.0 / 17, 2.0 / 15, 2.0 / 13, 2.0 / 11, 2.0 / 9, 2.0 / 7, 2.0 / 5, 2.0 / 3};
   const uint64_t bits = bits_of(x);
-  double m = double_of((bits & 0xFFFFFFFFFFFFFull) | bits_of(0.5));
-  const double e = whole(bits >> 52) - 1022.0;
-  const int is_low = m < 0.70710678118654752;
-  m = is_low ? m + m : m;
-  const double s = (m - 1.0) / (m + 1.0), z = s * s;
-  double p = 2.0 / 19.0;
-  p = p * z + 2.0 / 17.0;
-  p = p * z + 2.0 / 15.0;
-  p = p * z + 2.0 / 13.0;
-  p = p * z + 2.0 / 11.0;
-  p = p * z + 2.0 / 9.0;
-  p = p * z + 2.0 / 7.0;
-  p = p * z + 2.0 / 5.0;
-  p = p * z + 2.0 / 3.0;
-  return ((is_low ? e - 1.0 : e) - scale) * 0.69314718055994531 + (s * 2.0 + s * z * p);
+  const double half = double_of((bits & 0xFFFFFFFFFFFFFull) | bits_of(0.5)), power = whole(bits >> 52) - 1022.0;
+  const int is_low = half < 0.70710678118654752;
+  const double fraction = is_low ? half + half : half, exponent = (is_low ? power - 1.0 : power) - scale;
+  const double s = (fraction - 1.0) / (fraction + 1.0), square = s * s;
+  return exponent * 0.69314718055994531 + (s * 2.0 + s * square * polynomial(terms, COUNT(terms), square));
 }
 
-static inline double sine(double t, double q) {
-  double p = -1.0 / 1307674368000.0;
-  p = p * q + 1.0 / 6227020800.0;
-  p = p * q - 1.0 / 39916800.0;
-  p = p * q + 1.0 / 362880.0;
-  p = p * q - 1.0 / 5040.0;
-  p = p * q + 1.0 / 120.0;
-  p = p * q - 1.0 / 6.0;
-  return t + t * q * p;
+static inline double sine(double t, double square) {
+  const double terms[] = {-1.0 / 1307674368000, 1.0 / 6227020800, -1.0 / 39916800, 1.0 / 362880, -1.0 / 5040, 1.0 / 120,
+                          -1.0 / 6};
+  return t + t * square * polynomial(terms, COUNT(terms), square);
 }
 
-static inline double cosine(double q) {
-  double p = 1.0 / 20922789888000.0;
-  p = p * q - 1.0 / 87178291200.0;
-  p = p * q + 1.0 / 479001600.0;
-  p = p * q - 1.0 / 3628800.0;
-  p = p * q + 1.0 / 40320.0;
-  p = p * q - 1.0 / 720.0;
-  p = p * q + 1.0 / 24.0;
-  p = p * q - 1.0 / 2.0;
-  return p * q + 1.0;
+static inline double cosine(double square) {
+  const double terms[] = {1.0 / 20922789888000, -1.0 / 87178291200, 1.0 / 479001600, -1.0 / 3628800, 1.0 / 40320, -1.0 / 720,
+                          1.0 / 24, -1.0 / 2};
+  return polynomial(terms, COUNT(terms), square) * square + 1.0;
 }
 
 typedef struct { double x, y; } point_t;

@@ -25,7 +25,7 @@ def keys(key: Tensor, position: int, count: int, purpose: int) -> Tensor:
     """Keys (n, 2), of the blocks from a position on."""
     signed = position if position < 2**63 else position - 2**64
     if (function := _in_c("keys", key)) is not None:
-        return _drawn(function, key, (count, 2), torch.int64, purpose, position=signed, count=count)
+        return _drawn(function, key, (count, 2), torch.int64, purpose, position=signed)
     positions = torch.arange(count, device=key.device) + signed
     return philox.keys(key, positions, purpose)
 
@@ -167,9 +167,8 @@ def _drawn(
     dtype: torch.dtype,
     *own: float,
     position: int = 0,
-    count: int | None = None,
 ) -> Tensor:
     result = torch.empty(shape, dtype=dtype, device=_CPU)
     words = key if key.is_contiguous() else key.contiguous()
-    function(words.data_ptr(), position, result.numel() if count is None else count, result.data_ptr(), *own)
+    function(words.data_ptr(), position, result.numel(), result.data_ptr(), *own)
     return result
