@@ -8,18 +8,15 @@ away. Both sides take turns in one process, on one thread; the ratio is the medi
     python -m benchmarks.corners --rounds 31 --only GroupNorm
 """
 
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from typing import Annotated, Final
+from collections.abc import Sequence
+from typing import Annotated
 
 import attrs
 import torch
 import typer
 from torch import Tensor
 
+from benchmarks import turns
 from fundl import (
     MaxPool3d,
     Model,
@@ -39,9 +36,6 @@ from fundl import (
     tree,
 )
 from fundl.interop.torch_nn import to_torch
-
-SECONDS: Final = 0.02
-"""That one turn of a side takes, about."""
 
 
 @attrs.frozen
@@ -98,14 +92,6 @@ def strided(parameter: Tensor) -> Tensor:
     return torch.stack([parameter, parameter], -1)[..., 0]
 
 
-def seconds(run: Callable[[], object], calls: int) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - start) / calls
-
-
 def compared(corner: Corner, rounds: int) -> tuple[float, float, float, float]:
     """The seconds of fundl, how many times as long torch.nn takes, and how far off fundl's and torch.nn's gradients are."""
     module = to_torch(corner.model, Shape(*corner.x.shape)).train()
@@ -124,10 +110,7 @@ def compared(corner: Corner, rounds: int) -> tuple[float, float, float, float]:
         return [*torch.autograd.grad(output, wanted, grad)]
 
     exact = gradients(*tree.cast_to((corner.model, corner.x, grad), torch.float64))
-    calls = [max(1, round(SECONDS / seconds(run, 3))) for run in (ours, theirs)]
-    turns = [(seconds(ours, calls[0]), seconds(theirs, calls[1])) for _ in range(rounds)]
-    mine, ratio = statistics.median(mine for mine, _ in turns), statistics.median(their / mine for mine, their in turns)
-    return mine, ratio, distance(ours(), exact), distance(theirs(), exact)
+    return *turns.compared(ours, theirs, rounds), distance(ours(), exact), distance(theirs(), exact)
 
 
 def gradients(model: Model, x: Tensor, grad: Tensor) -> list[Tensor]:
@@ -151,7 +134,7 @@ def main(
 ) -> None:
     """Print a table."""
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
+    print(turns.machine())
     print(f"{'layer':12}{'where':26}{'fundl us':>10}{'torch.nn':>10}{'error':>12}{'torch.nn':>12}")
     for corner in corners():
         if only in {"", corner.name}:

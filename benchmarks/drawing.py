@@ -8,30 +8,22 @@ as long torch takes.
     python -m benchmarks.drawing --rounds 31 --only normal
 """
 
-import os
-import platform
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final
 
 import torch
 import typer
 from torch import Tensor, nn
 
+from benchmarks.turns import Side, compared, machine
 from fundl import Dropout, Model, ReLU, compose, initialize, key, linear, mse, random, sgd, train_state, train_step
-
-SECONDS: Final = 0.02
-"""That one turn of a side takes, about."""
 
 SIZES: Final = (100, 10_000, 1_000_000, 10_000_000)
 DISK: Final = (2, 25, 25, 25, 2)
 MLP: Final = (784, 512, 512, 10)
 RATE: Final = 0.1
-
-Side: TypeAlias = Callable[[], object]
 
 
 def draws() -> Iterator[tuple[str, Side, Side]]:
@@ -95,28 +87,18 @@ def steps() -> Iterator[tuple[str, Side, Side]]:
     yield "step with dropout", lambda: step(state, (points, targets)), torch_step
 
 
-def seconds(run: Side, calls: int) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    for _ in range(calls):
-        run()
-    return (time.perf_counter() - start) / calls
-
-
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often each side has its turn.")] = 15,
     only: Annotated[str, typer.Option(help="How the names of what is measured begin; all by default.")] = "",
 ) -> None:
     """Print a table."""
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
+    print(machine())
     print(f"{'what':32}{'fundl us':>12}{'torch':>8}")
     for name, mine, other in (*draws(), *networks(), *steps()):
         if name.startswith(only):
-            calls = [max(1, round(SECONDS / seconds(run, 3))) for run in (mine, other)]
-            turns = [(seconds(mine, calls[0]), seconds(other, calls[1])) for _ in range(rounds)]
-            ratio = statistics.median(slow / fast for fast, slow in turns)
-            print(f"{name:32}{statistics.median(fast for fast, _ in turns) * 1e6:>12.1f}{ratio:>8.2f}", flush=True)
+            took, ratio = compared(mine, other, rounds)
+            print(f"{name:32}{took * 1e6:>12.1f}{ratio:>8.2f}", flush=True)
 
 
 if __name__ == "__main__":

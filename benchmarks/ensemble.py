@@ -7,17 +7,14 @@ change of the machine's speed meets both; the ratio is the median over the turns
     python -m benchmarks.ensemble
 """
 
-import os
-import platform
 import statistics
-import time
-from collections.abc import Callable
 from typing import Annotated
 
 import torch
 import typer
 from torch import Tensor
 
+from benchmarks.turns import machine, seconds
 from fundl import (
     Model,
     Sigmoid,
@@ -68,20 +65,13 @@ def many_runs(data: tuple[Tensor, Tensor], runs: int, epochs: int) -> None:
     )
 
 
-def seconds(run: Callable[[], None]) -> float:
-    """How long a call takes."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
 def main(
     runs: Annotated[int, typer.Option(min=1, help="How many runs the ensemble makes.")] = 50,
     epochs: Annotated[int, typer.Option(min=1, help="Of each run.")] = 100,
     rounds: Annotated[int, typer.Option(min=1, help="How often each side has its turn.")] = 5,
 ) -> None:
     """Print how many times as long as one run an ensemble of runs takes, with 1 thread and with 2."""
-    print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores")
+    print(machine())
     print(f"{'threads':>7}{'1 run s':>10}{f'{runs} runs s':>12}{'ratio':>8}")
     points, labels = disk(key(2), 1000)
     data = points, labels.to(torch.float32).unsqueeze(1)

@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.peers import PEERS
 from benchmarks.session import Failed, Losses, Measured, Outcome
+from benchmarks.turns import processor
 
 BASES: Final = ("fundl-jit", "fundl-eager")
 _TOLERANCE: Final = 1e-3  # of losses, relative: of sums in different orders, through some steps of Adam
@@ -109,7 +110,7 @@ def header() -> list[str]:
     versions = ", ".join(f"{name} {_version(name)}" for name in names)
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return [
-        f"{date.today().isoformat()}; {_processor()}, {os.cpu_count()} cores, load {load}; {platform.platform()}",
+        f"{date.today().isoformat()}; {processor()}, {os.cpu_count()} cores, load {load}; {platform.platform()}",
         f"Python {platform.python_version()}, {versions}",
         shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
     ]
@@ -120,14 +121,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _markdown(rows: Sequence[Ratio], failed: Sequence[Failed], losses: Mapping[str, Sequence[Losses]]) -> list[str]:
@@ -191,7 +184,7 @@ def _draw(rows: Sequence[Ratio], path: Path) -> None:
     axes.invert_yaxis()
     axes.grid(axis="both", alpha=0.3)
     axes.set_xlabel(f"times as much as {PEERS['fundl-jit'].name}, medians and quartiles")
-    axes.set_title(f"fundl and its peers, {date.today().isoformat()}, {_processor()}", fontsize="medium")
+    axes.set_title(f"fundl and its peers, {date.today().isoformat()}, {processor()}", fontsize="medium")
     axes.legend(fontsize="small", ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.04))
     figure.savefig(path, dpi=150)
     plt.close(figure)
