@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fundl._common import native, normal_numbers, philox
-from fundl._common.modes import is_plain, is_readable
+from fundl._common.modes import is_readable, is_untraced
 
 Shape = tuple[int, ...]
 
@@ -104,7 +104,7 @@ _PIECE_ELSEWHERE: Final = 2**17  # where each operation on tensors costs more th
 def _in_pieces(made: Callable[[int, int], Tensor], key: Tensor, shape: Shape, per_block: int) -> Tensor:
     """Numbers of a shape, from what makes so many from a block on."""
     count, piece = math.prod(shape), _PIECE if key.is_cpu else _PIECE_ELSEWHERE
-    if count <= piece or key.is_meta or not is_plain(key):  # what is traced or wrapped cannot be written into memory
+    if count <= piece or key.is_meta or not is_untraced(key):  # what is traced or wrapped cannot be written into memory
         return made(0, count).reshape(shape)
     first = made(0, piece)
     numbers = first.new_empty(count)

@@ -65,14 +65,14 @@ def is_in_forward_mode() -> bool:
     )
 
 
-def is_plain(x: Tensor) -> bool:
+def is_untraced(x: Tensor) -> bool:
     """Whether a tensor is one that holds its numbers, and nothing traces or wraps it."""
     return type(x) is Tensor and not is_traced() and not _is_wrapped(x)
 
 
 def is_readable(x: Tensor) -> bool:
-    """Whether a tensor's values can be looked at for nothing: it is plain, and on the CPU."""
-    return is_plain(x) and x.is_cpu
+    """Whether a tensor's values can be looked at for nothing: it is on the CPU, and nothing traces or wraps it."""
+    return is_untraced(x) and x.is_cpu
 
 
 def may_be_nan(value: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """The store of compiled code on disk, by the digest of its content: a library whose digest is not its name is not used.
 
-graphs/KEY              the name of the library that a graph was compiled to
+graphs/KEY              the name of the library that a graph, or a file in C, was compiled to
 libraries/NAME/...      its files; NAME is what ``sha256sum * | sha256sum`` prints there
 """
 

@@ -90,7 +90,7 @@ def with_suggestions(function: F) -> F:
     It is for functions that are called now and then, such as those that make layers and optimizers: each call takes a quarter
     of a microsecond longer.
     """
-    called = cast("Function", function)
+    called = cast("Function", function)  # what can be called is one
 
     def run(*args: object, **keywords: object) -> object:
         try:
@@ -294,7 +294,7 @@ def hint(value: object) -> str:
     homes = {str(base.__module__) for base in cls.__mro__}
     libraries = {home.partition(".")[0] for home in homes}
     ours = ours_for(cls.__name__)
-    if "torch.nn.modules.module" in homes:
+    if is_module(value):
         converted = "fundl.interop.torch_nn.from_torch(module), which makes a layer of it, with its parameters"
         return f": write {f'{ours}, or ' if ours else ''}{converted}"
     if library := next((library for library in _ARRAYS if library in libraries), ""):

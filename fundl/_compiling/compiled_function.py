@@ -75,7 +75,7 @@ class CompiledFunction(ABC, Generic[Kind, Run]):
             return self._run_as_it_is(args, kwargs)  # within another trace, or for shapes alone
         leaves = [*map(self._as_compiled_for, flat.leaves)]
         if not all(map(operator.is_, leaves, flat.leaves)):
-            return self._call(*cast("Arguments", replace(arguments, iter(leaves))))
+            return self._call(*cast("Arguments", replace(arguments, iter(leaves))))  # of the same form
         key = self._key(flat)
         program = self._programs.find(key, lambda: self._compile(key, arguments, flat))
         if program is None:

@@ -68,7 +68,7 @@ class Compiled(CompiledFunction[CallInterface, inductor.Run], Generic[P, R]):
     def _compile(self, key: CacheKey, arguments: Arguments, flat: Flat) -> tuple[CallInterface, inductor.Run, Path, bool]:
         def function(leaves: Sequence[Tensor]) -> object:
             with no_grad():
-                return self._run_as_it_is(*cast("Arguments", replace(arguments, iter(leaves))))
+                return self._run_as_it_is(*cast("Arguments", replace(arguments, iter(leaves))))  # of the same form
 
         examples = [*map(torch_private.as_normal, flat.leaves)]
         traced = trace(function, examples)

@@ -56,7 +56,7 @@ def donated_arguments(function: str, donate: Sequence[str], traced: Traced, key:
         place, leaves = names.index(name), range(mine[0], mine[-1] + 1)
         for part, tree in parts.items():
             new = flatten(tree, "", constants=True)
-            sources = cast("list[Leaf]", new.leaves)
+            sources = cast("list[Leaf]", new.leaves)  # a traced result has them in the place of tensors
             same = new.signature == key.signature.arguments[place][1]
             if same and all(map(traced.graph.is_like, sources, flat.leaves[leaves.start : leaves.stop])):
                 replacement = replace(tree, iter([Leaf("over donated", index) for index in range(len(leaves))]))
@@ -81,7 +81,8 @@ def write_back(traced: Traced, donated: Sequence[DonatedArgument], inputs: int) 
     result = places.get(None) or with_parts(
         traced.result, [places.get(number, part) for number, (_, part) in enumerate(children(traced.result, ""))]
     )
-    leaves, mine = cast("list[Leaf]", flatten(result, "", constants=True).leaves), {n for one in donated for n in one.leaves}
+    leaves = cast("list[Leaf]", flatten(result, "", constants=True).leaves)  # likewise
+    mine = {number for one in donated for number in one.leaves}
     # An input that is not donated is no output: the caller has it.
     computed = (leaf for leaf in leaves if leaf.kind == "output" or (leaf.kind == "input" and leaf.index in mine))
     outputs = [*dict.fromkeys(computed)]

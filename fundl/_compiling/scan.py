@@ -76,7 +76,7 @@ class Scanned(CompiledFunction[Plan, Loop], Generic[P, R]):
         reports: list[object] = []
         for batches in (full, None if rest is None else tree.map(lambda leaf: leaf.unsqueeze(0), rest)):
             if batches is not None:
-                state, report = cast("tuple[object, object]", self._call((state, batches), {}))
+                state, report = cast("tuple[object, object]", self._call((state, batches), {}))  # as a step gives
                 reports.append(report)
         unlike = len({tuple([(leaf.dtype, leaf.shape[1:]) for leaf in tree.leaves(report)]) for report in reports}) > 1
         if unlike:
@@ -120,10 +120,10 @@ class Scanned(CompiledFunction[Plan, Loop], Generic[P, R]):
 
         inputs = [*plan.joined([leaf.detach() for leaf in before.leaves]), *rows]
         traced = trace(step, inputs)
-        joined, report = cast("tuple[list[Leaf], object]", traced.result)
+        joined, report = cast("tuple[list[Leaf], object]", traced.result)  # as `step` gives them
         if any(leaf.kind == "constant" for leaf in joined):
             raise TypeError("a step returned a tensor from outside as a part of its state: return a copy of it, tensor.clone()")
-        computed = cast("list[Leaf]", flatten(report, "report", constants=True).leaves)
+        computed = cast("list[Leaf]", flatten(report, "report", constants=True).leaves)  # in the place of tensors
         graph, slots = traced.graph.with_slots([leaf.index for leaf in computed])
         examples = [*inputs, *traced.constants, *slots]
         writes = [*enumerate(joined), *enumerate(computed, len(inputs) + len(traced.constants))]
