@@ -46,6 +46,8 @@ Key: TypeAlias = Tensor
 """Two 32-bit words in an int64 tensor of shape (2,): what `key`, `split` and `fold_in` make."""
 
 _DIGITS: Final = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
+_GREATEST: Final = {dtype: torch.finfo(dtype).max for dtype in _DIGITS}
+_SMALLEST: Final = {dtype: torch.finfo(dtype).tiny * torch.finfo(dtype).eps for dtype in _DIGITS}
 _LARGEST_RANGE: Final = 2**40
 
 
@@ -96,7 +98,7 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
             return philox.keys(key, data.to(key.device, torch.int64).reshape(1), philox.FOLD_IN).reshape(2)
         data = int(data) % 2**64
     _require_64_bits(data, "the number to fold in")
-    return draws.keys(key, data, 1, philox.FOLD_IN).reshape(2)
+    return draws.keys(key, data if data < 2**63 else data - 2**64, (2,), philox.FOLD_IN)
 
 
 def split(key: Key, count: int = 2) -> Tensor:
@@ -119,7 +121,7 @@ def split(key: Key, count: int = 2) -> Tensor:
     require_key(key)
     if count < 0:
         raise ValueError(f"a key can be split into 0 or more keys, not {count}")
-    return draws.keys(key, 0, count, philox.SPLIT)
+    return draws.keys(key, 0, (count, 2), philox.SPLIT)
 
 
 # --- Integers -------------------------------------------------------------------------------------------------------
@@ -206,7 +208,7 @@ def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor
     if not 0 <= probability <= 1:
         raise ValueError(f"a probability is a number from 0 to 1, not {probability}")
     _require_key_and_shape(key, shape)
-    return draws.booleans(key, shape, round(probability * 2**32))
+    return draws.booleans(key, shape, draws.threshold(probability))
 
 
 # --- Floating point -------------------------------------------------------------------------------------------------
@@ -342,7 +344,7 @@ def _digits(dtype: torch.dtype) -> int:
 
 def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
     """The greatest number in [low, high), both rounded to the dtype; raises if there is none."""
-    most = torch.finfo(dtype).max
+    most = _GREATEST[dtype]
     if not (abs(low) <= most and abs(high) <= most and math.isfinite(high - low)):
         raise ValueError(f"[low, high) = [{low}, {high}) is not a range of finite {dtype} numbers")
     end = _in_dtype(high, dtype)
@@ -353,8 +355,7 @@ def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
 
 def _in_dtype(x: float, dtype: torch.dtype, rounding: Callable[[float], int] = round) -> float:
     """The nearest number of the dtype, or what another rounding than to the nearest gives; infinities stay."""
-    info = torch.finfo(dtype)
-    return x if math.isinf(x) else _rounded(x, _digits(dtype), smallest=info.tiny * info.eps, rounding=rounding)
+    return x if math.isinf(x) else _rounded(x, _DIGITS[dtype], smallest=_SMALLEST[dtype], rounding=rounding)
 
 
 def _rounded(x: float, digits: int, *, smallest: float = 0.0, rounding: Callable[[float], int] = round) -> float:
@@ -377,17 +378,18 @@ def require_key(key: Key) -> None:
         raise TypeError(f"a key is made by key(seed), split or fold_in; {key!r} is none")
     if key.dtype != torch.int64:
         raise TypeError(f"a key is an int64 tensor made by key(seed), split or fold_in, not a tensor of {key.dtype}")
-    if key.shape != (2,):
-        if key.ndim == 2 and key.shape[1] == 2:
-            raise ValueError(f"one key is needed, but here are {key.shape[0]}, as from split: iterate over them or pick one")
-        raise ValueError(f"a key has shape (2,), as made by key(seed), split or fold_in, not {tuple(key.shape)}")
+    if key.shape == (2,):
+        return
+    if key.ndim == 2 and key.shape[1] == 2:
+        raise ValueError(f"one key is needed, but here are {key.shape[0]}, as from split: iterate over them or pick one")
+    raise ValueError(f"a key has shape (2,), as made by key(seed), split or fold_in, not {tuple(key.shape)}")
 
 
 def _require_key_and_shape(key: Key, shape: tuple[int, ...]) -> None:
     require_key(key)
     if not isinstance(shape, tuple):
         raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
-    if min(shape, default=0) < 0:
+    if shape and min(shape) < 0:
         raise ValueError(f"a shape has sizes of 0 or more, not {tuple(shape)}")
 
 
@@ -403,5 +405,5 @@ def _require_scale(mean: float, std: float, dtype: torch.dtype, *, reach: float)
     _digits(dtype)
     if not std >= 0:
         raise ValueError(f"a standard deviation is a number of 0 or more, not {std}")
-    if not abs(mean) + reach * std <= torch.finfo(dtype).max:
+    if not abs(mean) + reach * std <= _GREATEST[dtype]:
         raise ValueError(f"numbers of mean={mean} and std={std} are not all finite in {dtype}")

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from fundl import key, tree
-from fundl._common import draws, native, normal_numbers, philox
+from fundl._common import draws, dropping, native, normal_numbers, philox
 from fundl._common.store import Store
 from fundl.random import bernoulli, bits, fold_in, normal, permutation, randint, split, truncated_normal, uniform
 from tests.test_random import DTYPES, wide
 
+IN_FORWARD_MODE: Final = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # with which torch has it
 PIECES: Final = 3 * draws._PIECE
 
 OF_COUNTS: Final[dict[str, Callable[[Tensor, int], Tensor]]] = {
@@ -46,6 +47,7 @@ def in_tensors(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Tensor
     def drawn(draw: Callable[[], Tensor]) -> Tensor:
         with monkeypatch.context() as patch:
             patch.setattr(draws, "functions", dict)
+            patch.setattr(dropping, "_functions", dict)
             return draw()
 
     assert draws.functions(), "there is no compiler for C, or it does not take draws.c"
@@ -123,6 +125,83 @@ def test_pieces_are_no_more_than_they_must_be(in_tensors: InTensors, monkeypatch
     assert counts == [draws._PIECE] * 3 + [5]
     batched = torch.vmap(lambda some_key: bits(some_key, (PIECES + 5,)))(split(key(0), 2))  # nothing can be written into these
     assert torch.equal(batched[1], bits(split(key(0), 2)[1], (PIECES + 5,)))
+
+
+@pytest.mark.parametrize("draw", OF_COUNTS.values(), ids=OF_COUNTS.keys())
+def test_keys_in_vmap_draw_as_each_by_itself(draw: Callable[[Tensor, int], Tensor], in_tensors: InTensors) -> None:
+    keys = split(key(5), 6)
+    expected = torch.stack([draw(one, 9) for one in keys])
+    across, nested = keys.t().contiguous(), keys.reshape(2, 3, 2)
+
+    def drawn(one: Tensor) -> Tensor:
+        return draw(one, 9)
+
+    assert torch.equal(torch.vmap(drawn)(keys), expected)
+    assert torch.equal(torch.vmap(drawn, in_dims=1)(across), expected)
+    assert torch.equal(torch.vmap(torch.vmap(drawn))(nested).flatten(0, 1), expected)
+    assert torch.equal(in_tensors(lambda: torch.vmap(drawn)(keys)), expected)
+    inside = torch.vmap(lambda one: torch.vmap(lambda number: drawn(one) + number)(torch.zeros(3, dtype=torch.int64)))(keys)
+    assert torch.equal(inside[:, 2], expected + torch.zeros((), dtype=torch.int64))
+
+
+@IN_FORWARD_MODE
+def test_keys_in_vmap_are_drawn_from_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are not differentiated, or traced: then tensors draw."""
+    keys, x = split(key(5), 3), torch.ones(4)
+    expected = torch.stack([normal(one, (4,)) for one in keys])
+
+    def scaled(one: Tensor, factor: Tensor) -> Tensor:
+        return normal(one, (4,)) * factor
+
+    tangents = torch.vmap(lambda one: torch.func.jvp(lambda factor: scaled(one, factor), (x,), (x,))[1])(keys)
+    assert torch.equal(tangents, expected)
+    monkeypatch.setattr(philox, "philox", None)
+    assert torch.equal(torch.vmap(scaled, in_dims=(0, None))(keys, x), expected)
+
+
+# --- Dropout ------------------------------------------------------------------------------------------------------------
+
+X: Final = torch.tensor([math.nan, math.inf, -math.inf, -0.0, 1e38, -3e-39]).repeat(900)
+INPUTS: Final[dict[str, Tensor]] = {
+    "long": X,
+    "matrix": X[:1000].reshape(50, 20),
+    "transposed": X[:1000].reshape(50, 20).t(),
+    "strided": X[::3],
+    "expanded": X[:7].expand(3, 7),
+    "channels last": X[:480].reshape(2, 4, 6, 10).to(memory_format=torch.channels_last),
+    "empty": X[:0].reshape(0, 3),
+    "no axes": X[4],
+    "float64": X.double() * 1e200,
+    "bfloat16": X.bfloat16(),
+    "float16": X.half(),
+}
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1 - 2.0**-40])
+@pytest.mark.parametrize("x", INPUTS.values(), ids=INPUTS.keys())
+def test_dropout_is_that_of_tensors(x: Tensor, rate: float, in_tensors: InTensors) -> None:
+    y, mask = dropping.dropped(key(3), x, rate)
+    assert torch.equal(mask, bernoulli(key(3), x.shape, probability=1 - rate))
+    for found, of in ((y, x), (dropping.masked(x, mask, rate), x), (dropping.masked(y, mask, rate), y)):
+        expected = in_tensors(lambda of=of: dropping.masked(of, mask, rate))  # type: ignore[misc]  # mypy knows no defaults of lambdas
+        torch.testing.assert_close(found, expected, rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(found.signbit() & ~found.isnan(), expected.signbit() & ~expected.isnan())
+
+
+@IN_FORWARD_MODE
+def test_dropout_lets_torch_differentiate_it() -> None:
+    """Who reads memory sees no tangents and no tape."""
+    x, mask = torch.randn(5, requires_grad=True), torch.tensor([True, False, True, True, False])
+    dropping.masked(x, mask, 0.5).sum().backward()  # type: ignore[no-untyped-call]  # torch does not say
+    assert x.grad is not None
+    assert x.grad.tolist() == [2.0, 0.0, 2.0, 2.0, 0.0]
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(torch.ones(5), torch.ones(5))  # type: ignore[no-untyped-call]  # likewise
+        y, drawn = dropping.dropped(key(0), dual, 0.5)
+        tangent: Tensor = torch.autograd.forward_ad.unpack_dual(y).tangent  # type: ignore[no-untyped-call]  # likewise
+        assert torch.equal(tangent, drawn * 2.0)
+    negative = torch.complex(torch.zeros(1), torch.ones(1)).conj().imag
+    assert dropping.masked(negative, mask[:1], 0.5).tolist() == [-2.0]
 
 
 # --- The library --------------------------------------------------------------------------------------------------------

@@ -40,13 +40,13 @@ static inline lanes_t product(lanes_t x, uint32_t factor) {
 #endif
 }
 
-/* The words of the blocks from a position on. Words 1 and 3 of a counter are the purpose. Above its 32 bits, a lane holds
-   what no product sees. */
-static void fill(batch_t* batch, const int64_t* key, uint32_t purpose, uint64_t position) {
+/* The words of so many blocks from a position on, up to BLOCKS. Words 1 and 3 of a counter are the purpose. Above its 32 bits,
+   a lane holds what no product sees. */
+static void fill(batch_t* batch, const int64_t* key, uint32_t purpose, uint64_t position, uint64_t blocks) {
   const lanes_t zero = {0};
   lanes_t counter;
   for (int i = 0; i < LANES; i++) counter[i] = position + i;
-  for (int block = 0; block < BLOCKS; block += LANES) {
+  for (uint64_t block = 0; block < blocks; block += LANES) {
     lanes_t a = counter, b = zero + purpose, c = counter >> 32, d = b;
     uint32_t k = (uint32_t)key[0], l = (uint32_t)key[1];
     for (int round = 0; round < 10; round++) {
@@ -76,7 +76,7 @@ static void fill(batch_t* batch, const int64_t* key, uint32_t purpose, uint64_t 
   batch_t batch;                                                                                           \
   for (uint64_t start = 0, size; start < count; start += WORDS / (words))                                  \
     if (size = count - start < WORDS / (words) ? count - start : WORDS / (words),                          \
-        fill(&batch, key, purpose, (uint64_t)position + start * (words) / 4), 1)
+        fill(&batch, key, purpose, (uint64_t)position + start * (words) / 4, (size * (words) + 3) / 4), 1)
 
 /* The 64 bits of number i of a batch. */
 static inline uint64_t wide(const batch_t* batch, uint64_t i) {
@@ -228,3 +228,27 @@ static inline point_t point(const uint32_t* word) {
 
 NORMAL(fundl_normal_float32, float)
 NORMAL(fundl_normal_float64, double)
+
+/* --- Dropout ----------------------------------------------------------------------------------------------------------
+
+   See dropping.py. Both products are taken, so that what is not a number stays none where it is dropped. */
+
+#define DROPOUT(name, type)                                                                                       \
+  void fundl_masked_##name(                                                                                       \
+      const type* restrict x, uint64_t count, type* restrict y, const uint8_t* restrict mask, double scale) {     \
+    for (uint64_t i = 0; i < count; i++) y[i] = x[i] * (type)mask[i] * (type)scale;                               \
+  }                                                                                                               \
+                                                                                                                  \
+  /* The mask, and x masked. */                                                                                   \
+  void fundl_dropped_##name(                                                                                      \
+      const int64_t* key, int64_t position, uint64_t count, uint8_t* mask, uint64_t threshold, const type* x,     \
+      type* y, double scale) {                                                                                    \
+    for (uint64_t start = 0; start < count; start += WORDS) {                                                     \
+      const uint64_t size = count - start < WORDS ? count - start : WORDS;                                        \
+      fundl_booleans(key, position + (int64_t)(start / 4), size, mask + start, threshold);                        \
+      fundl_masked_##name(x + start, size, y + start, mask + start, scale);                                       \
+    }                                                                                                             \
+  }
+
+DROPOUT(float32, float)
+DROPOUT(float64, double)

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from fundl._common import native, normal_numbers, philox
+from fundl._common import modes, native, normal_numbers, philox
 from fundl._common.modes import is_readable, is_untraced
 
 Shape = tuple[int, ...]
@@ -21,26 +21,30 @@ Shape = tuple[int, ...]
 # --- Integers -----------------------------------------------------------------------------------------------------------
 
 
-def keys(key: Tensor, position: int, count: int, purpose: int) -> Tensor:
-    """Keys (n, 2), of the blocks from a position on."""
-    signed = position if position < 2**63 else position - 2**64
-    if (function := _in_c("keys", key)) is not None:
-        return _drawn(function, key, (count, 2), torch.int64, purpose, position=signed)
-    positions = torch.arange(count, device=key.device) + signed
-    return philox.keys(key, positions, purpose)
+def keys(key: Tensor, position: int, shape: Shape, purpose: int) -> Tensor:
+    """Keys, (2,) or (n, 2), of the blocks from a position on, as a signed number."""
+    if (drawn := _in_c("keys", key)) is not None:
+        return drawn(key, shape, purpose, position=position)
+    positions = torch.arange(math.prod(shape) // 2, device=key.device) + position
+    return philox.keys(key, positions, purpose).reshape(shape)
 
 
 def integers(key: Tensor, shape: Shape, bits: int) -> Tensor:
     """Integers of so many random bits, up to 63: the most significant of one word, or of two if one is too short."""
-    if (function := _in_c("long_integers" if bits > 32 else "short_integers", key)) is not None:
-        return _drawn(function, key, shape, torch.int64, bits)
+    if (drawn := _in_c("long_integers" if bits > 32 else "short_integers", key)) is not None:
+        return drawn(key, shape, bits)
     return _in_pieces(lambda at, count: philox.integers(key, at, count, bits), key, shape, 2 if bits > 32 else 4)
 
 
+def threshold(probability: float) -> int:
+    """What a word is less than with a probability."""
+    return round(probability * 2**32)
+
+
 def booleans(key: Tensor, shape: Shape, threshold: int) -> Tensor:
-    """Whether words are less than a threshold, from 0 to 2**32."""
-    if (function := _in_c("booleans", key)) is not None:
-        return _drawn(function, key, shape, torch.bool, threshold)
+    """Whether words are less than a threshold."""
+    if (drawn := _in_c("booleans", key)) is not None:
+        return drawn(key, shape, threshold)
     return _in_pieces(lambda at, count: philox.integers(key, at, count, 32) < threshold, key, shape, 4)
 
 
@@ -53,19 +57,18 @@ def unit(key: Tensor, shape: Shape, bits: int, dtype: torch.dtype) -> Tensor:
     """Multiples of 2**-bits in [0, 1)."""
     if dtype == torch.float64:
         return uniform(key, shape, bits, dtype, span=2.0**-bits, low=0.0, greatest=1.0)
-    if (function := _in_c("unit_float32", key)) is not None:
-        return _narrowed(_drawn(function, key, shape, torch.float32, bits), dtype)
+    if (drawn := _in_c("unit_float32", key)) is not None:
+        return _narrowed(drawn(key, shape, bits), dtype)
     return _in_pieces(lambda at, count: philox.integers(key, at, count, bits).to(dtype) * 2.0**-bits, key, shape, 4)
 
 
 def uniform(key: Tensor, shape: Shape, bits: int, dtype: torch.dtype, *, span: float, low: float, greatest: float) -> Tensor:
     """Numbers low + k span, with integers k of so many random bits, but never more than the greatest."""
-    options = (span, low, greatest)
     if dtype == torch.float64:
-        if (function := _in_c("uniform_float64", key)) is not None:
-            return _drawn(function, key, shape, torch.float64, *options)
-    elif (function := _in_c("uniform_float32", key)) is not None:
-        return _narrowed(_drawn(function, key, shape, torch.float32, bits, *options), dtype)
+        if (drawn := _in_c("uniform_float64", key)) is not None:
+            return drawn(key, shape, span, low, greatest)
+    elif (drawn := _in_c("uniform_float32", key)) is not None:
+        return _narrowed(drawn(key, shape, bits, span, low, greatest), dtype)
 
     def made(at: int, count: int) -> Tensor:
         numbers = philox.integers(key, at, count, bits).to(torch.float64) * span + low
@@ -76,9 +79,8 @@ def uniform(key: Tensor, shape: Shape, bits: int, dtype: torch.dtype, *, span: f
 
 def normal(key: Tensor, shape: Shape, dtype: torch.dtype, *, std: float, mean: float) -> Tensor:
     """Normal numbers, see `normal_numbers`: a block gives two."""
-    if (function := _in_c("normal_float64" if dtype == torch.float64 else "normal_float32", key)) is not None:
-        wide = torch.float64 if dtype == torch.float64 else torch.float32
-        return _narrowed(_drawn(function, key, shape, wide, std, mean), dtype)
+    if (drawn := _in_c("normal_float64" if dtype == torch.float64 else "normal_float32", key)) is not None:
+        return _narrowed(drawn(key, shape, std, mean), dtype)
 
     def made(at: int, count: int) -> Tensor:
         numbers = normal_numbers.pairs(*philox.wide(key, at, (count + 1) // 2, normal_numbers.BITS))
@@ -118,57 +120,76 @@ def _in_pieces(made: Callable[[int, int], Tensor], key: Tensor, shape: Shape, pe
 # --- In C ---------------------------------------------------------------------------------------------------------------
 
 
-class _Function(Protocol):
-    """A function of draws.c: the addresses of key and result, the first block, how many numbers, and what is its own."""
+class _Draw(Protocol):
+    """A function of draws.c: a tensor of a shape, from a key and what is the function's own; from block 0 on by default.
 
-    def __call__(self, key: int, position: int, count: int, result: int, *options: float) -> None: ...
+    Of keys (..., 2), each of which draws, the axes come first.
+    """
+
+    def __call__(self, key: Tensor, shape: Shape, *own: float, position: int = 0) -> Tensor: ...
 
 
-_CPU: Final = torch.device("cpu")
-_INT, _WORD, _DOUBLE = ctypes.c_int32, ctypes.c_uint64, ctypes.c_double
-_OWN: Final = {
-    "keys": (ctypes.c_uint32,),
-    "short_integers": (_INT,),
-    "long_integers": (_INT,),
-    "booleans": (_WORD,),
-    "unit_float32": (_INT,),
-    "uniform_float32": (_INT, _DOUBLE, _DOUBLE, _DOUBLE),
-    "uniform_float64": (_DOUBLE, _DOUBLE, _DOUBLE),
-    "normal_float32": (_DOUBLE, _DOUBLE),
-    "normal_float64": (_DOUBLE, _DOUBLE),
+_INT, _WORD, _DOUBLE, _ADDRESS = ctypes.c_int32, ctypes.c_uint64, ctypes.c_double, ctypes.c_void_p
+_OF_ALL: Final = (_ADDRESS, ctypes.c_int64, _WORD, _ADDRESS)  # the key, the first block, how many numbers, and where to
+_FUNCTIONS: Final = {  # the dtype of the result, and what is their own
+    "keys": (torch.int64, (ctypes.c_uint32,)),
+    "short_integers": (torch.int64, (_INT,)),
+    "long_integers": (torch.int64, (_INT,)),
+    "booleans": (torch.bool, (_WORD,)),
+    "unit_float32": (torch.float32, (_INT,)),
+    "uniform_float32": (torch.float32, (_INT, _DOUBLE, _DOUBLE, _DOUBLE)),
+    "uniform_float64": (torch.float64, (_DOUBLE, _DOUBLE, _DOUBLE)),
+    "normal_float32": (torch.float32, (_DOUBLE, _DOUBLE)),
+    "normal_float64": (torch.float64, (_DOUBLE, _DOUBLE)),
+    "dropped_float32": (torch.bool, (_WORD, _ADDRESS, _ADDRESS, _DOUBLE)),
+    "dropped_float64": (torch.bool, (_WORD, _ADDRESS, _ADDRESS, _DOUBLE)),
 }
 
 
-def _in_c(name: str, key: Tensor) -> _Function | None:
-    """A function of draws.c, if it can be used for a key."""
-    return functions().get(name) if is_readable(key) else None
+def _in_c(name: str, key: Tensor) -> _Draw | None:
+    """A function of draws.c, if it can be used for a key; of keys in torch.vmap, for all of them."""
+    if is_readable(key):
+        return functions().get(name)
+    batch = modes.batch_of(key)
+    draw = None if batch is None else _in_c(name, batch.tensors)
+    if batch is None or draw is None:
+        return None
+    return lambda _, shape, *own, position=0: batch.wrapped(draw(batch.tensors, shape, *own, position=position))
 
 
 @functools.cache
-def functions() -> Mapping[str, _Function]:
-    """Those of draws.c, by name; none if they cannot be compiled, or do not give the generator's published numbers."""
-    library = native.library(Path(__file__).with_suffix(".c"))
-    if library is None:
+def functions() -> Mapping[str, _Draw]:
+    """Those of draws.c that draw; none if they cannot be compiled, or do not give the generator's published numbers."""
+    if (compiled := library()) is None:
         return {}
-    found: dict[str, _Function] = {}
-    for name, own in _OWN.items():
-        function = getattr(library, f"fundl_{name}")
-        function.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_uint64, ctypes.c_void_p, *own)
-        function.restype = None
-        found[name] = function
-    words = _drawn(found["short_integers"], torch.zeros(2, dtype=torch.int64), (4,), torch.int64, 32)
+    found = {name: _drawing(getattr(compiled, f"fundl_{name}"), *own) for name, own in _FUNCTIONS.items()}
+    words = found["short_integers"](torch.zeros(2, dtype=torch.int64, device="cpu"), (4,), 32)
     return found if words.tolist() == [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8] else {}
 
 
-def _drawn(
-    function: _Function,
-    key: Tensor,
-    shape: Shape,
-    dtype: torch.dtype,
-    *own: float,
-    position: int = 0,
-) -> Tensor:
-    result = torch.empty(shape, dtype=dtype, device=_CPU)
-    words = key if key.is_contiguous() else key.contiguous()
-    function(words.data_ptr(), position, result.numel(), result.data_ptr(), *own)
-    return result
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """What draws.c is compiled to; None if it cannot be."""
+    return native.library(Path(__file__).with_suffix(".c"))
+
+
+def _drawing(function: "ctypes._NamedFuncPointer", dtype: torch.dtype, own: tuple[type, ...]) -> _Draw:
+    function.argtypes, function.restype = (*_OF_ALL, *own), None
+    empty = torch.empty(0, dtype=dtype, device="cpu").new_empty  # in half the time of torch.empty with these options
+
+    def drawn(key: Tensor, shape: Shape, *own: float, position: int = 0) -> Tensor:
+        words = key if key.is_contiguous() else key.contiguous()
+        if key.ndim > 1:
+            return drawn_for_each(words, shape, *own, position=position)
+        result = empty(shape)
+        function(words.data_ptr(), position, result.numel(), result.data_ptr(), *own)
+        return result
+
+    def drawn_for_each(keys: Tensor, shape: Shape, *own: float, position: int) -> Tensor:
+        result, count = empty((*keys.shape[:-1], *shape)), math.prod(shape)
+        first, to, step = keys.data_ptr(), result.data_ptr(), count * result.itemsize
+        for place in range(keys.numel() // 2):
+            function(first + place * 2 * keys.itemsize, position, count, to + place * step, *own)
+        return result
+
+    return drawn

@@ -1,9 +1,10 @@
 """The modes that torch computes in: with a tape or without, watched by a compiler or not."""
 
 import math
+import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,12 +50,14 @@ class callers_mode:  # noqa: N801  # likewise
 
 # A torch that lacks one of these is taken to trace or to wrap all: what goes round that is slower, and right.
 _dispatch_modes: Final[Callable[[], int]] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
+_is_compiling: Final[Callable[[], bool]] = torch.compiler.is_compiling
 _is_wrapped: Final[Callable[[Tensor], bool]] = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: True)
+_forward_mode: Final = operator.attrgetter("autograd.forward_ad")(torch)  # asked whether it is in use, and not used
 
 
 def is_traced() -> bool:
     """Whether a compiler or a mode sees what this thread computes, for which it must be made of operations that they know."""
-    return torch.compiler.is_compiling() or bool(_dispatch_modes())
+    return _is_compiling() or bool(_dispatch_modes())
 
 
 def is_in_forward_mode() -> bool:
@@ -72,7 +75,43 @@ def is_untraced(x: Tensor) -> bool:
 
 def is_readable(x: Tensor) -> bool:
     """Whether a tensor's values can be looked at for nothing: it is on the CPU, and nothing traces or wraps it."""
-    return is_untraced(x) and x.is_cpu
+    return type(x) is Tensor and x.is_cpu and not (_is_compiling() or _dispatch_modes() or _is_wrapped(x))
+
+
+class Batch(NamedTuple):
+    """What torch.vmap batches: a tensor whose first axis is that of the batch, and which vmap it is."""
+
+    tensors: Tensor
+    level: int
+
+    def wrapped(self, tensors: Tensor) -> Tensor:
+        """Another tensor with that axis, as vmap shows it to the function that it maps."""
+        wrapped: Tensor = torch._C._functorch._add_batch_dim(tensors, 0, self.level)
+        return wrapped
+
+
+def batch_of(x: Tensor) -> Batch | None:
+    """What is behind a tensor that torch.vmap shows; None if there is nothing, or torch does not let it be seen."""
+    functorch = torch._C._functorch
+    if type(x) is not Tensor or is_traced() or not all(hasattr(functorch, name) for name in _OF_BATCHES):
+        return None
+    if not functorch.is_batchedtensor(x):
+        return None
+    return Batch(functorch.get_unwrapped(x).movedim(functorch.maybe_get_bdim(x), 0), functorch.maybe_get_level(x))
+
+
+_OF_BATCHES: Final = ("is_batchedtensor", "get_unwrapped", "maybe_get_bdim", "maybe_get_level", "_add_batch_dim")
+
+
+def is_in_memory(x: Tensor) -> bool:
+    """Whether who reads a tensor's memory, number by number, misses nothing: it has no tape, no tangent, no sign to take."""
+    return (
+        is_readable(x)
+        and x.is_contiguous()
+        and not x.requires_grad
+        and not x.is_neg()
+        and getattr(_forward_mode, "_current_level", 0) < 0
+    )
 
 
 def may_be_nan(value: Tensor) -> bool:

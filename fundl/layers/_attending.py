@@ -21,9 +21,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._common import half
+from fundl._common import dropping, half
 from fundl.layers.softmax import softmax_backward
-from fundl.random import Key, bernoulli
+from fundl.random import Key
 from fundl.tree import Record
 
 
@@ -75,8 +75,8 @@ class Attention:
         weights = torch.softmax(scores, -1)
         if hidden is not None:
             weights = weights.masked_fill(hidden, 0)  # the softmax of nothing is NaN
-        drawn = None if key is None else bernoulli(key.to(q.device), tuple(weights.shape), probability=1 - self.dropout)
-        output = torch.matmul(self._dropped(weights, drawn), _for_each_query_head(v, q))
+        kept, drawn = (weights, None) if key is None else dropping.dropped(key, weights, self.dropout)
+        output = torch.matmul(kept, _for_each_query_head(v, q))
         return Attended(q, k, v, output, probabilities=weights, drawn=drawn)
 
     def backward(self, attended: Attended, mask: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,7 +105,7 @@ class Attention:
         return later if hidden is None else hidden | later
 
     def _dropped(self, x: Tensor, drawn: Tensor | None) -> Tensor:
-        return x if drawn is None else x * drawn * (1 / (1 - self.dropout))
+        return x if drawn is None else dropping.masked(x, drawn, self.dropout)
 
 
 def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

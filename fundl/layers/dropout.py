@@ -10,9 +10,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
+from fundl._common import dropping
 from fundl.layer import Layer, P
 from fundl.layers._same_shape import SameShape
-from fundl.random import Key, bernoulli, split
+from fundl.random import Key, split
 from fundl.tree import BUFFER, Record
 
 
@@ -74,15 +75,11 @@ class Dropout(SameShape, Layer[Tensor | None]):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.key is None or self.rate == 0:
             return x, None
-        mask = bernoulli(self.key.to(x.device), x.shape, probability=1 - self.rate)
-        return self._dropped(x, mask), mask
+        return dropping.dropped(self.key, x, self.rate)
 
     @override
     def backward(self, residuals: Tensor | None, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, grad if residuals is None else self._dropped(grad, residuals)
-
-    def _dropped(self, x: Tensor, mask: Tensor) -> Tensor:
-        return x * mask * (1 / (1 - self.rate))
+        return self, grad if residuals is None else dropping.masked(grad, residuals, self.rate)
 
 
 def rekey(model: P, key: Key) -> P:
