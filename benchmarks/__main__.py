@@ -2,10 +2,14 @@
 
     python -m benchmarks
     python -m benchmarks --case disk --case epoch-adam-10 --peer fundl-jit --peer jax --quick
+    python -m benchmarks --case normal --case initialize --case dropout --case dying
+    python -m benchmarks --case deep --case blocks --case rows --case steps --case compile
     python -m benchmarks --check
+    python -m benchmarks --names
 
-It writes benchmarks.md, benchmarks.csv and benchmarks.png. Four things are commands of their own: ``python -m
-benchmarks.drawing``, ``python -m benchmarks.ensemble``, ``python -m benchmarks.corners`` and ``python -m benchmarks.plugin``.
+It writes benchmarks.md, benchmarks.csv and benchmarks.png. Three things are commands of their own: ``python -m
+benchmarks.ensemble``, ``python -m benchmarks.corners`` and ``python -m benchmarks.plugin``; and ``python -m
+benchmarks.drawing`` is the quick way to some of the cases.
 """
 
 import time
@@ -15,12 +19,18 @@ from typing import Annotated, Final
 
 import typer
 
+from benchmarks import pairs
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS
 from benchmarks.report import disagreements, write
-from benchmarks.session import Failed, Losses, Outcome, compiling, importing, training
+from benchmarks.session import Failed, Losses, Measured, Outcome, compiling, importing, long_training, training
 
-_PROCESSES: Final = ("compile", "import")  # what is measured of new processes
+_COMPILED: Final = {  # whose first step in a new process is measured
+    "compile": "disk-adam-10",
+    **{f"compile-{name}": name for name, case in CASES.items() if case.network in {"deep", "transformer"} and case.grows},
+}
+_PAIRS: Final = pairs.pairs()
+_NAMES: Final = (*CASES, *_PAIRS, *_COMPILED, "import")
 
 
 def main(
@@ -31,11 +41,15 @@ def main(
     patience: Annotated[float, typer.Option(help="After so many seconds a peer that still compiles a case is left out.")] = 240,
     quick: Annotated[bool, typer.Option("--quick", help="Three short rounds: to see that all runs, not for figures.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only compare the first losses of all peers.")] = False,
+    names: Annotated[bool, typer.Option("--names", help="Only print the names of all that can be measured.")] = False,
     out: Annotated[Path, typer.Option(help="Where tables and picture go.")] = Path("reports/benchmarks"),
 ) -> None:
     """Measure, and write tables and a picture."""
-    cases = _chosen("case", case, [*CASES, *_PROCESSES])
+    cases = _chosen("case", case, _NAMES)
     peers = _chosen("peer", peer, [*PEERS])
+    if names:
+        print("\n".join(cases))
+        raise typer.Exit
     rounds, seconds = (3, 0.02) if quick else (rounds, 0.1)
     outcomes: list[Outcome] = []
     losses: dict[str, list[Losses]] = {}
@@ -45,8 +59,12 @@ def main(
             turns = 0 if check else rounds
             found, losses[name] = training(CASES[name], peers, rounds=turns, seconds=seconds, patience=patience)
             outcomes += found
+            if CASES[name].network == "dropout":
+                del losses[name]  # each draws by itself
+            if CASES[name].network == "dying" and not check:
+                outcomes += long_training(CASES[name], peers)
         elif not check:
-            outcomes += _of_processes(name, peers, 1 if quick else rounds)
+            outcomes += _of_pair(name, peers, rounds) if name in _PAIRS else _of_processes(name, peers, 1 if quick else rounds)
         if not check:
             write(out, outcomes, losses)  # after each case: who stops the rest keeps these
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
@@ -63,7 +81,14 @@ def main(
 def _of_processes(name: str, peers: Sequence[str], rounds: int) -> list[Outcome]:
     if name == "import":
         return importing(peers, rounds=min(rounds, 7))
-    return compiling(CASES["disk-adam-10"], peers, rounds=min(rounds, 3))
+    case = CASES[_COMPILED[name]]
+    if name == "compile":
+        return compiling(case, peers, rounds=min(rounds, 3))
+    return compiling(case, peers, rounds=1, name=case.name)  # each takes a minute
+
+
+def _of_pair(name: str, peers: Sequence[str], rounds: int) -> list[Measured]:
+    return [each for each in pairs.measured(name, _PAIRS[name](), rounds) if each.peer in peers]
 
 
 def _chosen(option: str, wanted: Sequence[str] | None, names: Sequence[str]) -> list[str]:

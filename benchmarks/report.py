@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 from typing import Final
 
 import attrs
@@ -60,7 +61,9 @@ class Ratio:
 
 def ratios(outcomes: Iterable[Outcome]) -> list[Ratio]:
     """All ratios that there are."""
-    measured = {(each.name, each.peer): each for each in outcomes if isinstance(each, Measured)}
+    ordered = sorted((each for each in outcomes if isinstance(each, Measured)), key=lambda each: -median(each.values))
+    measured = {(each.name, each.peer): each for each in outcomes if isinstance(each, Measured)}  # in the order of the cases
+    measured |= {(each.name, each.peer): each for each in ordered}  # of several settings the quickest
     return [
         _ratio(each, measured[name, base])
         for base in BASES
@@ -71,8 +74,37 @@ def ratios(outcomes: Iterable[Outcome]) -> list[Ratio]:
 
 def _ratio(peer: Measured, base: Measured) -> Ratio:
     values = np.array(peer.values) / np.maximum(np.array(base.values), 1e-9)
-    lower, median, upper = (float(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
-    return Ratio(peer.name, peer.peer, peer.setting, base.peer, median, lower, upper, len(values), round(peer.processors, 2))
+    lower, middle, upper = (float(value) for value in np.quantile(values, (0.25, 0.5, 0.75)))
+    return Ratio(peer.name, peer.peer, peer.setting, base.peer, middle, lower, upper, len(values), round(peer.processors, 2))
+
+
+def slowings(outcomes: Iterable[Outcome]) -> list[str]:
+    """Rows of a table: how many times as long as early in a long training a step takes late in it."""
+    measured = [each for each in outcomes if isinstance(each, Measured)]
+    early = {(each.name, each.peer, each.setting): each for each in measured}
+    rows = []
+    for late in measured:
+        before = early.get((late.name.replace("last-", "first-", 1), late.peer, late.setting))
+        if late.name.startswith("last-") and before is not None:
+            who = f"{PEERS[late.peer].name} {late.setting}".strip()
+            rows.append(f"| {late.name.removeprefix('last-')} | {who} | {min(late.values) / min(before.values):.2f} |")
+    return rows
+
+
+def growths(outcomes: Iterable[Outcome]) -> list[str]:
+    """Rows of a table: time or memory for each layer, row or step, as a multiple of that of the smallest of a family."""
+    families: dict[tuple[str, str], dict[int, float]] = {}
+    for each in outcomes:
+        if isinstance(each, Measured) and each.grows:
+            family = each.name.removesuffix(f"-{each.grows}")
+            families.setdefault((family, each.peer), {})[each.grows] = median(each.values) / each.grows
+    rows = []
+    for (family, peer), sizes in families.items():
+        least = sizes[min(sizes)]
+        if len(sizes) > 1 and least > 0:
+            cells = [f"{size}: {sizes[size] / least:.3g}" for size in sorted(sizes)]
+            rows.append(f"| {family} | {PEERS[peer].name} | {', '.join(cells)} |")
+    return rows
 
 
 def disagreements(losses: Mapping[str, Sequence[Losses]]) -> list[str]:
@@ -95,7 +127,8 @@ def write(folder: Path, outcomes: Sequence[Outcome], losses: Mapping[str, Sequen
     folder.mkdir(parents=True, exist_ok=True)
     rows = ratios(outcomes)
     failed = [each for each in outcomes if isinstance(each, Failed)]
-    (folder / "benchmarks.md").write_text("\n".join(_markdown(rows, failed, losses)) + "\n")
+    lines = _markdown(rows, outcomes, failed, losses)
+    (folder / "benchmarks.md").write_text("\n".join(lines) + "\n")
     with (folder / "benchmarks.csv").open("w", newline="") as file:
         file.write("".join(f"# {line}\n" for line in header()))
         writer = csv.writer(file)
@@ -123,11 +156,17 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _markdown(rows: Sequence[Ratio], failed: Sequence[Failed], losses: Mapping[str, Sequence[Losses]]) -> list[str]:
+def _markdown(
+    rows: Sequence[Ratio], outcomes: Sequence[Outcome], failed: Sequence[Failed], losses: Mapping[str, Sequence[Losses]]
+) -> list[str]:
     lines = ["# fundl and its peers", "", *(f"- {line}" for line in header()), ""]
     lines += [*_NOTES.splitlines(), ""]
-    for base in BASES:
+    for base in (base for base in BASES if any(row.base == base for row in rows)):
         lines += [f"## Times as multiples of those of {PEERS[base].name}", "", *_table(rows, base), ""]
+    if growing := growths(outcomes):
+        lines += ["## Growth", "", *_GROWTH.splitlines(), "", "| what | by | sizes: multiples |", "|---|---|---|", *growing, ""]
+    if slowing := slowings(outcomes):
+        lines += ["## Long training", "", *_SLOWING.splitlines(), "", "| what | by | times |", "|---|---|---:|", *slowing, ""]
     if failed:
         lines += ["## What could not be measured", ""]
         lines += [f"- {each.name}, {PEERS[each.peer].name}: {each.reason}" for each in failed] + [""]
@@ -142,9 +181,16 @@ Above 1, the peer takes longer. Each cell: the median over the rounds of the rat
 - `disk` and `epoch`: 2-25-25-25-2, ReLU, MSE, with the optimizer and the batch size; a step a call, and an epoch of 1,000
   points a call. Peers without a loop of their own go through batches that are cut already.
 - `optimizer`: an update of 50 MB of parameters, alone.
+- `normal`, `uniform`, `bernoulli`, `initialize`, `step-with-dropout`: both sides in one process; `initialize` is what
+  torch.nn's constructors do. The others that have no peer, such as `summary`, are there for their growth.
+- `dropout`: the disk's network with a dropout after each ReLU. Each peer draws by itself: losses are not compared.
+- `deep`, `blocks`: linear layers of 64, and the transformer's blocks with 1 x 128 tokens; by `repeat`, one record has the
+  parameters of all blocks, stacked, and JAX loops through them.
+- `first` and `last`: a hundred steps of Adam on single points, early and late in a long training (see there).
+- `rows`: once through data in random batches of 1,000; `steps`: so many steps of Adam, batch 1, as one call.
 - `memory`: what a step takes at most beyond what the process holds between steps, as Linux counts its pages. JAX goes on
   holding what it took for the LSTM, so that its steps seem to take nothing.
-- `compile`: the first step of `disk-adam-10` in a new process, with empty caches and with full ones.
+- `compile`: the first step in a new process, with empty caches and with full ones, of `disk-adam-10` or the case named.
 - `import`: of all that a program needs, in a new process.
 - "-": not asked for, not natural for this peer, or not available (see below).
 
@@ -154,6 +200,14 @@ it frees (`keep_freed_memory`), others return it; with the variables MALLOC_MMAP
 do what these say. One thread for `disk` and `epoch`, two for all else, set for every peer by OMP_NUM_THREADS, MKL_NUM_THREADS,
 OPENBLAS_NUM_THREADS and BLIS_NUM_THREADS, and for XLA by NPROC and --xla_cpu_multi_thread_eigen; no process is bound to
 processors. The column `processors` of the CSV says how many each kept busy."""
+
+
+_GROWTH: Final = """\
+Time, or memory, for each layer, row, step or example: how many times that of the smallest of its kind. Where it stays about 1,
+all grows linearly; below 1, what is the same for any size still counts."""
+_SLOWING: Final = """\
+How many times as long as early in a training, in its steps 100 to 600, a step takes late, in the last 500 of 20,000. The units
+that died have left a third of Adam's moments as numbers so small that some processors take much longer for each."""
 
 
 def _table(rows: Sequence[Ratio], base: str) -> list[str]:

@@ -116,6 +116,7 @@ class Measured:
         setting: of the peer, the one that took the least.
         values: seconds or bytes, one a round.
         processors: how many processors were busy on average; NaN where that was not measured.
+        grows: see `Case`.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Measured:
     setting: str
     values: tuple[float, ...]
     processors: float = float("nan")
+    grows: int = 0
 
 
 @attrs.frozen
@@ -180,11 +182,12 @@ def training(
                 each.process.kill()  # it must not disturb the others
                 outcomes.append(Failed(case.name, each.peer, str(error)))
         if rounds:
+            rounds = min(rounds, 3) if case.looped else rounds  # one call takes seconds
             times = _turns(alive, rounds, "time", seconds)
-            outcomes += [_least(case.name, each.peer, times[each.peer]) for each in alive]
+            outcomes += [_least(case.name, each.peer, times[each.peer], case.grows) for each in alive]
             if case.memory:
                 peaks = _turns(alive, min(rounds, 3), "memory")
-                outcomes += [_least(f"memory-{case.name}", each.peer, peaks[each.peer]) for each in alive]
+                outcomes += [_least(f"memory-{case.name}", each.peer, peaks[each.peer], case.grows) for each in alive]
     return outcomes, losses
 
 
@@ -200,10 +203,10 @@ def _turns(workers: Sequence[Worker], rounds: int, *request: object) -> dict[str
     return answers
 
 
-def _least(name: str, peer: str, answers: Sequence[Answer]) -> Measured:
+def _least(name: str, peer: str, answers: Sequence[Answer], grows: int = 0) -> Measured:
     """The setting whose median is the least."""
     measured = [
-        Measured(name, peer, setting, tuple(answer[setting][0] for answer in answers), _processors(setting, answers))
+        Measured(name, peer, setting, tuple(answer[setting][0] for answer in answers), _processors(setting, answers), grows)
         for setting in answers[0]
     ]
     return min(measured, key=lambda each: sorted(each.values)[len(each.values) // 2])
@@ -214,8 +217,45 @@ def _processors(setting: str, answers: Sequence[Answer]) -> float:
     return sum(columns[1]) / sum(columns[0]) if len(columns) > 1 else float("nan")
 
 
-def compiling(case: Case, peers: Sequence[str], *, rounds: int) -> list[Outcome]:
-    """Seconds of the first call in a new process, without what earlier processes compiled ("cold") and with it ("warm")."""
+# Of the time of a long training: calls 2 to 6 of a hundred steps each, before what decays is too small for a processor, and
+# the last ones. The first call compiles.
+LONG: Final = 200
+_EARLY: Final = slice(1, 6)
+_LATE: Final = slice(-5, None)
+
+
+def long_training(case: Case, peers: Sequence[str], *, calls: int = LONG) -> list[Outcome]:
+    """Seconds of calls early and late in a training: `first-` and `last-`. Each peer by itself, from the first parameters on.
+
+    Args:
+        case: what is trained; a call has a hundred steps.
+        peers: who trains it; who does not take the case is left out.
+        calls: how many.
+    """
+    outcomes: list[Outcome] = []
+    for peer in peers:
+        if PEERS[peer].takes(case):
+            try:
+                with worker(peer, case) as each:
+                    each.ask("long", calls)
+                    for setting, values in each.answer().items():
+                        outcomes.append(Measured(f"first-{case.name}", peer, setting, tuple(values[_EARLY])))
+                        outcomes.append(Measured(f"last-{case.name}", peer, setting, tuple(values[_LATE])))
+            except WorkerError as error:
+                outcomes.append(Failed(f"last-{case.name}", peer, str(error)))
+    return outcomes
+
+
+def compiling(case: Case, peers: Sequence[str], *, rounds: int, name: str = "") -> list[Outcome]:
+    """Seconds of the first call in a new process, without what earlier processes compiled ("cold") and with it ("warm").
+
+    Args:
+        case: what is trained.
+        peers: who trains it; who does not take the case, or compiles nothing, is left out.
+        rounds: how often.
+        name: of the case in tables, after a hyphen; none for the usual case.
+    """
+    name = f"-{name}" if name else ""
     times: dict[tuple[str, str], list[Answer]] = {}
     failed: dict[str, Outcome] = {}
     for _ in range(rounds):
@@ -230,9 +270,10 @@ def compiling(case: Case, peers: Sequence[str], *, rounds: int) -> list[Outcome]
                             answer = each.answer()
                         times.setdefault((state, peer), []).append(answer)
                     except WorkerError as error:
-                        failed[peer] = Failed("compile-cold", peer, str(error))
+                        failed[peer] = Failed(f"compile-cold{name}", peer, str(error))
                         break
-    return [*(_least(f"compile-{state}", peer, answers) for (state, peer), answers in times.items()), *failed.values()]
+    measured = [_least(f"compile-{state}{name}", peer, answers, case.grows) for (state, peer), answers in times.items()]
+    return [*measured, *failed.values()]
 
 
 def _caches(folder: Path) -> dict[str, str]:

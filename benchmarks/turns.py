@@ -4,7 +4,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -23,10 +23,15 @@ def seconds(run: Side, calls: int = 1) -> float:
     return (time.perf_counter() - start) / calls
 
 
+def in_turns(sides: Sequence[Side], rounds: int) -> list[tuple[float, ...]]:
+    """The seconds of each side, round by round."""
+    calls = [max(1, round(SECONDS / seconds(run, 3))) for run in sides]
+    return [tuple(seconds(run, count) for run, count in zip(sides, calls, strict=True)) for _ in range(rounds)]
+
+
 def compared(ours: Side, theirs: Side, rounds: int) -> tuple[float, float]:
     """The seconds of our side, and how many times as long theirs takes; medians over the turns."""
-    calls = [max(1, round(SECONDS / seconds(run, 3))) for run in (ours, theirs)]
-    turns = [(seconds(ours, calls[0]), seconds(theirs, calls[1])) for _ in range(rounds)]
+    turns = in_turns((ours, theirs), rounds)
     return statistics.median(mine for mine, _ in turns), statistics.median(other / mine for mine, other in turns)
 
 

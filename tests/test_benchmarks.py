@@ -4,18 +4,32 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import numpy as np
 import pytest
 
-from benchmarks import session
+from benchmarks import pairs, session
 from benchmarks.__main__ import _chosen
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS, fundl_eager, torch_eager
-from benchmarks.report import disagreements, ratios, write
-from benchmarks.session import Failed, Losses, Measured, Outcome, compiling, training
+from benchmarks.peers.fundl_networks import batches, model_of
+from benchmarks.report import disagreements, growths, ratios, slowings, write
+from benchmarks.session import Failed, Losses, Measured, Outcome, compiling, long_training, training
 from benchmarks.worker import Worker
+from fundl import adam, apply, key, mse, train_state, train_step
 
-NAMES = ("disk-sgd-1", "disk-adam-10", "epoch-sgd-100", "mlp", "convolutional", "lstm", "transformer")
+NAMES = (
+    "disk-sgd-1",
+    "disk-adam-10",
+    "epoch-sgd-100",
+    "dying-adam-1",
+    "mlp",
+    "convolutional",
+    "lstm",
+    "transformer",
+    "deep-4",
+    "blocks-2",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -24,6 +38,32 @@ def test_fundl_and_torch_compute_the_same(name: str) -> None:
     ours, theirs = ([run(1) for _ in range(3)] for run in runs)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     assert ours[0] != ours[1] != ours[2]
+
+
+@pytest.mark.parametrize("name", ["deep-repeat-4", "blocks-repeat-2"])
+def test_blocks_that_are_stacked_compute_the_same(name: str) -> None:
+    runs = [fundl_eager.prepare(CASES[each])[""] for each in (name, name.replace("-repeat", ""))]
+    stacked, unrolled = ([run(1) for _ in range(3)] for run in runs)
+    np.testing.assert_allclose(stacked, unrolled, rtol=1e-4)
+
+
+def test_half_of_the_hidden_units_die() -> None:
+    case = CASES["dying-adam-1"]
+    state = train_state(key(0), model_of(case), adam(case.rate))
+    step, (xs, targets) = train_step(mse, adam(case.rate)), batches(case)
+    for _ in range(3):
+        for batch in zip(xs, targets, strict=True):
+            state, _ = step(state, batch)
+    x, alive = xs[:, 0], []
+    for layer in state.model if isinstance(state.model, tuple) else ():
+        x = apply(layer, x)
+        alive.append(int((x.amax(0) > 0).sum()))
+    assert all(0 < count <= 13 for count in alive[1:-1:2]), alive
+
+
+def test_rows_are_all_seen() -> None:
+    case = attrs.evolve(CASES["rows-100000"], points=2500)
+    assert [peer.prepare(case).popitem()[1](2) for peer in (fundl_eager, torch_eager)] == [2500, 2500]
 
 
 def test_all_optimizers_compute_the_same() -> None:
@@ -46,6 +86,7 @@ def test_a_worker_answers() -> None:
     assert all(not peak[0] < 0 for peak in worker.answer("memory").values())
     (first,) = worker.answer("first").values()
     assert first[0] > 0
+    assert all(len(seconds) == 7 for seconds in worker.answer("long", "7").values())
     with pytest.raises(ValueError, match="no such request: dance"):
         worker.answer("dance")
 
@@ -69,6 +110,40 @@ def test_ratios_are_of_times_of_one_round() -> None:
         ("fundl-jit", "torch-eager"): (3.0, 4.0, 7.0),
         ("fundl-eager", "torch-eager"): (1.5, 2.0, 3.5),
     }
+
+
+def test_growth_is_told_for_each_layer() -> None:
+    sizes = {4: (8.0, 4.0, 4.0), 32: (32.0, 32.0, 1.0), 128: (256.0,)}
+    outcomes = [Measured(f"compile-cold-deep-{size}", "jax", "", values, grows=size) for size, values in sizes.items()]
+    assert growths([*outcomes, *OUTCOMES]) == ["| compile-cold-deep | JAX, equinox, optax | 4: 1, 32: 1, 128: 2 |"]
+    assert growths(outcomes[:1]) == []
+
+
+def test_what_a_long_training_comes_to_is_told_for_each_setting() -> None:
+    times = {"first": (4.0, 2.0), "last": (3.0, 5.0)}
+    outcomes = [Measured(f"{name}-dying-adam-1", "fundl-jit", "scan", values) for name, values in times.items()]
+    assert slowings([*outcomes, *OUTCOMES]) == ["| dying-adam-1 | fundl, jit and scan scan | 1.50 |"]
+
+
+def test_of_several_settings_the_quickest_counts() -> None:
+    quicker = Measured("disk-sgd-1", "torch-eager", "foreach", (1.0, 2.0, 4.0))
+    for outcomes in ([*OUTCOMES, quicker], [quicker, *OUTCOMES]):
+        assert [ratio.median for ratio in ratios(outcomes) if ratio.peer == "torch-eager"] == [1.0, 0.5]
+
+
+def test_pairs_take_turns_in_one_process() -> None:
+    found = pairs.pairs()
+    mine, other = pairs.measured("normal-100", found["normal-100"](), 2)
+    assert (mine.peer, other.peer, len(mine.values)) == ("fundl-eager", "torch-eager", 2)
+    (alone,) = pairs.measured("count-4", found["count-4"](), 2)
+    assert (alone.peer, alone.grows) == ("fundl-eager", 4)
+
+
+def test_what_is_long_goes_on_where_a_peer_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "_MODULE", "benchmarks.missing")
+    (told,) = long_training(CASES["dying-adam-1"], ["fundl-eager"], calls=7)
+    assert isinstance(told, Failed)
+    assert told.name == "last-dying-adam-1"
 
 
 def test_losses_that_disagree_are_told() -> None:

@@ -30,6 +30,9 @@ class Peer:
         packages: whose versions matter.
         networks: that it can be asked to train.
         compiles: whether the first step compiles.
+        loops: whether an epoch is one call.
+        repeats: whether it has blocks that are one record, with their parameters stacked.
+        grows: whether it is asked to train networks that grow; it need not, if it compiles them for minutes.
     """
 
     name: str
@@ -38,10 +41,14 @@ class Peer:
     packages: tuple[str, ...]
     networks: frozenset[NetworkName]
     compiles: bool = False
+    loops: bool = False
+    repeats: bool = False
+    grows: bool = True
 
     def takes(self, case: Case) -> bool:
         """Whether a case is natural for it."""
-        return case.network in self.networks and (self.module != "thinc_numpy" or case.optimizer in {"sgd", "adam"})
+        able = (self.loops or not case.looped) and (self.repeats or not case.repeat) and (self.grows or not case.grows)
+        return able and case.network in self.networks and (self.module != "thinc_numpy" or case.optimizer in {"sgd", "adam"})
 
     def prepare(self, case: Case) -> Mapping[str, Run]:
         """See `PeerModule`."""
@@ -49,16 +56,27 @@ class Peer:
         return module.prepare(case)
 
 
-_DENSE: Final[frozenset[NetworkName]] = frozenset({"disk", "mlp"})
-_ALL: Final[frozenset[NetworkName]] = _DENSE | {"convolutional", "lstm", "transformer", "parameters"}
+_DENSE: Final[frozenset[NetworkName]] = frozenset({"disk", "mlp", "dying"})
+_ALL: Final[frozenset[NetworkName]] = _DENSE | {"convolutional", "lstm", "transformer", "parameters", "dropout", "deep"}
 
 PEERS: Final[dict[str, Peer]] = {
-    "fundl-jit": Peer("fundl, jit and scan", "fundl_jit", "torch, fundl", ("fundl",), _ALL, compiles=True),
-    "fundl-eager": Peer("fundl, eager", "fundl_eager", "torch, fundl", ("fundl",), _ALL),
-    "torch-eager": Peer("torch.nn, eager", "torch_eager", "torch", ("torch",), _ALL),
-    "torch-compile": Peer("torch.nn, torch.compile", "torch_compile", "torch", ("torch",), _ALL, compiles=True),
-    "jax": Peer("JAX, equinox, optax", "jax_equinox", "jax, equinox, optax", ("jax", "equinox", "optax"), _ALL, compiles=True),
-    "torchopt": Peer("TorchOpt, torch.func", "torchopt_func", "torch, torchopt", ("torchopt",), _ALL),
-    "thinc": Peer("thinc", "thinc_numpy", "thinc.api", ("thinc",), _DENSE),
+    "fundl-jit": Peer(
+        "fundl, jit and scan", "fundl_jit", "torch, fundl", ("fundl",), _ALL, compiles=True, loops=True, repeats=True
+    ),
+    "fundl-eager": Peer("fundl, eager", "fundl_eager", "torch, fundl", ("fundl",), _ALL | {"rows"}, repeats=True),
+    "torch-eager": Peer("torch.nn, eager", "torch_eager", "torch", ("torch",), _ALL | {"rows"}),
+    "torch-compile": Peer("torch.nn, torch.compile", "torch_compile", "torch", ("torch",), _ALL, compiles=True, grows=False),
+    "jax": Peer(
+        "JAX, equinox, optax",
+        "jax_equinox",
+        "jax, equinox, optax",
+        ("jax", "equinox", "optax"),
+        _ALL,
+        compiles=True,
+        loops=True,
+        repeats=True,
+    ),
+    "torchopt": Peer("TorchOpt, torch.func", "torchopt_func", "torch, torchopt", ("torchopt",), _ALL - {"dropout"}),
+    "thinc": Peer("thinc", "thinc_numpy", "thinc.api", ("thinc",), _DENSE | {"deep"}),
     "tinygrad": Peer("tinygrad, TinyJit", "tinygrad_jit", "tinygrad", ("tinygrad",), _DENSE, compiles=True),
 }

@@ -8,7 +8,7 @@ import torch
 from benchmarks.cases import Case
 from benchmarks.peers import Run
 from benchmarks.peers.fundl_networks import batches, loss_of, model_of, tensors, with_optimizer
-from fundl import Transform, keep_freed_memory, key, train_state, train_step
+from fundl import Transform, fold_in, keep_freed_memory, key, minibatches, train_state, train_step
 
 S = TypeVar("S")
 
@@ -16,6 +16,8 @@ S = TypeVar("S")
 def prepare(case: Case) -> Mapping[str, Run]:
     """One setting."""
     keep_freed_memory()
+    if case.network == "rows":
+        return {"": _batches(case)}
     return {"": with_optimizer(case, _update if case.network == "parameters" else _training)}
 
 
@@ -33,6 +35,21 @@ def _training(case: Case, optimizer: Transform[S]) -> Run:
                     state, report = step(state, batch)
                     loss = report.loss
         return loss.item()
+
+    return run
+
+
+def _batches(case: Case) -> Run:
+    rows, number = torch.tensor(case.rows()), 0
+
+    def run(calls: int) -> float:
+        nonlocal number
+        seen = 0
+        for _ in range(calls):
+            number += 1
+            for batch in minibatches(fold_in(key(0), number), rows, case.batch):
+                seen += len(batch)
+        return seen / calls
 
     return run
 

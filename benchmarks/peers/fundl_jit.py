@@ -16,25 +16,27 @@ Leaves: TypeAlias = tuple[Tensor, ...]
 
 
 def prepare(case: Case) -> Mapping[str, Run]:
-    """One setting."""
+    """One setting; both where it is told how each goes on."""
     if case.network == "parameters":
         return {"": with_optimizer(case, _update)}
+    if case.network == "dying":
+        return {"scan": with_optimizer(case, _epoch), "step": with_optimizer(case, _training)}
     return {"": with_optimizer(case, _epoch if case.epoch else _training)}
 
 
 def _training(case: Case, optimizer: Transform[S]) -> Run:
     step = jit(train_step(loss_of(case), optimizer), donate="state")
     state = train_state(key(0), model_of(case), optimizer)
-    xs, targets = batches(case)
-    batch = xs[0], targets[0]
+    data = [*zip(*batches(case), strict=True)]
 
     def run(calls: int) -> float:
         nonlocal state
         loss = torch.zeros(())
         with torch.inference_mode():
             for _ in range(calls):
-                state, report = step(state, batch)
-                loss = report.loss
+                for batch in data:
+                    state, report = step(state, batch)
+                    loss = report.loss
         return loss.item()
 
     return run

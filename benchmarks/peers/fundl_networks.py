@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fundl
-from benchmarks.cases import BLOCKS, CLASSES, FEATURES, HEADS, MOMENTUM, TOKENS, WEIGHT_DECAY, Case, Floats
+from benchmarks.cases import CLASSES, DROPPED, FEATURES, HEADS, MOMENTUM, TOKENS, WEIGHT_DECAY, WIDTH, Case, Floats
 from benchmarks.peers import Run
 from fundl import Loss, Model, Transform, tree
 
@@ -82,8 +82,17 @@ def _network(case: Case) -> Model:
             return fundl.compose(fundl.lstm(64, 128), fundl.MeanOfPositions(), fundl.linear(128, CLASSES))
         case "transformer":
             block = fundl.transformer_block(FEATURES, HEADS, causal=True)
-            blocks = fundl.encoder(BLOCKS, block, fundl.layer_norm(FEATURES))
-            return fundl.compose(fundl.embedding(TOKENS, FEATURES), *blocks, fundl.linear(FEATURES, TOKENS))
+            before, after = fundl.embedding(TOKENS, FEATURES), fundl.layer_norm(FEATURES)
+            return fundl.compose(before, *_blocks(case, block), after, fundl.linear(FEATURES, TOKENS))
+        case "deep":
+            return fundl.compose(*_blocks(case, fundl.linear(WIDTH, WIDTH), fundl.ReLU()), fundl.linear(WIDTH, CLASSES))
         case _:
-            layers: list[Model] = [part for sizes in pairwise(case.sizes) for part in (fundl.linear(*sizes), fundl.ReLU())]
-            return tuple(layers[:-1])
+            dropout = [fundl.Dropout(DROPPED)] if case.network == "dropout" else []
+            layers: list[Model] = []
+            for sizes in pairwise(case.sizes):
+                layers += [fundl.linear(*sizes), fundl.ReLU(), *dropout]
+            return tuple(layers[: -1 - len(dropout)])
+
+
+def _blocks(case: Case, *block: Model) -> list[Model]:
+    return [fundl.repeat(case.repeated, *block)] if case.repeat else [*block] * case.repeated

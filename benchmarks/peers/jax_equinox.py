@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from benchmarks.cases import BLOCKS, CLASSES, FEATURES, HEADS, MOMENTUM, TOKENS, WEIGHT_DECAY, Case
+from benchmarks.cases import CLASSES, DROPPED, FEATURES, HEADS, MOMENTUM, TOKENS, WEIGHT_DECAY, WIDTH, Case
 from benchmarks.peers import Run
 
-State: TypeAlias = "tuple[_Network, optax.OptState]"
+State: TypeAlias = "tuple[_Network, optax.OptState, Array | None]"
+"""The last is a key, for the network that draws."""
 
 
 def prepare(case: Case) -> Mapping[str, Run]:
@@ -23,18 +24,23 @@ def prepare(case: Case) -> Mapping[str, Run]:
 
 def _training(case: Case) -> Run:
     network, optimizer, loss_function = _network_of(case), _optimizer_of(case), _loss_of(case)
-    state: State = network, optimizer.init(network)
+    state: State = network, optimizer.init(network), _KEY if case.network == "dropout" else None
     x, target = case.batches()
     xs, targets = jnp.array(x), jnp.array(target)
 
-    def loss_of_batch(network: "_Network", x: Array, target: Array) -> Array:
+    def loss_of_batch(network: "_Network", keys: Array | None, x: Array, target: Array) -> Array:
+        if isinstance(network, _Dropping):
+            assert keys is not None
+            return loss_function(jax.vmap(network)(x, keys), target)
         return loss_function(jax.vmap(network)(x), target)
 
     def step(state: State, batch: tuple[Array, Array]) -> tuple[State, Array]:
-        network, memory = state
-        loss, grads = jax.value_and_grad(loss_of_batch)(network, *batch)
+        network, memory, key = state
+        keys = None if key is None else jax.random.split(key, case.batch + 1)
+        rest = None if keys is None else keys[1:]
+        loss, grads = jax.value_and_grad(loss_of_batch)(network, rest, *batch)
         updates, memory = optimizer.update(grads, memory, network)
-        return (optax.apply_updates(network, updates), memory), loss
+        return (optax.apply_updates(network, updates), memory, None if keys is None else keys[0]), loss
 
     def epoch(state: State, batches: tuple[Array, Array]) -> tuple[State, Array]:
         state, losses = lax.scan(step, state, batches)
@@ -121,7 +127,11 @@ def _empty_network(case: Case) -> "_Network":
         case "lstm":
             return _LSTM()
         case "transformer":
-            return _Transformer()
+            return _Transformer(case)
+        case "deep":
+            return _Deep(case)
+        case "dropout":
+            return _Dropping(case.sizes)
         case _:
             return _Dense(case.sizes)
 
@@ -143,6 +153,60 @@ class _Dense(eqx.Module):
         for layer in self.layers[:-1]:
             x = jax.nn.relu(layer(x))
         return self.layers[-1](x)
+
+
+class _Dropping(eqx.Module):
+    """With a dropout after each activation; equinox's own has numbers among its leaves."""
+
+    layers: list[eqx.nn.Linear]
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self.layers = [_linear(*pair) for pair in pairwise(sizes)]
+
+    def __call__(self, x: Array, key: Array) -> Array:
+        for layer, own in zip(self.layers[:-1], jax.random.split(key, len(self.layers) - 1), strict=True):
+            x = jax.nn.relu(layer(x))
+            kept = jax.random.bernoulli(own, 1 - DROPPED, x.shape)
+            x = jnp.where(kept, x * (1 / (1 - DROPPED)), 0.0)
+        return self.layers[-1](x)
+
+
+class _Hidden(eqx.Module):
+    linear: eqx.nn.Linear
+
+    def __init__(self) -> None:
+        self.linear = _linear(WIDTH, WIDTH)
+
+    def __call__(self, x: Array) -> Array:
+        return jax.nn.relu(self.linear(x))
+
+
+B = TypeVar("B", bound=Callable[[Array], Array])
+
+
+def _blocks(case: Case, make: Callable[[], B]) -> B | list[B]:
+    """Blocks one by one, or as one with its arrays stacked."""
+    return eqx.filter_vmap(make, axis_size=case.repeated)() if case.repeat else [make() for _ in range(case.repeated)]
+
+
+def _through(blocks: B | list[B], x: Array) -> Array:
+    """What blocks make of an input; those that are one are gone through by a loop, whose body is compiled once."""
+    if not isinstance(blocks, list):
+        return lax.scan(lambda x, block: (block(x), None), x, blocks)[0]
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+class _Deep(eqx.Module):
+    blocks: _Hidden | list[_Hidden]
+    last: eqx.nn.Linear
+
+    def __init__(self, case: Case) -> None:
+        self.blocks, self.last = _blocks(case, _Hidden), _linear(WIDTH, CLASSES)
+
+    def __call__(self, x: Array) -> Array:
+        return self.last(_through(self.blocks, x))
 
 
 class _Convolutional(eqx.Module):
@@ -215,20 +279,18 @@ class _Block(eqx.Module):
 
 class _Transformer(eqx.Module):
     embedding: eqx.nn.Embedding
-    blocks: list[_Block]
+    blocks: _Block | list[_Block]
     norm: eqx.nn.LayerNorm
     last: eqx.nn.Linear
 
-    def __init__(self) -> None:
+    def __init__(self, case: Case) -> None:
         self.embedding = eqx.nn.Embedding(TOKENS, FEATURES, key=_KEY)
-        self.blocks = [_Block() for _ in range(BLOCKS)]
+        self.blocks = _blocks(case, _Block)
         self.norm, self.last = eqx.nn.LayerNorm(FEATURES), _linear(FEATURES, TOKENS)
 
     def __call__(self, tokens: Array) -> Array:
-        x = jax.vmap(self.embedding)(tokens)
-        for block in self.blocks:
-            x = block(x)
+        x = _through(self.blocks, jax.vmap(self.embedding)(tokens))
         return jax.vmap(self.last)(jax.vmap(self.norm)(x))
 
 
-_Network: TypeAlias = _Dense | _Convolutional | _LSTM | _Transformer
+_Network: TypeAlias = _Dense | _Dropping | _Deep | _Convolutional | _LSTM | _Transformer

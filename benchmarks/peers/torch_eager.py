@@ -14,6 +14,8 @@ SETTINGS: Final = ("plain", "foreach", "fused")
 
 def prepare(case: Case) -> Mapping[str, Run]:
     """A run for each setting."""
+    if case.network == "rows":
+        return {"randperm": _batches(case)}
     return {setting: (_update if case.network == "parameters" else _training)(case, setting) for setting in SETTINGS}
 
 
@@ -31,6 +33,20 @@ def _training(case: Case, setting: str) -> Run:
                 torch.autograd.backward(loss)
                 optimizer.step()
         return loss.item()
+
+    return run
+
+
+def _batches(case: Case) -> Run:
+    """Without a DataLoader, which puts each row of a batch together by itself."""
+    rows = torch.tensor(case.rows())
+
+    def run(calls: int) -> float:
+        seen = 0
+        for _ in range(calls):
+            for chosen in torch.split(torch.randperm(len(rows)), case.batch):
+                seen += len(rows[chosen])
+        return seen / calls
 
     return run
 

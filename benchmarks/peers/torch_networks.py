@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typing_extensions import override
 
-from benchmarks.cases import BLOCKS, CLASSES, FEATURES, HEADS, MOMENTUM, TOKENS, WEIGHT_DECAY, Case, Floats
+from benchmarks.cases import CLASSES, DROPPED, FEATURES, HEADS, MOMENTUM, TOKENS, WEIGHT_DECAY, Case, Floats
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -69,10 +69,13 @@ def _network(case: Case) -> nn.Module:
         case "lstm":
             return _LSTM()
         case "transformer":
-            return _Transformer()
+            return _Transformer(case.depth)
         case _:
-            layers = [part for sizes in pairwise(case.sizes) for part in (nn.Linear(*sizes), nn.ReLU())]
-            return nn.Sequential(*layers[:-1])
+            dropout = [nn.Dropout(DROPPED)] if case.network == "dropout" else []
+            layers: list[nn.Module] = []
+            for sizes in pairwise(case.sizes):
+                layers += [nn.Linear(*sizes), nn.ReLU(), *dropout]
+            return nn.Sequential(*layers[: -1 - len(dropout)])
 
 
 def _convolutional() -> nn.Module:
@@ -104,10 +107,10 @@ class _LSTM(nn.Module):
 
 
 class _Transformer(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, depth: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(TOKENS, FEATURES)
-        self.blocks = nn.Sequential(*(_Block() for _ in range(BLOCKS)))
+        self.blocks = nn.Sequential(*(_Block() for _ in range(depth)))
         self.norm = nn.LayerNorm(FEATURES)
         self.linear = nn.Linear(FEATURES, TOKENS)
 
