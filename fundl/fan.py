@@ -20,6 +20,11 @@ class Fans(NamedTuple):
     fan_in: float
     fan_out: float
 
+    @property
+    def fan_mean(self) -> float:
+        """The mean of the two."""
+        return (self.fan_in + self.fan_out) / 2
+
 
 def fans(shape: tuple[int, ...]) -> Fans:
     """The fans of a weight whose first axis is that of the outputs, the second that of the inputs.
@@ -60,5 +65,7 @@ def fans_of(record: Record, name: str, leaf: Tensor, leaves: Sequence[Tensor]) -
     if isinstance(record, OwnFans):
         return record.own_fans()
     of_bias: object = getattr(record, name.replace("bias", "weight"), None)
-    matrices = [other for other in (leaf, of_bias, *leaves) if isinstance(other, Tensor) and other.ndim >= 2]
-    return fans(matrices[0].shape) if matrices else Fans(1, 1)
+    for other in (leaf, of_bias, *leaves):
+        if isinstance(other, Tensor) and other.ndim >= 2:
+            return fans(other.shape)
+    return Fans(1, 1)

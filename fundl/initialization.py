@@ -1,7 +1,7 @@
 """Giving a model its parameters: `initialize` goes through a model and draws them all from one key."""
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,39 @@ from fundl.model import output_shape
 from fundl.random import Key
 from fundl.tree import Record, describe
 
-_Own: TypeAlias = dict[int, tuple[str, Tensor]]
-"""The tensors of a record that are not those of an inner record: their places in `tree.flatten`, their fields' names."""
+_CPU: Final = torch.device("cpu")
+_FEW: Final = 8  # leaves, of almost all records
+
+
+class _Leaf(NamedTuple):
+    """A tensor of a record: the name of its field, and how to draw it, if the record says so."""
+
+    name: str
+    tensor: Tensor
+    initializer: Initializer | None
+
+
+class _Part(NamedTuple):
+    """A record of the model, and what is to be drawn for it.
+
+    Args:
+        record: as it is in the model.
+        is_frozen: whether it keeps the values that it has.
+        size: how many leaves it has, those of inner records included.
+        own: its tensors that are not those of an inner record, by their places among its leaves.
+        is_flat: whether its children are its leaves.
+    """
+
+    record: Record
+    is_frozen: bool
+    size: int
+    own: Mapping[int, _Leaf]
+    is_flat: bool
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether it keeps all of its values."""
+        return self.is_frozen and not any(leaf.tensor.is_meta for leaf in self.own.values())
 
 
 @with_suggestions
@@ -49,56 +80,72 @@ def initialize(key: Key, model: P, *, device: torch.device | str | None = None, 
     random.require_key(key)
     require_model(model)
     output_shape(model)  # raises, if layers do not fit together
-    own = [_own_leaves(record) for record in tree.records(model)]
-    _require_initializers(model, own)
+    parts = [_part(record, is_frozen=in_buffer) for record, in_buffer in tree.records_and_buffers(model)]
+    _require_initializers(model, parts)
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"parameters are of a floating-point dtype, such as torch.float32, not {dtype}")
     target = None if device is None else torch.device(device)
     with no_grad():
-        frozen = tree.records_in_buffers(model)
-        turns = zip(random.split(key, len(frozen)), frozen, own, strict=True)
+        turns = zip(parts, _keys(key, parts), strict=True)
 
         def drawn(record: Record) -> Record:
-            own_key, is_frozen, leaves = next(turns)
-            return _drawn(own_key, record, leaves, target, dtype, keep=is_frozen)
+            part, keys = next(turns)
+            return _with_values(part, record, _new_leaves(part, keys, target, dtype)) if part.own else record
 
-        new = tree.map_records(drawn, model)
-        return _settled(new, [not _is_kept(*turn) for turn in zip(frozen, own, strict=True)])
+        return _settled(tree.map_records(drawn, model), parts)
 
 
-def _settled(model: P, is_new: list[bool]) -> P:
+def _settled(model: P, parts: Sequence[_Part]) -> P:
     """The model, in which what depends on a layer's new values is computed from them."""
-    if not any(isinstance(record, Dependent) for record in tree.records(model)):
+    if not any(isinstance(part.record, Dependent) for part in parts):
         return model
-    turns = iter(is_new)
+    turns = iter(parts)
 
     def settled(record: Record) -> Record:
-        return record.with_dependent() if next(turns) and isinstance(record, Dependent) else record
+        is_new = not next(turns).is_kept
+        return record.with_dependent() if is_new and isinstance(record, Dependent) else record
 
     return tree.map_records(settled, model)
 
 
-def _drawn(
-    key: Key, record: Record, own: _Own, device: torch.device | None, dtype: torch.dtype | None, *, keep: bool
-) -> Record:
-    """The record with new values in its own leaves, but for those to keep; inner records wait until it is their turn."""
-    if not own:
-        return record
+def _keys(key: Key, parts: Sequence[_Part]) -> list[Sequence[Key]]:
+    """The keys of each record's leaves: split from its own key, which is split from that of the model."""
+    own = random.split(key, len(parts))
+    most = max((part.size for part in parts if part.own and part.size <= _FEW), default=0)
+    rows = random.split_each(own, most).reshape(-1, 2).unbind()  # few of one call are quicker than just enough of many
+    return [
+        random.split(own[place], part.size).unbind() if part.own and part.size > most else rows[place * most :]
+        for place, part in enumerate(parts)
+    ]
+
+
+def _new_leaves(part: _Part, keys: Sequence[Key], device: torch.device | None, dtype: torch.dtype | None) -> dict[int, Tensor]:
+    """New values for a record's own leaves, by their places; but for those to keep, which go where they are to go."""
+    record, new = part.record, dict[int, Tensor]()
+    tensors = [leaf.tensor for leaf in part.own.values()]
+    for place, (name, old, initializer) in part.own.items():
+        is_meta = old.is_meta
+        to_device = device or (_CPU if is_meta else old.device)
+        to_dtype = old.dtype if dtype is None or not old.is_floating_point() else dtype
+        if initializer is None or to_device.type == "meta" or (part.is_frozen and not is_meta):
+            new[place] = old.to(to_device, to_dtype)
+            continue
+        try:
+            fans = fans_of(record, name, old, tensors)
+            new[place] = _new_leaf(initializer, keys[place], old.shape, fans, dtype=to_dtype, device=to_device)
+        except Exception as error:
+            error.add_note(f"in initialize: {name} of {describe(record)}")
+            raise
+    return new
+
+
+def _with_values(part: _Part, record: Record, new: Mapping[int, Tensor]) -> Record:
+    """The record with other leaves; inner records wait until it is their turn."""
+    if part.is_flat:
+        return tree.renewed(record, {part.own[place].name: leaf for place, leaf in new.items()})
     leaves, structure = tree.flatten(record)
-    keys = random.split(key, len(leaves))
-    for place, (name, leaf) in own.items():
-        to_device = device or (torch.device("cpu") if leaf.is_meta else leaf.device)
-        to_dtype = dtype if dtype is not None and leaf.is_floating_point() else leaf.dtype
-        initializer = _initializer(record, name)
-        if initializer is None or to_device.type == "meta" or (keep and not leaf.is_meta):
-            leaves[place] = leaf.to(to_device, to_dtype)
-        else:
-            own_fans = fans_of(record, name, leaf, [other for _, other in own.values()])
-            try:
-                leaves[place] = _new_leaf(initializer, keys[place], leaf.shape, own_fans, dtype=to_dtype, device=to_device)
-            except Exception as error:
-                error.add_note(f"in initialize: {name} of {describe(record)}")
-                raise
+    for place, leaf in new.items():
+        leaves[place] = leaf
     return tree.unflatten(structure, leaves)
 
 
@@ -113,20 +160,20 @@ def _new_leaf(
     return new
 
 
-def _own_leaves(record: Record) -> _Own:
+def _part(record: Record, *, is_frozen: bool) -> _Part:
     fields = [(name, getattr(record, name)) for name in record.children]
-    inner = {id(leaf) for _, field in fields for part in tree.outer_records(field) for leaf in tree.leaves(part)}
-    named = [(name, leaf) for name, field in fields for leaf in _leaves_of(field)]
-    return {place: (name, leaf) for place, (name, leaf) in enumerate(named) if leaf is not None and id(leaf) not in inner}
-
-
-def _leaves_of(field: object) -> Sequence[Tensor | None]:
-    return [field] if isinstance(field, Tensor) else tree.flatten(field)[0]  # most are one
-
-
-def _is_kept(is_frozen: bool, own: _Own) -> bool:
-    """Whether a record keeps all of its values."""
-    return is_frozen and not any(leaf.is_meta for _, leaf in own.values())
+    is_flat = all(field is None or isinstance(field, Tensor) for _, field in fields)  # as most are
+    if is_flat:
+        leaves, inner = fields, set[int]()
+    else:
+        leaves = [(name, leaf) for name, field in fields for leaf in tree.flatten(field)[0]]
+        inner = {id(leaf) for _, field in fields for part in tree.outer_records(field) for leaf in tree.leaves(part)}
+    own = {
+        place: _Leaf(name, leaf, _initializer(record, name))
+        for place, (name, leaf) in enumerate(leaves)
+        if leaf is not None and id(leaf) not in inner
+    }
+    return _Part(record, is_frozen, len(leaves), own, is_flat)
 
 
 def _initializer(record: Record, name: str) -> Initializer | None:
@@ -139,14 +186,14 @@ def _initializer(record: Record, name: str) -> Initializer | None:
     )
 
 
-def _require_initializers(model: Model, own: list[_Own]) -> None:
+def _require_initializers(model: Model, parts: Sequence[_Part]) -> None:
     """Raise unless every parameter has values or a way to get some."""
-    for record, leaves in zip(tree.records(model), own, strict=True):
-        for name, leaf in leaves.values():
-            if _initializer(record, name) is None and leaf.is_meta:
+    for part in parts:
+        for name, leaf, initializer in part.own.values():
+            if initializer is None and leaf.is_meta:
                 places = zip(tree.paths(model), tree.flatten(model)[0], strict=True)
                 path = next((f"model{path}" for path, other in places if other is leaf), name)  # none of what is stacked
-                raise TypeError(f"{path} has no values, and {_how_to_draw(record, name)}")
+                raise TypeError(f"{path} has no values, and {_how_to_draw(part.record, name)}")
 
 
 def _how_to_draw(record: Record, name: str) -> str:

@@ -70,7 +70,7 @@ class VarianceScaling(Initializer):
 
     @override
     def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
-        fan = {"fan_in": fans.fan_in, "fan_out": fans.fan_out, "fan_mean": (fans.fan_in + fans.fan_out) / 2}[self.mode]
+        fan: float = getattr(fans, self.mode)
         variance = self.scale / (fan or 1)  # where there are no inputs, there is nothing to scale
         if self.distribution == "normal":
             return random.normal(key.to(device), shape, std=math.sqrt(variance), dtype=dtype)

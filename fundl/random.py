@@ -124,6 +124,11 @@ def split(key: Key, count: int = 2) -> Tensor:
     return draws.keys(key, 0, (count, 2), philox.SPLIT)
 
 
+def split_each(keys: Tensor, count: int) -> Tensor:
+    """New keys (n, count, 2) from keys (n, 2): what `split` makes of each."""
+    return draws.keys_of_each(keys, count, philox.SPLIT)
+
+
 # --- Integers -------------------------------------------------------------------------------------------------------
 
 

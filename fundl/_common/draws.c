@@ -70,13 +70,14 @@ static void fill(batch_t* batch, const int64_t* key, uint32_t purpose, uint64_t 
   }
 }
 
-/* Goes through `count` numbers of `words` words each, from a block on: `start` is the first number of a batch, and `size` how
-   many it has. */
-#define FOR_EACH_BATCH(purpose, words)                                                                     \
-  batch_t batch;                                                                                           \
-  for (uint64_t start = 0, size; start < count; start += WORDS / (words))                                  \
-    if (size = count - start < WORDS / (words) ? count - start : WORDS / (words),                          \
-        fill(&batch, key, purpose, (uint64_t)position + start * (words) / 4, (size * (words) + 3) / 4), 1)
+/* Goes through `count` numbers of `words` words each, from a block on, and does so for each key, whose numbers follow those of
+   the key before it in `out`: `start` is the first number of a batch, and `size` how many it has. */
+#define FOR_EACH_BATCH(purpose, position, words)                                                                    \
+  batch_t batch;                                                                                                    \
+  for (const int64_t* const end = key + 2 * keys; key < end; key += 2, out += count)                                \
+    for (uint64_t start = 0, size; start < count; start += WORDS / (words))                                         \
+      if (size = count - start < WORDS / (words) ? count - start : WORDS / (words),                                 \
+          fill(&batch, key, purpose, (uint64_t)(position) + start * (words) / 4, (size * (words) + 3) / 4), 1)
 
 /* The 64 bits of number i of a batch. */
 static inline uint64_t wide(const batch_t* batch, uint64_t i) {
@@ -86,32 +87,34 @@ static inline uint64_t wide(const batch_t* batch, uint64_t i) {
 /* --- Integers --------------------------------------------------------------------------------------------------------- */
 
 /* Words 0 and 1 of each block: two numbers for a key. */
-void fundl_keys(const int64_t* key, int64_t position, uint64_t count, int64_t* out, uint32_t purpose) {
-  FOR_EACH_BATCH(purpose, 2) {
+void fundl_keys(const int64_t* key, uint64_t keys, uint64_t count, int64_t* out, uint32_t purpose, int64_t position) {
+  FOR_EACH_BATCH(purpose, position, 2) {
     for (uint64_t i = 0; i < size; i++) out[start + i] = batch.word[4 * (i / 2) + i % 2];
   }
 }
 
 /* The most significant bits of each word. */
-void fundl_short_integers(const int64_t* key, int64_t position, uint64_t count, int64_t* out, int32_t bits) {
-  FOR_EACH_BATCH(0, 1) {
+void fundl_short_integers(const int64_t* key, uint64_t keys, uint64_t count, int64_t* out, int32_t bits) {
+  FOR_EACH_BATCH(0, 0, 1) {
     for (uint64_t i = 0; i < size; i++) out[start + i] = batch.word[i] >> (32 - bits);
   }
 }
 
 /* Those of each two words. */
-void fundl_long_integers(const int64_t* key, int64_t position, uint64_t count, int64_t* out, int32_t bits) {
-  FOR_EACH_BATCH(0, 2) {
+void fundl_long_integers(const int64_t* key, uint64_t keys, uint64_t count, int64_t* out, int32_t bits) {
+  FOR_EACH_BATCH(0, 0, 2) {
     for (uint64_t i = 0; i < size; i++) out[start + i] = (int64_t)(wide(&batch, i) >> (64 - bits));
   }
 }
 
-/* Whether each word is less than a threshold, from 0 to 2^32. */
-void fundl_booleans(const int64_t* key, int64_t position, uint64_t count, uint8_t* out, uint64_t threshold) {
-  const uint32_t greatest = (uint32_t)(threshold - 1);
-  const uint8_t any = threshold > 0;
-  FOR_EACH_BATCH(0, 1) {
-    for (uint64_t i = 0; i < size; i++) out[start + i] = (batch.word[i] <= greatest) & any;
+/* Whether a word is less than a threshold, from 0 to 2^32. */
+static inline uint8_t is_less(uint32_t word, uint64_t threshold) {
+  return (word <= (uint32_t)(threshold - 1)) & (threshold > 0);
+}
+
+void fundl_booleans(const int64_t* key, uint64_t keys, uint64_t count, uint8_t* out, uint64_t threshold) {
+  FOR_EACH_BATCH(0, 0, 1) {
+    for (uint64_t i = 0; i < size; i++) out[start + i] = is_less(batch.word[i], threshold);
   }
 }
 
@@ -138,17 +141,17 @@ static inline double whole_of_words(uint32_t first, uint32_t second, uint32_t mo
 }
 
 /* Multiples of 2^-bits from 0 up to 1, exact in float32. */
-void fundl_unit_float32(const int64_t* key, int64_t position, uint64_t count, float* out, int32_t bits) {
+void fundl_unit_float32(const int64_t* key, uint64_t keys, uint64_t count, float* out, int32_t bits) {
   const float unit = 1.0f / (float)(1 << bits);
-  FOR_EACH_BATCH(0, 1) {
+  FOR_EACH_BATCH(0, 0, 1) {
     for (uint64_t i = 0; i < size; i++) out[start + i] = (float)(int32_t)(batch.word[i] >> (32 - bits)) * unit;
   }
 }
 
 /* low + k span, where k has so many random bits, but no more than the greatest. */
 void fundl_uniform_float32(
-    const int64_t* key, int64_t position, uint64_t count, float* out, int32_t bits, double span, double low, double greatest) {
-  FOR_EACH_BATCH(0, 1) {
+    const int64_t* key, uint64_t keys, uint64_t count, float* out, int32_t bits, double span, double low, double greatest) {
+  FOR_EACH_BATCH(0, 0, 1) {
     for (uint64_t i = 0; i < size; i++) {
       const double number = (double)(int32_t)(batch.word[i] >> (32 - bits)) * span + low;
       out[start + i] = (float)(number < greatest ? number : greatest);
@@ -157,8 +160,8 @@ void fundl_uniform_float32(
 }
 
 void fundl_uniform_float64(
-    const int64_t* key, int64_t position, uint64_t count, double* out, double span, double low, double greatest) {
-  FOR_EACH_BATCH(0, 2) {
+    const int64_t* key, uint64_t keys, uint64_t count, double* out, double span, double low, double greatest) {
+  FOR_EACH_BATCH(0, 0, 2) {
     for (uint64_t i = 0; i < size; i++) {
       const double number = whole_of_words(batch.word[2 * i], batch.word[2 * i + 1], 0) * span + low;
       out[start + i] = number < greatest ? number : greatest;
@@ -214,8 +217,8 @@ static inline point_t point(const uint32_t* word) {
 }
 
 #define NORMAL(name, type)                                                                                        \
-  void name(const int64_t* key, int64_t position, uint64_t count, type* out, double std, double mean) {          \
-    FOR_EACH_BATCH(0, 2) {                                                                                        \
+  void name(const int64_t* key, uint64_t keys, uint64_t count, type* out, double std, double mean) {          \
+    FOR_EACH_BATCH(0, 0, 2) {                                                                                        \
       type row[WORDS / 2];                                                                                        \
       for (uint64_t i = 0; i < size; i += 2) {                                                                    \
         const point_t found = point(batch.word + 2 * i);                                                          \
@@ -241,12 +244,11 @@ NORMAL(fundl_normal_float64, double)
                                                                                                                   \
   /* The mask, and x masked. */                                                                                   \
   void fundl_dropped_##name(                                                                                      \
-      const int64_t* key, int64_t position, uint64_t count, uint8_t* mask, uint64_t threshold, const type* x,     \
-      type* y, double scale) {                                                                                    \
-    for (uint64_t start = 0; start < count; start += WORDS) {                                                     \
-      const uint64_t size = count - start < WORDS ? count - start : WORDS;                                        \
-      fundl_booleans(key, position + (int64_t)(start / 4), size, mask + start, threshold);                        \
-      fundl_masked_##name(x + start, size, y + start, mask + start, scale);                                       \
+      const int64_t* key, uint64_t keys, uint64_t count, uint8_t* out, uint64_t threshold, const type* x, type* y, \
+      double scale) {                                                                                             \
+    FOR_EACH_BATCH(0, 0, 1) {                                                                                     \
+      for (uint64_t i = 0; i < size; i++) out[start + i] = is_less(batch.word[i], threshold);                     \
+      fundl_masked_##name(x + start, size, y + start, out + start, scale);                                        \
     }                                                                                                             \
   }
 

@@ -24,9 +24,17 @@ Shape = tuple[int, ...]
 def keys(key: Tensor, position: int, shape: Shape, purpose: int) -> Tensor:
     """Keys, (2,) or (n, 2), of the blocks from a position on, as a signed number."""
     if (drawn := _in_c("keys", key)) is not None:
-        return drawn(key, shape, purpose, position=position)
+        return drawn(key, shape, purpose, position)
     positions = torch.arange(math.prod(shape) // 2, device=key.device) + position
     return philox.keys(key, positions, purpose).reshape(shape)
+
+
+def keys_of_each(each: Tensor, count: int, purpose: int) -> Tensor:
+    """So many keys of each of some keys (n, 2), from block 0 on, as (n, count, 2)."""
+    if (drawn := _in_c("keys", each)) is not None:
+        return drawn(each, (count, 2), purpose, 0)
+    positions = torch.arange(count, device=each.device).repeat(len(each))
+    return philox.keys(each.repeat_interleave(count, 0), positions, purpose).reshape(-1, count, 2)
 
 
 def integers(key: Tensor, shape: Shape, bits: int) -> Tensor:
@@ -121,18 +129,18 @@ def _in_pieces(made: Callable[[int, int], Tensor], key: Tensor, shape: Shape, pe
 
 
 class _Draw(Protocol):
-    """A function of draws.c: a tensor of a shape, from a key and what is the function's own; from block 0 on by default.
+    """A function of draws.c: a tensor of a shape, from a key and what is the function's own.
 
     Of keys (..., 2), each of which draws, the axes come first.
     """
 
-    def __call__(self, key: Tensor, shape: Shape, *own: float, position: int = 0) -> Tensor: ...
+    def __call__(self, key: Tensor, shape: Shape, *own: float) -> Tensor: ...
 
 
 _INT, _WORD, _DOUBLE, _ADDRESS = ctypes.c_int32, ctypes.c_uint64, ctypes.c_double, ctypes.c_void_p
-_OF_ALL: Final = (_ADDRESS, ctypes.c_int64, _WORD, _ADDRESS)  # the key, the first block, how many numbers, and where to
+_OF_ALL: Final = (_ADDRESS, _WORD, _WORD, _ADDRESS)  # the keys, how many, how many numbers for each, and where to
 _FUNCTIONS: Final = {  # the dtype of the result, and what is their own
-    "keys": (torch.int64, (ctypes.c_uint32,)),
+    "keys": (torch.int64, (ctypes.c_uint32, ctypes.c_int64)),
     "short_integers": (torch.int64, (_INT,)),
     "long_integers": (torch.int64, (_INT,)),
     "booleans": (torch.bool, (_WORD,)),
@@ -154,7 +162,7 @@ def _in_c(name: str, key: Tensor) -> _Draw | None:
     draw = None if batch is None else _in_c(name, batch.tensors)
     if batch is None or draw is None:
         return None
-    return lambda _, shape, *own, position=0: batch.wrapped(draw(batch.tensors, shape, *own, position=position))
+    return lambda _, shape, *own: batch.wrapped(draw(batch.tensors, shape, *own))
 
 
 @functools.cache
@@ -177,19 +185,14 @@ def _drawing(function: "ctypes._NamedFuncPointer", dtype: torch.dtype, own: tupl
     function.argtypes, function.restype = (*_OF_ALL, *own), None
     empty = torch.empty(0, dtype=dtype, device="cpu").new_empty  # in half the time of torch.empty with these options
 
-    def drawn(key: Tensor, shape: Shape, *own: float, position: int = 0) -> Tensor:
+    def drawn(key: Tensor, shape: Shape, *own: float) -> Tensor:
         words = key if key.is_contiguous() else key.contiguous()
-        if key.ndim > 1:
-            return drawn_for_each(words, shape, *own, position=position)
-        result = empty(shape)
-        function(words.data_ptr(), position, result.numel(), result.data_ptr(), *own)
-        return result
-
-    def drawn_for_each(keys: Tensor, shape: Shape, *own: float, position: int) -> Tensor:
-        result, count = empty((*keys.shape[:-1], *shape)), math.prod(shape)
-        first, to, step = keys.data_ptr(), result.data_ptr(), count * result.itemsize
-        for place in range(keys.numel() // 2):
-            function(first + place * 2 * keys.itemsize, position, count, to + place * step, *own)
+        if key.ndim == 1:
+            result = empty(shape)
+            function(words.data_ptr(), 1, result.numel(), result.data_ptr(), *own)
+        else:
+            result = empty((*key.shape[:-1], *shape))
+            function(words.data_ptr(), key.numel() // 2, math.prod(shape), result.data_ptr(), *own)
         return result
 
     return drawn

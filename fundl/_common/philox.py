@@ -19,7 +19,7 @@ SPLIT: Final = 2
 
 
 def keys(key: Tensor, positions: Tensor, purpose: int) -> Tensor:
-    """The keys (n, 2) at positions (n,): words 0 and 1 of their blocks."""
+    """The keys (n, 2) at positions (n,): words 0 and 1 of their blocks, of one key (2,) or of a key (n, 2) for each."""
     even, odd = blocks(key, positions, purpose)
     return torch.stack((even[0], odd[0]), dim=1)
 
@@ -66,10 +66,10 @@ def philox(even: Tensor, odd: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _round_keys(key: Tensor) -> tuple[Tensor, ...]:
-    """The key of each round (2, 1): its words grow from round to round by two constants, modulo 2**32."""
-    rounds = torch.arange(_ROUNDS, device=key.device).reshape(-1, 1)
-    words = (rounds * _pair(*_WEYL, key.device) + key) & WORD  # (rounds, 2)
-    return words.unsqueeze(2).unbind()
+    """The keys of each round (2, n), of n keys: the words grow from round to round by two constants, modulo 2**32."""
+    rounds = torch.arange(_ROUNDS, device=key.device).reshape(-1, 1, 1)
+    words = (rounds * _pair(*_WEYL, key.device).reshape(2, 1) + key.reshape(-1, 2).t()) & WORD  # (rounds, 2, n)
+    return words.unbind()
 
 
 def _pair(first: int, second: int, device: torch.device) -> Tensor:

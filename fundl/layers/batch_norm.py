@@ -207,10 +207,9 @@ def without_statistics(model: P) -> P:
 
 def _by_batch(model: Model) -> list[BatchNorm | None]:
     """For each record of a model: itself, if it is a BatchNorm that normalises with statistics of the batch in training."""
-    records = zip(tree.records(model), tree.records_in_buffers(model), strict=True)
     return [
         record if isinstance(record, BatchNorm) and not (is_frozen and record.mean is not None) else None
-        for record, is_frozen in records
+        for record, is_frozen in tree.records_and_buffers(model)
     ]
 
 

@@ -107,10 +107,7 @@ def rekey(model: P, key: Key) -> P:
     keys = iter(split(key, count))
 
     def with_key(record: Record) -> Record:
-        if not is_stochastic(record):
-            return record
-        changes = {"key": next(keys)}
-        return attrs.evolve(record, **changes)
+        return tree.renewed(record, {"key": next(keys)}) if is_stochastic(record) else record
 
     return tree.map_records(with_key, model)
 

@@ -58,6 +58,8 @@ def expect(noun: str, size: Size, expected: Size) -> None:
     Traceback (most recent call last):
     fundl.shapes.Misfit: the layer expects 24 features but the input has 25 features
     """
+    if size is expected or (isinstance(size, int) and size == expected):  # most are numbers that fit
+        return
     (given,), (wanted,) = as_found((size,)), as_found((expected,))
     if isinstance(given, Unknown):
         if given is not wanted:
@@ -159,13 +161,12 @@ class Shape(Generic[*Axes]):
     @property
     def front(self) -> Unknown | None:
         """What stands for any number of axes in front, if there is such."""
-        sizes = self.sizes
-        first = sizes[0] if sizes else 0
-        return first if isinstance(first, Unknown) and first.many else None
+        return _front(self.sizes)
 
     def trailing(self, count: int) -> tuple[Size, ...]:
         """The sizes, of which the last `count` are of one axis each: ``*lead, features = shape.trailing(1)``."""
-        sizes, front = self.sizes, self.front
+        sizes = self.sizes
+        front = _front(sizes)
         missing = count - len(sizes) + (front is not None)
         if missing <= 0:
             return sizes
@@ -182,7 +183,8 @@ class Shape(Generic[*Axes]):
 
     def exactly(self, count: int) -> tuple[Size, ...]:
         """The sizes, which must be so many: ``batch, channels, height, width = shape.exactly(4)``."""
-        sizes, front = self.sizes, self.front
+        sizes = self.sizes
+        front = _front(sizes)
         known = len(sizes) - (front is not None)
         if known > count or (known < count and front is None):
             raise Misfit(_axes(count), _axes(known))
@@ -193,6 +195,11 @@ class Shape(Generic[*Axes]):
     @override
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.sizes))})"
+
+
+def _front(sizes: tuple[Size, ...]) -> Unknown | None:
+    first = sizes[0] if sizes else 0
+    return first if isinstance(first, Unknown) and first.many else None
 
 
 AnyShape: TypeAlias = Shape[*tuple[AnySize, ...]]

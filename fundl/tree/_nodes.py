@@ -3,7 +3,7 @@
 import copy
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import cast
+from typing import Final, cast
 
 import attrs
 from torch import Tensor
@@ -43,12 +43,17 @@ def evolved(record: Record, changes: Mapping[str, object]) -> Record:
     return attrs.evolve(record, **{aliases[name]: value for name, value in changes.items()})
 
 
+def renewed(record: Record, changes: Mapping[str, object]) -> Record:
+    """The record with some children changed, past its constructor: in a microsecond, where nothing is to be checked."""
+    return record._with_children(*[changes[name] if name in changes else getattr(record, name) for name in record.children])
+
+
 # --- Records -----------------------------------------------------------------------------------------------------------
 
 
 def records(tree: object) -> list[Record]:
     """Every record of a tree, outer before inner, from left to right; of records that are stacked, each of them."""
-    return [record for record, _ in _records(tree, in_buffer=False)]
+    return [record for record, _ in records_and_buffers(tree)]
 
 
 def outer_records(tree: object) -> list[Record]:
@@ -63,16 +68,28 @@ def _held(tree: object) -> Iterable[object]:
     return tree.values() if isinstance(tree, dict) else ()
 
 
-def records_in_buffers(tree: object) -> list[bool]:
-    """For each of the `records`, whether it is inside a buffer, where none of its tensors is trainable."""
-    return [in_buffer for _, in_buffer in _records(tree, in_buffer=False)]
+def records_and_buffers(tree: object) -> list[tuple[Record, bool]]:
+    """The `records`, each with whether it is inside a buffer, where none of its tensors is trainable."""
+    found: list[tuple[Record, bool]] = []
+    _find(tree, found, in_buffer=False)
+    return found
 
 
-def _records(tree: object, *, in_buffer: bool) -> list[tuple[Record, bool]]:
+def _find(tree: object, found: list[tuple[Record, bool]], *, in_buffer: bool) -> None:
     if not isinstance(tree, Record):
-        return [inner for part in _held(tree) for inner in _records(part, in_buffer=in_buffer)]
-    held = [(part, in_buffer or name not in tree.trainable) for name in tree.children for part in tree.trees_of(name)]
-    return [(tree, in_buffer), *(inner for part, is_buffer in held for inner in _records(part, in_buffer=is_buffer))]
+        for part in _held(tree):
+            _find(part, found, in_buffer=in_buffer)
+        return
+    found.append((tree, in_buffer))
+    for name in tree.children:
+        if _is_tree(getattr(tree, name)):
+            for part in tree.trees_of(name):
+                _find(part, found, in_buffer=in_buffer or name not in tree.trainable)
+
+
+def _is_tree(child: object) -> bool:
+    """Whether there may be records in a child: most are tensors, and have none."""
+    return child is not None and not isinstance(child, Tensor)
 
 
 def misplaced_tensors(tree: object) -> list[str]:
@@ -86,11 +103,22 @@ def misplaced_tensors(tree: object) -> list[str]:
 def static_fields(tree: object, holds: Callable[[object], bool]) -> list[str]:
     """The static fields of a tree's records that hold a thing of some kind, by the names of their classes and their own."""
     return [
-        f"{type(record).__name__}.{field.name}"
+        f"{type(record).__name__}.{name}"
         for record in records(tree)
-        for field in attrs.fields(type(record))
-        if field.name not in record.children and any(holds(leaf) for leaf in flatten(getattr(record, field.name))[0])
+        for name in record._static
+        if _holds(getattr(record, name), holds)
     ]
+
+
+def _holds(value: object, holds: Callable[[object], bool]) -> bool:
+    """Whether a static field is, or a container or record there has, a thing of some kind; numbers and words are none."""
+    if value is None or isinstance(value, _PLAIN):
+        return False
+    return any(map(holds, flatten(value)[0])) if isinstance(value, _NODES) else holds(value)
+
+
+_PLAIN: Final = (int, float, str)
+_NODES: Final = (Record, tuple, list, dict)
 
 
 def map_records(function: Callable[[Record], Record], tree: T) -> T:
@@ -112,10 +140,12 @@ def map_records(function: Callable[[Record], Record], tree: T) -> T:
 def _map_records(function: Callable[[Record], Record], tree: object, seen: tuple[Record, ...] = ()) -> object:
     match tree:
         case Record():
-            new = tree if any(tree is one for one in seen) else function(tree)
+            new = tree if seen and any(tree is one for one in seen) else function(tree)
             seen = seen if new is tree else (*seen, tree)
             changed: dict[str, object] = {}
             for name in new.children:
+                if not _is_tree(getattr(new, name)):
+                    continue
                 before = new.trees_of(name)
                 after = [_map_records(function, part, seen) for part in before]
                 if any(part is not old for part, old in zip(after, before, strict=True)):

@@ -52,10 +52,16 @@ class Record:
     kept_wide: ClassVar[tuple[str, ...]] = ()
     """Those of them that are marked as `STATISTIC`."""
 
+    _static: ClassVar[tuple[str, ...]] = ()
+    """The names of all other fields."""
+
     if TYPE_CHECKING:  # each class has its own, written for its fields
 
         def _with_leaves(self, leaves: Iterator[Tensor], replace: Replace, /) -> Self:
             """The record with its trainable leaves replaced by those that the iterator gives."""
+
+        def _with_children(self, *children: object) -> Self:
+            """The record with other children, in the order of `children`."""
 
     else:  # a checker must see the constructor that attrs writes, not this one
 
@@ -172,6 +178,7 @@ def _find_children(cls: type[Record]) -> None:
     children = [field for field in fields if _holds_tensors(annotations[field.name])]
     cls.children = tuple(field.name for field in children)
     cls.trainable = tuple(field.name for field in children if "fundl.buffer" not in field.metadata)
+    cls._static = tuple(field.name for field in fields if field.name not in cls.children)
     cls.kept_wide = tuple(field.name for field in children if "fundl.statistic" in field.metadata)
 
 
@@ -229,7 +236,6 @@ _GRADIENT_DOC: Final = (
 def _write_functions(cls: type[Record]) -> None:
     """Write what takes records of a class apart, and what puts them together, for optree and for the class itself."""
     names = [field.name for field in attrs.fields(cls)]
-    static = [name for name in names if name not in cls.children]
     stores = {name: _store(cls, name) for name in names}
     scope: dict[str, object] = {f"store_{name}": store for name, store in stores.items()}
     scope |= {"__cls": cls, "__new": object.__new__, "Tensor": Tensor, "names": cls.children}
@@ -247,15 +253,19 @@ def _write_functions(cls: type[Record]) -> None:
         function.__doc__ = _GRADIENT_DOC
         return function
 
-    children, others = ("".join(f"record.{name}, " for name in held) for held in (cls.children, static))
+    children, others = ("".join(f"record.{name}, " for name in held) for held in (cls.children, cls._static))
     apart = define(_APART.format(children=children, static=others), "apart", scope)
     places = {name: f"children[{place}]" for place, name in enumerate(cls.children)}
-    places |= {name: f"static[{place}]" for place, name in enumerate(static)}
+    places |= {name: f"static[{place}]" for place, name in enumerate(cls._static)}
     register_node(cls, apart, made("together", ["static", "children"], places))
     renewed = {
         name: f"next(leaves) if isinstance(part := self.{name}, Tensor) else replace(part, leaves)" for name in cls.trainable
     }
-    late = {"gradient": gradient, "_with_leaves": lambda: made("_with_leaves", ["self", "leaves", "replace"], renewed)}
+    late = {
+        "gradient": gradient,
+        "_with_leaves": lambda: made("_with_leaves", ["self", "leaves", "replace"], renewed),
+        "_with_children": lambda: made("_with_children", ["self", *cls.children], {name: name for name in cls.children}),
+    }
     if init := constructor.new_constructor(cls, cls.trainable, stores):
         late["__init__"] = init
     for name, write in late.items():
