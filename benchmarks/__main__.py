@@ -59,8 +59,8 @@ def main(
             turns = 0 if check else rounds
             found, losses[name] = training(CASES[name], peers, rounds=turns, seconds=seconds, patience=patience)
             outcomes += found
-            if CASES[name].network == "dropout":
-                del losses[name]  # each draws by itself
+            if CASES[name].network == "dropout" or CASES[name].looped:
+                del losses[name]  # each draws by itself; and after so many steps, the order of each sum has told
             if CASES[name].network == "dying" and not check:
                 outcomes += long_training(CASES[name], peers)
         elif not check:

@@ -97,7 +97,7 @@ def growths(outcomes: Iterable[Outcome]) -> list[str]:
     for each in outcomes:
         if isinstance(each, Measured) and each.grows:
             family = each.name.removesuffix(f"-{each.grows}")
-            families.setdefault((family, each.peer), {})[each.grows] = median(each.values) / each.grows
+            families.setdefault((family, each.peer), {})[each.grows] = min(each.values) / each.grows
     rows = []
     for (family, peer), sizes in families.items():
         least = sizes[min(sizes)]
@@ -187,7 +187,8 @@ Above 1, the peer takes longer. Each cell: the median over the rounds of the rat
 - `deep`, `blocks`: linear layers of 64, and the transformer's blocks with 1 x 128 tokens; by `repeat`, one record has the
   parameters of all blocks, stacked, and JAX loops through them.
 - `first` and `last`: a hundred steps of Adam on single points, early and late in a long training (see there).
-- `rows`: once through data in random batches of 1,000; `steps`: so many steps of Adam, batch 1, as one call.
+- `rows`: once through data in random batches of 1,000; `steps`: so many steps of Adam, batch 1, as one call, whose losses
+  after so long are not compared. fundl returns what each step reports, 12 bytes, JAX the last loss alone.
 - `memory`: what a step takes at most beyond what the process holds between steps, as Linux counts its pages. JAX goes on
   holding what it took for the LSTM, so that its steps seem to take nothing.
 - `compile`: the first step in a new process, with empty caches and with full ones, of `disk-adam-10` or the case named.
@@ -203,11 +204,12 @@ processors. The column `processors` of the CSV says how many each kept busy."""
 
 
 _GROWTH: Final = """\
-Time, or memory, for each layer, row, step or example: how many times that of the smallest of its kind. Where it stays about 1,
-all grows linearly; below 1, what is the same for any size still counts."""
+Time, or memory, for each layer, row, step or example: how many times that of the smallest of its kind, both the least of all
+rounds. Where it stays about 1, all grows linearly; below 1, what is the same for any size still counts."""
 _SLOWING: Final = """\
-How many times as long as early in a training, in its steps 100 to 600, a step takes late, in the last 500 of 20,000. The units
-that died have left a third of Adam's moments as numbers so small that some processors take much longer for each."""
+How many times as long as early in a training, in its steps 100 to 600, a step takes late, in the last 500 of 20,000; of both the
+quickest hundred. The units that died have left a third of Adam's moments as numbers so small that some processors take much
+longer for each: Intel's take over a hundred cycles, AMD's a few."""
 
 
 def _table(rows: Sequence[Ratio], base: str) -> list[str]:
