@@ -207,9 +207,9 @@ _GROWTH: Final = """\
 Time, or memory, for each layer, row, step or example: how many times that of the smallest of its kind, both the least of all
 rounds. Where it stays about 1, all grows linearly; below 1, what is the same for any size still counts."""
 _SLOWING: Final = """\
-How many times as long as early in a training, in its steps 100 to 600, a step takes late, in the last 500 of 20,000; of both the
-quickest hundred. The units that died have left a third of Adam's moments as numbers so small that some processors take much
-longer for each: Intel's take over a hundred cycles, AMD's a few."""
+How many times as long as early in a training, in its steps 100 to 600, a step takes late, in the last 500 of 20,000; of
+both the quickest hundred. The units that died have left a third of Adam's moments as numbers so small that some processors take
+much longer for each: Intel's take over a hundred cycles, AMD's a few."""
 
 
 def _table(rows: Sequence[Ratio], base: str) -> list[str]:

@@ -225,7 +225,7 @@ _LATE: Final = slice(-5, None)
 
 
 def long_training(case: Case, peers: Sequence[str], *, calls: int = LONG) -> list[Outcome]:
-    """Seconds of calls early and late in a training: `first-` and `last-`. Each peer by itself, from the first parameters on.
+    """The processor's seconds of calls early and late in a training, `first-` and `last-`: each peer is by itself.
 
     Args:
         case: what is trained; a call has a hundred steps.

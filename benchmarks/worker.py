@@ -8,7 +8,7 @@ It reads one request a line, and answers with one line of JSON, which has number
     losses CALLS    the losses of the first calls, one by one
     time SECONDS    the seconds and the processor's seconds of a call, measured over as many calls as take about so long
     memory          the bytes that a call takes at most, beyond what the process had before it
-    long CALLS      the seconds of each of so many calls, from the first parameters on; the first of them compiles
+    long CALLS      the processor's seconds of each of so many calls, from the first parameters on; the first of them compiles
 
 What frameworks print goes to standard error.
 """
@@ -92,7 +92,7 @@ class Worker:
 
 
 def _each(run: Run, calls: int) -> list[float]:
-    return [_timed(run, 1)[0] for _ in range(calls)]
+    return [_timed(run, 1)[1] for _ in range(calls)]
 
 
 def _timed(run: Run, calls: int) -> tuple[float, float]:
