@@ -48,7 +48,7 @@ from fundl.optim.lion import _ScaleByLion
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.rms import _ScaleByRMS
 from fundl.optim.scaling import ScaleByLearningRate, _Scale
-from fundl.optim.sgd import _Trace
+from fundl.optim.sgd import _SGD, _Trace
 
 # By name: what comes before a colon is the public function that makes it.
 OPTIMIZERS: Final[dict[str, AnyTransform]] = {
@@ -154,6 +154,8 @@ def parts_of(transform: AnyTransform) -> list[AnyTransform]:
             if transform.decoupled:
                 return [transform.moments, transform.decay, transform.rate]
             return [transform.decay, transform.moments, transform.rate]
+        case _SGD():
+            return [transform.decay, transform.trace, transform.rate]
         case Accumulate() | DynamicLossScale():
             return [transform.transform]
         case _:
@@ -168,6 +170,7 @@ def formula(transform: AnyTransform, grads: Flat, memory: Memory, params: Flat) 
 
 @formula.register(_Chain)
 @formula.register(_Adam)
+@formula.register(_SGD)
 def _(transform: AnyTransform, grads: Flat, memory: Memory, params: Flat) -> Flat:
     for place, part in enumerate(parts_of(transform)):
         grads = formula(part, grads, memory.part(place), params)

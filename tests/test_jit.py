@@ -400,7 +400,7 @@ def test_what_was_donated_is_not_to_be_used_again(steps: int) -> None:
         lambda: jit(advance)(run, x),
         lambda: torch.stack(run.moments),
     ):
-        with pytest.raises(DonatedError, match="was donated to a compiled function, which wrote its result over it"):
+        with pytest.raises(DonatedError, match="was donated to a compiled function or a step, which wrote its result over it"):
             use()
     again, _ = compiled(after, x)
     assert all(bool(leaf.isfinite().all()) for leaf in tree.leaves(again))

@@ -627,8 +627,8 @@ TRAINING: Final[tuple[Case, ...]] = (
         "train_step(optimizer, mse)",
         TypeError,
         "a loss is a function of a prediction and a target that returns its value and its gradient, such as"
-        " mse, not _Chain(transforms=(AddDecayedWeights(weight_decay=0.0, where=None), _Trace(momentum=0.0,"
-        " dampening=0.0, nesterov=False), ScaleByLearningRate(rate=0.1)))",
+        " mse, not _SGD(decay=AddDecayedWeights(weight_decay=0.0, where=None), trace=_Trace(momentum=0.0,"
+        " dampening=0.0, nesterov=False), rate=ScaleByLearningRate(rate=0.1))",
     ),
     Case(
         "train_step(mse, adam)",
@@ -754,13 +754,13 @@ TRAINING: Final[tuple[Case, ...]] = (
     Case(
         "optimizer.zero_grad()",
         AttributeError,
-        "'_Chain' object has no attribute 'zero_grad': gradients are values that value_and_grad returns, and"
+        "'_SGD' object has no attribute 'zero_grad': gradients are values that value_and_grad returns, and"
         " nothing adds to them",
     ),
     Case(
         "optimizer.param_groups",
         AttributeError,
-        "'_Chain' object has no attribute 'param_groups': an optimizer holds no parameters: its init(model) makes its state",
+        "'_SGD' object has no attribute 'param_groups': an optimizer holds no parameters: its init(model) makes its state",
     ),
 )
 

@@ -304,7 +304,6 @@ def test_an_alias_is_a_chain(alias: AnyTransform, parts: AnyTransform) -> None:
 
 
 def test_aliases_that_are_plain_chains_are_equal_to_them() -> None:
-    assert sgd(0.1, momentum=0.9, weight_decay=0.2) == chain(add_decayed_weights(0.2), trace(0.9), scale_by_learning_rate(0.1))
     assert lion(0.1, weight_decay=0.2) == chain(scale_by_lion(), add_decayed_weights(0.2), scale_by_learning_rate(0.1))
     assert rmsprop(0.1, centered=True) == chain(
         add_decayed_weights(0.0), scale_by_rms(centered=True), trace(0.0), scale_by_learning_rate(0.1)
@@ -508,8 +507,8 @@ def test_it_is_the_same_on_an_accelerator(optimizer: AnyTransform) -> None:
 def test_the_fused_kernel_is_for_plain_tensors_of_one_kind() -> None:
     plain = (torch.ones(2, 3), torch.ones(3))
     columns = Columns(plain, plain, plain, plain, ())
-    assert can_fuse(columns)
-    assert can_fuse(columns._replace(max_second_moment=plain))
+    assert can_fuse(*columns)
+    assert can_fuse(*columns._replace(max_second_moment=plain))
     others: list[Tensors] = [
         (torch.ones(3, 2).t(), torch.ones(3)),
         (torch.ones(2, 3), torch.ones(3).expand(3)[:1].expand(3)),
@@ -520,9 +519,9 @@ def test_the_fused_kernel_is_for_plain_tensors_of_one_kind() -> None:
     ]
     for other in others:
         for name in Columns._fields:
-            assert not can_fuse(Columns(**{**columns._asdict(), name: other})), name
+            assert not can_fuse(*Columns(**{**columns._asdict(), name: other})), name
     with FakeTensorMode():
-        assert not can_fuse(columns)
+        assert not can_fuse(*columns)
 
 
 def test_a_whole_model_is_optimized() -> None:

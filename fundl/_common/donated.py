@@ -1,13 +1,13 @@
-"""The error for using what was donated to a compiled function, see `fundl.jit`: of a tensor, or of a record."""
+"""The error for using what was donated, to a compiled function (`fundl.jit`) or a step (`fundl.train_step`)."""
 
 
 class DonatedError(RuntimeError):
-    """Something was used after it was donated to a compiled function."""
+    """Something was used after it was donated to a compiled function or a step."""
 
 
 def refusal(kind: str) -> str:
     """The message of the error, for a tensor or a record."""
     return (
-        f"this {kind} was donated to a compiled function, which wrote its result over it: go on with the result, keep a copy"
-        " (tree.map(torch.clone, ...)) from before the call, or compile without donate"
+        f"this {kind} was donated to a compiled function or a step, which wrote its result over it: go on with the result, keep"
+        " a copy (tree.map(torch.clone, ...)) from before the call, or do without donate"
     )

@@ -50,7 +50,9 @@ def train_state(keys: Tensor, models: Ensemble[P], optimizer: Transform[S]) -> T
     return attrs.evolve(train_state_of_one(keys[0], models, of_runs(optimizer)), key=keys)
 
 
-def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[Ensemble[P], S, X, Target, Prediction]:
+def train_step(
+    loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False
+) -> Step[Ensemble[P], S, X, Target, Prediction]:
     """The step of all runs at once: of each what `train_step` does.
 
         state, report = step(state, (x, target))
@@ -59,6 +61,7 @@ def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[
         loss: of one run; see `each` for what it may do.
         optimizer: that made the state. One that looks at more than each number by itself (`clip_by_global_norm`, a weight
             decay with a predicate, one of your own) takes the runs one after the other, and R times as long.
+        donate: as `train_step` of one run takes it.
 
     Shape:
         x (R, B, ...), target (R, B, ...), `Report.loss` (R,), `Report.prediction` (R, B, ...)
@@ -71,7 +74,7 @@ def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[
     >>> report
     Report(loss=float32[3], prediction=float32[3, 4, 1])
     """
-    return step_of(MANY, loss, of_runs(optimizer))
+    return step_of(MANY, loss, of_runs(optimizer), donate=donate)
 
 
 def fit(
@@ -83,16 +86,17 @@ def fit(
     metric: Metric[Prediction, Target] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
     evaluate_every: int = 1,
+    donate: bool = False,
     progress: "bool | Console" = True,
 ) -> tuple[TrainState[Ensemble[P], S], tuple[tuple[Epoch, ...], ...]]:
     """The training of an ensemble: of each run what `fit` does.
 
     Args:
         step: makes the next state, as that of `ensemble.train_step` does.
-        state: to begin with; it stays as it is.
+        state: to begin with; it stays as it is, unless it is donated.
         batches: of an epoch, for all runs: as `fit` takes them, but that a function has the epoch's keys, one for each run:
             ``lambda keys: ensemble.minibatches(keys, data, 10)``.
-        epochs, evaluate_every: see `fit`.
+        epochs, evaluate_every, donate: see `fit`.
         metric: of one run, to be measured on the training batches as well.
         evaluate: measures one model, on other data; it is called for each.
         progress: as `fit` takes it; shown are the means over the runs.
@@ -116,7 +120,7 @@ def fit(
     >>> [history[-1].step for history in histories]
     [50, 50, 50]
     """
-    run = Run(MANY, step, state, batches, metric)
+    run = Run(MANY, step, state, batches, metric, donate=donate)
     of_one = None if evaluate is None else lambda ensemble: evaluate(ensemble.models)
     state, history = fold(run, epochs, of_one, evaluate_every, progress)
     return state, tuple(zip(*history, strict=True)) if history else ((),) * len(state.key)

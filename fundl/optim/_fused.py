@@ -1,16 +1,17 @@
-"""The fused kernel of Adam: one pass over the memory, in place, where the formula would take a dozen."""
+"""Fused kernels: one pass over the memory, in place, where a formula would take several."""
 
 from itertools import compress
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from fundl._common.modes import is_traced
+from fundl._common.modes import is_untraced
 from fundl.optim.flat import Tensors, copies
 
 
 class Columns(NamedTuple):
-    """What the kernel works on: leaf by leaf the params, their gradients, and Adam's moments."""
+    """What the kernel of Adam works on: leaf by leaf the params, their gradients, and Adam's moments."""
 
     params: Tensors
     grads: Tensors
@@ -29,23 +30,31 @@ class Columns(NamedTuple):
         return Columns(new[:n], self.grads, new[n : 2 * n], new[2 * n : 3 * n], new[3 * n :])
 
 
-def can_fuse(columns: Columns) -> bool:
-    """Whether the kernel, which trusts whoever calls it, computes what the formula says.
+def read_by_kernels(rate: float | Tensor) -> float | Tensor:
+    """A rate as the kernels read it: those of devices read float32, that of the CPU takes any number."""
+    return rate.to(torch.float32) if isinstance(rate, Tensor) and not rate.is_cpu else rate
+
+
+def can_fuse(params: Tensors, *columns: Tensors) -> bool:
+    """Whether a fused kernel, which trusts whoever calls it, computes what the formula says.
+
+    Args:
+        params: the leaves.
+        columns: what belongs to them, leaf by leaf; or nothing, where the kernel takes that for none.
 
     It takes all memory for that of contiguous tensors of the first one's shape, dtype and device. It is not for traces
     either: there a compiler fuses the formula, with what comes before and after it.
     """
-    if is_traced():
+    first, shapes = params[0], [leaf.shape for leaf in params]
+    if not is_untraced(first) or not (first.is_cpu or first.is_cuda) or not _alike(params, first):
         return False
-    params, grads, first, second, greatest = columns
-    tensors = params + grads + first + second + greatest
-    shapes, n = [tensor.shape for tensor in tensors], len(params)
-    return (
-        len(grads) == len(first) == len(second) == n
-        and len(greatest) in {0, n}
-        and shapes == shapes[:n] * (len(shapes) // n)
-        and len({tensor.dtype for tensor in tensors}) == 1
-        and all(map(Tensor.is_contiguous, tensors))
-        and params[0].device == grads[0].device == first[0].device == second[0].device == (greatest or first)[0].device
-        and (params[0].is_cpu or params[0].is_cuda)
-    )
+    for column in columns:
+        if column and not (
+            column[0].device == first.device and _alike(column, first) and [tensor.shape for tensor in column] == shapes
+        ):
+            return False
+    return True
+
+
+def _alike(tensors: Tensors, first: Tensor) -> bool:
+    return {tensor.dtype for tensor in tensors} == {first.dtype} and all(map(Tensor.is_contiguous, tensors))

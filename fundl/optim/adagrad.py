@@ -35,6 +35,7 @@ class AdagradState(Record):
 @attrs.frozen
 class _ScaleByAdagrad(Transform[AdagradState]):
     elementwise = True
+    writes_over = True
 
     initial: float = attrs.field(validator=non_negative)
     epsilon: float = attrs.field(validator=non_negative)
@@ -47,8 +48,16 @@ class _ScaleByAdagrad(Transform[AdagradState]):
     def change(self, grads: Tensors, state: AdagradState, params: Tensors) -> tuple[Tensors, AdagradState]:
         require_fit(state.square_sum, grads)
         square_sum = torch._foreach_addcmul(state.square_sum, grads, grads)
-        root = torch._foreach_add(torch._foreach_sqrt(square_sum), self.epsilon)
-        return torch._foreach_div(grads, root), AdagradState(square_sum)
+        return self._divided(grads, square_sum), AdagradState(square_sum)
+
+    @override
+    def change_over(self, grads: Tensors, state: AdagradState, params: Tensors) -> tuple[Tensors, AdagradState]:
+        require_fit(state.square_sum, grads)
+        torch._foreach_addcmul_(state.square_sum, grads, grads)
+        return self._divided(grads, state.square_sum), state
+
+    def _divided(self, grads: Tensors, square_sum: Tensors) -> Tensors:
+        return torch._foreach_div(grads, torch._foreach_add(torch._foreach_sqrt(square_sum), self.epsilon))
 
 
 def scale_by_adagrad(*, initial: float = 0.0, epsilon: float = 1e-10) -> Transform[AdagradState]:

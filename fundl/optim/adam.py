@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
-from fundl.optim._fused import Columns, can_fuse
+from fundl.optim._fused import Columns, can_fuse, read_by_kernels
 from fundl.optim.decay import AddDecayedWeights, DecayState, Predicate
 from fundl.optim.flat import StateError, Tensors, new_count, require_fit, times, zeros_like
 from fundl.optim.rate import Rate
@@ -40,6 +40,7 @@ class AdamState(Record):
 @attrs.frozen
 class _ScaleByAdam(Transform[AdamState]):
     elementwise = True
+    writes_over = True
 
     beta1: float = attrs.field(validator=fraction)
     beta2: float = attrs.field(validator=fraction)
@@ -54,12 +55,21 @@ class _ScaleByAdam(Transform[AdamState]):
     @override
     def change(self, grads: Tensors, state: AdamState, params: Tensors) -> tuple[Tensors, AdamState]:
         columns, count = self.columns(grads, grads, state), state.count + 1
-        if not can_fuse(columns):
+        if not _can_fuse(columns):
             return self._formula(grads, state, count)
         new = columns.unshared()
         torch._foreach_zero_(new.params)  # from 0, a step of rate -1 leads to the direction
         self.write(new, count, -1.0)
         return new.params, self.next_state(state, count, new)
+
+    @override
+    def change_over(self, grads: Tensors, state: AdamState, params: Tensors) -> tuple[Tensors, AdamState]:
+        columns = self.columns(zeros_like(grads), grads, state)
+        if not _can_fuse(columns):
+            return self.change(grads, state, params)
+        self.write(columns, state.count.add_(1), -1.0)
+        self.keep_greatest_over(state)
+        return columns.params, state
 
     def columns(self, params: Tensors, grads: Tensors, state: AdamState) -> Columns:
         """What of the state the kernel needs, beside the params and gradients that it belongs to."""
@@ -72,6 +82,11 @@ class _ScaleByAdam(Transform[AdamState]):
         """The state after a step of the kernel."""
         greatest = new.max_second_moment or _greatest(state, new.second_moment)
         return AdamState(count, new.first_moment, new.second_moment, greatest)
+
+    def keep_greatest_over(self, state: AdamState) -> None:
+        """What is left to do of `next_state` where the kernel wrote over the state."""
+        if state.max_second_moment and not self.amsgrad:
+            torch._foreach_maximum_(state.max_second_moment, state.second_moment)
 
     def _formula(self, grads: Tensors, state: AdamState, count: Tensor) -> tuple[Tensors, AdamState]:
         require_fit(state.first_moment, grads)
@@ -92,16 +107,14 @@ class _ScaleByAdam(Transform[AdamState]):
     def write(
         self, columns: Columns, count: Tensor, rate: float | Tensor, *, weight_decay: float = 0.0, decoupled: bool = False
     ) -> None:
-        """Run the fused kernel, which writes the next params and moments over what `Columns.unshared` made."""
+        """Run the fused kernel, which writes the next params and moments over the columns."""
         if not columns.params:
             return
-        if isinstance(rate, Tensor) and not rate.is_cpu:
-            rate = rate.to(torch.float32)  # what the kernels of devices read; that of the CPU takes any number
         kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
         kernel(
             *columns,
             (count.to(torch.float32),) * len(columns.params),
-            lr=rate,
+            lr=read_by_kernels(rate),
             beta1=self.beta1,
             beta2=self.beta2,
             weight_decay=weight_decay,
@@ -155,6 +168,8 @@ AdamChainState: TypeAlias = tuple[AdamState, DecayState, RateState]
 class _Adam(Transform[AdamChainState]):
     """Moments, weight decay and learning rate: a chain, whose step on the params is a fused kernel where that can be."""
 
+    writes_over = True
+
     moments: _ScaleByAdam
     decay: AddDecayedWeights
     rate: ScaleByLearningRate
@@ -178,11 +193,35 @@ class _Adam(Transform[AdamChainState]):
     @override
     def move(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamChainState]:
         columns = self.moments.columns(params, grads, state[0])
-        if can_fuse(columns):
+        if _can_fuse(columns):
             return self._move_fused(columns, state)
         updates, moments = self._direction(grads, state, params)
         moved, rate = self.rate.move(updates, state[2], params)
         return moved, (moments, state[1], rate)
+
+    @override
+    def change_over(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamChainState]:
+        moments, decay, rate = state
+        if not self.decoupled:
+            grads, _ = self.decay.change(grads, decay, params)
+        updates, moments = self.moments.change_over(grads, moments, params)
+        if self.decoupled:
+            updates, _ = self.decay.change(updates, decay, params)
+        updates, _ = self.rate.change_over(updates, rate, params)
+        return updates, state if moments is state[0] else (moments, decay, rate)
+
+    @override
+    def move_over(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamChainState]:
+        moments, _, rate_state = state
+        columns = self.moments.columns(params, grads, moments)
+        if not _can_fuse(columns):
+            return self.move(grads, state, params)
+        rate = self.rate.rate_at(rate_state)
+        count = moments.count.add_(1)
+        self._write(columns, state, count, rate)
+        self.moments.keep_greatest_over(moments)
+        self.rate.count_over(rate_state)
+        return params, state
 
     def _direction(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamState]:
         moments, decay, _ = state
@@ -194,14 +233,22 @@ class _Adam(Transform[AdamChainState]):
     def _move_fused(self, columns: Columns, state: AdamChainState) -> tuple[Tensors, AdamChainState]:
         moments, decay, rate_state = state
         rate, next_rate_state = self.rate.next_rate(rate_state)
-        new, count, mask = columns.unshared(), moments.count + 1, self.decay.mask(decay, columns.grads)
-        weight_decay = self.decay.weight_decay
-        if False not in mask:
-            self.moments.write(new, count, rate, weight_decay=weight_decay, decoupled=self.decoupled)
-        else:
-            self.moments.write(new.rows(mask), count, rate, weight_decay=weight_decay, decoupled=self.decoupled)
-            self.moments.write(new.rows(tuple(not on for on in mask)), count, rate)
+        new, count = columns.unshared(), moments.count + 1
+        self._write(new, state, count, rate)
         return new.params, (self.moments.next_state(moments, count, new), decay, next_rate_state)
+
+    def _write(self, columns: Columns, state: AdamChainState, count: Tensor, rate: float | Tensor) -> None:
+        """Run the kernel on the leaves that decay, and on those that do not."""
+        mask, weight_decay = self.decay.mask(state[1], columns.grads), self.decay.weight_decay
+        if False not in mask:
+            self.moments.write(columns, count, rate, weight_decay=weight_decay, decoupled=self.decoupled)
+        else:
+            self.moments.write(columns.rows(mask), count, rate, weight_decay=weight_decay, decoupled=self.decoupled)
+            self.moments.write(columns.rows(tuple(not on for on in mask)), count, rate)
+
+
+def _can_fuse(columns: Columns) -> bool:
+    return bool(columns.first_moment and columns.second_moment) and can_fuse(*columns)
 
 
 @with_suggestions

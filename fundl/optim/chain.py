@@ -44,22 +44,38 @@ class _Chain(Transform[States]):
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> States:
         return cast("States", tuple(transform.start(leaves, paths) for transform in self.transforms))
 
+    @property
+    @override
+    def writes_over(self) -> bool:
+        return all(transform.writes_over for transform in self.transforms)
+
     @override
     def change(self, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
-        return self._through(self.transforms[-1].change, grads, state, params)
+        return self._through([transform.change for transform in self.transforms], grads, state, params)
 
     @override
     def move(self, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
-        return self._through(self.transforms[-1].move, grads, state, params)
+        rules: list[AnyRule] = [transform.change for transform in self.transforms[:-1]]
+        return self._through([*rules, self.transforms[-1].move], grads, state, params)
 
-    def _through(self, last: AnyRule, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
-        """What comes of the rule of the last transform, which may be a kernel of its own, after the changes of all others."""
+    @override
+    def change_over(self, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
+        return self._through([transform.change_over for transform in self.transforms], grads, state, params)
+
+    @override
+    def move_over(self, grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
+        rules: list[AnyRule] = [transform.change_over for transform in self.transforms[:-1]]
+        return self._through([*rules, self.transforms[-1].move_over], grads, state, params)
+
+    def _through(self, rules: list[AnyRule], grads: Tensors, state: States, params: Tensors) -> tuple[Tensors, States]:
+        """What comes of one rule after the other: the last may be a kernel that moves the params."""
         states: list[object] = []
-        for transform, inner in zip(self.transforms[:-1], state[:-1], strict=True):
-            grads, next_inner = transform.change(grads, inner, params)
+        results, same = grads, True
+        for rule, inner in zip(rules, state, strict=True):
+            results, next_inner = rule(results, inner, params)
             states.append(next_inner)
-        results, last_state = last(grads, state[-1], params)
-        return results, cast("States", (*states, last_state))
+            same = same and next_inner is inner
+        return results, state if same else cast("States", tuple(states))
 
     @override
     def weighed(self, weight: float | Tensor) -> Self:

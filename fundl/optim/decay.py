@@ -47,6 +47,8 @@ class DecayState(Record):
 class AddDecayedWeights(Transform[DecayState]):
     """See `add_decayed_weights`."""
 
+    writes_over = True  # its state is static
+
     weight_decay: float = attrs.field(validator=non_negative)
     where: Predicate | None = None
 

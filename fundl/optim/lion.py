@@ -33,6 +33,7 @@ class LionState(Record):
 @attrs.frozen
 class _ScaleByLion(Transform[LionState]):
     elementwise = True
+    writes_over = True
 
     beta1: float = attrs.field(validator=fraction)
     beta2: float = attrs.field(validator=fraction)
@@ -44,11 +45,20 @@ class _ScaleByLion(Transform[LionState]):
     @override
     def change(self, grads: Tensors, state: LionState, params: Tensors) -> tuple[Tensors, LionState]:
         require_fit(state.momentum, grads)
+        sign = self._sign(grads, state)
+        return sign, LionState(torch._foreach_lerp(state.momentum, grads, 1 - self.beta2))
+
+    @override
+    def change_over(self, grads: Tensors, state: LionState, params: Tensors) -> tuple[Tensors, LionState]:
+        require_fit(state.momentum, grads)
+        sign = self._sign(grads, state)
+        torch._foreach_lerp_(state.momentum, grads, 1 - self.beta2)
+        return sign, state
+
+    def _sign(self, grads: Tensors, state: LionState) -> Tensors:
         direction = torch._foreach_lerp(state.momentum, grads, 1 - self.beta1)
-        momentum = torch._foreach_lerp(state.momentum, grads, 1 - self.beta2)
-        sign = torch._foreach_sign(direction)
         # torch.sign says that of NaN it is 0, and nothing would tell; 0 times NaN, and 0 times infinity, is NaN.
-        return torch._foreach_add(sign, direction, alpha=0), LionState(momentum)
+        return torch._foreach_add(torch._foreach_sign(direction), direction, alpha=0)
 
 
 def scale_by_lion(*, beta1: float = 0.9, beta2: float = 0.99) -> Transform[LionState]:

@@ -36,6 +36,7 @@ class RMSState(Record):
 @attrs.frozen
 class _ScaleByRMS(Transform[RMSState]):
     elementwise = True
+    writes_over = True
 
     decay: float = attrs.field(validator=fraction)
     epsilon: float = attrs.field(validator=non_negative)
@@ -47,19 +48,32 @@ class _ScaleByRMS(Transform[RMSState]):
 
     @override
     def change(self, grads: Tensors, state: RMSState, params: Tensors) -> tuple[Tensors, RMSState]:
-        require_fit(state.square, grads)
+        self._require_fit(state, grads)
         square = torch._foreach_lerp(state.square, torch._foreach_mul(grads, grads), 1 - self.decay)
-        variance, mean = square, state.mean
-        if mean:
-            require_fit(mean, grads)
-            mean = torch._foreach_lerp(mean, grads, 1 - self.decay)
+        mean = torch._foreach_lerp(state.mean, grads, 1 - self.decay) if state.mean else ()
+        return self._divided(grads, square, mean), RMSState(square, mean)
+
+    @override
+    def change_over(self, grads: Tensors, state: RMSState, params: Tensors) -> tuple[Tensors, RMSState]:
+        self._require_fit(state, grads)
+        torch._foreach_lerp_(state.square, torch._foreach_mul(grads, grads), 1 - self.decay)
+        if state.mean:
+            torch._foreach_lerp_(state.mean, grads, 1 - self.decay)
+        return self._divided(grads, state.square, state.mean), state
+
+    def _require_fit(self, state: RMSState, grads: Tensors) -> None:
+        require_fit(state.square, grads)
+        if state.mean:
+            require_fit(state.mean, grads)
+        elif self.centered:
+            raise StateError("centered=True", "a mean of the gradients")
+
+    def _divided(self, grads: Tensors, square: Tensors, mean: Tensors) -> Tensors:
+        variance = square
         if self.centered:
-            if not mean:
-                raise StateError("centered=True", "a mean of the gradients")
             # Rounding must not make the root's argument negative, as it does once all gradients are alike.
             variance = torch._foreach_clamp_min(torch._foreach_addcmul(square, mean, mean, value=-1), 0)
-        root = torch._foreach_add(torch._foreach_sqrt(variance), self.epsilon)
-        return torch._foreach_div(grads, root), RMSState(square, mean)
+        return torch._foreach_div(grads, torch._foreach_add(torch._foreach_sqrt(variance), self.epsilon))
 
 
 def scale_by_rms(*, decay: float = 0.99, epsilon: float = 1e-8, centered: bool = False) -> Transform[RMSState]:

@@ -58,6 +58,7 @@ class ScaleByLearningRate(Transform[RateState]):
     """See `scale_by_learning_rate`."""
 
     elementwise = True
+    writes_over = True
 
     rate: Rate = attrs.field(validator=learning_rate)
 
@@ -79,16 +80,41 @@ class ScaleByLearningRate(Transform[RateState]):
             return torch._foreach_sub(params, times(grads, rate)), state
         return torch._foreach_add(params, grads, alpha=-rate), state
 
+    @override
+    def change_over(self, grads: Tensors, state: RateState, params: Tensors) -> tuple[Tensors, RateState]:
+        updates, _ = self.change(grads, state, params)
+        self.count_over(state)
+        return updates, state
+
+    @override
+    def move_over(self, grads: Tensors, state: RateState, params: Tensors) -> tuple[Tensors, RateState]:
+        rate = self.rate_at(state)
+        if isinstance(rate, Tensor):
+            torch._foreach_sub_(params, times(grads, rate))
+        else:
+            torch._foreach_add_(params, grads, alpha=-rate)
+        self.count_over(state)
+        return params, state
+
     def next_rate(self, state: RateState) -> tuple[float | Tensor, RateState]:
         """The rate of this step, and the state after it."""
+        rate = self.rate_at(state)
+        return rate, state if state.count is None else RateState(state.count + 1)
+
+    def rate_at(self, state: RateState) -> float | Tensor:
+        """The rate of this step."""
         if type(state) is not RateState:
             raise TypeError("the state is of another transform")
-        count = state.count
         if isinstance(self.rate, (float, int)):  # a third faster than the union
-            return self.rate, state if count is None else RateState(count + 1)
-        if count is None:
+            return self.rate
+        if state.count is None:
             raise StateError("a learning rate that is a schedule (or has a rate_decay)", "a count of steps")
-        return value_at(self.rate, count), RateState(count + 1)
+        return value_at(self.rate, state.count)
+
+    def count_over(self, state: RateState) -> None:
+        """Write the state after this step over it: the rate, which may be the count itself, is of no more use."""
+        if state.count is not None:
+            state.count.add_(1)
 
 
 def scale_by_learning_rate(rate: Rate) -> Transform[RateState]:

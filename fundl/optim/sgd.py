@@ -9,11 +9,11 @@ from typing_extensions import override
 
 from fundl._common.numbers import non_negative
 from fundl._common.suggestions import with_suggestions
-from fundl.optim.chain import chain
-from fundl.optim.decay import DecayState, add_decayed_weights
+from fundl.optim._fused import can_fuse, read_by_kernels
+from fundl.optim.decay import AddDecayedWeights, DecayState
 from fundl.optim.flat import StateError, Tensors, copies, new_count, require_fit, times, zeros_like
 from fundl.optim.rate import Rate
-from fundl.optim.scaling import RateState, scale_by_learning_rate
+from fundl.optim.scaling import RateState, ScaleByLearningRate
 from fundl.optim.transform import Transform
 from fundl.tree import Record
 
@@ -36,6 +36,7 @@ class TraceState(Record):
 @attrs.frozen
 class _Trace(Transform[TraceState]):
     elementwise = True
+    writes_over = True
 
     momentum: float = attrs.field(validator=non_negative)
     dampening: float = attrs.field(validator=non_negative)
@@ -56,22 +57,46 @@ class _Trace(Transform[TraceState]):
 
     @override
     def change(self, grads: Tensors, state: TraceState, params: Tensors) -> tuple[Tensors, TraceState]:
-        if not state.trace:
-            if self.momentum:
-                raise StateError(f"momentum={self.momentum}", "a trace of the gradients")
+        if not self._has_trace(state, grads):
             return grads, state
-        require_fit(state.trace, grads)
         count = None if state.count is None else state.count + 1
         if self.momentum == 0:
             return grads, TraceState(copies(grads), count)
-        if self.dampening and state.count is None:
-            raise StateError(f"dampening={self.dampening}", "a count of steps")
-        damped = grads
+        total = torch._foreach_add(self._damped(grads, state), state.trace, alpha=self.momentum)
+        return self._direction(grads, total), TraceState(total, count)
+
+    @override
+    def change_over(self, grads: Tensors, state: TraceState, params: Tensors) -> tuple[Tensors, TraceState]:
+        if not self._has_trace(state, grads):
+            return grads, state
+        if self.momentum == 0:
+            torch._foreach_copy_(state.trace, grads)
+        else:
+            for damped, total in zip(self._damped(grads, state), state.trace, strict=True):
+                torch.add(damped, total, alpha=self.momentum, out=total)
         if state.count is not None:
-            damped = times(grads, 1 - self.dampening * (state.count > 0).to(torch.float64))
-        total = torch._foreach_add(damped, state.trace, alpha=self.momentum)
-        updates = torch._foreach_add(grads, total, alpha=self.momentum) if self.nesterov else total
-        return updates, TraceState(total, count)
+            state.count.add_(1)
+        return grads if self.momentum == 0 else self._direction(grads, state.trace), state
+
+    def _has_trace(self, state: TraceState, grads: Tensors) -> bool:
+        """Whether the state, which must be one for this transform, gathers anything."""
+        if not state.trace:
+            if self.momentum:
+                raise StateError(f"momentum={self.momentum}", "a trace of the gradients")
+            return False
+        require_fit(state.trace, grads)
+        if self.momentum and self.dampening and state.count is None:
+            raise StateError(f"dampening={self.dampening}", "a count of steps")
+        return True
+
+    def _damped(self, grads: Tensors, state: TraceState) -> Tensors:
+        """What of the gradients is added to the trace."""
+        if state.count is None:
+            return grads
+        return times(grads, 1 - self.dampening * (state.count > 0).to(torch.float64))
+
+    def _direction(self, grads: Tensors, total: Tensors) -> Tensors:
+        return torch._foreach_add(grads, total, alpha=self.momentum) if self.nesterov else total
 
 
 def trace(momentum: float, *, dampening: float = 0.0, nesterov: bool = False) -> Transform[TraceState]:
@@ -100,13 +125,89 @@ def trace(momentum: float, *, dampening: float = 0.0, nesterov: bool = False) ->
 SGDState: TypeAlias = tuple[DecayState, TraceState, RateState]
 
 
+@final
+@attrs.frozen
+class _SGD(Transform[SGDState]):
+    """Weight decay, momentum and learning rate: a chain, whose step on the params is a fused kernel where it can be."""
+
+    elementwise = True
+    writes_over = True
+
+    decay: AddDecayedWeights
+    trace: _Trace
+    rate: ScaleByLearningRate
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> SGDState:
+        return self.decay.start(leaves, paths), self.trace.start(leaves, paths), self.rate.start(leaves, paths)
+
+    @override
+    def change(self, grads: Tensors, state: SGDState, params: Tensors) -> tuple[Tensors, SGDState]:
+        updates, trace = self.trace.change(self._decayed(grads, state, params), state[1], params)
+        updates, rate = self.rate.change(updates, state[2], params)
+        return updates, (state[0], trace, rate)
+
+    @override
+    def move(self, grads: Tensors, state: SGDState, params: Tensors) -> tuple[Tensors, SGDState]:
+        decay, trace, rate_state = state
+        if self._can_fuse(grads, trace, params):
+            rate, rate_state = self.rate.next_rate(rate_state)
+            new = copies(params + trace.trace)
+            new_params, total = new[: len(params)], new[len(params) :]
+            self._write(new_params, grads, total, rate)
+            return new_params, (decay, TraceState(total, None), rate_state)
+        updates, trace = self.trace.change(self._decayed(grads, state, params), trace, params)
+        moved, rate_state = self.rate.move(updates, rate_state, params)
+        return moved, (decay, trace, rate_state)
+
+    @override
+    def change_over(self, grads: Tensors, state: SGDState, params: Tensors) -> tuple[Tensors, SGDState]:
+        updates, _ = self.trace.change_over(self._decayed(grads, state, params), state[1], params)
+        return self.rate.change_over(updates, state[2], params)[0], state
+
+    @override
+    def move_over(self, grads: Tensors, state: SGDState, params: Tensors) -> tuple[Tensors, SGDState]:
+        _, trace, rate_state = state
+        if self._can_fuse(grads, trace, params):
+            self._write(params, grads, trace.trace, self.rate.rate_at(rate_state))
+            self.rate.count_over(rate_state)
+        else:
+            updates, _ = self.trace.change_over(self._decayed(grads, state, params), trace, params)
+            self.rate.move_over(updates, rate_state, params)
+        return params, state
+
+    def _decayed(self, grads: Tensors, state: SGDState, params: Tensors) -> Tensors:
+        return self.decay.change(grads, state[0], params)[0]
+
+    def _can_fuse(self, grads: Tensors, trace: TraceState, params: Tensors) -> bool:
+        """Whether there is a kernel: one that dampens would have to know which step is the first."""
+        counts = self.trace.dampening != 0 or trace.count is not None
+        return bool(self.trace.momentum and trace.trace) and not counts and can_fuse(params, grads, trace.trace)
+
+    def _write(self, params: Tensors, grads: Tensors, trace: Tensors, rate: float | Tensor) -> None:
+        """Write the next params and the next trace over these."""
+        torch._fused_sgd_(
+            params,
+            grads,
+            trace,
+            weight_decay=self.decay.weight_decay,
+            momentum=self.trace.momentum,
+            lr=read_by_kernels(rate),
+            dampening=0.0,
+            nesterov=self.trace.nesterov,
+            maximize=False,
+            is_first_step=False,
+        )
+
+
 @with_suggestions
 def sgd(
     rate: Rate, *, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False, weight_decay: float = 0.0
 ) -> Transform[SGDState]:
     """Stochastic gradient descent: p = p - rate g, where weight decay and momentum may change g before.
 
-    It is ``chain(add_decayed_weights(weight_decay), trace(momentum, ...), scale_by_learning_rate(rate))``.
+    It computes ``chain(add_decayed_weights(weight_decay), trace(momentum, ...), scale_by_learning_rate(rate))``, and `step`
+    does so in one fused kernel where there is momentum.
 
     Args:
         rate: the learning rate, a number of 0 or more or a schedule.
@@ -121,11 +222,7 @@ def sgd(
     >>> optimizer.step(torch.tensor([1.0, -1.0]), optimizer.init(params), params)[0]
     tensor([0.9000, 1.1000])
     """
-    return chain(
-        add_decayed_weights(weight_decay),
-        trace(momentum, dampening=dampening, nesterov=nesterov),
-        scale_by_learning_rate(rate),
-    )
+    return _SGD(AddDecayedWeights(weight_decay), _Trace(momentum, dampening, nesterov), ScaleByLearningRate(rate))
 
 
 @with_suggestions

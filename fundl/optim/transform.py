@@ -103,6 +103,29 @@ class Transform(ABC, Generic[S]):
         return torch._foreach_add(params, updates), state
 
     @property
+    def writes_over(self) -> bool:
+        """Whether there is a `change_over` that writes: whoever writes one says so by ``writes_over = True``."""
+        return False
+
+    def change_over(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        """What `change` gives, to the bit, where nobody else holds the state: the next one may be written over it.
+
+        What is written over is returned as it is, the same tuples and the same records.
+        """
+        return self.change(grads, state, params)
+
+    def move_over(self, grads: Tensors, state: S, params: Tensors) -> tuple[Tensors, S]:
+        """What `move` gives, to the bit, where nobody else holds the state and the params: both may be written over.
+
+        It is `change_over` and an addition in place; whoever writes a `move` writes this as well.
+        """
+        if not self.writes_over:
+            return self.move(grads, state, params)
+        updates, state = self.change_over(grads, state, params)
+        torch._foreach_add_(params, updates)
+        return params, state
+
+    @property
     def elementwise(self) -> bool:
         """Whether the change of each number depends only on its own gradients, and not on a norm, or on its path.
 
@@ -155,21 +178,30 @@ class Transform(ABC, Generic[S]):
         """The next params, and the next state: `update` and `apply_updates` in one, and faster; it takes what that takes."""
         return self._run(self.move, grads, state, params)
 
-    def _run(self, rule: Rule[S], grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
-        """Apply a rule for flat tuples of tensors to trees."""
+    def step_over(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
+        """`step`, for whoever alone holds the state and the params, and uses neither again: it may write over them.
+
+        Nothing looks after that here; `train_step` with ``donate=True`` does.
+        """
+        return self._run(self.move_over, grads, state, params, over=True)
+
+    def _run(self, rule: Rule[S], grads: P, state: State[P, S], params: P, *, over: bool = False) -> tuple[P, State[P, S]]:
+        """Apply a rule for flat tuples of tensors to trees; the results may be `over` the params and the state."""
         with no_grad():
             flat_grads, flat_params, halves = flatten_alike(grads, params, name="grads")
             refuse_tape(flat_grads, flat_params)
+            wide_params = all_widened(flat_params) if halves else flat_params
             try:
-                if halves:
-                    results, inner = rule(all_widened(flat_grads), state.inner, all_widened(flat_params))
-                else:
-                    results, inner = rule(flat_grads, state.inner, flat_params)
+                results, inner = rule(all_widened(flat_grads) if halves else flat_grads, state.inner, wide_params)
             except StateError:
                 raise
             except Exception as error:
                 self._require_state(state, params, error)
                 raise
+            if over and results is wide_params:
+                if halves:
+                    torch._foreach_copy_(flat_params, results)
+                return params, state if inner is state.inner else State(inner)
             if halves:
                 results = all_narrowed(results, flat_params)
             return tree.with_trainable_leaves(params, results), State(inner)
@@ -197,6 +229,8 @@ class Stateless(Transform[tuple[()]]):
     """A transform that remembers nothing: whoever derives from it writes `updates`."""
 
     __slots__ = ()
+
+    writes_over = True  # there is nothing to write
 
     @abstractmethod
     def updates(self, grads: Tensors) -> Tensors:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby, islice
-from typing import Final, Generic, Literal, TypeAlias, TypeVar
+from typing import ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
 
 from torch import Tensor
 from typing_extensions import override
@@ -13,6 +13,7 @@ from fundl._compiling import inductor, torch_private
 from fundl._compiling.scan import Scanned, scan
 from fundl._compiling.tracing import TraceError
 from fundl.training._progress import Progress
+from fundl.training._signals import HeldSignals
 
 S = TypeVar("S")
 B = TypeVar("B")
@@ -39,12 +40,31 @@ def pays(steps: int, model: object) -> bool:
 class StepRunner(Generic[S, B, R]):
     """Takes steps one by one: each goes from a state and a batch to the next state and a report."""
 
+    writes_over: ClassVar[bool] = False
+    """Whether steps write over a state that nobody else holds, and leave any other as it is."""
+
     def __init__(self, step: Callable[[S, B], tuple[S, R]]) -> None:
         self.step = step
 
-    def take(self, state: S, batches: Iterable[B]) -> Iterator[tuple[S, B, R, int]]:
-        """The states after some steps, their batches and reports, and how many these are; 0 for one without a first axis."""
+    def take(self, state: S, batches: Iterable[B], signals: HeldSignals) -> Iterator[tuple[S, B, R, int]]:  # noqa: ARG002
+        """The states after some steps, their batches and reports, and how many these are; 0 for one without a first axis.
+
+        The signals may be held; whoever takes a state releases them once it has it.
+        """
         for batch in batches:
+            state, report = self.step(state, batch)
+            yield state, batch, report, 0
+
+
+class DonatingStepRunner(StepRunner[S, B, R]):
+    """Takes steps of `train_step` that donate, one by one: a signal leaves no state half-written."""
+
+    writes_over = True
+
+    @override
+    def take(self, state: S, batches: Iterable[B], signals: HeldSignals) -> Iterator[tuple[S, B, R, int]]:
+        for batch in batches:
+            signals.hold()
             state, report = self.step(state, batch)
             yield state, batch, report, 0
 
@@ -64,12 +84,12 @@ class CompiledStepRunner(StepRunner[S, B, R]):
         self._kind: _Kind | None = None
 
     @override
-    def take(self, state: S, batches: Iterable[B]) -> Iterator[tuple[S, B, R, int]]:
+    def take(self, state: S, batches: Iterable[B], signals: HeldSignals) -> Iterator[tuple[S, B, R, int]]:
         for kind, group in _groups(batches):
             self._kind = self._kind or kind
             many = self._compiled(state, group[0]) if kind == self._kind else None
             if many is None:
-                for taken in super().take(state, group):
+                for taken in super().take(state, group, signals):
                     state = taken[0]
                     yield taken
             else:

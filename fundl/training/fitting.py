@@ -17,7 +17,7 @@ from fundl.training._progress import Progress, show
 from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner, pays
 from fundl.training.evaluation import Evaluation
 from fundl.training.interruption import Interrupted, Left
-from fundl.training.run import Batches, Epoch, Run
+from fundl.training.run import Batches, Epoch, Run, one_by_one
 from fundl.training.step import Report, S, Step, TrainState, X
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def fit(
     evaluate: Callable[[P], Evaluation] | None = None,
     evaluate_every: int = 1,
     compile: Compile = "auto",  # noqa: A002  # what it does; nobody compiles Python here
+    donate: bool = False,
     progress: "bool | Console" = True,
 ) -> tuple[TrainState[P, S], tuple[Epoch, ...]]:
     """A training run: the fold of a step over the batches of some epochs.
@@ -47,7 +48,7 @@ def fit(
     Args:
         step: makes the next state, as that of `train_step` does. It runs in inference mode, and nothing else does. It may be
             one that `jit` compiled.
-        state: to begin with; it stays as it is, and is copied, also where the step donates.
+        state: to begin with; it stays as it is, also where the step donates, unless `donate` says otherwise.
         batches: of an epoch. A function of the epoch's key: ``lambda key: minibatches(key, data, 10)``; or anything that
             gives pairs (x, target) each time it is gone through: a list, a DataLoader. x and target are what the model and
             the loss take: tensors, or any trees of them, and not of one length or structure in all batches.
@@ -59,6 +60,10 @@ def fit(
         compile: whether to compile the step, and run many as one call: see `scan`. Batches unlike the first, such as a smaller
             last one, are run as they are. "auto" does so where it saves more time than compiling may take: in runs of many
             steps, as far as the length of the batches tells; and if it can be done.
+        donate: whether `state` is used up, and so is the state before each epoch: for a model that fills the memory. Then a run
+            takes the memory of one state, that of the params and of what the optimizer remembers, and not of two beside the
+            given one (of which nobody else must hold a part: ``del model``). What it costs: of an epoch at whose end a loss or
+            a parameter is not finite, nothing is left but the error.
         progress: whether to show a bar (on a terminal) or some lines (elsewhere) on standard error; or where to show them.
 
     Returns:
@@ -85,9 +90,9 @@ def fit(
     def runner_for(steps: int, shown: Progress) -> StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]:
         if pays(steps * epochs, state.model) if compile == "auto" else compile:
             return CompiledStepRunner(step, shown, insist=compile is True)
-        return StepRunner(step)
+        return one_by_one(step)
 
-    run = Run(ONE, step, state, batches, metric, runner_for)
+    run = Run(ONE, step, state, batches, metric, runner_for, donate)
     state, history = fold(run, epochs, evaluate, evaluate_every, progress)
     return state, tuple([epoch for (epoch,) in history])
 

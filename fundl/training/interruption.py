@@ -2,6 +2,7 @@
 
 from typing import Self, cast
 
+from fundl._common.donated import DonatedError
 from fundl.layer import P
 from fundl.training.run import Epoch
 from fundl.training.step import S, TrainState
@@ -50,9 +51,12 @@ def last_good(error: BaseException, state: TrainState[P, S]) -> tuple[TrainState
         state: that was given to `fit`.
 
     Returns:
-        The state after the last step that left the model finite (after an error that was found at the end of an epoch, that
-        before the epoch), and the history of the epochs that were finished. Of an error that does not come from a `fit`, the
-        given state and an empty history.
+        The state after the last step that left the model finite (after an error that was found at the end of an epoch, or in
+        the midst of an optimizer's update, that before the epoch), and the history of the epochs that were finished. Of an
+        error that does not come from a `fit`, the given state and an empty history.
+
+    Raises:
+        DonatedError: no such state is left: `fit` was given ``donate=True``, and wrote over the one before the epoch.
 
     >>> import torch
     >>> from fundl import fit, initialize, key, last_good, linear, mse, sgd, train_state, train_step
@@ -69,6 +73,11 @@ def last_good(error: BaseException, state: TrainState[P, S]) -> tuple[TrainState
     """
     notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, Left)]
     left = error if isinstance(error, Interrupted) else notes[-1] if notes else None
-    if left is None or not isinstance(left.state, TrainState):
+    if left is None:
         return state, ()
+    if not isinstance(left.state, TrainState):
+        raise DonatedError(
+            "no good state is left: with donate=True, fit wrote over the one before the epoch, and what it wrote is not finite,"
+            " or not whole: fit without donate keeps one"
+        ) from error
     return cast("TrainState[P, S]", left.state), left.history  # a run's states are all of the type of the first

@@ -8,9 +8,11 @@ from typing import Final, Generic, TypeAlias, final
 
 import attrs
 import torch
+from torch import Tensor
 
 from fundl import random, tree
 from fundl._common.modes import callers_mode, inference_mode
+from fundl._compiling.donation import clear_fields
 from fundl.data import Minibatches
 from fundl.layer import P, Prediction, Target
 from fundl.metrics import Metric
@@ -18,9 +20,10 @@ from fundl.random import Key
 from fundl.runs import Runs, T
 from fundl.training._means import Means, for_any_use
 from fundl.training._progress import Progress
-from fundl.training._step_runner import StepRunner
+from fundl.training._signals import HeldSignals
+from fundl.training._step_runner import DonatingStepRunner, StepRunner
 from fundl.training.evaluation import Evaluation
-from fundl.training.step import Report, S, Step, TrainState, X
+from fundl.training.step import Report, S, Step, TrainState, X, donating_of
 
 Batches: TypeAlias = Callable[[Key], Iterable[tuple[X, Target]]] | Iterable[tuple[X, Target]]
 """The batches (x, target) of an epoch: as a function of the epoch's key, or something to go through once per epoch."""
@@ -58,11 +61,12 @@ class Run(Generic[P, S, X, Target, Prediction]):
     Args:
         runs: whether it is of one model, or of an ensemble.
         step: makes the next state.
-        good: the state at the end of the last epoch, whose numbers were all finite. Steps never see its tensors: a step that
-            donates, or writes, uses up others.
+        good: the state at the end of the last epoch, whose numbers were all finite. No step writes over its tensors, unless
+            it is donated.
         batches: of an epoch.
         metric: to be measured on them; None for none.
         runner_for: how steps are taken, where an epoch is of so many, as far as is known; None for one by one.
+        donate: whether each epoch uses up the good state that it begins with.
     """
 
     runs: Runs
@@ -71,6 +75,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
     batches: Batches[X, Target]
     metric: Metric[Prediction, Target] | None
     runner_for: Callable[[int, Progress], _Runner[P, S, X, Target, Prediction]] | None = None
+    donate: bool = False
     epochs: int = attrs.field(default=0, init=False)  # how many were finished
     examples: int = attrs.field(default=0, init=False)  # of all runs, in the last epoch
     _current: TrainState[P, S] = attrs.field(init=False)
@@ -83,27 +88,48 @@ class Run(Generic[P, S, X, Target, Prediction]):
                 f"the state is what train_state(key, model, optimizer) makes, or a step or fit returned, not"
                 f" {tree.describe(self.good)}"
             )
-        self._current = tree.map(torch.clone, self.good)
+        self._current = self.good
 
     def epoch(self, shown: Progress) -> tuple[Epoch, ...]:
         """Make an epoch; its state is `good` once all is well with its numbers."""
         start, first_step, number = time.perf_counter(), int(self.good.step), self.epochs + 1
         means = self._go_through(first_step, shown)
         results = self._results(means, number, first_step)
-        good = tree.map(torch.clone, self._current)
         last_step = first_step + self._steps
-        self._require_finite(good.model, f"epoch {number}, step {last_step}")
-        self.good, self.epochs, self.examples = good, number, means.examples * len(results)
+        self._require_finite(self._current.model, f"epoch {number}, step {last_step}")
+        self._keep()
+        self.epochs, self.examples = number, means.examples * len(results)
         seconds = time.perf_counter() - start
         return tuple([Epoch(number, last_step, of_run, None, seconds) for of_run in results])
 
-    def last(self) -> TrainState[P, S]:
-        """The state after the last step, if all is well with it; else the last good one."""
+    def last(self) -> TrainState[P, S] | None:
+        """The state after the last step, if all is well with it; else the last good one, if that was not donated."""
         try:
             state = for_any_use(self._current)
-            return state if _not_finite(state.model) is None else self.good
+            if _not_finite(state.model) is None:
+                return state
         except Exception:  # a step used it up and made no other, or there is no memory for copies
-            return self.good
+            pass
+        return None if self.donate else self.good
+
+    def _begin(self, runner: _Runner[P, S, X, Target, Prediction]) -> None:
+        """Find the state that the first step of an epoch is given, and may use up."""
+        if self.donate:
+            self._current = attrs.evolve(self.good)
+            clear_fields(self.good)
+        elif runner.writes_over:
+            self._current = attrs.evolve(self.good)  # both hold its tensors, so that the first step makes new ones
+        elif self._current is self.good:
+            self._current = tree.map(torch.clone, self.good)
+
+    def _keep(self) -> None:
+        """Take the state of the last step for good."""
+        if self._runner is not None and self._runner.writes_over:
+            self._current = self.good = tree.map(_as_any_other, self._current)
+        elif self.donate:
+            self._current = self.good = for_any_use(self._current)
+        else:
+            self.good = tree.map(torch.clone, self._current)
 
     def _go_through(self, first_step: int, shown: Progress) -> Means[Prediction, Target]:
         """Make a step of each batch."""
@@ -111,13 +137,15 @@ class Run(Generic[P, S, X, Target, Prediction]):
         batches = self.batches(self._epoch_key(first_step)) if callable(self.batches) else self.batches
         steps = operator.length_hint(batches) or self._steps
         if self._runner is None:
-            self._runner = StepRunner(self.step) if self.runner_for is None else self.runner_for(steps, shown)
+            self._runner = one_by_one(self.step) if self.runner_for is None else self.runner_for(steps, shown)
         source = batches if type(batches) in _OURS else _outside(callers_mode(), batches)
         # Inference mode makes small kernels cheaper by a tenth. Only the steps run in it: a user's code that makes batches, or
         # measures, may do with tensors what it forbids.
-        with inference_mode():
-            for after, (x, target), report, count in self._runner.take(self._current, source):
+        self._begin(self._runner)
+        with HeldSignals() as signals, inference_mode():
+            for after, (x, target), report, count in self._runner.take(self._current, source, signals):
                 self._current = after
+                signals.release()
                 if count:
                     means.add_many(x, target, report)
                 else:
@@ -159,6 +187,21 @@ class Run(Generic[P, S, X, Target, Prediction]):
                     f"the model{whose} is no longer finite after the last step of {place}: model{path} holds nan or inf."
                     f" {_ADVICE}"
                 )
+
+
+def one_by_one(step: Step[P, S, X, Target, Prediction]) -> _Runner[P, S, X, Target, Prediction]:
+    """What takes steps as they are, and writes over the states where it can."""
+    donating = donating_of(step)
+    return StepRunner(step) if donating is None else DonatingStepRunner(donating)
+
+
+def _as_any_other(leaf: Tensor) -> Tensor:
+    """A tensor over the memory of one that was made in inference mode, and that nobody else is going to use."""
+    if not leaf.is_inference():
+        return leaf
+    return torch.empty(0, dtype=leaf.dtype, device=leaf.device).set_(
+        leaf.untyped_storage(), leaf.storage_offset(), leaf.size(), leaf.stride()
+    )
 
 
 _OURS: Final = frozenset({list, tuple, Minibatches})

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeAlias, TypeVar, cast, final
+from typing import Final, Generic, TypeAlias, TypeVar, cast, final
 
 import attrs
 import torch
@@ -11,8 +11,10 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from fundl import random, tree
 from fundl._common.checks import require_loss, require_model
-from fundl._common.modes import no_grad
+from fundl._common.modes import is_untraced, no_grad
+from fundl._common.ownership import Ownership
 from fundl._common.running import Pass
+from fundl._compiling.donation import clear_fields
 from fundl.layer import Loss, P, Prediction, Target
 from fundl.layers.dropout import is_stochastic, rekey
 from fundl.optim.loss_scale import scaled
@@ -88,7 +90,9 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
     return TrainState(model, optimizer.init(model), key, torch.zeros((), dtype=torch.int64, device=key.device))
 
 
-def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[P, S, X, Target, Prediction]:
+def train_step(
+    loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False
+) -> Step[P, S, X, Target, Prediction]:
     """The step of a training run: forward, loss, backward, update, as one pure function.
 
         state, report = step(state, (x, target))
@@ -105,6 +109,11 @@ def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[
     Args:
         loss: from a prediction and its target to the loss and its gradient.
         optimizer: that made the state.
+        donate: whether the state that a step is given is used up by it: whoever uses that state again is told so by a
+            `DonatedError`. The next state, the same to the bit, is then written over the tensors of the old one, which saves
+            time and memory. What somebody else can see stays as it is: where another variable holds the model, or a part of
+            it (``state.model[0].weight``, an array over its memory), new tensors are made, as without `donate`. `fit` writes
+            over its own states in any case.
 
     >>> from fundl import initialize, key, linear, mse, sgd, train_state, train_step
     >>> optimizer = sgd(0.1)
@@ -113,35 +122,82 @@ def train_step(loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[
     >>> state.step, after.step, report
     (tensor(0), tensor(1), Report(loss=float32[], prediction=float32[4, 1]))
     """
-    return step_of(ONE, loss, optimizer)
+    return step_of(ONE, loss, optimizer, donate=donate)
 
 
-def step_of(runs: Runs, loss: Loss[Prediction, Target], optimizer: Transform[S]) -> Step[P, S, X, Target, Prediction]:
+def step_of(
+    runs: Runs, loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool
+) -> Step[P, S, X, Target, Prediction]:
     """`train_step`, of one run or of many; the loss is of one run, the optimizer of all."""
     require_loss(loss)
     require_transform(optimizer)
     rule, gathers = rule_of(loss) or by_rows, optimizer.weighed(1.0) is not optimizer
     loss_of_all, rule_of_all = runs.each(loss), runs.each(rule)
 
-    @weighed_by(rule)
-    def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[Prediction]]:
+    def differentiate(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[P, Transform[S], Report[Prediction]]:
+        """The gradients of a batch, the optimizer for it, and its report."""
         x, target = pair(batch)
         model = state.model
         if draws(model):
             model = runs.each(lambda model, key: rekey(model, random.fold_in(key, state.step)))(model, state.key)
-        with no_grad():
-            ran = Pass(model, x)
-            prediction = cast("Prediction", ran.output)  # only running tells what it gives: the loss says what it is for
-            value = ran.differentiate(loss_of_all, prediction, target)
-            if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
-                ran.grad = runs.each(scaled)(ran.grad, scale)
-            grads = ran.backward_params()
-            transform = optimizer.weighed(rule_of_all(prediction, target)) if gathers else optimizer
-            trained, memory = transform.step(grads, state.optimizer, state.model)
-            return TrainState(trained, memory, state.key, state.step + 1), Report(value, prediction)
+        ran = Pass(model, x)
+        prediction = cast("Prediction", ran.output)  # only running tells what it gives: the loss says what it is for
+        value = ran.differentiate(loss_of_all, prediction, target)
+        if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
+            ran.grad = runs.each(scaled)(ran.grad, scale)
+        grads = ran.backward_params()
+        transform = optimizer.weighed(rule_of_all(prediction, target)) if gathers else optimizer
+        return grads, transform, Report(value, prediction)
 
-    step.__qualname__ = "train_step.<locals>.step"  # messages name a step by it: whoever made it called a train_step
-    return step
+    @weighed_by(rule)
+    def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[Prediction]]:
+        with no_grad():
+            grads, transform, report = differentiate(state, batch)
+            return _updated(transform, grads, state), report
+
+    owned = Ownership("model", "optimizer", "step")
+
+    @weighed_by(rule)
+    def donating(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[Prediction]]:
+        with no_grad():
+            grads, transform, report = differentiate(state, batch)
+            if not is_untraced(state.step):  # it is for a compiler to say what is written over
+                return _updated(transform, grads, state), report
+            if transform.writes_over and owned.is_sole(state):
+                return _updated_over(transform, grads, state, owned), report
+            after = _updated(transform, grads, state)
+            clear_fields(state)
+            return after, report
+
+    for made in (step, donating):
+        made.__qualname__ = "train_step.<locals>.step"  # messages name a step by it: whoever made it called a train_step
+        setattr(made, _DONATING, (made, donating))
+    return donating if donate else step
+
+
+_DONATING: Final = "__fundl_donating__"
+
+
+def donating_of(step: Step[P, S, X, Target, Prediction]) -> Step[P, S, X, Target, Prediction] | None:
+    """The step that does the same and donates, of one that `train_step` made; None of any other."""
+    made: tuple[object, Step[P, S, X, Target, Prediction]] | None = getattr(step, _DONATING, None)
+    return made[1] if made is not None and made[0] is step else None  # functools.wraps hands on what a function is marked with
+
+
+def _updated(transform: Transform[S], grads: P, state: TrainState[P, S]) -> TrainState[P, S]:
+    model, memory = transform.step(grads, state.optimizer, state.model)
+    return TrainState(model, memory, state.key, state.step + 1)
+
+
+def _updated_over(transform: Transform[S], grads: P, state: TrainState[P, S], owned: Ownership) -> TrainState[P, S]:
+    """The next state, written over one that alone holds what is in it. An error must not leave that one half-written."""
+    model, memory, key, step = state.model, state.optimizer, state.key, state.step
+    after = TrainState(model, memory, key, step)
+    owned.move(state, after)
+    clear_fields(state)
+    trained, remembered = transform.step_over(grads, memory, model)
+    step.add_(1)
+    return after if trained is model and remembered is memory else TrainState(trained, remembered, key, step)
 
 
 def pair(batch: tuple[X, Target]) -> tuple[X, Target]:
