@@ -45,16 +45,17 @@ def can_fuse(params: Tensors, *columns: Tensors) -> bool:
     It takes all memory for that of contiguous tensors of the first one's shape, dtype and device. It is not for traces
     either: there a compiler fuses the formula, with what comes before and after it.
     """
-    first, shapes = params[0], [leaf.shape for leaf in params]
-    if not is_untraced(first) or not (first.is_cpu or first.is_cuda) or not _alike(params, first):
+    first, n = params[0], len(params)
+    if not is_untraced(first) or not (first.is_cpu or first.is_cuda):
         return False
+    tensors = params
     for column in columns:
-        if column and not (
-            column[0].device == first.device and _alike(column, first) and [tensor.shape for tensor in column] == shapes
-        ):
+        if column and (len(column) != n or column[0].device != first.device):
             return False
-    return True
-
-
-def _alike(tensors: Tensors, first: Tensor) -> bool:
-    return {tensor.dtype for tensor in tensors} == {first.dtype} and all(map(Tensor.is_contiguous, tensors))
+        tensors += column
+    shapes = [tensor.shape for tensor in tensors]
+    return (
+        all(map(Tensor.is_contiguous, tensors))
+        and len({tensor.dtype for tensor in tensors}) == 1
+        and shapes == shapes[:n] * (len(shapes) // n)
+    )
