@@ -1,14 +1,15 @@
 """Giving a model its parameters: `initialize` goes through a model and draws them all from one key."""
 
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fundl import random, tree
 from fundl._common.checks import require_model
-from fundl._common.modes import no_grad
+from fundl._common.modes import is_traced, no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, fans_of
 from fundl.initializers import Dependent, Initializer
@@ -16,40 +17,6 @@ from fundl.layer import Model, P
 from fundl.model import output_shape
 from fundl.random import Key
 from fundl.tree import Record, describe
-
-_CPU: Final = torch.device("cpu")
-_FEW: Final = 8  # leaves, of almost all records
-
-
-class _Leaf(NamedTuple):
-    """A tensor of a record: the name of its field, and how to draw it, if the record says so."""
-
-    name: str
-    tensor: Tensor
-    initializer: Initializer | None
-
-
-class _Part(NamedTuple):
-    """A record of the model, and what is to be drawn for it.
-
-    Args:
-        record: as it is in the model.
-        is_frozen: whether it keeps the values that it has.
-        size: how many leaves it has, those of inner records included.
-        own: its tensors that are not those of an inner record, by their places among its leaves.
-        is_flat: whether its children are its leaves.
-    """
-
-    record: Record
-    is_frozen: bool
-    size: int
-    own: Mapping[int, _Leaf]
-    is_flat: bool
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether it keeps all of its values."""
-        return self.is_frozen and not any(leaf.tensor.is_meta for leaf in self.own.values())
 
 
 @with_suggestions
@@ -78,102 +45,145 @@ def initialize(key: Key, model: P, *, device: torch.device | str | None = None, 
     (torch.Size([3, 2]), device(type='cpu'))
     """
     random.require_key(key)
-    require_model(model)
-    output_shape(model)  # raises, if layers do not fit together
-    parts = [_part(record, is_frozen=in_buffer) for record, in_buffer in tree.records_and_buffers(model)]
-    _require_initializers(model, parts)
-    if dtype is not None and not dtype.is_floating_point:
-        raise TypeError(f"parameters are of a floating-point dtype, such as torch.float32, not {dtype}")
-    target = None if device is None else torch.device(device)
+    plan = _plan(model, None if device is None else torch.device(device), dtype)
     with no_grad():
-        turns = zip(parts, _keys(key, parts), strict=True)
+        parts, keys = iter(plan.parts), _keys(key, plan)
 
         def drawn(record: Record) -> Record:
-            part, keys = next(turns)
-            return _with_values(part, record, _new_leaves(part, keys, target, dtype)) if part.own else record
+            part = next(parts)
+            return _drawn(part, record, next(keys)) if part.own else record
 
-        return _settled(tree.map_records(drawn, model), parts)
-
-
-def _settled(model: P, parts: Sequence[_Part]) -> P:
-    """The model, in which what depends on a layer's new values is computed from them."""
-    if not any(isinstance(part.record, Dependent) for part in parts):
-        return model
-    turns = iter(parts)
-
-    def settled(record: Record) -> Record:
-        is_new = not next(turns).is_kept
-        return record.with_dependent() if is_new and isinstance(record, Dependent) else record
-
-    return tree.map_records(settled, model)
+        new = tree.map_records(drawn, model)
+        return _settled(new, plan) if plan.has_dependent else new
 
 
-def _keys(key: Key, parts: Sequence[_Part]) -> list[Sequence[Key]]:
-    """The keys of each record's leaves: split from its own key, which is split from that of the model."""
-    own = random.split(key, len(parts))
+# --- What is to be drawn ----------------------------------------------------------------------------------------------
+
+# That takes longer than to draw it, for a small model, and depends on nothing but the structure of the model and the shapes,
+# dtypes and devices of its tensors: it is kept for the next model that is alike.
+
+
+class _Leaf(NamedTuple):
+    """A tensor of a record, and what becomes of it.
+
+    Args:
+        name: of its field.
+        fans: what its initialiser is given; None if it keeps its values.
+        shape: that it has.
+        dtype: that it is to have.
+        device: where it is to go.
+    """
+
+    name: str
+    fans: Fans | None
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class _Part(NamedTuple):
+    """A record of the model.
+
+    Args:
+        size: how many leaves it has, those of inner records included.
+        own: its tensors that are not those of an inner record, by their places among its leaves.
+        is_flat: whether its children are its leaves.
+        is_dependent: whether some of its new values depend on others.
+    """
+
+    size: int
+    own: Mapping[int, _Leaf]
+    is_flat: bool
+    is_dependent: bool
+
+
+class _Plan(NamedTuple):
+    """A model, of which all is found to be as it must be.
+
+    Args:
+        parts: its records, in the order of `tree.records`.
+        places: of those of them that have own leaves.
+        most: how many leaves they have, those with more than some left out.
+        has_dependent: whether new values of one depend on others.
+    """
+
+    parts: Sequence[_Part]
+    places: "array[int]"
+    most: int
+    has_dependent: bool
+
+
+_SEEN: Final[dict[object, _Plan]] = {}
+_MOST_SEEN: Final = 64
+
+
+def _plan(model: Model, device: torch.device | None, dtype: torch.dtype | None) -> _Plan:
+    """What is to be drawn for a model, which is as it must be."""
+    try:
+        likeness = _likeness(model, device, dtype)
+        if (seen := _SEEN.get(likeness)) is not None:
+            return seen
+    except Exception:  # of what is no model; what is wrong with it is told below
+        likeness = None
+    parts = _parts(model, device, dtype)
+    places = array("q", [place for place, part in enumerate(parts) if part.own])
     most = max((part.size for part in parts if part.own and part.size <= _FEW), default=0)
-    rows = random.split_each(own, most).reshape(-1, 2).unbind()  # few of one call are quicker than just enough of many
-    return [
-        random.split(own[place], part.size).unbind() if part.own and part.size > most else rows[place * most :]
-        for place, part in enumerate(parts)
-    ]
+    plan = _Plan(parts, places, most, any(part.is_dependent for part in parts))
+    if likeness is not None and all(part.is_flat or not part.own for part in parts):  # else it counts which tensors are one
+        if len(_SEEN) >= _MOST_SEEN:
+            _SEEN.clear()
+        _SEEN[likeness] = plan
+    return plan
 
 
-def _new_leaves(part: _Part, keys: Sequence[Key], device: torch.device | None, dtype: torch.dtype | None) -> dict[int, Tensor]:
-    """New values for a record's own leaves, by their places; but for those to keep, which go where they are to go."""
-    record, new = part.record, dict[int, Tensor]()
-    tensors = [leaf.tensor for leaf in part.own.values()]
-    for place, (name, old, initializer) in part.own.items():
-        is_meta = old.is_meta
-        to_device = device or (_CPU if is_meta else old.device)
-        to_dtype = old.dtype if dtype is None or not old.is_floating_point() else dtype
-        if initializer is None or to_device.type == "meta" or (part.is_frozen and not is_meta):
-            new[place] = old.to(to_device, to_dtype)
-            continue
-        try:
-            fans = fans_of(record, name, old, tensors)
-            new[place] = _new_leaf(initializer, keys[place], old.shape, fans, dtype=to_dtype, device=to_device)
-        except Exception as error:
-            error.add_note(f"in initialize: {name} of {describe(record)}")
-            raise
-    return new
+def _likeness(model: Model, device: torch.device | None, dtype: torch.dtype | None) -> object:
+    """What models have in common for which the same is to be drawn; None where nothing can be kept."""
+    leaves, structure = tree.flatten(model)
+    kinds = [None if leaf is None else (type(leaf), leaf.shape, leaf.dtype, leaf.device) for leaf in leaves]
+    return None if is_traced() else (structure, tuple(kinds), device, dtype)
 
 
-def _with_values(part: _Part, record: Record, new: Mapping[int, Tensor]) -> Record:
-    """The record with other leaves; inner records wait until it is their turn."""
-    if part.is_flat:
-        return tree.renewed(record, {part.own[place].name: leaf for place, leaf in new.items()})
-    leaves, structure = tree.flatten(record)
-    for place, leaf in new.items():
-        leaves[place] = leaf
-    return tree.unflatten(structure, leaves)
+def _parts(model: Model, device: torch.device | None, dtype: torch.dtype | None) -> list[_Part]:
+    require_model(model)
+    output_shape(model)  # raises, if layers do not fit together
+    records = tree.records_and_buffers(model)
+    named = [_named_leaves(record) for record, _ in records]
+    for (record, _), (_, own) in zip(records, named, strict=True):
+        _require_initializers(model, record, own)
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"parameters are of a floating-point dtype, such as torch.float32, not {dtype}")
+    parts: list[_Part] = []
+    for (record, is_frozen), (size, own) in zip(records, named, strict=True):
+        is_kept = is_frozen and not any(leaf.is_meta for _, leaf in own.values())
+        leaves = {place: _leaf(record, place, own, device, dtype, is_frozen=is_frozen) for place in own}
+        is_flat = all(isinstance(getattr(record, name), Tensor | None) for name in record.children)
+        parts.append(_Part(size, leaves, is_flat, isinstance(record, Dependent) and not is_kept))
+    return parts
 
 
-def _new_leaf(
-    initializer: Initializer, key: Key, shape: torch.Size, fans: Fans, *, dtype: torch.dtype, device: torch.device
-) -> Tensor:
-    """What the initialiser draws, after a check that it is what it was asked for: it may be the user's own."""
-    new = initializer(key.to(device), tuple(shape), fans, dtype=dtype, device=device)
-    if new.shape != shape or new.dtype != dtype or new.device.type != device.type:
-        asked = describe(torch.empty(shape, dtype=dtype, device="meta"))
-        raise TypeError(f"{initializer!r} was asked for {asked} on {device}, but made {describe(new)} on {new.device}")
-    return new
+_Own: TypeAlias = Mapping[int, tuple[str, Tensor]]
+"""The tensors of a record that are not those of an inner record: their places among its leaves, their fields' names."""
 
 
-def _part(record: Record, *, is_frozen: bool) -> _Part:
+def _named_leaves(record: Record) -> tuple[int, _Own]:
+    """How many leaves a record has, and its own."""
     fields = [(name, getattr(record, name)) for name in record.children]
-    is_flat = all(field is None or isinstance(field, Tensor) for _, field in fields)  # as most are
-    if is_flat:
-        leaves, inner = fields, set[int]()
-    else:
-        leaves = [(name, leaf) for name, field in fields for leaf in tree.flatten(field)[0]]
-        inner = {id(leaf) for _, field in fields for part in tree.outer_records(field) for leaf in tree.leaves(part)}
-    own = {
-        place: _Leaf(name, leaf, _initializer(record, name))
-        for place, (name, leaf) in enumerate(leaves)
-        if leaf is not None and id(leaf) not in inner
-    }
-    return _Part(record, is_frozen, len(leaves), own, is_flat)
+    inner = {id(leaf) for _, field in fields for part in tree.outer_records(field) for leaf in tree.leaves(part)}
+    named = [(name, leaf) for name, field in fields for leaf in tree.flatten(field)[0]]
+    own = {place: (name, leaf) for place, (name, leaf) in enumerate(named) if leaf is not None and id(leaf) not in inner}
+    return len(named), own
+
+
+def _leaf(
+    record: Record, place: int, own: _Own, device: torch.device | None, dtype: torch.dtype | None, *, is_frozen: bool
+) -> _Leaf:
+    """What becomes of a record's own leaf."""
+    name, leaf = own[place]
+    to_device = device or (torch.device("cpu") if leaf.is_meta else leaf.device)
+    to_dtype = dtype if dtype is not None and leaf.is_floating_point() else leaf.dtype
+    is_drawn = _initializer(record, name) is not None and to_device.type != "meta" and (leaf.is_meta or not is_frozen)
+    fans = fans_of(record, name, leaf, [other for _, other in own.values()]) if is_drawn else None
+    return _Leaf(name, fans, tuple(leaf.shape), to_dtype, to_device)
 
 
 def _initializer(record: Record, name: str) -> Initializer | None:
@@ -186,14 +196,13 @@ def _initializer(record: Record, name: str) -> Initializer | None:
     )
 
 
-def _require_initializers(model: Model, parts: Sequence[_Part]) -> None:
-    """Raise unless every parameter has values or a way to get some."""
-    for part in parts:
-        for name, leaf, initializer in part.own.values():
-            if initializer is None and leaf.is_meta:
-                places = zip(tree.paths(model), tree.flatten(model)[0], strict=True)
-                path = next((f"model{path}" for path, other in places if other is leaf), name)  # none of what is stacked
-                raise TypeError(f"{path} has no values, and {_how_to_draw(part.record, name)}")
+def _require_initializers(model: Model, record: Record, own: _Own) -> None:
+    """Raise unless every parameter of a record has values or a way to get some."""
+    for name, leaf in own.values():
+        if _initializer(record, name) is None and leaf.is_meta:
+            places = zip(tree.paths(model), tree.flatten(model)[0], strict=True)
+            path = next((f"model{path}" for path, other in places if other is leaf), name)  # none of what is stacked
+            raise TypeError(f"{path} has no values, and {_how_to_draw(record, name)}")
 
 
 def _how_to_draw(record: Record, name: str) -> str:
@@ -205,3 +214,60 @@ def _how_to_draw(record: Record, name: str) -> str:
             " initialiser"
         )
     return f"as a buffer it gets none here: make {layer} of what has values, as those that were trained or loaded"
+
+
+# --- Drawing it -------------------------------------------------------------------------------------------------------
+
+_FEW: Final = 8  # leaves, as almost all records have
+
+
+def _keys(key: Key, plan: _Plan) -> Iterator[Sequence[Key]]:
+    """The keys of each record that has own leaves: split from its own key, which is split from that of the model."""
+    keys = random.split_twice(key, plan.places, plan.most)  # a few too many, in one call
+    for turn, place in enumerate(plan.places):
+        if (size := plan.parts[place].size) > plan.most:
+            yield random.split(random.split(key, place + 1)[place], size).unbind()
+        else:
+            yield keys[turn * plan.most : (turn + 1) * plan.most]
+
+
+def _drawn(part: _Part, record: Record, keys: Sequence[Key]) -> Record:
+    """The record with new values in its own leaves; inner records wait until it is their turn."""
+    if part.is_flat:
+        children = tree.children(record)
+        for place, leaf in part.own.items():
+            children[place] = _new(leaf, record, children[place], keys[place])
+        return tree.with_children(record, children)
+    leaves, structure = tree.flatten(record)
+    for place, leaf in part.own.items():
+        leaves[place] = _new(leaf, record, leaves[place], keys[place])
+    return tree.unflatten(structure, leaves)
+
+
+def _new(leaf: _Leaf, record: Record, old: object, key: Key) -> Tensor:
+    """What the initialiser draws, after a check that it is what it was asked for: it may be the user's own."""
+    name, fans, shape, dtype, device = leaf
+    initializer = None if fans is None else _initializer(record, name)
+    if fans is None or initializer is None:
+        assert isinstance(old, Tensor)  # it is the leaf
+        return old.to(device, dtype)
+    try:
+        new = initializer(key if key.device == device else key.to(device), shape, fans, dtype=dtype, device=device)
+        if new.shape != shape or new.dtype != dtype or (new.device != device and new.device.type != device.type):
+            asked = describe(torch.empty(shape, dtype=dtype, device="meta"))
+            raise TypeError(f"{initializer!r} was asked for {asked} on {device}, but made {describe(new)} on {new.device}")
+    except Exception as error:
+        error.add_note(f"in initialize: {name} of {describe(record)}")
+        raise
+    return new
+
+
+def _settled(model: P, plan: _Plan) -> P:
+    """The model, in which what depends on a layer's new values is computed from them."""
+    parts = iter(plan.parts)
+
+    def settled(record: Record) -> Record:
+        is_dependent = next(parts).is_dependent
+        return record.with_dependent() if is_dependent and isinstance(record, Dependent) else record
+
+    return tree.map_records(settled, model)

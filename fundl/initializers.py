@@ -77,7 +77,8 @@ class VarianceScaling(Initializer):
         bound = math.sqrt(3 * variance)
         if bound == 0:
             return torch.zeros(shape, dtype=dtype, device=device)
-        return random.uniform(key.to(device), shape, low=-bound, high=bound, dtype=dtype)
+        own = key if key.device == device else key.to(device)  # which takes time even if there is nothing to do
+        return random.uniform(own, shape, low=-bound, high=bound, dtype=dtype)
 
 
 @attrs.frozen

@@ -32,7 +32,9 @@ place i depends on nothing but the key and i:
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
 """
 
+import functools
 import math
+from array import array
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -124,9 +126,10 @@ def split(key: Key, count: int = 2) -> Tensor:
     return draws.keys(key, 0, (count, 2), philox.SPLIT)
 
 
-def split_each(keys: Tensor, count: int) -> Tensor:
-    """New keys (n, count, 2) from keys (n, 2): what `split` makes of each."""
-    return draws.keys_of_each(keys, count, philox.SPLIT)
+def split_twice(key: Key, places: "array[int]", count: int) -> tuple[Key, ...]:
+    """The keys ``split(split(key, ...)[place], count)`` of some places, in order, of 64 bits each; one behind the other."""
+    require_key(key)
+    return draws.nested_keys(key, places, count, philox.SPLIT)
 
 
 # --- Integers -------------------------------------------------------------------------------------------------------
@@ -248,10 +251,10 @@ def uniform(
     if low == 0 and high == 1:
         return draws.unit(key, shape, digits, dtype)
 
-    # The product of k and a span of 53 - d bits is exact, so that it is all one whether the addition is fused with it.
-    greatest = _greatest_below(low, high, dtype)
-    span = high - low if dtype == torch.float64 else _rounded(high - low, 53 - digits)
-    return draws.uniform(key, shape, digits, dtype, span=span * 2.0**-digits, low=low, greatest=greatest)
+    span, greatest = (_bounds if torch.compiler.is_compiling() else _kept_bounds)(
+        low, high, dtype
+    )  # torch.compile warns of caches
+    return draws.uniform(key, shape, digits, dtype, span=span, low=low, greatest=greatest)
 
 
 def normal(
@@ -345,6 +348,17 @@ def _digits(dtype: torch.dtype) -> int:
     if dtype not in _DIGITS:
         raise TypeError(f"random numbers come in float64, float32, float16 and bfloat16, not in {dtype}")
     return _DIGITS[dtype]
+
+
+def _bounds(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
+    """What a number that is drawn from [low, high) is multiplied by, after its random bits, and the greatest that may come."""
+    digits, greatest = _DIGITS[dtype], _greatest_below(low, high, dtype)
+    # The product of k and a span of 53 - d bits is exact, so that it is all one whether the addition is fused with it.
+    span = high - low if dtype == torch.float64 else _rounded(high - low, 53 - digits)
+    return span * 2.0**-digits, greatest
+
+
+_kept_bounds: Final = functools.lru_cache(_bounds)  # layers of a kind have the same
 
 
 def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:

@@ -25,19 +25,24 @@ def models(*parts: *Ts) -> tuple[*Ts]:
 
 def require_model(part: object, *path: int | str) -> None:
     """Raise an error that names the place, counted from 1, unless the part is a layer or a non-empty tuple of models."""
-    place = f"layer {'.'.join(map(str, path))}" if path else "the model"
     if isinstance(part, tuple):
         if not part:
-            raise ValueError(f"{place} is an empty tuple: a model needs at least one layer")
+            raise ValueError(f"{_place(path)} is an empty tuple: a model needs at least one layer")
         steps: Sequence[int | str] = getattr(part, "_fields", range(1, len(part) + 1))
         for step, inner in zip(steps, part, strict=True):
             require_model(inner, *path, step)
     elif not isinstance(part, Layer):
-        raise TypeError(f"{place} is {_no_layer(part)}")
+        raise TypeError(f"{_place(path)} is {_no_layer(part)}")
     elif "__attrs_attrs__" not in vars(type(part)):
-        raise TypeError(f"{place}: {type(part).__name__} is not a record: decorate the class with @attrs.frozen(eq=False)")
+        raise TypeError(
+            f"{_place(path)}: {type(part).__name__} is not a record: decorate the class with @attrs.frozen(eq=False)"
+        )
     elif tree.static_fields(part, _is_no_setting):
-        raise TypeError(f"{place}: {_no_setting(part)}")
+        raise TypeError(f"{_place(path)}: {_no_setting(part)}")
+
+
+def _place(path: tuple[int | str, ...]) -> str:
+    return f"layer {'.'.join(map(str, path))}" if path else "the model"
 
 
 def _is_no_setting(value: object) -> bool:

@@ -93,6 +93,18 @@ void fundl_keys(const int64_t* key, uint64_t keys, uint64_t count, int64_t* out,
   }
 }
 
+/* Keys of keys: of each of those at some places, `size` keys. */
+void fundl_nested_keys(
+    const int64_t* key, uint64_t keys, uint64_t count, int64_t* out, uint32_t purpose, const int64_t* places, uint64_t size) {
+  for (const int64_t* const end = key + 2 * keys; key < end; key += 2) {
+    for (uint64_t i = 0; i < count / (2 * size); i++, out += 2 * size) {
+      int64_t own[2];
+      fundl_keys(key, 1, 2, own, purpose, places[i]);
+      fundl_keys(own, 1, 2 * size, out, purpose, 0);
+    }
+  }
+}
+
 /* The most significant bits of each word. */
 void fundl_short_integers(const int64_t* key, uint64_t keys, uint64_t count, int64_t* out, int32_t bits) {
   FOR_EACH_BATCH(0, 0, 1) {

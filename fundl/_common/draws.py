@@ -6,6 +6,7 @@ Both give the same bits. In whole tensors, many numbers are drawn in pieces, so 
 import ctypes
 import functools
 import math
+from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Protocol
@@ -29,12 +30,16 @@ def keys(key: Tensor, position: int, shape: Shape, purpose: int) -> Tensor:
     return philox.keys(key, positions, purpose).reshape(shape)
 
 
-def keys_of_each(each: Tensor, count: int, purpose: int) -> Tensor:
-    """So many keys of each of some keys (n, 2), from block 0 on, as (n, count, 2)."""
-    if (drawn := _in_c("keys", each)) is not None:
-        return drawn(each, (count, 2), purpose, 0)
-    positions = torch.arange(count, device=each.device).repeat(len(each))
-    return philox.keys(each.repeat_interleave(count, 0), positions, purpose).reshape(-1, count, 2)
+def nested_keys(key: Tensor, places: "array[int]", size: int, purpose: int) -> tuple[Tensor, ...]:
+    """Keys of keys: of each of those at some places, in order, so many from block 0 on, one behind the other."""
+    if not places or not size:
+        return ()
+    if (drawn := _in_c("nested_keys", key)) is not None:
+        return drawn(key, (len(places) * size, 2), purpose, places.buffer_info()[0], size).unbind()
+    outer = philox.keys(key, torch.arange(places[-1] + 1, device=key.device), purpose)
+    positions = torch.arange(size, device=key.device).repeat(len(outer))
+    inner = philox.keys(outer.repeat_interleave(size, 0), positions, purpose).reshape(-1, size, 2)
+    return tuple(one for place in places for one in inner[place].unbind())
 
 
 def integers(key: Tensor, shape: Shape, bits: int) -> Tensor:
@@ -141,6 +146,7 @@ _INT, _WORD, _DOUBLE, _ADDRESS = ctypes.c_int32, ctypes.c_uint64, ctypes.c_doubl
 _OF_ALL: Final = (_ADDRESS, _WORD, _WORD, _ADDRESS)  # the keys, how many, how many numbers for each, and where to
 _FUNCTIONS: Final = {  # the dtype of the result, and what is their own
     "keys": (torch.int64, (ctypes.c_uint32, ctypes.c_int64)),
+    "nested_keys": (torch.int64, (ctypes.c_uint32, _ADDRESS, _WORD)),
     "short_integers": (torch.int64, (_INT,)),
     "long_integers": (torch.int64, (_INT,)),
     "booleans": (torch.bool, (_WORD,)),

@@ -107,7 +107,11 @@ def rekey(model: P, key: Key) -> P:
     keys = iter(split(key, count))
 
     def with_key(record: Record) -> Record:
-        return tree.renewed(record, {"key": next(keys)}) if is_stochastic(record) else record
+        if not is_stochastic(record):
+            return record
+        children = tree.children(record)
+        children[record.children.index("key")] = next(keys)
+        return tree.with_children(record, children)
 
     return tree.map_records(with_key, model)
 

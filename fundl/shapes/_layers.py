@@ -64,24 +64,26 @@ def through(shape: AnyShape, layers: Sequence[object], *, start: int = 0) -> Any
 def _through(shape: AnyShape, layers: Sequence[object], start: int = 0) -> tuple[AnyShape, Place | None]:
     """The shape that comes out, and the last layer that made another one of it."""
     giver: Place | None = None
+    at, step_of_giver = 0, ""
     names: Sequence[str] = getattr(layers, "_fields", ())  # of a named tuple
     for index, layer in enumerate(layers[start:], start=start + 1):
         step = names[index - 1] if names else ""
         try:
             output, place = _run(shape, layer)
         except Misfit as misfit:
-            misfit.seen_from(index, name_of(layer), giver, step)
+            misfit.seen_from(index, name_of(layer), giver and giver.inside(at, step_of_giver), step)
             raise
-        if output is not shape and place is not None:
-            giver = place.inside(index, step)
+        if place is not None and output is not shape:
+            giver, at, step_of_giver = place, index, step
         shape = output
-    return shape, giver
+    return shape, giver and giver.inside(at, step_of_giver)
 
 
 def _run(shape: AnyShape, layer: object) -> tuple[AnyShape, Place | None]:
     if isinstance(layer, tuple) and not isinstance(layer, Stated):
         return _through(shape, layer)
-    return cast("_Ruled", layer).output_shape(shape), Place((), name_of(layer))
+    output = cast("_Ruled", layer).output_shape(shape)
+    return output, None if output is shape else Place((), name_of(layer))
 
 
 class Through(AnyShape, Generic[S, *Layers]):

@@ -146,12 +146,15 @@ class Shape(Generic[*Axes]):
     """
 
     def __init__(self, *sizes: Size | EllipsisType | None) -> None:
-        self._sizes: tuple[Size, ...] = ()
+        found: list[Size] = []
         for size in sizes:
-            if size is ... or (isinstance(size, Unknown) and size.many and self._sizes):
-                self._sizes = (Unknown(many=True),)
+            if isinstance(size, int):
+                found.append(size)
+            elif size is ... or (size is not None and size.many and found):
+                found = [Unknown(many=True)]
             else:
-                self._sizes = (*self._sizes, Unknown() if size is None else size)
+                found.append(Unknown() if size is None else size)
+        self._sizes: tuple[Size, ...] = tuple(found)
 
     @property
     def sizes(self) -> tuple[Size, ...]:

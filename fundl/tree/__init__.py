@@ -17,9 +17,9 @@ from fundl.tree._structure import (
 )
 from fundl.tree._records import BUFFER as BUFFER, STATISTIC as STATISTIC, Record as Record, describe as describe
 from fundl.tree._nodes import (
-    map_records as map_records, misplaced_tensors as misplaced_tensors, outer_records as outer_records, parts as parts,
-    rebuilt as rebuilt, records as records, records_and_buffers as records_and_buffers, renewed as renewed,
-    static_fields as static_fields,
+    children as children, map_records as map_records, misplaced_tensors as misplaced_tensors, outer_records as outer_records,
+    parts as parts, rebuilt as rebuilt, records as records, records_and_buffers as records_and_buffers,
+    static_fields as static_fields, with_children as with_children,
 )
 from fundl.tree._trainable import (
     trainable_leaves as trainable_leaves, trainable_paths as trainable_paths,
