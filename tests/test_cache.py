@@ -18,9 +18,9 @@ import pytest
 import torch
 from typing_extensions import override
 
-from fundl import jit, scan
+from fundl import jit
 from fundl._common import folder, store
-from fundl._compiling import cache, inductor, loops
+from fundl._compiling import cache, inductor
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="owners, modes and links")
 
@@ -442,25 +442,3 @@ def test_processes_that_compile_the_same_at_once(place: Path) -> None:
         assert process.exitcode == 0
     assert all(found for _, found in (Compiler("2").run(f"{round_:064}") for round_ in range(10)))
     assert not [path for path in entries(place) if path.name.endswith(".tmp")]
-
-
-# --- The loop in C ----------------------------------------------------------------------------------------------------
-
-
-def test_a_loop_that_cannot_be_compiled_is_told(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = tmp_path / "g++"
-    compiler.write_text("#!/bin/sh\necho 'in the middle' >&2\necho 'fatal error: no memory' >&2\nexit 1\n")
-    compiler.chmod(0o700)
-    monkeypatch.setattr(inductor, "compile_graph", lambda *_: None)
-    for path, message in ((compiler, "fatal error: no memory"), (tmp_path / "none", "No such file or directory")):
-        monkeypatch.setattr(inductor, "cpp_compiler", lambda path=path: str(path))
-        scanned = scan(lambda state, x: (state + x, x))
-        with pytest.warns(RuntimeWarning, match=rf"is not compiled, and runs as it is: the loop over .* cannot .*{message}"):
-            after, _ = scanned(torch.ones(2), torch.ones(3, 2))
-        assert torch.equal(after, torch.full((2,), 4.0))
-    assert not place.exists() or not [*place.iterdir()]
-
-
-def test_the_loop_compiles(tmp_path: Path) -> None:
-    loops.build_loop(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [loops.LIBRARY]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fundl._common import folder, store
-from fundl._compiling import inductor, loops, lstm_operators
+from fundl._compiling import inductor, library, loops, lstm_operators, waiting
 from fundl._compiling.graphs import Graph
 from fundl._compiling.torch_settings import torch_settings
 from fundl.memory import keep_freed_memory
@@ -29,22 +29,20 @@ def compiled(graph: Graph, examples: Sequence[Tensor]) -> tuple[inductor.Run, Pa
     Raises:
         CompilerError: it was not, and cannot be compiled.
     """
-    return _loaded(
-        _key(graph),
-        lambda made: inductor.compile_graph(graph, examples, made),
-        lambda place: load(place, [tensor.device for tensor in examples]),
-    )
+    return _of_graph(graph, examples, lambda place: load(place, [tensor.device for tensor in examples]))
 
 
 def compiled_loop(graph: Graph, examples: Sequence[Tensor], plan: loops.Plan) -> tuple[loops.Loop, Path, bool]:
     """A loop over a graph that writes to its inputs, and has no outputs; else as `compiled`."""
+    return _of_graph(graph, examples, lambda place: load_loop(place, plan))
 
+
+def _of_graph(graph: Graph, examples: Sequence[Tensor], load: Callable[[Path], F]) -> tuple[F, Path, bool]:
     def make(made: Path) -> None:
-        inductor.compile_graph(graph, examples, made)
-        if _device(plan.devices).type == "cpu":
-            loops.build_loop(made)
+        with waiting.shown(graph):
+            inductor.compile_graph(graph, examples, made)
 
-    return _loaded(_key(graph, loops.VERSION), make, lambda place: load_loop(place, plan))
+    return _loaded(_key(graph), make, load)
 
 
 def load(place: Path, devices: Iterable[torch.device]) -> inductor.Run:
@@ -54,8 +52,9 @@ def load(place: Path, devices: Iterable[torch.device]) -> inductor.Run:
 
 def load_loop(place: Path, plan: loops.Plan) -> loops.Loop:
     """A loop over the compiled form in a folder."""
-    loop = loops.c_loop(place, plan) if _device(plan.devices).type == "cpu" else None
-    return loop or loops.python_loop(load(place, plan.devices), plan)
+    if (file := place / library.FILE).exists():
+        return loops.c_loop(file, plan)
+    return loops.python_loop(load(place, plan.devices), plan)
 
 
 def install(files: store.Files) -> Path:
@@ -76,9 +75,9 @@ def _device(devices: Iterable[torch.device]) -> torch.device:
     return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
 
 
-def _key(graph: Graph, *more: str) -> str:
+def _key(graph: Graph) -> str:
     """A digest of a graph, and of all that its compiled form depends on."""
-    return hashlib.sha256("\n".join([inductor.fingerprint(graph), str(torch_settings()), *more]).encode()).hexdigest()
+    return hashlib.sha256(f"{inductor.fingerprint(graph)}\n{torch_settings()}".encode()).hexdigest()
 
 
 def _loaded(key: str, make: Callable[[Path], None], load: Callable[[Path], F]) -> tuple[F, Path, bool]:

@@ -32,6 +32,11 @@ class Graph:
         """How many tensors it computes."""
         return len(_outputs(self.module))
 
+    @property
+    def operations(self) -> int:
+        """How many operations it has."""
+        return sum(node.op == "call_function" for node in self.module.graph.nodes)
+
     def write_back(self, writes: Sequence[tuple[int, Leaf]], returns: Sequence[Leaf]) -> "Graph":
         """The graph that writes to inputs, given by number, after all else is computed; and what it still returns."""
         module = copy.deepcopy(self.module)

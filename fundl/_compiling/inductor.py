@@ -10,9 +10,9 @@ import itertools
 import logging
 import os
 import platform
+import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fundl._common import kernels, products
 from fundl._common.processor import instructions
-from fundl._compiling import bounds, corrections, graphs, lowering, torch_private
+from fundl._compiling import bounds, corrections, graphs, library, lowering, torch_private
 from fundl._compiling.graphs import Graph
 from fundl._compiling.lock import COMPILER_LOCK, uninterrupted
 
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 NAMES: Final = (
     "torch._guards.TracingContext",
     "torch._guards.tracing",
-    "torch._inductor.codecache",  # which trying out instruction sets imports, in a thread
     "torch._inductor.config.patch",
     "torch._inductor.config.compile_threads",
     "torch._inductor.config.aot_inductor.output_path",
     "torch._inductor.compile_fx.compile_fx_inner",
     "torch._inductor.cpp_builder.get_cpp_compiler",
+    "torch._inductor.cpu_vec_isa.VecISA.build_arch_flags",
+    "torch._inductor.cpu_vec_isa.VecISA.check_build",
     "torch._inductor.cpu_vec_isa.supported_vec_isa_list",
     "torch._inductor.cpu_vec_isa.valid_vec_isa_list",
     "torch._inductor.cpu_vec_isa.x86_isa_checker",
@@ -48,7 +49,11 @@ NAMES: Final = (
 )
 """What is private in torch and used here."""
 
-_SETTINGS: Final[dict[str, object]] = {"compile_threads": 1, "aot_inductor.enable_frame_pointer": False}
+_SETTINGS: Final[dict[str, object]] = {
+    "compile_threads": 1,
+    "aot_inductor.enable_frame_pointer": False,
+    "aot_inductor.enable_line_tables": False,
+}
 
 
 def fingerprint(graph: Graph) -> str:
@@ -62,8 +67,9 @@ def fingerprint(graph: Graph) -> str:
 @functools.cache
 def _code() -> str:
     """A digest of the modules that decide what a graph is compiled to."""
-    files = [__file__, *map(inspect.getfile, (bounds, corrections, graphs, lowering, products, kernels))]
-    return hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest()
+    modules = (bounds, corrections, graphs, library, lowering, products, kernels)
+    files = [*map(Path, (__file__, *map(inspect.getfile, modules))), *library.HEADERS]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def require_known() -> None:
@@ -72,7 +78,8 @@ def require_known() -> None:
     Raises:
         UnknownTorchError: it does.
     """
-    torch_private.require_known((*torch_private.NAMES, *NAMES, *bounds.NAMES, *corrections.NAMES, *lowering.NAMES))
+    names = NAMES, bounds.NAMES, corrections.NAMES, library.NAMES, lowering.NAMES
+    torch_private.require_known((*torch_private.NAMES, *itertools.chain(*names)))
 
 
 class CompilerError(RuntimeError):
@@ -131,9 +138,9 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         settings: dict[str, object] = {"cpp_wrapper": True, "aot_inductor.output_path": str(folder)}
         # Nothing that is returned may be on the stack: the next call would overwrite it.
         settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
-        known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks one
+        known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks two
         stack.enter_context(config.patch({**known, **settings}))
-        stack.enter_context(_best_instruction_set_only())
+        stack.enter_context(_instruction_sets_not_tried_out())
         stack.enter_context(corrections.write_order_kept())
         stack.enter_context(corrections.pooling_kernels_called())
         stack.enter_context(bounds.thrown_after_loops())
@@ -149,33 +156,37 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         if fake_mode := next((getattr(value, "fake_mode", None) for value in inputs), None):
             stack.enter_context(V.set_fake_mode(fake_mode))
             stack.enter_context(tracing(TracingContext(fake_mode)))
+        stack.enter_context(library.entries_written(inputs, folder))
         compile_fx_inner(module, inputs, cpp_wrapper=True)
 
 
 @contextmanager
-def _best_instruction_set_only() -> Iterator[None]:
-    """Have inductor try out only the best of this processor's instruction sets, while it works at the graph.
+def _instruction_sets_not_tried_out() -> Iterator[None]:
+    """Have inductor take this processor's best instruction set that the compiler knows, while it works at the graph.
 
-    Else it tries all of them, each for 2 s, once on each machine, and takes the best.
+    Else it compiles and runs a program for each of them, on each machine once, which takes seconds.
     """
     from torch._inductor import config, cpu_vec_isa
 
     if "ATEN_CPU_CAPABILITY" in os.environ or config.cpp.simdlen is not None or platform.machine() not in {"x86_64", "AMD64"}:
         yield
         return
-    with ThreadPoolExecutor(1) as thread:
-        best = thread.submit(_best_instruction_set)
-        with corrections.replaced(cpu_vec_isa, "valid_vec_isa_list", best.result):
-            yield
+    with corrections.replaced(cpu_vec_isa, "valid_vec_isa_list", _best_instruction_set):
+        yield
 
 
 @functools.cache
 def _best_instruction_set() -> "list[VecISA]":
     from torch._inductor import cpu_vec_isa
 
+    def is_known(isa: "VecISA", _program: str) -> bool:
+        command = [cpp_compiler(), *isa.build_arch_flags().split(), "-x", "c++", "-fsyntax-only", os.devnull]
+        return not subprocess.run(command, check=False, capture_output=True).returncode
+
     known = cpu_vec_isa.x86_isa_checker()
     there = (each for each in cpu_vec_isa.supported_vec_isa_list if all(name in known for name in str(each).split()))
-    return [*itertools.islice(filter(None, there), 1)]
+    with corrections.replaced(cpu_vec_isa.VecISA, "check_build", is_known):
+        return [*itertools.islice(filter(None, there), 1)]
 
 
 Run: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
@@ -183,7 +194,9 @@ Run: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
 
 def load(folder: Path, device: torch.device) -> Run:
     """The function in a folder that `compile_graph` filled."""
-    library = str(next(folder.glob("*.so")))
+    if (file := folder / library.FILE).exists():
+        return library.load(file)
+    file = next(folder.glob("*.so"))
     if device.type == "cpu":
-        return torch._C._aoti.AOTIModelContainerRunnerCpu(library, 1).run
-    return torch._C._aoti.AOTIModelContainerRunnerCuda(library, 1, str(device), str(folder)).run
+        return torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1).run
+    return torch._C._aoti.AOTIModelContainerRunnerCuda(str(file), 1, str(device), str(folder)).run

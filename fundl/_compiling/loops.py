@@ -1,20 +1,13 @@
 """Loops that run a compiled graph many times, with the state in place: in C where possible, else in Python.
 
-The graph gets the state as one tensor for each dtype, its leaves one behind the other: with a tensor for each leaf, calls would
-take longer than the arithmetic of a small network. The loop in C calls only functions of torch's stable C interface, by
-pointers, so that it needs neither headers nor libraries, and compiles in a moment.
+The graph gets the state as one tensor for each dtype, its leaves one behind the other: so it is copied by few calls.
 """
 
 import ctypes
-import hashlib
 import itertools
-import subprocess
-import sys
-import threading
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 import attrs
 import torch
@@ -100,145 +93,34 @@ def python_loop(run: inductor.Run, plan: Plan) -> Loop:
 
 # --- In C ---------------------------------------------------------------------------------------------------------------
 
-_SOURCE: Final = """
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
-typedef void* tensor_t;
-typedef int32_t (*run_t)(void*, tensor_t*, size_t, tensor_t*, size_t, void*, void*);
-typedef int32_t (*make_t)(void*, int64_t, const int64_t*, const int64_t*, int64_t, int32_t, int32_t, int32_t, tensor_t*);
-typedef int32_t (*share_t)(tensor_t, tensor_t*);
-typedef int32_t (*view_t)(tensor_t, int64_t, const int64_t*, const int64_t*, int64_t, tensor_t*);
-typedef int32_t (*drop_t)(tensor_t);
-typedef struct { int64_t group, offset, bytes; } leaf_t;
-typedef struct { int64_t axes, sizes, step, dtype; } input_t;  // where its sizes are among the numbers, before its strides
-typedef struct {
-  void* model; run_t run; make_t make; share_t share; view_t view; drop_t drop;
-  int64_t groups, leaves, inputs;
-  const int64_t* bytes;
-  const leaf_t* leaf;
-  const input_t* input;
-  const int64_t* numbers;
-} loop_t;
-
-static int32_t steps_of(const loop_t* loop, int64_t steps, tensor_t* whole, tensor_t* handles) {
-  for (int64_t i = 0; i < steps; i++) {
-    for (int64_t j = 0; j < loop->inputs; j++) {
-      const input_t* in = loop->input + j;
-      const int64_t *sizes = loop->numbers + in->sizes, *strides = sizes + in->axes;
-      int32_t error = in->step < 0 ? loop->share(whole[j], handles + j)
-          : loop->view(whole[j], in->axes, sizes, strides, i * in->step, handles + j);
-      if (error) return error;
-    }
-    int32_t error = loop->run(loop->model, handles, loop->inputs, NULL, 0, NULL, NULL);
-    if (error) return error;
-  }
-  return 0;
-}
-
-extern "C" int32_t fundl_loop(const loop_t* loop, int64_t steps, char** pointers) {
-  const int64_t one = 1, n = loop->inputs;
-  const int32_t cpu = 0;
-  char **before = pointers, **after = pointers + loop->leaves, **data = after + loop->leaves;
-  char** memory = (char**)calloc(2 * loop->groups + 1, sizeof(char*));
-  tensor_t* whole = (tensor_t*)calloc(2 * n + 1, sizeof(tensor_t));
-  int32_t error = memory && whole ? 0 : 1;
-  char** state = memory + loop->groups;
-  for (int64_t j = 0; j < loop->groups && !error; j++) {
-    memory[j] = (char*)malloc(loop->bytes[j] + 64);
-    state[j] = memory[j] + (64 - (uintptr_t)memory[j] % 64);
-    error = memory[j] ? 0 : 1;
-  }
-  for (int64_t j = 0; j < loop->leaves && !error; j++)
-    memcpy(state[loop->leaf[j].group] + loop->leaf[j].offset, before[j], loop->leaf[j].bytes);
-  for (int64_t j = 0; j < n && !error; j++) {
-    const input_t* in = loop->input + j;
-    void* start = j < loop->groups ? state[j] : data[j - loop->groups];
-    const int64_t *sizes = loop->numbers + in->sizes, *strides = sizes + in->axes, size = in->step * steps;
-    error = in->step < 0 ? loop->make(start, in->axes, sizes, strides, 0, in->dtype, cpu, 0, whole + j)
-        : loop->make(start, 1, &size, &one, 0, in->dtype, cpu, 0, whole + j);
-  }
-  if (!error) error = steps_of(loop, steps, whole, whole + n);
-  for (int64_t j = 0; j < loop->leaves && !error; j++)
-    memcpy(after[j], state[loop->leaf[j].group] + loop->leaf[j].offset, loop->leaf[j].bytes);
-  for (int64_t j = 0; whole && j < n; j++) if (whole[j]) loop->drop(whole[j]);
-  for (int64_t j = 0; memory && j < loop->groups; j++) free(memory[j]);
-  free(memory);
-  free(whole);
-  return error;
-}
-"""
-
-VERSION: Final = hashlib.sha256(_SOURCE.encode()).hexdigest()
-"""A digest of the loop: when it changes, it is compiled anew."""
-
-LIBRARY: Final = "loop.bin"  # beside the graph's library, which is found by its ending
-
-
-def build_loop(folder: Path) -> None:
-    """Compile the loop into a folder that `compile_graph` filled.
-
-    Raises:
-        CompilerError: it cannot be compiled.
-    """
-    command = [inductor.cpp_compiler(), "-x", "c++", "-O2", "-shared", "-fPIC", "-o", str(folder / LIBRARY), "-"]
-    try:
-        done = subprocess.run(command, input=_SOURCE.encode(), check=False, capture_output=True)
-    except OSError as error:
-        raise inductor.CompilerError(f"the loop over its steps cannot be compiled ({error})") from error
-    if done.returncode:
-        reason = next(reversed(done.stderr.decode(errors="replace").splitlines()), "no message")
-        raise inductor.CompilerError(f"the loop over its steps cannot be compiled ({' '.join(command)}: {reason})")
-
 
 class _Loop(ctypes.Structure):
-    """`loop_t`."""
+    """`loop_t`, see library_entries.h."""
 
     _fields_ = (  # type: ignore[mutable-override]  # it is not changed
-        *((name, ctypes.c_void_p) for name in ("model", "run", "make", "share", "view", "drop")),
         *((name, ctypes.c_int64) for name in ("groups", "leaves", "inputs")),
-        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("bytes", "leaf", "input", "numbers")),
+        *((name, ctypes.POINTER(ctypes.c_int64)) for name in ("bytes", "leaf", "step")),
     )
 
 
-def c_loop(folder: Path, plan: Plan) -> Loop | None:
-    """The loop over a graph in a folder that `build_loop` filled; None if the graph needs more than torch's C interface."""
-    if any("metadata" not in file.name for file in folder.glob("*.json")):  # kernels that only the runner can call
-        return None
-    model, torch_cpu = ctypes.CDLL(str(next(folder.glob("*.so")))), ctypes.CDLL(_torch_library())
-    container = ctypes.c_void_p()
-    if model.AOTInductorModelContainerCreateWithDevice(ctypes.byref(container), ctypes.c_size_t(1), b"cpu", None):
-        return None
-    functions = (
-        model.AOTInductorModelContainerRunSingleThreaded,
-        torch_cpu.aoti_torch_create_tensor_from_blob,
-        torch_cpu.aoti_torch_new_tensor_handle,
-        torch_cpu.aoti_torch__reinterpret_tensor,
-        torch_cpu.aoti_torch_delete_tensor_object,
-    )
-    addresses = [ctypes.cast(function, ctypes.c_void_p) for function in functions]
+def c_loop(file: Path, plan: Plan) -> Loop:
+    """The loop over a graph in a library with an entry of fundl's own."""
     sizes = [size * dtype.itemsize for size, (dtype, _) in zip(plan.sizes, plan.groups, strict=True)]
-    tables, described = (sizes, [*_leaves(plan)], list[int](), list[int]()), [*_inputs(plan)]
-    for dtype, shape, strides, step in described:
-        number = getattr(torch_cpu, f"aoti_torch_dtype_{str(dtype).removeprefix('torch.')}")()
-        tables[2].extend((len(shape), len(tables[3]), step, number))
-        tables[3].extend((*shape, *strides))
-    counts = len(sizes), len(plan.state), len(described)
-    c = _Loop(container, *addresses, *counts, *((ctypes.c_int64 * len(table))(*table) for table in tables))
-    run: Callable[..., int] = ctypes.CDLL(str(folder / LIBRARY)).fundl_loop  # type: ignore[explicit-any]  # of what `argtypes` says
-    count, lock = 2 * len(plan.state) + len(described) - len(sizes), threading.Lock()
-    pointers, constants = ctypes.c_void_p * count, [tensor.data_ptr() for tensor in plan.constants]
+    tables = sizes, [*_leaves(plan)], [*_steps(plan)]
+    counts = len(sizes), len(plan.state), len(tables[2])
+    c = _Loop(*counts, *((ctypes.c_int64 * len(table))(*table) for table in tables))
+    in_c = ctypes.CDLL(str(file))
+    in_c.fundl_reason.restype = ctypes.c_char_p
+    run: Callable[..., int] = in_c.fundl_loop  # type: ignore[explicit-any]  # of what `loop` gives it
+    pointers = ctypes.c_void_p * (2 * len(plan.state) + len(tables[2]) - len(sizes))
+    constants = [tensor.data_ptr() for tensor in plan.constants]
     address = Tensor.data_ptr
 
     def loop(before: Tensors, batches: Tensors, after: Tensors, reports: Tensors, steps: int) -> None:
         first, last = map(address, itertools.chain(before, after, batches)), map(address, reports)
-        given = pointers(*first, *constants, *last)
-        with lock:
-            error = run(ctypes.byref(c), ctypes.c_int64(steps), given)
-        if error:
-            raise RuntimeError("the compiled step failed; torch has written the reason to standard error")
+        if run(ctypes.byref(c), ctypes.c_int64(steps), pointers(*first, *constants, *last)):
+            raise RuntimeError(in_c.fundl_reason().decode(errors="replace"))
 
-    weakref.finalize(loop, model.AOTInductorModelContainerDelete, container).atexit = False
     return loop
 
 
@@ -251,22 +133,14 @@ def _leaves(plan: Plan) -> Iterator[int]:
         ends[dtype, device] += size
 
 
-def _inputs(plan: Plan) -> "Iterator[tuple[torch.dtype, Sequence[int], Sequence[int], int]]":
-    """The graph's inputs, in their order: dtypes, shapes, strides, and how far it is from one step's to the next one's."""
+def _steps(plan: Plan) -> Iterator[int]:
+    """How many bytes it is from one step's input to the next one's, for each input of the graph, in their order."""
 
-    def row(spec: TensorSpec) -> "tuple[torch.dtype, Sequence[int], Sequence[int], int]":
+    def size(spec: TensorSpec) -> int:
         dtype, shape, _ = spec
-        return dtype, shape, torch.empty(shape, device="meta").stride(), torch.Size(shape).numel()
+        return torch.Size(shape).numel() * dtype.itemsize
 
-    yield from ((dtype, [size], [1], _WHOLE) for size, (dtype, _) in zip(plan.sizes, plan.groups, strict=True))
-    yield from map(row, plan.batch)
-    yield from ((tensor.dtype, tensor.shape, tensor.stride(), _WHOLE) for tensor in plan.constants)
-    yield from map(row, plan.reports)
-
-
-_WHOLE: Final = -1  # it is the same for all steps
-
-
-def _torch_library() -> str:
-    name = {"darwin": "libtorch_cpu.dylib", "win32": "torch_cpu.dll"}.get(sys.platform, "libtorch_cpu.so")
-    return str(Path(torch.__file__).parent / "lib" / name)
+    yield from (0 for _ in plan.groups)
+    yield from map(size, plan.batch)
+    yield from (0 for _ in plan.constants)
+    yield from map(size, plan.reports)

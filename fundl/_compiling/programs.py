@@ -10,7 +10,7 @@ import attrs
 from torch import Tensor
 from typing_extensions import override
 
-from fundl._compiling import inductor, torch_private, tracing
+from fundl._compiling import inductor, torch_private, tracing, waiting
 from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.graphs import programs_forgotten
 from fundl._compiling.lock import COMPILER_LOCK, uninterrupted
@@ -113,7 +113,7 @@ class Programs(Generic[Kind, Run]):
             with uninterrupted():
                 torch_private.require_known(torch_private.NAMES)
                 tracing.prepare()
-            with programs_forgotten():
+            with programs_forgotten(), waiting.compiling(self.name):
                 interface, run, library, cached = make()
             program = Program(key, interface, library, run)
         except (inductor.CompilerError, torch_private.UnknownTorchError) as error:

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl._compiling import inductor, torch_private
+from fundl._compiling import inductor, torch_private, waiting
 from fundl._compiling.scan import Scanned, scan
 from fundl._compiling.tracing import TraceError
 from fundl.training._progress import Progress
@@ -101,10 +101,11 @@ class CompiledStepRunner(StepRunner[S, B, R]):
         """What takes many steps at once, compiled by now; None if it cannot be."""
         if self._many is None or self._many.traces:
             return self._many
-        self._shown.say("compiling the step ...")
+        self._shown.say("tracing the step ...")
         start = time.perf_counter()
         try:
-            self._many(state, tree.stack([batch]))
+            with waiting.told_to(self._shown.say):
+                self._many(state, tree.stack([batch]))
         except Exception as error:  # what is wrong with the step itself comes up again as it runs as it is
             if self._insist:
                 raise
