@@ -227,7 +227,7 @@ def _draw(rows: Sequence[Ratio], path: Path) -> None:
         return
     names = [*dict.fromkeys(row.name for row in rows)]
     figure, axes = plt.subplots(figsize=(9, 1.5 + 0.3 * len(names)), layout="constrained")
-    for marker, peer in zip("os^vDP*X", PEERS, strict=True):
+    for marker, peer in zip("os^vDP*Xh", PEERS, strict=True):
         chosen = [row for row in rows if row.peer == peer]
         if chosen:
             errors = [[row.median - row.lower for row in chosen], [row.upper - row.median for row in chosen]]

@@ -2,6 +2,7 @@
 
 import gc
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -302,6 +303,36 @@ def test_a_prediction_that_is_a_parameter_stays_what_it_was() -> None:
         expected, report = step(state, BATCH)
         assert torch.equal(prediction, report.prediction)
         state = expected
+
+
+@attrs.frozen(eq=False)
+class Remembering(Layer[Tensor]):
+    """Keeps what it makes of its weight, as long as there is this layer: it is a value, whose weight does not change."""
+
+    weight: Tensor
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        doubled = MADE.setdefault(self, 2 * self.weight)
+        return x * doubled, x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Remembering", Tensor]:
+        return self.gradient((2 * residuals * grad).sum(0)), grad * MADE[self]
+
+
+MADE: Final[weakref.WeakKeyDictionary[Remembering, Tensor]] = weakref.WeakKeyDictionary()
+
+
+def test_what_is_remembered_of_a_layer_stays_true() -> None:
+    optimizer: AnyTransform = adam(0.1)
+    state, step = fresh(optimizer, (Remembering(torch.ones(3)),)), train_step(mse, optimizer)
+    expected = state
+    for _ in range(4):
+        expected, _ = step(expected, (X, X))
+        MADE.clear()
+    fitted, _ = fit(step, state, [(X, X)] * 4, epochs=1, compile=False, progress=False)
+    assert tree.equal(fitted, expected)
 
 
 def test_what_evaluate_keeps_stays_what_it_was() -> None:

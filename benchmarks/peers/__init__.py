@@ -64,6 +64,14 @@ PEERS: Final[dict[str, Peer]] = {
         "fundl, jit and scan", "fundl_jit", "torch, fundl", ("fundl",), _ALL, compiles=True, loops=True, repeats=True
     ),
     "fundl-eager": Peer("fundl, eager", "fundl_eager", "torch, fundl", ("fundl",), _ALL | {"rows"}, repeats=True),
+    "fundl-donating": Peer(
+        "fundl, eager, donating",
+        "fundl_donating",
+        "torch, fundl",
+        ("fundl",),
+        frozenset({"disk", "mlp", "transformer", "parameters"}),
+        grows=False,
+    ),
     "torch-eager": Peer("torch.nn, eager", "torch_eager", "torch", ("torch",), _ALL | {"rows"}),
     "torch-compile": Peer("torch.nn, torch.compile", "torch_compile", "torch", ("torch",), _ALL, compiles=True, grows=False),
     "jax": Peer(

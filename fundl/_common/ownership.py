@@ -63,6 +63,7 @@ class _Parts:
         return (
             bool(self.parts)
             and tuple(map(sys.getrefcount, self.parts)) == self.counts
+            and not any(map(weakref.getweakrefcount, self.parts))  # of a cache, say, of what was made of a layer
             and tuple(map(_uses, self.storages)) == (_USED_ONCE,) * len(self.storages)
             and (not self.inference or torch.is_inference_mode_enabled())  # elsewhere torch refuses to write over such
         )

@@ -64,7 +64,7 @@ class Transform(ABC, Generic[S]):
     Whoever derives from it decorates the class with ``@attrs.frozen``, and writes `start` and `change` out of place, on
     foreach kernels, without asking for the values of tensors: so that a step can be traced. Tensors of 16 bits come to both
     as float32. If each number changes by its own gradients alone, the class says ``elementwise = True``: an ensemble then
-    applies it to all runs at once.
+    applies it to all runs at once. Where nobody else holds a state, the next one may be written over it, by `change_over`.
 
     >>> from fundl import Tensors, Transform, chain, scale_by_learning_rate
     >>> @attrs.frozen
@@ -181,7 +181,7 @@ class Transform(ABC, Generic[S]):
     def step_over(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """`step`, for whoever alone holds the state and the params, and uses neither again: it may write over them.
 
-        Nothing looks after that here; `train_step` with ``donate=True`` does.
+        Nobody looks after that here. Use ``train_step(..., donate=True)``, which does, unless you know who holds what.
         """
         return self._run(self.move_over, grads, state, params, over=True)
 
