@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -14,7 +15,7 @@ from torch import Tensor
 from fundl import key, tree
 from fundl._common import draws, dropping, native, normal_numbers, philox
 from fundl._common.store import Store
-from fundl.random import bernoulli, bits, fold_in, normal, permutation, randint, split, truncated_normal, uniform
+from fundl.random import bernoulli, bits, fold_in, normal, permutation, randint, split, split_twice, truncated_normal, uniform
 from tests.test_random import DTYPES, wide
 
 IN_FORWARD_MODE: Final = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # with which torch has it
@@ -157,6 +158,21 @@ def test_keys_in_vmap_are_drawn_from_in_c(monkeypatch: pytest.MonkeyPatch) -> No
     assert torch.equal(tangents, expected)
     monkeypatch.setattr(philox, "philox", None)
     assert torch.equal(torch.vmap(scaled, in_dims=(0, None))(keys, x), expected)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 200])
+@pytest.mark.parametrize("places", [[], [0], [1, 2, 9], [300]], ids=str)
+def test_keys_of_keys_are_split_twice(places: list[int], size: int, in_tensors: InTensors) -> None:
+    expected = [one for place in places for one in split(split(key(5), place + 1)[place], size)]
+
+    def found() -> Tensor:
+        return torch.stack([*split_twice(key(5), array("q", places), size), key(0)])
+
+    assert torch.equal(found(), torch.stack([*expected, key(0)]))
+    assert torch.equal(in_tensors(found), found())
+    if places and size:
+        in_vmap = torch.vmap(lambda one: torch.stack(split_twice(one, array("q", places), size)))(split(key(5), 3))
+        assert torch.equal(in_vmap[1], torch.stack(split_twice(split(key(5), 3)[1], array("q", places), size)))
 
 
 # --- Dropout ------------------------------------------------------------------------------------------------------------

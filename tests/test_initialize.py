@@ -35,6 +35,7 @@ from fundl.initializers import (
 )
 from fundl.layer import Layer
 from fundl.layers.activation import SELU, LeakyReLU, ReLU, Sigmoid, Softplus, Tanh
+from fundl.layers.frozen import frozen
 from fundl.layers.gain import gain_of
 from fundl.layers.linear import Linear, linear
 from fundl.layers.structure import Identity, Residual, residual
@@ -482,6 +483,77 @@ def test_values_stay_on_their_device_and_shapes_go_to_the_cpu() -> None:
 
 def test_a_model_too_large_for_any_memory_can_be_initialized_on_meta() -> None:
     assert initialize(key(0), linear(10**9, 10**9), device="meta").weight.shape == (10**9, 10**9)
+
+
+@attrs.frozen(eq=False)
+class Many(Layer[Tensor]):
+    """A layer with so many leaves that its keys are split by themselves."""
+
+    weights: tuple[Tensor, ...]
+    weights_init: Initializer = attrs.field(default=normal())
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Many", Tensor]:
+        return self, grad
+
+
+def test_keys_are_split_by_record_and_then_by_leaf() -> None:
+    model = compose(ReLU(), bag(), residual(linear(2, 3), linear(3, 2)), Many((torch.empty(2, 3, device="meta"),) * 20))
+    initialized = initialize(key(4), model)
+    records = tree.records(initialized)
+    own = random.split(key(4), len(records))
+    assert [type(record).__name__ for record in records] == [
+        "ReLU",
+        "Bag",
+        "Linear",
+        "ReLU",
+        "Residual",
+        "Linear",
+        "Linear",
+        "Many",
+    ]
+    for place in (2, 5, 6):
+        record = records[place]
+        assert isinstance(record, Linear)
+        for leaf, leaf_key in zip(tree.leaves(record), random.split(own[place], 2), strict=True):
+            fan_in = record.weight.shape[1]
+            drawn = uniform_fan_in()(leaf_key, tuple(leaf.shape), Fans(fan_in, 0), dtype=torch.float32, device=CPU)
+            assert torch.equal(leaf, drawn)
+    keys = random.split(own[7], 20)
+    assert all(torch.equal(leaf, random.normal(of, (2, 3))) for leaf, of in zip(tree.leaves(records[7]), keys, strict=True))
+    bias = initialized[1].bias
+    assert bias is not None
+    of_bias = random.split(own[1], 8)[5]  # behind the inner layers and the weights, of which one is None
+    assert torch.equal(bias, random.uniform(of_bias, (1000,), low=-(fan := 100**-0.5), high=fan))
+
+
+def test_models_that_are_alike_are_drawn_by_their_own_initialisers() -> None:
+    """What is found of one model is used for the next: but never its values, or what is equal and not the same."""
+    layers = [linear(2, 3, weight_init=constant(value)) for value in (0.0, -0.0, 1.0, 0.0)]
+    signs = [initialize(key(0), layer).weight.signbit().any().item() for layer in layers]
+    assert signs == [False, True, False, False]
+    shapes = [
+        initialize(key(0), linear(size, 3, dtype=dtype)).weight for size in (2, 5) for dtype in (torch.float32, torch.float64)
+    ]
+    assert [(weight.shape[1], weight.dtype) for weight in shapes] == [
+        (2, torch.float32),
+        (2, torch.float64),
+        (5, torch.float32),
+        (5, torch.float64),
+    ]
+    values = initialize(key(0), linear(2, 3))
+    kept = [initialize(key(1), frozen(layer)).layers[0] for layer in (values, linear(2, 3), initialize(key(2), linear(2, 3)))]
+    assert torch.equal(kept[0].weight, values.weight)
+    assert not torch.equal(kept[1].weight, kept[2].weight)
+    shared = torch.empty(3, 3, device="meta")
+    tied = Bag((Linear(shared, None), ReLU()), (shared, (shared, None)), None, None, torch.tensor(1), shared)
+    apart = attrs.evolve(tied, weights=(torch.empty(3, 3, device="meta"), (shared, None)))
+    assert initialize(key(0), tied).weights[0].is_meta
+    assert not initialize(key(0), apart).weights[0].is_meta
 
 
 # --- Initialisers of the user's own, and errors -----------------------------------------------------------------------

@@ -289,6 +289,14 @@ def test_map_records_goes_from_outer_to_inner() -> None:
     assert TRACKED.inner.label == "pair"
 
 
+def test_children_are_changed_past_validators() -> None:
+    assert tree.children(TRACKED) == [ONE, TWO, TRACKED.inner]
+    changed = tree.with_children(TRACKED, [None, TWO, 3])
+    assert isinstance(changed, Tracked)
+    assert tree.children(changed) == [None, TWO, 3]
+    assert TRACKED.mean is ONE
+
+
 def test_map_records_keeps_what_does_not_change() -> None:
     model = (TRACKED, (Pair(ONE, TWO),))
     assert tree.map_records(lambda record: record, model) is model

@@ -104,7 +104,7 @@ def rekey(model: P, key: Key) -> P:
         if not isinstance(unchecked, Layer | tuple):
             raise TypeError(f"rekey(model, key) takes a model first, a layer or a tuple of layers, not {tree.describe(model)}")
         return model
-    keys = iter(split(key, count))
+    keys = iter(split(key, count).unbind())
 
     def with_key(record: Record) -> Record:
         if not is_stochastic(record):
