@@ -102,4 +102,4 @@ def test_an_index_out_of_range_is_an_error(threads: int, which: str, tmp_path: P
     assert {name for name, found in outcomes.items() if found == "dict"} == COUNT_FROM_THE_END & outcomes.keys()
     told = {line for line in run.stderr.splitlines() if "No CUDA runtime" not in line}  # which 2.11 tells of
     if which == "some":
-        assert told == {"Error: an index is out of range"}  # and no stack of C++, which kernels that are called write
+        assert not told  # no stack of C++ either, which kernels that are called write
