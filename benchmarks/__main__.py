@@ -27,7 +27,7 @@ from benchmarks.session import Failed, Losses, Measured, Outcome, compiling, imp
 
 _COMPILED: Final = {  # whose first step in a new process is measured
     "compile": "disk-adam-10",
-    **{f"compile-{name}": name for name, case in CASES.items() if case.network in {"deep", "transformer"} and case.grows},
+    **{f"compile-{name}": name for name, case in CASES.items() if case.deepens},
 }
 _PAIRS: Final = pairs.pairs()
 _NAMES: Final = (*CASES, *_PAIRS, *_COMPILED, "import")

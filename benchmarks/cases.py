@@ -101,6 +101,11 @@ class Case:
         """How many blocks the network has that are alike: of a deep one, all layers but the last."""
         return self.depth - (self.network == "deep")
 
+    @property
+    def deepens(self) -> bool:
+        """Whether it is one of several depths."""
+        return self.grows == self.depth
+
     def batches(self) -> tuple[Floats | Integers, Floats | Integers]:
         """The inputs and the targets of the steps of a call, along a first axis."""
         numbers = np.random.default_rng(1)

@@ -32,7 +32,7 @@ class Peer:
         compiles: whether the first step compiles.
         loops: whether an epoch is one call.
         repeats: whether it has blocks that are one record, with their parameters stacked.
-        grows: whether it is asked to train networks that grow; it need not, if it compiles them for minutes.
+        deepens: whether it is asked to train networks of many depths; it need not be, if it compiles them for minutes.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Peer:
     compiles: bool = False
     loops: bool = False
     repeats: bool = False
-    grows: bool = True
+    deepens: bool = True
 
     def takes(self, case: Case) -> bool:
         """Whether a case is natural for it."""
-        able = (self.loops or not case.looped) and (self.repeats or not case.repeat) and (self.grows or not case.grows)
+        able = (self.loops or not case.looped) and (self.repeats or not case.repeat) and (self.deepens or not case.deepens)
         return able and case.network in self.networks and (self.module != "thinc_numpy" or case.optimizer in {"sgd", "adam"})
 
     def prepare(self, case: Case) -> Mapping[str, Run]:
@@ -70,10 +70,10 @@ PEERS: Final[dict[str, Peer]] = {
         "torch, fundl",
         ("fundl",),
         frozenset({"disk", "mlp", "transformer", "parameters"}),
-        grows=False,
+        deepens=False,
     ),
     "torch-eager": Peer("torch.nn, eager", "torch_eager", "torch", ("torch",), _ALL | {"rows"}),
-    "torch-compile": Peer("torch.nn, torch.compile", "torch_compile", "torch", ("torch",), _ALL, compiles=True, grows=False),
+    "torch-compile": Peer("torch.nn, torch.compile", "torch_compile", "torch", ("torch",), _ALL, compiles=True, deepens=False),
     "jax": Peer(
         "JAX, equinox, optax",
         "jax_equinox",
