@@ -166,6 +166,16 @@ def test_an_ensemble_gives_the_same_bits() -> None:
     assert tree.equal(fitted, expected)
 
 
+@pytest.mark.parametrize("optimizer", [momentum(0.1), adamw(0.1), OPTIMIZERS["adamw: scheduled"]])
+def test_large_leaves_which_are_copied_part_by_part_give_the_same_bits(optimizer: AnyTransform) -> None:
+    model = initialize(key(2), compose(linear(3, 5), ReLU(), linear(5, 90_001), linear(90_001, 3)))
+    expected, state = fresh(optimizer, model), fresh(optimizer, model)
+    for _ in range(3):
+        expected = train_step(mse, optimizer)(expected, (X, X))[0]
+        state = train_step(mse, optimizer, donate=True)(state, (X, X))[0]
+        assert tree.equal(state, expected)
+
+
 # --- What is written over, and what is not ----------------------------------------------------------------------------
 
 WRITING: Final[dict[str, AnyTransform]] = {

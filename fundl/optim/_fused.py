@@ -1,7 +1,7 @@
 """Fused kernels: one pass over the memory, in place, where a formula would take several."""
 
-from itertools import compress
-from typing import NamedTuple
+from itertools import chain, compress
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +23,37 @@ class Columns(NamedTuple):
         """The leaves where the mask is true."""
         return Columns(*(tuple(compress(column, mask)) for column in self))
 
+    def part(self, start: int, stop: int) -> "Columns":
+        """Some leaves that follow each other."""
+        return Columns(*(column[start:stop] for column in self))
+
     def unshared(self) -> "Columns":
         """The gradients as they are, and copies of all else, for the kernel to write over."""
         n = len(self.params)
         new = copies(self.params + self.first_moment + self.second_moment + self.max_second_moment)
         return Columns(new[:n], self.grads, new[n : 2 * n], new[2 * n : 3 * n], new[3 * n :])
+
+
+def joined(parts: list[Columns]) -> Columns:
+    """Columns whose leaves follow each other, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    fields = range(len(Columns._fields))
+    return Columns(*(tuple(chain.from_iterable([part[field] for part in parts])) for field in fields))
+
+
+_RUN: Final = 2**18  # numbers
+
+
+def runs(params: Tensors) -> list[tuple[int, int]]:
+    """Where leaves start and stop of which copies are still in the cache as the kernel writes over them."""
+    found, start, numbers = [], 0, 0
+    for stop, leaf in enumerate(params, 1):
+        numbers += leaf.numel()
+        if numbers >= _RUN or stop == len(params):
+            found.append((start, stop))
+            start, numbers = stop, 0
+    return found
 
 
 def read_by_kernels(rate: float | Tensor) -> float | Tensor:

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
-from fundl.optim._fused import Columns, can_fuse, read_by_kernels
+from fundl.optim._fused import Columns, can_fuse, joined, read_by_kernels, runs
 from fundl.optim.decay import AddDecayedWeights, DecayState, Predicate
 from fundl.optim.flat import StateError, Tensors, new_count, require_fit, times, zeros_like
 from fundl.optim.rate import Rate
@@ -212,13 +212,12 @@ class _Adam(Transform[AdamChainState]):
 
     @override
     def move_over(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamChainState]:
-        moments, _, rate_state = state
+        moments, decay, rate_state = state
         columns = self.moments.columns(params, grads, moments)
         if not _can_fuse(columns):
             return self.move(grads, state, params)
-        rate = self.rate.rate_at(rate_state)
-        count = moments.count.add_(1)
-        self._write(columns, state, count, rate)
+        rate, mask = self.rate.rate_at(rate_state), self.decay.mask(decay, grads)
+        self._write(columns, mask, moments.count.add_(1), rate)
         self.moments.keep_greatest_over(moments)
         self.rate.count_over(rate_state)
         return params, state
@@ -233,13 +232,17 @@ class _Adam(Transform[AdamChainState]):
     def _move_fused(self, columns: Columns, state: AdamChainState) -> tuple[Tensors, AdamChainState]:
         moments, decay, rate_state = state
         rate, next_rate_state = self.rate.next_rate(rate_state)
-        new, count = columns.unshared(), moments.count + 1
-        self._write(new, state, count, rate)
+        count, mask = moments.count + 1, self.decay.mask(decay, columns.grads)
+        parts: list[Columns] = []
+        for start, stop in runs(columns.params):
+            parts.append(columns.part(start, stop).unshared())
+            self._write(parts[-1], mask[start:stop], count, rate)
+        new = joined(parts)
         return new.params, (self.moments.next_state(moments, count, new), decay, next_rate_state)
 
-    def _write(self, columns: Columns, state: AdamChainState, count: Tensor, rate: float | Tensor) -> None:
+    def _write(self, columns: Columns, mask: tuple[bool, ...], count: Tensor, rate: float | Tensor) -> None:
         """Run the kernel on the leaves that decay, and on those that do not."""
-        mask, weight_decay = self.decay.mask(state[1], columns.grads), self.decay.weight_decay
+        weight_decay = self.decay.weight_decay
         if False not in mask:
             self.moments.write(columns, count, rate, weight_decay=weight_decay, decoupled=self.decoupled)
         else:

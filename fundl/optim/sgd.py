@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from fundl._common.numbers import non_negative
 from fundl._common.suggestions import with_suggestions
-from fundl.optim._fused import can_fuse, read_by_kernels
+from fundl.optim._fused import can_fuse, read_by_kernels, runs
 from fundl.optim.decay import AddDecayedWeights, DecayState
 from fundl.optim.flat import StateError, Tensors, copies, new_count, require_fit, times, zeros_like
 from fundl.optim.rate import Rate
@@ -152,10 +152,13 @@ class _SGD(Transform[SGDState]):
         decay, trace, rate_state = state
         if self._can_fuse(grads, trace, params):
             rate, rate_state = self.rate.next_rate(rate_state)
-            new = copies(params + trace.trace)
-            new_params, total = new[: len(params)], new[len(params) :]
-            self._write(new_params, grads, total, rate)
-            return new_params, (decay, TraceState(total, None), rate_state)
+            moved: Tensors = ()
+            total: Tensors = ()
+            for start, stop in runs(params):
+                n, new = stop - start, copies(params[start:stop] + trace.trace[start:stop])
+                self._write(new[:n], grads[start:stop], new[n:], rate)
+                moved, total = moved + new[:n], total + new[n:]
+            return moved, (decay, TraceState(total, None), rate_state)
         updates, trace = self.trace.change(self._decayed(grads, state, params), trace, params)
         moved, rate_state = self.rate.move(updates, rate_state, params)
         return moved, (decay, trace, rate_state)
