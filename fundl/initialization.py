@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from fundl import random, tree
+from fundl._common.alike import Findings, likeness
 from fundl._common.checks import require_model
-from fundl._common.modes import is_traced, no_grad
+from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, fans_of
 from fundl.initializers import Dependent, Initializer
@@ -58,9 +59,6 @@ def initialize(key: Key, model: P, *, device: torch.device | str | None = None, 
 
 
 # --- What is to be drawn ----------------------------------------------------------------------------------------------
-
-# That takes longer than to draw it, for a small model, and depends on nothing but the structure of the model and the shapes,
-# dtypes and devices of its tensors: it is kept for the next model that is alike.
 
 
 class _Leaf(NamedTuple):
@@ -113,34 +111,21 @@ class _Plan(NamedTuple):
     has_dependent: bool
 
 
-_SEEN: Final[dict[object, _Plan]] = {}
-_MOST_SEEN: Final = 64
+_PLANS: Final[Findings[_Plan]] = Findings()
 
 
 def _plan(model: Model, device: torch.device | None, dtype: torch.dtype | None) -> _Plan:
     """What is to be drawn for a model, which is as it must be."""
-    try:
-        likeness = _likeness(model, device, dtype)
-        if (seen := _SEEN.get(likeness)) is not None:
-            return seen
-    except Exception:  # of what is no model; what is wrong with it is told below
-        likeness = None
+    like = likeness(model, device, dtype)
+    if (known := _PLANS.get(like)) is not None:
+        return known
     parts = _parts(model, device, dtype)
     places = array("q", [place for place, part in enumerate(parts) if part.own])
     most = max((part.size for part in parts if part.own and part.size <= _FEW), default=0)
     plan = _Plan(parts, places, most, any(part.is_dependent for part in parts))
-    if likeness is not None and all(part.is_flat or not part.own for part in parts):  # else it counts which tensors are one
-        if len(_SEEN) >= _MOST_SEEN:
-            _SEEN.clear()
-        _SEEN[likeness] = plan
+    if all(part.is_flat or not part.own for part in parts):  # else it counts which tensors are the same
+        _PLANS.keep(like, plan)
     return plan
-
-
-def _likeness(model: Model, device: torch.device | None, dtype: torch.dtype | None) -> object:
-    """What models have in common for which the same is to be drawn; None where nothing can be kept."""
-    leaves, structure = tree.flatten(model)
-    kinds = [None if leaf is None else (type(leaf), leaf.shape, leaf.dtype, leaf.device) for leaf in leaves]
-    return None if is_traced() else (structure, tuple(kinds), device, dtype)
 
 
 def _parts(model: Model, device: torch.device | None, dtype: torch.dtype | None) -> list[_Part]:

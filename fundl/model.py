@@ -1,10 +1,11 @@
 """Models: layers and nested tuples of layers, applied and differentiated as one function."""
 
-from typing import Never, Protocol, TypeVarTuple, cast, overload
+from typing import Final, Never, Protocol, TypeVarTuple, cast, overload
 
 from torch import Tensor
 from typing_extensions import TypeVar
 
+from fundl._common.alike import Findings, likeness
 from fundl._common.checks import as_model, models, require_gradient, require_loss
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass, first_forward, run_backward, run_backward_input, run_backward_params
@@ -38,8 +39,14 @@ def compose(*layers: *Ts) -> tuple[*Ts]:
     Traceback (most recent call last):
     fundl.shapes.Misfit: layer 3 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
     """
-    of_model(Shape(...), models(*layers))
+    like = likeness(layers)
+    if not _FITTING.get(like):
+        of_model(Shape(...), models(*layers))
+        _FITTING.keep(like, found=True)
     return layers
+
+
+_FITTING: Final[Findings[bool]] = Findings()
 
 
 class Differentiable(Protocol[Grads, X, Y, Kept]):

@@ -556,6 +556,37 @@ def test_models_that_are_alike_are_drawn_by_their_own_initialisers() -> None:
     assert not initialize(key(0), apart).weights[0].is_meta
 
 
+@attrs.frozen
+class Given(Initializer):
+    """Values that are given: two of these cannot be compared."""
+
+    values: Tensor
+
+    @override
+    def __hash__(self) -> int:
+        return 0
+
+    @override
+    def __call__(self, key: Tensor, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        return self.values.to(device, dtype)
+
+
+def test_initialisers_that_cannot_be_compared_are_never_taken_for_each_other() -> None:
+    given = [Given(torch.full((3, 2), value)) for value in (1.0, 2.0)]
+    for initializer in (*given, *given):
+        model = initialize(key(0), compose(linear(2, 3, weight_init=initializer), ReLU()))
+        assert torch.equal(model[0].weight, initializer.values)
+
+
+def test_each_model_is_checked_until_one_like_it_was_found_to_fit() -> None:
+    for _ in range(2):
+        assert len(compose(linear(2, 3), linear(3, 1))) == 2
+        with pytest.raises(ValueError, match="expects 4 features but layer 1"):
+            compose(linear(2, 3), linear(4, 1))
+        with pytest.raises(ValueError, match="expects 4 features but layer 1"):
+            initialize(key(0), (linear(2, 3), linear(4, 1)))
+
+
 # --- Initialisers of the user's own, and errors -----------------------------------------------------------------------
 
 

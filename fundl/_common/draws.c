@@ -254,13 +254,15 @@ NORMAL(fundl_normal_float64, double)
     for (uint64_t i = 0; i < count; i++) y[i] = x[i] * (type)mask[i] * (type)scale;                               \
   }                                                                                                               \
                                                                                                                   \
-  /* The mask, and x masked. */                                                                                   \
+  /* The mask, and x masked, whose elements are as many for each key. */                                          \
   void fundl_dropped_##name(                                                                                      \
       const int64_t* key, uint64_t keys, uint64_t count, uint8_t* out, uint64_t threshold, const type* x, type* y, \
       double scale) {                                                                                             \
+    const uint8_t* const mask = out;                                                                              \
     FOR_EACH_BATCH(0, 0, 1) {                                                                                     \
+      const uint64_t place = (uint64_t)(out - mask) + start;                                                      \
       for (uint64_t i = 0; i < size; i++) out[start + i] = is_less(batch.word[i], threshold);                     \
-      fundl_masked_##name(x + start, size, y + start, out + start, scale);                                        \
+      fundl_masked_##name(x + place, size, y + place, mask + place, scale);                                       \
     }                                                                                                             \
   }
 
