@@ -1,8 +1,8 @@
 """Random numbers, and what is made of them: fundl's against torch's own, which has a state and no promise of bits.
 
-Drawing 100 to 10,000,000 numbers; giving a network its first parameters; and an eager step of the disk network with a dropout
-after each ReLU. Both sides take turns in one process, on one thread; the ratio is the median over the turns, of how many times
-as long torch takes.
+Drawing 100 to 10,000,000 numbers, and for many runs at once; giving a network its first parameters, which takes longer for the
+first network of a kind; and an eager step of the disk network with a dropout after each ReLU. Both sides take turns in one
+process, on one thread; the ratio is the median over the turns, of how many times as long torch takes.
 
     python -m benchmarks.drawing
     python -m benchmarks.drawing --rounds 31 --only normal
@@ -10,7 +10,7 @@ as long torch takes.
 
 from collections.abc import Iterator
 from functools import partial
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import Annotated, Final
 
 import torch
@@ -18,7 +18,22 @@ import typer
 from torch import Tensor, nn
 
 from benchmarks.turns import Side, compared, machine
-from fundl import Dropout, Model, ReLU, compose, initialize, key, linear, mse, random, sgd, train_state, train_step
+from fundl import (
+    Dropout,
+    Model,
+    ReLU,
+    compose,
+    ensemble,
+    initialize,
+    key,
+    linear,
+    mse,
+    random,
+    sgd,
+    split,
+    train_state,
+    train_step,
+)
 
 SIZES: Final = (100, 10_000, 1_000_000, 10_000_000)
 DISK: Final = (2, 25, 25, 25, 2)
@@ -36,6 +51,14 @@ def draws() -> Iterator[tuple[str, Side, Side]]:
         yield f"bernoulli {size}", partial(random.bernoulli, some_key, shape, probability=0.9), partial(bernoulli, shape)
 
 
+def batched() -> Iterator[tuple[str, Side, Side]]:
+    """Numbers for each of 10 runs."""
+    keys, runs = split(key(0), 10), torch.zeros(10)
+    mine = ensemble.each(lambda one: random.normal(one, SIZES[:1]))
+    other = torch.vmap(lambda _: torch.randn(SIZES[:1]), randomness="different")
+    yield f"normal {SIZES[0]} in vmap", lambda: mine(keys), lambda: other(runs)
+
+
 def bernoulli(shape: tuple[int, ...]) -> Tensor:
     """As `random.bernoulli`, by torch."""
     return torch.empty(shape, dtype=torch.bool).bernoulli_(0.9)
@@ -46,6 +69,8 @@ def networks() -> Iterator[tuple[str, Side, Side]]:
     for sizes in (DISK, MLP):
         name = "initialize " + "-".join(map(str, sizes))
         yield name, partial(initialized, sizes), partial(theirs, sizes)
+    kinds = [cycle([(*DISK[:-1], outputs) for outputs in range(1, 101)]) for _ in range(2)]  # more than are kept
+    yield "initialize, each another kind", lambda: initialized(next(kinds[0])), lambda: theirs(next(kinds[1]))
 
 
 def initialized(sizes: tuple[int, ...]) -> Model:
@@ -95,7 +120,7 @@ def main(
     torch.set_num_threads(1)
     print(machine())
     print(f"{'what':32}{'fundl us':>12}{'torch':>8}")
-    for name, mine, other in (*draws(), *networks(), *steps()):
+    for name, mine, other in (*draws(), *batched(), *networks(), *steps()):
         if name.startswith(only):
             took, ratio = compared(mine, other, rounds)
             print(f"{name:32}{took * 1e6:>12.1f}{ratio:>8.2f}", flush=True)

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from fundl import random, tree
 from fundl._common.alike import Findings, likeness
-from fundl._common.checks import require_model
 from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, fans_of
 from fundl.initializers import Dependent, Initializer
 from fundl.layer import Model, P
-from fundl.model import output_shape
+from fundl.model import require_fitting
 from fundl.random import Key
 from fundl.tree import Record, describe
 
@@ -129,8 +128,7 @@ def _plan(model: Model, device: torch.device | None, dtype: torch.dtype | None) 
 
 
 def _parts(model: Model, device: torch.device | None, dtype: torch.dtype | None) -> list[_Part]:
-    require_model(model)
-    output_shape(model)  # raises, if layers do not fit together
+    require_fitting(model)
     records = tree.records_and_buffers(model)
     named = [_named_leaves(record) for record, _ in records]
     for (record, _), (_, own) in zip(records, named, strict=True):
@@ -141,8 +139,7 @@ def _parts(model: Model, device: torch.device | None, dtype: torch.dtype | None)
     for (record, is_frozen), (size, own) in zip(records, named, strict=True):
         is_kept = is_frozen and not any(leaf.is_meta for _, leaf in own.values())
         leaves = {place: _leaf(record, place, own, device, dtype, is_frozen=is_frozen) for place in own}
-        is_flat = all(isinstance(getattr(record, name), Tensor | None) for name in record.children)
-        parts.append(_Part(size, leaves, is_flat, isinstance(record, Dependent) and not is_kept))
+        parts.append(_Part(size, leaves, _is_flat(record), isinstance(record, Dependent) and not is_kept))
     return parts
 
 
@@ -153,10 +150,17 @@ _Own: TypeAlias = Mapping[int, tuple[str, Tensor]]
 def _named_leaves(record: Record) -> tuple[int, _Own]:
     """How many leaves a record has, and its own."""
     fields = [(name, getattr(record, name)) for name in record.children]
+    if _is_flat(record):
+        return len(fields), {place: (name, leaf) for place, (name, leaf) in enumerate(fields) if leaf is not None}
     inner = {id(leaf) for _, field in fields for part in tree.outer_records(field) for leaf in tree.leaves(part)}
     named = [(name, leaf) for name, field in fields for leaf in tree.flatten(field)[0]]
     own = {place: (name, leaf) for place, (name, leaf) in enumerate(named) if leaf is not None and id(leaf) not in inner}
     return len(named), own
+
+
+def _is_flat(record: Record) -> bool:
+    """Whether the children of a record are its leaves, as those of most."""
+    return all(child is None or isinstance(child, Tensor) for child in tree.children(record))
 
 
 def _leaf(

@@ -6,7 +6,7 @@ from torch import Tensor
 from typing_extensions import TypeVar
 
 from fundl._common.alike import Findings, likeness
-from fundl._common.checks import as_model, models, require_gradient, require_loss
+from fundl._common.checks import as_model, models, require_gradient, require_loss, require_model
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass, first_forward, run_backward, run_backward_input, run_backward_params
 from fundl._common.tape import refuse_tape
@@ -39,14 +39,20 @@ def compose(*layers: *Ts) -> tuple[*Ts]:
     Traceback (most recent call last):
     fundl.shapes.Misfit: layer 3 (Linear) expects 24 features but layer 1 (Linear) gives 25 features
     """
-    like = likeness(layers)
-    if not _FITTING.get(like):
-        of_model(Shape(...), models(*layers))
-        _FITTING.keep(like, found=True)
+    require_fitting(layers or models(*layers))
     return layers
 
 
 _FITTING: Final[Findings[bool]] = Findings()
+
+
+def require_fitting(model: object) -> None:
+    """Raise an error unless this is a model, and its layers fit together."""
+    like = likeness(model)
+    if not _FITTING.get(like):
+        require_model(model)
+        of_model(Shape(...), model)
+        _FITTING.keep(like, found=True)
 
 
 class Differentiable(Protocol[Grads, X, Y, Kept]):
