@@ -171,6 +171,7 @@ from fundl.training.step import (
 from fundl.training.evaluation import Evaluation as Evaluation, evaluate as evaluate
 from fundl.training.run import Batches as Batches, Epoch as Epoch
 from fundl.training.interruption import Interrupted as Interrupted, last_good as last_good
+from fundl.training.epochs import Milestone as Milestone, epochs as epochs
 from fundl.training.fitting import fit as fit
 
 # Data.

@@ -32,7 +32,7 @@ from fundl import (
     train_step,
     tree,
 )
-from fundl.training import fitting
+from fundl.training import epochs as epochs_module
 from fundl.training._step_runner import pays
 
 POINTS, LABELS = disk(key(0), 100)
@@ -106,7 +106,7 @@ def test_a_step_that_cannot_be_compiled_is_an_error_only_where_that_was_asked_fo
     step, batches = train_step(asks_for_a_value, OPTIMIZER), [*minibatches(None, DATA, 50)]
     with pytest.raises(TraceError, match=r"asks for the value of a tensor, at .*float\(value\)"):
         fit(step, start(), batches, epochs=1, compile=True, progress=False)
-    monkeypatch.setattr(fitting, "pays", lambda _steps, _model: True)
+    monkeypatch.setattr(epochs_module, "pays", lambda _steps, _model: True)
     file = io.StringIO()
     state, _ = fit(step, start(), batches, epochs=2, progress=Console(file=file, width=100))
     plain, _ = fit(step, start(), batches, epochs=2, compile=False, progress=False)

@@ -44,8 +44,9 @@ from fundl import (
     value_and_grad,
 )
 from fundl.random import Key
+from fundl.training.epochs import described
 from fundl.training.evaluation import Evaluation, evaluate
-from fundl.training.fitting import described, fit
+from fundl.training.fitting import fit
 from fundl.training.interruption import Interrupted
 from fundl.training.step import TrainState, draws, train_state, train_step
 from fundl.tree import BUFFER

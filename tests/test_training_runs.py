@@ -45,7 +45,7 @@ from fundl import (
     tree,
     without_statistics,
 )
-from fundl.training import fitting
+from fundl.training import epochs as epochs_module
 from fundl.training.step import Report
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -409,7 +409,7 @@ def tracking(state: State2, batch: Batch) -> tuple[State2, Report[Tensor]]:
 
 @pytest.mark.usefixtures("interpreted_loop")
 def test_a_step_whose_state_gains_a_leaf_runs_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitting, "pays", lambda _steps, _model: True)
+    monkeypatch.setattr(epochs_module, "pays", lambda _steps, _model: True)
     model: Normalized = initialize(key(1), (BatchNorm(), linear(2, 2)))
     state, file = train_state(key(2), model, OPTIMIZER), io.StringIO()
     after, history = fit(tracking, state, batches, epochs=2, progress=Console(file=file, width=100))

@@ -12,8 +12,9 @@ from fundl.layer import Loss, P, Prediction, Target
 from fundl.metrics import Metric
 from fundl.optim.transform import Transform
 from fundl.runs import MANY
+from fundl.training._means import for_any_use
+from fundl.training.epochs import reached
 from fundl.training.evaluation import Evaluation
-from fundl.training.fitting import fold
 from fundl.training.run import Batches, Epoch, Run
 from fundl.training.step import S, Step, TrainState, X, step_of
 from fundl.training.step import train_state as train_state_of_one
@@ -122,5 +123,5 @@ def fit(
     """
     run = Run(MANY, step, state, batches, metric, donate=donate)
     of_one = None if evaluate is None else lambda ensemble: evaluate(ensemble.models)
-    state, history = fold(run, epochs, of_one, evaluate_every, progress)
-    return state, tuple(zip(*history, strict=True)) if history else ((),) * len(state.key)
+    history = [*reached(run, epochs, of_one, evaluate_every, progress)]
+    return for_any_use(run.good), tuple(zip(*history, strict=True)) if history else ((),) * len(state.key)

@@ -1,24 +1,17 @@
 """The training of a model, from the first epoch to the last."""
 
-import math
-from collections.abc import Callable, Sequence
-from statistics import fmean
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import attrs
-
-from fundl import tree
 from fundl.layer import P, Prediction, Target
-from fundl.memory import keep_freed_memory
 from fundl.metrics import Metric
 from fundl.runs import ONE
 from fundl.training._means import for_any_use
-from fundl.training._progress import Progress, show
-from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner, pays
+from fundl.training._step_runner import Compile
+from fundl.training.epochs import reached, runner_for
 from fundl.training.evaluation import Evaluation
-from fundl.training.interruption import Interrupted, Left
-from fundl.training.run import Batches, Epoch, Run, one_by_one
-from fundl.training.step import Report, S, Step, TrainState, X
+from fundl.training.run import Batches, Epoch, Run
+from fundl.training.step import S, Step, TrainState, X
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +30,7 @@ def fit(
     donate: bool = False,
     progress: "bool | Console" = True,
 ) -> tuple[TrainState[P, S], tuple[Epoch, ...]]:
-    """A training run: the fold of a step over the batches of some epochs.
+    """A training run: the fold of a step over the batches of some epochs. `epochs` gives the same run epoch by epoch.
 
     The same step, state and batches give the same bits, and fit(a epochs) followed by fit(b epochs) those of
     fit(a + b epochs): an epoch's key is folded from the state's key and step. (What is compiled rounds differently: to add up
@@ -86,91 +79,6 @@ def fit(
     >>> [epoch.step for epoch in history]
     [10, 20, 30]
     """
-
-    def runner_for(steps: int, shown: Progress) -> StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]:
-        if pays(steps * epochs, state.model) if compile == "auto" else compile:
-            return CompiledStepRunner(step, shown, insist=compile is True)
-        return one_by_one(step)
-
-    run = Run(ONE, step, state, batches, metric, runner_for, donate)
-    state, history = fold(run, epochs, evaluate, evaluate_every, progress)
-    return state, tuple([epoch for (epoch,) in history])
-
-
-def fold(
-    run: Run[P, S, X, Target, Prediction],
-    epochs: int,
-    evaluate: Callable[[P], Evaluation] | None,
-    evaluate_every: int,
-    progress: "bool | Console",
-) -> tuple[TrainState[P, S], list[tuple[Epoch, ...]]]:
-    """Make some epochs of a run, of one model or of many, as `fit` describes it.
-
-    Returns:
-        The state after the last, and what happened in each, for each model.
-    """
-    if epochs < 0:
-        raise ValueError(f"the number of epochs must be 0 or more, not {epochs}")
-    if evaluate_every < 1:
-        raise ValueError(f"evaluate_every must be 1 epoch or more, not {evaluate_every}")
-    keep_freed_memory()
-    history: list[tuple[Epoch, ...]] = []
-    try:
-        with show(progress, "epoch", epochs) as shown:
-            for number in range(1, epochs + 1):
-                history.append(run.epoch(shown))
-                if evaluate is not None and (number % evaluate_every == 0 or number == epochs):
-                    tests = [_require_evaluation(evaluate(model)) for model in run.runs.apart(run.good.model)]
-                    together = zip(history[-1], tests, strict=True)
-                    history[-1] = tuple([attrs.evolve(epoch, test=test) for epoch, test in together])
-                mean = _over_runs(history[-1])
-                shown.finish(number, _summary(mean, run.metric), f"{run.examples / mean.seconds:,.0f} examples/s")
-    except KeyboardInterrupt as error:
-        raise Interrupted(run.last(), tuple(map(_over_runs, history))) from error
-    except BaseException as error:
-        error.add_note(Left.of(run.last(), tuple(map(_over_runs, history))))
-        raise
-    return for_any_use(run.good), history
-
-
-def _require_evaluation(result: object) -> Evaluation:
-    if not isinstance(result, Evaluation):
-        raise TypeError(
-            f"evaluate, given to fit, returns an Evaluation, as fundl.evaluate(loss, model, batches) does, not"
-            f" {tree.describe(result)}: Evaluation(loss=...) makes one of a number"
-        )
-    return result
-
-
-# --- What is shown ----------------------------------------------------------------------------------------------------
-
-
-def _over_runs(epochs: Sequence[Epoch]) -> Epoch:
-    """An epoch of an ensemble, as the means over the runs."""
-    first, tests = epochs[0], [epoch.test for epoch in epochs if epoch.test is not None]
-    if len(epochs) == 1:
-        return first
-    return attrs.evolve(first, train=_mean([epoch.train for epoch in epochs]), test=_mean(tests) if tests else None)
-
-
-def _mean(results: Sequence[Evaluation]) -> Evaluation:
-    return Evaluation(fmean(result.loss for result in results), fmean(result.metric for result in results))
-
-
-def _summary(epoch: Epoch, metric: Metric[Prediction, Target] | None) -> str:
-    """An epoch in a line."""
-    name = str(getattr(getattr(metric, "func", metric), "__name__", "metric"))  # a configured metric is a functools.partial
-    parts = described(epoch.train, "loss", name)
-    if epoch.test is not None:
-        parts += described(epoch.test, "test loss", f"test {name}")
-    return "  ".join(parts)
-
-
-def described(result: Evaluation, loss: str, metric: str) -> list[str]:
-    """The numbers of an evaluation, with their names."""
-    numbers = {loss: result.loss, metric: result.metric}
-    return [
-        f"{name} {number:.4f}" if abs(number) >= 0.001 else f"{name} {number:.0e}"  # as wide as each other
-        for name, number in numbers.items()
-        if not math.isnan(number)
-    ]
+    run = Run(ONE, step, state, batches, metric, runner_for(step, state, epochs, compile), donate)
+    history = [epoch for (epoch,) in reached(run, epochs, evaluate, evaluate_every, progress)]
+    return for_any_use(run.good), tuple(history)

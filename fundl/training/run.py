@@ -4,7 +4,7 @@ import math
 import operator
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, Generic, TypeAlias, final
+from typing import Final, Generic, TypeAlias
 
 import attrs
 import torch
@@ -34,10 +34,9 @@ _EPOCHS: Final = 2**63  # the keys of steps are folded from the numbers below, t
 _ADVICE: Final = "Try a smaller learning rate, clip the gradients, or look for NaN in the data"
 
 
-@final
 @attrs.frozen
 class Epoch:
-    """What `fit` tells of an epoch.
+    """What `fit` and `epochs` tell of an epoch.
 
     Args:
         epoch: its number, from 1 on, in this call of `fit`.

@@ -1,0 +1,190 @@
+"""A training run as an iterator: what it has reached, epoch by epoch."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Generic, final
+
+import attrs
+
+from fundl import tree
+from fundl.layer import P, Prediction, Target
+from fundl.memory import keep_freed_memory
+from fundl.metrics import Metric
+from fundl.runs import ONE
+from fundl.training._progress import Progress, show
+from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner, pays
+from fundl.training.evaluation import Evaluation
+from fundl.training.interruption import Interrupted, Left
+from fundl.training.run import Batches, Epoch, Run, one_by_one
+from fundl.training.step import Report, S, Step, TrainState, X
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@final
+@attrs.frozen
+class Milestone(Epoch, Generic[P, S]):
+    """What `epochs` gives of each epoch: its numbers, and the state at its end.
+
+    Args:
+        state: the state; it stays as it is, unless the run was told to donate: then only until the next epoch begins.
+    """
+
+    state: TrainState[P, S] = attrs.field(eq=False, repr=False)
+
+
+def epochs(
+    step: Step[P, S, X, Target, Prediction],
+    state: TrainState[P, S],
+    batches: Batches[X, Target],
+    *,
+    count: int,
+    metric: Metric[Prediction, Target] | None = None,
+    evaluate: Callable[[P], Evaluation] | None = None,
+    evaluate_every: int = 1,
+    compile: Compile = "auto",  # noqa: A002  # what it does; nobody compiles Python here
+    donate: bool = False,
+    progress: "bool | Console" = True,
+) -> Iterator[Milestone[P, S]]:
+    """A training run, epoch by epoch: to write down, to save, or to end early, by plain statements of a loop.
+
+    What is computed is what `fit` computes, to the bit: it compiles once for the whole loop, draws one progress bar, and
+    numbers the epochs through. Whoever leaves the loop has the last state in his hands, whatever made him leave it.
+
+    Args:
+        step, state, batches, metric, evaluate, evaluate_every, compile, donate, progress: see `fit`.
+        count: how many epochs there are at most.
+
+    Returns:
+        An iterator; each item is made when it is asked for.
+
+    Raises:
+        Exception: what `fit` raises, when the epoch is asked for that it comes from. `last_good` has the state, as for `fit`.
+
+    >>> from fundl import disk, epochs, initialize, key, linear, minibatches, mse, one_hot, sgd, train_state, train_step
+    >>> points, labels = disk(key(0), 100)
+    >>> data, optimizer = (points, one_hot(labels, 2)), sgd(0.1)
+    >>> state = train_state(key(2), initialize(key(1), linear(2, 2)), optimizer)
+    >>> best, waited = float("inf"), 0
+    >>> for epoch in epochs(
+    ...     train_step(mse, optimizer), state, lambda key: minibatches(key, data, 10), count=50, progress=False
+    ... ):
+    ...     best, waited = (epoch.train.loss, 0) if epoch.train.loss < best else (best, waited + 1)
+    ...     if waited == 2:
+    ...         break
+    >>> model = epoch.state.model
+    >>> epoch.epoch < 50
+    True
+    """
+    run = Run(ONE, step, state, batches, metric, runner_for(step, state, count, compile), donate)
+    return _milestones(run, reached(run, count, evaluate, evaluate_every, progress))
+
+
+def _milestones(run: Run[P, S, X, Target, Prediction], numbers: Iterator[tuple[Epoch, ...]]) -> Iterator[Milestone[P, S]]:
+    for (epoch,) in numbers:
+        yield Milestone(epoch.epoch, epoch.step, epoch.train, epoch.test, epoch.seconds, run.good)
+
+
+def runner_for(
+    step: Step[P, S, X, Target, Prediction],
+    state: TrainState[P, S],
+    count: int,
+    compile: Compile,  # noqa: A002  # as it is called above
+) -> Callable[[int, Progress], StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]]:
+    """What decides how the steps of a run of so many epochs are taken."""
+
+    def decide(steps: int, shown: Progress) -> StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]:
+        if pays(steps * count, state.model) if compile == "auto" else compile:
+            return CompiledStepRunner(step, shown, insist=compile is True)
+        return one_by_one(step)
+
+    return decide
+
+
+def reached(
+    run: Run[P, S, X, Target, Prediction],
+    count: int,
+    evaluate: Callable[[P], Evaluation] | None,
+    evaluate_every: int,
+    progress: "bool | Console",
+) -> Iterator[tuple[Epoch, ...]]:
+    """Make some epochs of a run, of one model or of many, as `fit` describes it: what happened in each, for each model."""
+    if count < 0:
+        raise ValueError(f"the number of epochs must be 0 or more, not {count}")
+    if evaluate_every < 1:
+        raise ValueError(f"evaluate_every must be 1 epoch or more, not {evaluate_every}")
+    keep_freed_memory()
+    return _epoch_by_epoch(run, count, evaluate, evaluate_every, progress)
+
+
+def _epoch_by_epoch(
+    run: Run[P, S, X, Target, Prediction],
+    count: int,
+    evaluate: Callable[[P], Evaluation] | None,
+    evaluate_every: int,
+    progress: "bool | Console",
+) -> Iterator[tuple[Epoch, ...]]:
+    means: list[Epoch] = []
+    try:
+        with show(progress, "epoch", count) as shown:
+            for number in range(1, count + 1):
+                passed = run.epoch(shown)
+                means.append(_over_runs(passed))  # also where measuring fails
+                if evaluate is not None and (number % evaluate_every == 0 or number == count):
+                    tests = [_require_evaluation(evaluate(model)) for model in run.runs.apart(run.good.model)]
+                    passed = tuple([attrs.evolve(epoch, test=test) for epoch, test in zip(passed, tests, strict=True)])
+                    means[-1] = _over_runs(passed)
+                shown.finish(number, _summary(means[-1], run.metric), f"{run.examples / means[-1].seconds:,.0f} examples/s")
+                yield passed
+    except GeneratorExit:  # whoever leaves the loop has the state
+        raise
+    except KeyboardInterrupt as error:
+        raise Interrupted(run.last(), tuple(means)) from error
+    except BaseException as error:
+        error.add_note(Left.of(run.last(), tuple(means)))
+        raise
+
+
+def _require_evaluation(result: object) -> Evaluation:
+    if not isinstance(result, Evaluation):
+        raise TypeError(
+            f"evaluate, given to fit, returns an Evaluation, as fundl.evaluate(loss, model, batches) does, not"
+            f" {tree.describe(result)}: Evaluation(loss=...) makes one of a number"
+        )
+    return result
+
+
+# --- What is shown ----------------------------------------------------------------------------------------------------
+
+
+def _over_runs(epochs: Sequence[Epoch]) -> Epoch:
+    """An epoch of an ensemble, as the means over the runs."""
+    first, tests = epochs[0], [epoch.test for epoch in epochs if epoch.test is not None]
+    if len(epochs) == 1:
+        return first
+    return attrs.evolve(first, train=_mean([epoch.train for epoch in epochs]), test=_mean(tests) if tests else None)
+
+
+def _mean(results: Sequence[Evaluation]) -> Evaluation:
+    return Evaluation(fmean(result.loss for result in results), fmean(result.metric for result in results))
+
+
+def _summary(epoch: Epoch, metric: Metric[Prediction, Target] | None) -> str:
+    """An epoch in a line."""
+    name = str(getattr(getattr(metric, "func", metric), "__name__", "metric"))  # a configured metric is a functools.partial
+    parts = described(epoch.train, "loss", name)
+    if epoch.test is not None:
+        parts += described(epoch.test, "test loss", f"test {name}")
+    return "  ".join(parts)
+
+
+def described(result: Evaluation, loss: str, metric: str) -> list[str]:
+    """The numbers of an evaluation, with their names."""
+    numbers = {loss: result.loss, metric: result.metric}
+    return [
+        f"{name} {number:.4f}" if abs(number) >= 0.001 else f"{name} {number:.0e}"  # as wide as each other
+        for name, number in numbers.items()
+        if not math.isnan(number)
+    ]
