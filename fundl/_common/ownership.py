@@ -42,7 +42,11 @@ class Ownership:
         """Whether only this record, which others may hold, has the tensors in it, and each is there once and whole."""
         parts = self._known.get(record)
         if parts is None:
-            parts = self._known[record] = _parts_of([getattr(record, name) for name in self._names])
+            nodes = tuple([getattr(record, name) for name in self._names])
+            if max(map(sys.getrefcount, nodes)) > _UNREFERENCED + 1:  # the quickest way to find out
+                return False
+            parts = self._known[record] = _parts_of(nodes)
+            del nodes
         return parts.are_unshared()
 
     def move(self, before: Record, after: Record) -> None:

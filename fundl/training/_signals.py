@@ -4,13 +4,18 @@ import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 _Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
 
+_NAMES: Final = ("SIGINT", "SIGTERM", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2")
+_STOPPING: Final[list[int]] = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+"""Signals whose handlers are known to raise errors: of clusters and of timeouts, beside Ctrl-C."""
+
+
 class HeldSignals:
-    """Lets Ctrl-C, and any other signal that a program handles, wait until what was begun is done.
+    """Lets Ctrl-C, and what else may stop a program, wait until what was begun is done.
 
         with HeldSignals() as signals:
             signals.hold()
@@ -27,7 +32,7 @@ class HeldSignals:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in signal.valid_signals():
+            for number in _STOPPING:
                 handler = signal.getsignal(number)
                 if callable(handler):
                     self._handlers[number] = handler
