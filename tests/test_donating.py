@@ -178,14 +178,8 @@ def test_large_leaves_which_are_copied_part_by_part_give_the_same_bits(optimizer
 
 # --- What is written over, and what is not ----------------------------------------------------------------------------
 
-WRITING: Final[dict[str, AnyTransform]] = {
-    name: optimizer
-    for name, optimizer in OPTIMIZERS.items()
-    if "accumulate" not in name and "nested" not in name and "loss_scale" not in name
-}
 
-
-@pytest.mark.parametrize("optimizer", WRITING.values(), ids=WRITING.keys())
+@every_optimizer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_all_of_a_state_is_written_over(optimizer: AnyTransform, dtype: torch.dtype) -> None:
     step, state = train_step(mse, optimizer, donate=True), start(optimizer, dtype)

@@ -1,6 +1,7 @@
 """Gradients of several micro-batches, gathered into one step: a large batch in a small memory."""
 
 import math
+from collections.abc import Callable
 from typing import Generic, Self, final
 
 import attrs
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.modes import is_readable
 from fundl._common.numbers import count_of_steps
 from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
 from fundl.optim.transform import P, Rule, S, State, Transform, require_transform
@@ -53,6 +55,23 @@ class Accumulate(Transform[AccumulateState[S]]):
     @override
     def move(self, grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
         return self._gather(self.transform.move, grads, state, params, until_full=params)
+
+    @property
+    @override
+    def writes_over(self) -> bool:
+        return self.transform.writes_over
+
+    @override
+    def change_over(self, grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
+        if not is_readable(state.count):
+            return self.change(grads, state, params)
+        return self._gather_over(self.transform.change_over, grads, state, params, until_full=zeros_like)
+
+    @override
+    def move_over(self, grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
+        if not is_readable(state.count):
+            return self.move(grads, state, params)
+        return self._gather_over(self.transform.move_over, grads, state, params, until_full=lambda params: params)
 
     @override
     def update(
@@ -109,14 +128,40 @@ class Accumulate(Transform[AccumulateState[S]]):
             total = torch._foreach_add(state.total, grads, alpha=weight)
         weights, count = state.weight + weight, state.count + 1
         full = count >= self.steps  # the state may be of more steps
-        share = torch.where(weights == 0, 0.0, weights.reciprocal())  # where nothing counts, the mean is 0
-        results, inner = rule(times(total, share), state.inner, params)
+        results, inner = rule(_mean(total, weights), state.inner, params)
         return select(full, results, until_full), AccumulateState(
             count=torch.where(full, 0, count),
             weight=torch.where(full, 0.0, weights),
             total=tuple(torch.where(full, 0.0, part) for part in total),
             inner=select(full, inner, state.inner),
         )
+
+    def _gather_over(
+        self,
+        rule: Rule[S],
+        grads: Tensors,
+        state: AccumulateState[S],
+        params: Tensors,
+        *,
+        until_full: Callable[[Tensors], Tensors],
+    ) -> tuple[Tensors, AccumulateState[S]]:
+        """The same, where it can be looked at whether the total is full, and the state may be written over."""
+        require_fit(state.total, grads)
+        if isinstance(self.weight, Tensor):
+            torch._foreach_add_(state.total, times(grads, self.weight))
+        else:
+            torch._foreach_add_(state.total, grads, alpha=self.weight)
+        state.weight.add_(self.weight)
+        if state.count.add_(1) < self.steps:
+            return until_full(params), state
+        results, inner = rule(_mean(state.total, state.weight), state.inner, params)
+        torch._foreach_zero_((*state.total, state.weight, state.count))
+        return results, state if inner is state.inner else attrs.evolve(state, inner=inner)
+
+
+def _mean(total: Tensors, weights: Tensor) -> Tensors:
+    """A weighted sum by the sum of the weights; where nothing counts, the mean is 0."""
+    return times(total, torch.where(weights == 0, 0.0, weights.reciprocal()))
 
 
 def accumulate(transform: Transform[S], steps: int) -> Accumulate[S]:

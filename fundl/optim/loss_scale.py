@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Final, Generic, Self, final
 
 import attrs
@@ -11,6 +12,7 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._common.checks import loss_and_gradient
+from fundl._common.modes import is_readable
 from fundl._common.numbers import count_of_steps, positive
 from fundl.layer import Loss, Prediction, Target
 from fundl.optim.flat import Tensors, new_count, select, times, zeros_like
@@ -106,6 +108,23 @@ class DynamicLossScale(Transform[LossScaleState[S]]):
     def move(self, grads: Tensors, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
         return self._guarded(self.transform.move, grads, state, params, if_skipped=params)
 
+    @property
+    @override
+    def writes_over(self) -> bool:
+        return self.transform.writes_over
+
+    @override
+    def change_over(self, grads: Tensors, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
+        if not is_readable(state.scale):
+            return self.change(grads, state, params)
+        return self._guarded_over(self.transform.change_over, grads, state, params, if_skipped=zeros_like)
+
+    @override
+    def move_over(self, grads: Tensors, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
+        if not is_readable(state.scale):
+            return self.move(grads, state, params)
+        return self._guarded_over(self.transform.move_over, grads, state, params, if_skipped=lambda params: params)
+
     @override
     def loss_scale(self, state: LossScaleState[S]) -> Tensor:
         return state.scale
@@ -122,14 +141,33 @@ class DynamicLossScale(Transform[LossScaleState[S]]):
         unscaled = times(grads, state.scale.reciprocal())
         finite = _all_finite(unscaled)
         results, inner = rule(unscaled, state.inner, params)
+        scale, good_steps = self._next_scale(state, finite)
+        return select(finite, results, if_skipped), LossScaleState(scale, good_steps, select(finite, inner, state.inner))
+
+    def _guarded_over(
+        self,
+        rule: Rule[S],
+        grads: Tensors,
+        state: LossScaleState[S],
+        params: Tensors,
+        *,
+        if_skipped: Callable[[Tensors], Tensors],
+    ) -> tuple[Tensors, LossScaleState[S]]:
+        """The same, where it can be looked at whether the gradient is finite, and the state may be written over."""
+        unscaled = times(grads, state.scale.reciprocal())
+        finite = _all_finite(unscaled)
+        scale, good_steps = self._next_scale(state, finite)
+        results, inner = rule(unscaled, state.inner, params) if finite else (if_skipped(params), state.inner)
+        state.scale.copy_(scale)
+        state.good_steps.copy_(good_steps)
+        return results, state if inner is state.inner else LossScaleState(state.scale, state.good_steps, inner)
+
+    def _next_scale(self, state: LossScaleState[S], finite: Tensor) -> tuple[Tensor, Tensor]:
+        """The scale after this step, and the steps since it was changed."""
         good_steps = state.good_steps + 1
         due = good_steps >= self.every  # the state may be of more steps
         scale = state.scale * torch.where(finite, torch.where(due, self.growth, 1.0), self.backoff)
-        return select(finite, results, if_skipped), LossScaleState(
-            scale=scale.clamp(LEAST, MOST).to(torch.float32),
-            good_steps=torch.where(finite & ~due, good_steps, 0),
-            inner=select(finite, inner, state.inner),
-        )
+        return scale.clamp(LEAST, MOST).to(torch.float32), torch.where(finite & ~due, good_steps, 0)
 
 
 def _all_finite(tensors: Tensors) -> Tensor:
