@@ -97,6 +97,19 @@ class Minibatches(Generic[T]):
             for batch in zip(*columns, strict=False):  # as many as the tensors have pieces: None repeats without end
                 yield tree.unflatten(structure, batch)
 
+    def after(self, count: int) -> "Minibatches[T]":
+        """The batches after the first so many, which are not computed.
+
+        >>> from fundl import key, minibatches
+        >>> batches = minibatches(key(0), torch.arange(5), 2)
+        >>> [batch.tolist() for batch in batches.after(1)] == [batch.tolist() for batch in batches][1:]
+        True
+        """
+        start = min(max(0, count) * self.batch_size, self.rows)
+        if self.order is None:
+            return attrs.evolve(self, data=tree.map(lambda leaf: leaf[start:], self.data), rows=self.rows - start)
+        return attrs.evolve(self, order=self.order[start:], rows=self.rows - start)
+
     def stacked(self) -> tuple[T | None, T | None]:
         """All full batches as one, along a new first axis, and the batch of the rows that are left; None where there is none.
 

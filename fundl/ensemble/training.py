@@ -13,9 +13,12 @@ from fundl.metrics import Metric
 from fundl.optim.transform import Transform
 from fundl.runs import MANY
 from fundl.training._means import for_any_use
+from fundl.training._run import Run
+from fundl.training.batches import Batches
+from fundl.training.checkpoints import Checkpoints
 from fundl.training.epochs import reached
 from fundl.training.evaluation import Evaluation
-from fundl.training.run import Batches, Epoch, Run
+from fundl.training.history import Epoch
 from fundl.training.step import S, Step, TrainState, X, step_of
 from fundl.training.step import train_state as train_state_of_one
 from fundl.tree import describe
@@ -84,9 +87,11 @@ def fit(
     batches: Batches[X, Target],
     *,
     epochs: int,
+    every: int | None = None,
     metric: Metric[Prediction, Target] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
     evaluate_every: int = 1,
+    checkpoints: Checkpoints | None = None,
     donate: bool = False,
     progress: "bool | Console" = True,
 ) -> tuple[TrainState[Ensemble[P], S], tuple[tuple[Epoch, ...], ...]]:
@@ -97,7 +102,7 @@ def fit(
         state: to begin with; it stays as it is, unless it is donated.
         batches: of an epoch, for all runs: as `fit` takes them, but that a function has the epoch's keys, one for each run:
             ``lambda keys: ensemble.minibatches(keys, data, 10)``.
-        epochs, evaluate_every, donate: see `fit`.
+        epochs, every, evaluate_every, checkpoints, donate: see `fit`.
         metric: of one run, to be measured on the training batches as well.
         evaluate: measures one model, on other data; it is called for each.
         progress: as `fit` takes it; shown are the means over the runs.
@@ -121,7 +126,8 @@ def fit(
     >>> [history[-1].step for history in histories]
     [50, 50, 50]
     """
-    run = Run(MANY, step, state, batches, metric, donate=donate)
+    run = Run(MANY, step, state, batches, metric, donate=donate, every=every)
     of_one = None if evaluate is None else lambda ensemble: evaluate(ensemble.models)
-    history = [*reached(run, epochs, of_one, evaluate_every, progress)]
-    return for_any_use(run.good), tuple(zip(*history, strict=True)) if history else ((),) * len(state.key)
+    for _ in reached(run, epochs, evaluate=of_one, evaluate_every=evaluate_every, checkpoints=checkpoints, progress=progress):
+        pass
+    return for_any_use(run.good), tuple(zip(*run.history, strict=True)) or ((),) * len(run.good.key)

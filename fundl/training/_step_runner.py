@@ -46,6 +46,9 @@ class StepRunner(Generic[S, B, R]):
     def __init__(self, step: Callable[[S, B], tuple[S, R]]) -> None:
         self.step = step
 
+    def expect(self, batch: B) -> None:
+        """A batch that the others are like, where the first that comes may be another."""
+
     def take(self, state: S, batches: Iterable[B], signals: HeldSignals) -> Iterator[tuple[S, B, R, int]]:  # noqa: ARG002
         """The states after some steps, their batches and reports, and how many these are; 0 for one without a first axis.
 
@@ -82,6 +85,10 @@ class CompiledStepRunner(StepRunner[S, B, R]):
         self._many: Scanned[[S, B], tuple[S, R]] | None = scan(step) if torch_private.is_known("the step") else None
         self._shown, self._insist = shown, insist
         self._kind: _Kind | None = None
+
+    @override
+    def expect(self, batch: B) -> None:
+        self._kind = _kind_of(batch)
 
     @override
     def take(self, state: S, batches: Iterable[B], signals: HeldSignals) -> Iterator[tuple[S, B, R, int]]:

@@ -13,10 +13,13 @@ from fundl.memory import keep_freed_memory
 from fundl.metrics import Metric
 from fundl.runs import ONE
 from fundl.training._progress import Progress, show
+from fundl.training._run import Run, RunnerFor, one_by_one
 from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner, pays
+from fundl.training.batches import Batches
+from fundl.training.checkpoints import Checkpoints, Writer
 from fundl.training.evaluation import Evaluation
-from fundl.training.interruption import Interrupted, Left
-from fundl.training.run import Batches, Epoch, Run, one_by_one
+from fundl.training.history import Epoch
+from fundl.training.interruption import Interrupted, Left, terminated_as_interrupted
 from fundl.training.step import Report, S, Step, TrainState, X
 
 if TYPE_CHECKING:
@@ -30,9 +33,11 @@ class Milestone(Epoch, Generic[P, S]):
 
     Args:
         state: the state; it stays as it is, unless the run was told to donate: then only until the next epoch begins.
+        history: of all epochs so far, this one among them, and those before a run was taken up.
     """
 
     state: TrainState[P, S] = attrs.field(eq=False, repr=False)
+    history: tuple[Epoch, ...] = attrs.field(eq=False, repr=False)
 
 
 def epochs(
@@ -41,9 +46,11 @@ def epochs(
     batches: Batches[X, Target],
     *,
     count: int,
+    every: int | None = None,
     metric: Metric[Prediction, Target] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
     evaluate_every: int = 1,
+    checkpoints: Checkpoints | None = None,
     compile: Compile = "auto",  # noqa: A002  # what it does; nobody compiles Python here
     donate: bool = False,
     progress: "bool | Console" = True,
@@ -54,11 +61,14 @@ def epochs(
     numbers the epochs through. Whoever leaves the loop has the last state in his hands, whatever made him leave it.
 
     Args:
-        step, state, batches, metric, evaluate, evaluate_every, compile, donate, progress: see `fit`.
+        step, state, batches, metric, evaluate, evaluate_every, checkpoints, compile, donate, progress: see `fit`.
         count: how many epochs there are at most.
+        every: how many steps an epoch has, however many batches there are: an epoch begins where the one before it ended, and
+            the batches are made anew when they end. For a data set that nobody finishes. None for as many as there are batches.
 
     Returns:
-        An iterator; each item is made when it is asked for.
+        An iterator; each item is made when it is asked for. A run that is taken up from a checkpoint gives what comes after it;
+        one that is finished already gives its last epoch once more.
 
     Raises:
         Exception: what `fit` raises, when the epoch is asked for that it comes from. `last_good` has the state, as for `fit`.
@@ -78,13 +88,16 @@ def epochs(
     >>> epoch.epoch < 50
     True
     """
-    run = Run(ONE, step, state, batches, metric, runner_for(step, state, count, compile), donate)
-    return _milestones(run, reached(run, count, evaluate, evaluate_every, progress))
+    run = Run(ONE, step, state, batches, metric, runner_for(step, state, count, compile), donate, every)
+    return _milestones(
+        run, reached(run, count, evaluate=evaluate, evaluate_every=evaluate_every, checkpoints=checkpoints, progress=progress)
+    )
 
 
-def _milestones(run: Run[P, S, X, Target, Prediction], numbers: Iterator[tuple[Epoch, ...]]) -> Iterator[Milestone[P, S]]:
-    for (epoch,) in numbers:
-        yield Milestone(epoch.epoch, epoch.step, epoch.train, epoch.test, epoch.seconds, run.good)
+def _milestones(run: Run[P, S, X, Target, Prediction], reached: Iterator[tuple[Epoch, ...]]) -> Iterator[Milestone[P, S]]:
+    for (epoch,) in reached:
+        history = tuple([one for (one,) in run.history])
+        yield Milestone(epoch.epoch, epoch.step, epoch.train, epoch.test, epoch.seconds, run.good, history)
 
 
 def runner_for(
@@ -92,13 +105,16 @@ def runner_for(
     state: TrainState[P, S],
     count: int,
     compile: Compile,  # noqa: A002  # as it is called above
-) -> Callable[[int, Progress], StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]]:
+) -> RunnerFor[P, S, X, Target, Prediction]:
     """What decides how the steps of a run of so many epochs are taken."""
 
-    def decide(steps: int, shown: Progress) -> StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]:
-        if pays(steps * count, state.model) if compile == "auto" else compile:
-            return CompiledStepRunner(step, shown, insist=compile is True)
-        return one_by_one(step)
+    def decide(
+        steps: int, before: bool | None, shown: Progress
+    ) -> StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]:
+        compiled = compile
+        if compiled == "auto":
+            compiled = pays(steps * count, state.model) if before is None else before
+        return CompiledStepRunner(step, shown, insist=compile is True) if compiled else one_by_one(step)
 
     return decide
 
@@ -106,8 +122,10 @@ def runner_for(
 def reached(
     run: Run[P, S, X, Target, Prediction],
     count: int,
+    *,
     evaluate: Callable[[P], Evaluation] | None,
     evaluate_every: int,
+    checkpoints: Checkpoints | None,
     progress: "bool | Console",
 ) -> Iterator[tuple[Epoch, ...]]:
     """Make some epochs of a run, of one model or of many, as `fit` describes it: what happened in each, for each model."""
@@ -115,36 +133,64 @@ def reached(
         raise ValueError(f"the number of epochs must be 0 or more, not {count}")
     if evaluate_every < 1:
         raise ValueError(f"evaluate_every must be 1 epoch or more, not {evaluate_every}")
+    if run.every is not None and run.every < 1:
+        raise ValueError(f"every, the steps of an epoch, must be 1 or more, not {run.every}")
     keep_freed_memory()
-    return _epoch_by_epoch(run, count, evaluate, evaluate_every, progress)
+    writer = None if checkpoints is None else Writer(checkpoints)
+    if writer is not None and (found := writer.find(run.good)) is not None:
+        run.take_up(*found)
+    return _epoch_by_epoch(run, count, evaluate=evaluate, evaluate_every=evaluate_every, writer=writer, progress=progress)
 
 
 def _epoch_by_epoch(
     run: Run[P, S, X, Target, Prediction],
     count: int,
+    *,
     evaluate: Callable[[P], Evaluation] | None,
     evaluate_every: int,
+    writer: Writer | None,
     progress: "bool | Console",
 ) -> Iterator[tuple[Epoch, ...]]:
-    means: list[Epoch] = []
+    first = len(run.history) + 1
+    if run.history and first > count:
+        yield run.history[-1]
+        return
     try:
         with show(progress, "epoch", count) as shown:
-            for number in range(1, count + 1):
-                passed = run.epoch(shown)
-                means.append(_over_runs(passed))  # also where measuring fails
-                if evaluate is not None and (number % evaluate_every == 0 or number == count):
-                    tests = [_require_evaluation(evaluate(model)) for model in run.runs.apart(run.good.model)]
-                    passed = tuple([attrs.evolve(epoch, test=test) for epoch, test in zip(passed, tests, strict=True)])
-                    means[-1] = _over_runs(passed)
-                shown.finish(number, _summary(means[-1], run.metric), f"{run.examples / means[-1].seconds:,.0f} examples/s")
+            for number in range(first, count + 1):
+                with terminated_as_interrupted():
+                    passed = run.epoch(shown)
+                    if evaluate is not None and (number % evaluate_every == 0 or number == count):
+                        tests = [_require_evaluation(evaluate(model)) for model in run.runs.apart(run.good.model)]
+                        passed = tuple([attrs.evolve(epoch, test=test) for epoch, test in zip(passed, tests, strict=True)])
+                        run.history[-1] = passed
+                    if writer is not None:
+                        _write(run, writer, last=number == count)
+                mean = _over_runs(passed)
+                shown.finish(number, _summary(mean, run.metric), f"{run.examples / mean.seconds:,.0f} examples/s")
                 yield passed
     except GeneratorExit:  # whoever leaves the loop has the state
         raise
     except KeyboardInterrupt as error:
-        raise Interrupted(run.last(), tuple(means)) from error
+        raise Interrupted(run.last(), _means(run), _how_to_go_on(writer)) from error
     except BaseException as error:
-        error.add_note(Left.of(run.last(), tuple(means)))
+        error.add_note(Left.of(run.last(), _means(run), _how_to_go_on(writer)))
         raise
+
+
+def _write(run: Run[P, S, X, Target, Prediction], writer: Writer, *, last: bool) -> None:
+    """Write what checkpoints there are to be at the end of an epoch."""
+    writer.write_best(run.good, run.history)
+    if last or writer.is_due(len(run.history)):
+        writer.write(run.good, run.history, began=run.source.began, compiled=run.compiled)
+
+
+def _means(run: Run[P, S, X, Target, Prediction]) -> tuple[Epoch, ...]:
+    return tuple(map(_over_runs, run.history))
+
+
+def _how_to_go_on(writer: Writer | None) -> str:
+    return "" if writer is None or writer.newest is None else f" The same call goes on from {writer.newest}."
 
 
 def _require_evaluation(result: object) -> Evaluation:

@@ -7,10 +7,13 @@ from fundl.layer import P, Prediction, Target
 from fundl.metrics import Metric
 from fundl.runs import ONE
 from fundl.training._means import for_any_use
+from fundl.training._run import Run
 from fundl.training._step_runner import Compile
+from fundl.training.batches import Batches
+from fundl.training.checkpoints import Checkpoints
 from fundl.training.epochs import reached, runner_for
 from fundl.training.evaluation import Evaluation
-from fundl.training.run import Batches, Epoch, Run
+from fundl.training.history import Epoch
 from fundl.training.step import S, Step, TrainState, X
 
 if TYPE_CHECKING:
@@ -23,9 +26,11 @@ def fit(
     batches: Batches[X, Target],
     *,
     epochs: int,
+    every: int | None = None,
     metric: Metric[Prediction, Target] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
     evaluate_every: int = 1,
+    checkpoints: Checkpoints | None = None,
     compile: Compile = "auto",  # noqa: A002  # what it does; nobody compiles Python here
     donate: bool = False,
     progress: "bool | Console" = True,
@@ -46,10 +51,12 @@ def fit(
             gives pairs (x, target) each time it is gone through: a list, a DataLoader. x and target are what the model and
             the loss take: tensors, or any trees of them, and not of one length or structure in all batches.
         epochs: how often to go through the batches.
+        every: how many steps an epoch has, however many batches there are; see `epochs`.
         metric: to be measured on the training batches as well, with no forward pass of its own. Its mean, and that of the
             loss, weigh batches as `evaluate` does.
         evaluate: measures the model, on other data: ``lambda model: evaluate(mse, model, [test], metric=accuracy)``.
         evaluate_every: after how many epochs to do so. After the last it is done in any case.
+        checkpoints: where to keep checkpoints, and to go on from the newest one that is there; None for none.
         compile: whether to compile the step, and run many as one call: see `scan`. Batches unlike the first, such as a smaller
             last one, are run as they are. "auto" does so where it saves more time than compiling may take: in runs of many
             steps, as far as the length of the batches tells; and if it can be done.
@@ -79,6 +86,7 @@ def fit(
     >>> [epoch.step for epoch in history]
     [10, 20, 30]
     """
-    run = Run(ONE, step, state, batches, metric, runner_for(step, state, epochs, compile), donate)
-    history = [epoch for (epoch,) in reached(run, epochs, evaluate, evaluate_every, progress)]
-    return for_any_use(run.good), tuple(history)
+    run = Run(ONE, step, state, batches, metric, runner_for(step, state, epochs, compile), donate, every)
+    for _ in reached(run, epochs, evaluate=evaluate, evaluate_every=evaluate_every, checkpoints=checkpoints, progress=progress):
+        pass
+    return for_any_use(run.good), tuple([epoch for (epoch,) in run.history])

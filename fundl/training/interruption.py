@@ -1,25 +1,30 @@
 """What is left of a run that an error ended: nothing that was done is lost."""
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Self, cast
 
 from fundl._common.donated import DonatedError
 from fundl.layer import P
-from fundl.training.run import Epoch
+from fundl.training.history import Epoch
 from fundl.training.step import S, TrainState
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during `fit`, with all that was done so far. Who does not catch it stops, as after any Ctrl-C.
+    """Ctrl-C, or SIGTERM, during `fit`, with all that was done so far. Who does not catch it stops, as after any Ctrl-C.
 
     Args:
         state: the `TrainState` after the last step; `last_good` gives it with its type.
         history: of the epochs that were finished.
+        more: a sentence on how to go on, if there is one.
     """
 
-    def __init__(self, state: object, history: tuple[Epoch, ...]) -> None:
+    def __init__(self, state: object, history: tuple[Epoch, ...], more: str = "") -> None:
         super().__init__(
             f"finished epochs: {len(history)}. Nothing is lost: `except Interrupted as stop` has stop.state and stop.history;"
-            " in a notebook, sys.last_value has them"
+            f" in a notebook, sys.last_value has them{more and '.'}{more}"
         )
         self.state = state
         self.history = history
@@ -33,14 +38,33 @@ class Left(str):
     history: tuple[Epoch, ...]
 
     @classmethod
-    def of(cls, state: object, history: tuple[Epoch, ...]) -> Self:
-        """The note of what is left."""
+    def of(cls, state: object, history: tuple[Epoch, ...], more: str = "") -> Self:
+        """The note of what is left, and a sentence on how to go on, if there is one."""
         note = cls(
             f"during fit, finished epochs: {len(history)}. Nothing is lost: `except Exception as error` has the last good state"
             " and the history, by `state, history = last_good(error, state)`; in a notebook, error is sys.last_value"
+            f"{more and '.'}{more}"
         )
         note.state, note.history = state, history
         return note
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM meanwhile is what Ctrl-C is, unless the program has its own use for it: else a process ends without a word."""
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not ours:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt("SIGTERM")
 
 
 def last_good(error: BaseException, state: TrainState[P, S]) -> tuple[TrainState[P, S], tuple[Epoch, ...]]:

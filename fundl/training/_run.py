@@ -1,9 +1,8 @@
 """A run on its way: the steps of one epoch after the other, and whether all is well with their numbers."""
 
 import math
-import operator
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Final, Generic, TypeAlias
 
 import attrs
@@ -11,46 +10,26 @@ import torch
 from torch import Tensor
 
 from fundl import random, tree
-from fundl._common.modes import callers_mode, inference_mode
+from fundl._common.modes import inference_mode
 from fundl._compiling.donation import clear_fields
-from fundl.data import Minibatches
 from fundl.layer import P, Prediction, Target
 from fundl.metrics import Metric
 from fundl.random import Key
-from fundl.runs import Runs, T
+from fundl.runs import Runs
 from fundl.training._means import Means, for_any_use
 from fundl.training._progress import Progress
 from fundl.training._signals import HeldSignals
-from fundl.training._step_runner import DonatingStepRunner, StepRunner
+from fundl.training._step_runner import CompiledStepRunner, DonatingStepRunner, StepRunner
+from fundl.training.batches import Batches, Source
 from fundl.training.evaluation import Evaluation
+from fundl.training.history import Epoch, Found
 from fundl.training.step import Report, S, Step, TrainState, X, donating_of
 
-Batches: TypeAlias = Callable[[Key], Iterable[tuple[X, Target]]] | Iterable[tuple[X, Target]]
-"""The batches (x, target) of an epoch: as a function of the epoch's key, or something to go through once per epoch."""
-
 _Runner: TypeAlias = StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]
+RunnerFor: TypeAlias = Callable[[int, bool | None, Progress], _Runner[P, S, X, Target, Prediction]]
 
 _EPOCHS: Final = 2**63  # the keys of steps are folded from the numbers below, those of epochs from the numbers above
 _ADVICE: Final = "Try a smaller learning rate, clip the gradients, or look for NaN in the data"
-
-
-@attrs.frozen
-class Epoch:
-    """What `fit` and `epochs` tell of an epoch.
-
-    Args:
-        epoch: its number, from 1 on, in this call of `fit`.
-        step: how many steps the state has made at its end.
-        train: means over the epoch, of each batch before its update.
-        test: what the function given as `evaluate` returned; None if it was not asked after this epoch.
-        seconds: that the steps took. Two epochs that differ in nothing else are equal.
-    """
-
-    epoch: int
-    step: int
-    train: Evaluation
-    test: Evaluation | None
-    seconds: float = attrs.field(eq=False)
 
 
 @attrs.define
@@ -64,8 +43,10 @@ class Run(Generic[P, S, X, Target, Prediction]):
             it is donated.
         batches: of an epoch.
         metric: to be measured on them; None for none.
-        runner_for: how steps are taken, where an epoch is of so many, as far as is known; None for one by one.
+        runner_for: how steps are taken, where an epoch is of so many, as far as is known, and where it is known whether those
+            before were compiled; None for one by one.
         donate: whether each epoch uses up the good state that it begins with.
+        every: how many steps an epoch has; None for as many as there are batches.
     """
 
     runs: Runs
@@ -73,13 +54,16 @@ class Run(Generic[P, S, X, Target, Prediction]):
     good: TrainState[P, S]
     batches: Batches[X, Target]
     metric: Metric[Prediction, Target] | None
-    runner_for: Callable[[int, Progress], _Runner[P, S, X, Target, Prediction]] | None = None
+    runner_for: "RunnerFor[P, S, X, Target, Prediction] | None" = None
     donate: bool = False
-    epochs: int = attrs.field(default=0, init=False)  # how many were finished
+    every: int | None = None
+    history: list[tuple[Epoch, ...]] = attrs.field(factory=list, init=False)  # of the epochs that were finished
     examples: int = attrs.field(default=0, init=False)  # of all runs, in the last epoch
+    source: Source[X, Target] = attrs.field(init=False)
     _current: TrainState[P, S] = attrs.field(init=False)
     _runner: _Runner[P, S, X, Target, Prediction] | None = attrs.field(default=None, init=False)
-    _steps: int = attrs.field(default=0, init=False)  # of an epoch, as far as is known
+    _before: bool | None = attrs.field(default=None, init=False)  # whether the steps that another process took were compiled
+    _first: tuple[X, Target] | None = attrs.field(default=None, init=False)  # batch of the pass that it was in
 
     def __attrs_post_init__(self) -> None:
         if not isinstance(self.good, TrainState):
@@ -88,18 +72,43 @@ class Run(Generic[P, S, X, Target, Prediction]):
                 f" {tree.describe(self.good)}"
             )
         self._current = self.good
+        self.source = Source(self.batches, self._key_of_pass, self.every)
 
     def epoch(self, shown: Progress) -> tuple[Epoch, ...]:
         """Make an epoch; its state is `good` once all is well with its numbers."""
-        start, first_step, number = time.perf_counter(), int(self.good.step), self.epochs + 1
+        start, first_step, number = time.perf_counter(), int(self.good.step), len(self.history) + 1
         means = self._go_through(first_step, shown)
         results = self._results(means, number, first_step)
-        last_step = first_step + self._steps
+        last_step = first_step + len(means.losses)
         self._require_finite(self._current.model, f"epoch {number}, step {last_step}")
         self._keep()
-        self.epochs, self.examples = number, means.examples * len(results)
+        self.examples = means.examples * len(results)
         seconds = time.perf_counter() - start
-        return tuple([Epoch(number, last_step, of_run, None, seconds) for of_run in results])
+        self.history.append(tuple([Epoch(number, last_step, of_run, None, seconds) for of_run in results]))
+        return self.history[-1]
+
+    @property
+    def compiled(self) -> bool:
+        """Whether its steps are compiled."""
+        return isinstance(self._runner, CompiledStepRunner) if self._runner is not None else bool(self._before)
+
+    def take_up(self, state: TrainState[P, S], found: Found) -> None:
+        """Go on where another process has come to.
+
+        Raises:
+            ValueError: that was another run.
+        """
+        if not torch.equal(state.key, self.good.key):
+            raise ValueError(
+                f"{found.path} is a checkpoint of a run with another key: give Checkpoints another folder, or fit the state"
+                " that it began with"
+            )
+        if self.donate:
+            clear_fields(self.good)
+        self.good = self._current = state
+        self.history, self._before = found.history, found.compiled
+        if self.every is not None:
+            self._first = self.source.take_up(found.began, int(state.step))
 
     def last(self) -> TrainState[P, S] | None:
         """The state after the last step, if all is well with it; else the last good one, if that was not donated."""
@@ -133,29 +142,30 @@ class Run(Generic[P, S, X, Target, Prediction]):
     def _go_through(self, first_step: int, shown: Progress) -> Means[Prediction, Target]:
         """Make a step of each batch."""
         means = Means(self.step, self.metric, self.runs)
-        batches = self.batches(self._epoch_key(first_step)) if callable(self.batches) else self.batches
-        steps = operator.length_hint(batches) or self._steps
+        batches = self.source.epoch(first_step)
         if self._runner is None:
-            self._runner = one_by_one(self.step) if self.runner_for is None else self.runner_for(steps, shown)
-        source = batches if type(batches) in _OURS else _outside(callers_mode(), batches)
+            steps = self.source.steps
+            self._runner = one_by_one(self.step) if self.runner_for is None else self.runner_for(steps, self._before, shown)
+            if self._first is not None:
+                self._runner.expect(self._first)
+        before, steps = len(self.history), self.source.steps
         # Inference mode makes small kernels cheaper by a tenth. Only the steps run in it: a user's code that makes batches, or
         # measures, may do with tensors what it forbids.
         self._begin(self._runner)
         with HeldSignals() as signals, inference_mode():
-            for after, (x, target), report, count in self._runner.take(self._current, source, signals):
+            for after, (x, target), report, count in self._runner.take(self._current, batches, signals):
                 self._current = after
                 signals.release()
                 if count:
                     means.add_many(x, target, report)
                 else:
                     means.add(x, target, report)
-                shown.move(self.epochs + len(means.losses) / max(steps, len(means.losses)))
-        self._steps = len(means.losses)
+                shown.move(before + len(means.losses) / max(steps, len(means.losses)))
         return means
 
-    def _epoch_key(self, first_step: int) -> Key:
+    def _key_of_pass(self, first_step: int) -> Key:
         with inference_mode():  # many small kernels
-            folded = self.runs.each(lambda key: random.fold_in(key, _EPOCHS + first_step))(self.good.key)
+            folded = self.runs.each(lambda key: random.fold_in(key, _EPOCHS + first_step))(self._current.key)
         return folded.clone()
 
     def _results(self, means: Means[Prediction, Target], epoch: int, first_step: int) -> list[Evaluation]:
@@ -201,23 +211,6 @@ def _as_any_other(leaf: Tensor) -> Tensor:
     return torch.empty(0, dtype=leaf.dtype, device=leaf.device).set_(
         leaf.untyped_storage(), leaf.storage_offset(), leaf.size(), leaf.stride()
     )
-
-
-_OURS: Final = frozenset({list, tuple, Minibatches})
-"""What runs nothing of a user's as it is gone through."""
-
-
-def _outside(mode: callers_mode, batches: Iterable[T]) -> Iterator[T]:
-    """The batches, made in another mode than that of who takes them."""
-    with mode:
-        iterator = iter(batches)
-    while True:
-        with mode:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-        yield batch
 
 
 def _not_finite(model: object) -> str | None:
