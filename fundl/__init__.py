@@ -193,7 +193,10 @@ from fundl._common.donated import DonatedError as DonatedError
 # Trees, keys, files, checks.
 from fundl.tree import BUFFER as BUFFER, Record as Record
 from fundl.random import Key as Key, fold_in as fold_in, key as key, split as split
-from fundl.saving import load as load, load_metadata as load_metadata, save as save
+from fundl.saving import (
+    Saver as Saver, Unmatched as Unmatched, load as load, load_metadata as load_metadata, load_model as load_model,
+    save as save, saved_as as saved_as,
+)
 from fundl.memory import keep_freed_memory as keep_freed_memory
 from fundl.testing import assert_trees_close as assert_trees_close, check_vjp as check_vjp
 

@@ -1,4 +1,4 @@
-# What fundl uses of safetensors, whose own stub leaves safe_open untyped.
+# What the tests use of safetensors, whose own stub leaves safe_open untyped.
 
 from os import PathLike
 from types import TracebackType

@@ -1,0 +1,123 @@
+"""Saving beside training: a snapshot, and a thread that writes it."""
+
+import atexit
+import os
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self, final
+
+from torch import Tensor
+
+from fundl.saving._choice import Where
+from fundl.saving._writing import Content, content_of, write
+
+
+@final
+class Saver:
+    """Saves trees while the program goes on: `save` copies the tensors, and a thread writes the copies.
+
+        with Saver() as saver:
+            for epoch in range(100):
+                state = ...
+                saver.save("run.safetensors", state)
+
+    Each file is written as `fundl.save` does it, whole or not at all. One file is written at a time: `save` first waits
+    until the one before is done. If that failed, its error is raised by the next `save`, by `wait`, or at the end of the
+    ``with``, whichever comes first. A program that ends waits for the last file; if it fails and nobody waits for it,
+    its error is printed.
+
+    A snapshot takes as much memory as the tree, until it is written.
+
+    >>> import torch
+    >>> from tempfile import TemporaryDirectory
+    >>> from fundl import Saver, load
+    >>> with TemporaryDirectory() as folder, Saver() as saver:
+    ...     numbers = torch.ones(3)
+    ...     saver.save(f"{folder}/numbers.safetensors", numbers)
+    ...     _ = numbers.zero_()
+    ...     saver.wait()
+    ...     load(f"{folder}/numbers.safetensors", numbers)
+    tensor([1., 1., 1.])
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._last: _Writing | None = None
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        tree: object,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        where: Where | None = None,
+    ) -> None:
+        """Write the tensors of a tree, as they are now, to a file; returns once they are copied.
+
+        Args:
+            path: as for `fundl.save`, and so are the others.
+            tree: what to save.
+            metadata: texts to go with it.
+            where: what of it to save.
+
+        Raises:
+            OSError: the file before could not be written.
+            TypeError, ValueError: the tree cannot be saved, as for `fundl.save`.
+        """
+        with self._lock:
+            self.wait()
+            tensors, texts = content_of(tree, metadata or {}, where)
+            self._last = _Writing(os.path.abspath(path), (_copies(tensors), texts))
+
+    def wait(self) -> None:
+        """Wait until the last file is written; raises the error of one that could not be."""
+        with self._lock:
+            if self._last is None:
+                return
+            self._last.thread.join()
+            writing, self._last = self._last, None
+            writing.tell()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        try:
+            self.wait()
+        except Exception as second:
+            if error is None:
+                raise
+            error.add_note(f"besides, the last file could not be saved: {second}")
+
+
+class _Writing:
+    """A file that a thread writes, and what came of it."""
+
+    def __init__(self, path: str, content: Content) -> None:
+        self._error: BaseException | None = None
+        self.thread = threading.Thread(target=self._write, args=(path, [content]), name="fundl.Saver")
+        self.thread.start()  # it is no daemon: a program that ends waits for it
+        atexit.register(self.tell)
+
+    def _write(self, path: str, contents: list[Content]) -> None:
+        try:
+            write(path, contents.pop(), None)  # a program that ends starts no more threads: so there is no worker
+        except BaseException as error:  # it is raised where somebody waits
+            self._error = error
+
+    def tell(self) -> None:
+        """Raise the error, once."""
+        atexit.unregister(self.tell)
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with memory of their own, on the CPU."""
+    return {name: _copy(tensor.detach()) for name, tensor in tensors.items()}
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.clone() if tensor.device.type == "cpu" else tensor.cpu()
