@@ -89,16 +89,16 @@ def learn(
         state,
         lambda epoch_key: fundl.minibatches(epoch_key, train, batch_size),
         epochs=epochs,
-        metric=fundl.accuracy,
-        evaluate=lambda model: fundl.evaluate(loss, model, [test], metric=fundl.accuracy),
+        metrics={"accuracy": fundl.accuracy},
+        evaluate=lambda model: fundl.evaluate(loss, model, [test], metrics={"accuracy": fundl.accuracy}),
         compile="auto" if can_compile else False,
         progress=progress,
     )
     return Run(
         model=state.model,
         history=history,
-        train=fundl.evaluate(loss, state.model, [train], metric=fundl.accuracy),
-        test=fundl.evaluate(loss, state.model, [test], metric=fundl.accuracy),
+        train=fundl.evaluate(loss, state.model, [train], metrics={"accuracy": fundl.accuracy}),
+        test=fundl.evaluate(loss, state.model, [test], metrics={"accuracy": fundl.accuracy}),
         test_points=test_points,
         test_labels=test_labels,
     )
@@ -160,11 +160,11 @@ def main(
         except FloatingPointError as error:
             raise BadParameter(str(error), param_hint="--learning-rate") from error
         print(f"seed {each}")
-        print(f"  train  accuracy {run.train.metric:7.2%}  loss {run.train.loss:.6f}")
-        print(f"  test   accuracy {run.test.metric:7.2%}  loss {run.test.loss:.6f}")
+        print(f"  train  accuracy {run.train.metrics['accuracy']:7.2%}  loss {run.train.loss:.6f}")
+        print(f"  test   accuracy {run.test.metrics['accuracy']:7.2%}  loss {run.test.loss:.6f}")
         if plot is not None and each == seed:
             draw(run, plot)
-        accuracies.append(run.test.metric)
+        accuracies.append(run.test.metrics["accuracy"])
     if runs > 1:
         mean, least, greatest = sum(accuracies) / runs, min(accuracies), max(accuracies)
         print(f"mean of {runs}\n  test   accuracy {mean:7.2%}  from {least:.2%} to {greatest:.2%}")

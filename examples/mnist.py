@@ -161,14 +161,16 @@ def learn(
         return fundl.calibrate(model, [x for x, _ in fundl.minibatches(None, train, 500)]) if norm == "batch" else model
 
     def measure(model: Model, images: Images) -> Evaluation:
-        return fundl.evaluate(fundl.cross_entropy, model, fundl.minibatches(None, images, 500), metric=fundl.accuracy)
+        return fundl.evaluate(
+            fundl.cross_entropy, model, fundl.minibatches(None, images, 500), metrics={"accuracy": fundl.accuracy}
+        )
 
     state, history = fundl.fit(
         fundl.train_step(fundl.cross_entropy, optimizer),
         state,
         lambda epoch_key: fundl.minibatches(epoch_key, train, batch_size),
         epochs=epochs,
-        metric=fundl.accuracy,
+        metrics={"accuracy": fundl.accuracy},
         evaluate=lambda model: measure(finished(model), test),
         compile="auto" if can_compile else False,
         progress=progress,
@@ -228,8 +230,8 @@ def main(
         )
     except FloatingPointError as error:
         raise BadParameter(str(error), param_hint="--learning-rate") from error
-    print(f"train  accuracy {run.train.metric:7.2%}  loss {run.train.loss:.6f}")
-    print(f"test   accuracy {run.test.metric:7.2%}  loss {run.test.loss:.6f}")
+    print(f"train  accuracy {run.train.metrics['accuracy']:7.2%}  loss {run.train.loss:.6f}")
+    print(f"test   accuracy {run.test.metrics['accuracy']:7.2%}  loss {run.test.loss:.6f}")
     if plot is not None:
         draw(run, plot)
 

@@ -168,9 +168,9 @@ from fundl.optim.schedules import (
 from fundl.training.step import (
     Report as Report, Step as Step, TrainState as TrainState, train_state as train_state, train_step as train_step,
 )
-from fundl.training.evaluation import Evaluation as Evaluation, evaluate as evaluate
+from fundl.training.evaluation import evaluate as evaluate
 from fundl.training.batches import Batches as Batches
-from fundl.training.history import Epoch as Epoch
+from fundl.training.history import Epoch as Epoch, Evaluation as Evaluation
 from fundl.training.interruption import Interrupted as Interrupted, last_good as last_good
 from fundl.training.checkpoints import Checkpoints as Checkpoints
 from fundl.training.epochs import Milestone as Milestone, epochs as epochs

@@ -4,12 +4,14 @@ Unlike a loss, a metric has no gradient: it compares decisions. Where there is a
 a single score decides for yes where it is above a threshold.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from fundl import tree
+from fundl._common import suggestions
 from fundl._common.class_axis import axis_hint, classes_along
 from fundl._common.modes import is_readable
 from fundl._common.suggestions import require_tensor
@@ -18,6 +20,31 @@ from fundl.weights import weighed_by
 
 Metric: TypeAlias = Callable[[Prediction, Target], Tensor]
 """A metric: from a prediction and its target to one number."""
+
+
+def require_metrics(metrics: Mapping[str, Metric[Prediction, Target]] | None) -> Mapping[str, Metric[Prediction, Target]]:
+    """Metrics by their names, none for None.
+
+    Raises:
+        TypeError: they are no functions by names.
+        ValueError: one is called "loss".
+    """
+    given: object = {} if metrics is None else metrics
+    if not isinstance(given, Mapping) or not all(callable(metric) for metric in given.values()):
+        name = suggestions.name_of(given) if suggestions.is_function(given) else "accuracy"
+        raise TypeError(f'metrics are functions by names of your own, metrics={{"{name}": {name}}}, not {tree.describe(given)}')
+    for name in given:
+        require_name(name)
+    return {} if metrics is None else metrics
+
+
+def require_name(name: object) -> str:
+    """A name that a metric can have."""
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise TypeError(f'the name of a metric is a word, such as "accuracy", not {name!r}')
+    if name == "loss":
+        raise ValueError('no metric can be called "loss": the loss itself is there besides')
+    return name
 
 
 def _decisions(prediction: Tensor, _target: Tensor, *, threshold: float | None = None, axis: int = 1) -> int:

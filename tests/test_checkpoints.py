@@ -82,7 +82,7 @@ KINDS: Final[dict[str, Batches[Tensor, Tensor]]] = {
 
 
 def measured(model: Trained) -> Evaluation:
-    return evaluate(cross_entropy, model, [DATA], metric=accuracy)
+    return evaluate(cross_entropy, model, [DATA], metrics={"accuracy": accuracy})
 
 
 def run(
@@ -100,7 +100,7 @@ def run(
         batches,
         epochs=count,
         every=every,
-        metric=accuracy,
+        metrics={"accuracy": accuracy},
         evaluate=measured,
         evaluate_every=2,
         checkpoints=None if folder is None else Checkpoints(folder),

@@ -577,14 +577,14 @@ def trained(
     state, separate = states_of(network(), optimizer, dtype)
 
     def evaluated(model: Network) -> Evaluation:
-        return evaluate(cross_entropy, model, [test], metric=accuracy)
+        return evaluate(cross_entropy, model, [test], metrics={"accuracy": accuracy})
 
     together = ensemble.fit(
         ensemble.train_step(mse, optimizer),
         state,
         lambda keys: ensemble.minibatches(keys if shuffled else None, ensemble.share(train, RUNS), 5),
         epochs=epochs,
-        metric=accuracy,
+        metrics={"accuracy": accuracy},
         evaluate=evaluated,
         evaluate_every=2,
         progress=False,
@@ -595,7 +595,7 @@ def trained(
             one,
             lambda key: minibatches(key if shuffled else None, train, 5),
             epochs=epochs,
-            metric=accuracy,
+            metrics={"accuracy": accuracy},
             evaluate=evaluated,
             evaluate_every=2,
             progress=False,
@@ -610,11 +610,11 @@ def assert_same_history(actual: Sequence[Epoch], expected: Sequence[Epoch], rela
     for one, other in zip(actual, expected, strict=True):
         assert (one.epoch, one.step) == (other.epoch, other.step)
         assert one.train.loss == pytest.approx(other.train.loss, rel=relative)
-        assert one.train.metric == pytest.approx(other.train.metric, rel=1e-6)
+        assert one.train.metrics["accuracy"] == pytest.approx(other.train.metrics["accuracy"], rel=1e-6)
         assert (one.test is None) == (other.test is None)
         if one.test is not None and other.test is not None:
             assert one.test.loss == pytest.approx(other.test.loss, rel=relative)
-            assert one.test.metric == pytest.approx(other.test.metric, rel=1e-6, nan_ok=True)
+            assert one.test.metrics == pytest.approx(dict(other.test.metrics), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -658,7 +658,7 @@ def fitted(
         state,
         lambda keys: ensemble.minibatches(keys, shared, 8),
         epochs=epochs,
-        metric=accuracy,
+        metrics={"accuracy": accuracy},
         evaluate=lambda model: evaluate(mse, model, [data()]),
         progress=progress,
     )
@@ -700,7 +700,10 @@ def test_progress_tells_the_means_over_the_runs() -> None:
     lines = io.StringIO()
     _, histories = fitted(state, epochs=2, progress=Console(file=lines, width=200))
     last = [history[-1] for history in histories]
-    loss, metric = (sum(epoch.train.loss for epoch in last) / RUNS, sum(epoch.train.metric for epoch in last) / RUNS)
+    loss, metric = (
+        sum(epoch.train.loss for epoch in last) / RUNS,
+        sum(epoch.train.metrics["accuracy"] for epoch in last) / RUNS,
+    )
     assert f"epoch 2/2  loss {loss:.4f}  accuracy {metric:.4f}  test loss " in lines.getvalue()
 
 
@@ -731,7 +734,7 @@ def test_a_loss_is_a_single_number_for_each_run() -> None:
 
     state, _ = states_of(network(), sgd(0.1))
     step = ensemble.train_step(of_samples, sgd(0.1))
-    with pytest.raises(ValueError, match=r"single numbers for each run, .* but those of all runs are of shape \(3, 20\)"):
+    with pytest.raises(ValueError, match=r"a single number for each run, .* but those of all runs are of shape \(3, 20\)"):
         ensemble.fit(step, state, [ensemble.share(data(), RUNS)], epochs=1, progress=False)
 
 

@@ -65,7 +65,15 @@ def test_the_loop_is_fit_to_the_bit(compiled: bool) -> None:
 
     first = train_state(key(2), model(), OPTIMIZER)
     state, history = fit(
-        STEP, first, batches, epochs=4, metric=accuracy, evaluate=measured, evaluate_every=2, compile=compiled, progress=False
+        STEP,
+        first,
+        batches,
+        epochs=4,
+        metrics={"accuracy": accuracy},
+        evaluate=measured,
+        evaluate_every=2,
+        compile=compiled,
+        progress=False,
     )
     passed = [
         *epochs(
@@ -73,7 +81,7 @@ def test_the_loop_is_fit_to_the_bit(compiled: bool) -> None:
             first,
             batches,
             count=4,
-            metric=accuracy,
+            metrics={"accuracy": accuracy},
             evaluate=measured,
             evaluate_every=2,
             compile=compiled,

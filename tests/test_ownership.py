@@ -163,7 +163,7 @@ def test_a_prediction_that_is_a_parameter_stays_what_it_was() -> None:
 
     state = train_state(key(3), (Constant(torch.zeros(2)),), optimizer)
     step = train_step(mse, optimizer)
-    fit(step, state, [BATCH] * 3, epochs=1, metric=metric, compile=False, progress=False)
+    fit(step, state, [BATCH] * 3, epochs=1, metrics={"mine": metric}, compile=False, progress=False)
     for prediction in seen:
         expected, report = step(state, BATCH)
         assert torch.equal(prediction, report.prediction)

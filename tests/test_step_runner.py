@@ -53,14 +53,14 @@ def run(*, is_compiled: bool, batch_size: int, epochs: int = 3) -> tuple[State, 
         start(),
         lambda key: minibatches(key, DATA, batch_size),
         epochs=epochs,
-        metric=accuracy,
+        metrics={"accuracy": accuracy},
         compile=is_compiled,
         progress=False,
     )
 
 
 def numbers(history: Iterable[Epoch]) -> Tensor:
-    return torch.tensor([(epoch.step, epoch.train.loss, epoch.train.metric) for epoch in history])
+    return torch.tensor([(epoch.step, epoch.train.loss, epoch.train.metrics["accuracy"]) for epoch in history])
 
 
 def test_a_compiled_run_is_the_run_up_to_rounding_and_repeats_itself_to_the_bit() -> None:

@@ -1,8 +1,10 @@
 """A step is forward, loss, backward and update; a run is a fold of it, that stops and goes on without a trace."""
 
+import copy
 import functools
 import io
 import math
+import pickle
 import re
 from collections.abc import Callable, Iterable, Iterator
 
@@ -43,10 +45,12 @@ from fundl import (
     tree,
     value_and_grad,
 )
+from fundl.metrics import Metric
 from fundl.random import Key
 from fundl.training.epochs import described
-from fundl.training.evaluation import Evaluation, evaluate
+from fundl.training.evaluation import evaluate
 from fundl.training.fitting import fit
+from fundl.training.history import Evaluation
 from fundl.training.interruption import Interrupted
 from fundl.training.step import TrainState, draws, train_state, train_step
 from fundl.tree import BUFFER
@@ -233,12 +237,12 @@ def test_evaluating_in_batches_is_evaluating_at_once() -> None:
     x, target = data(50)
     model = network()
     loss, _ = mse(apply(model, x), target)
-    expected = Evaluation(loss.item(), accuracy(apply(model, x), target).item())
-    assert evaluate(mse, model, [(x, target)], metric=accuracy) == expected
+    expected = Evaluation(loss.item(), {"accuracy": accuracy(apply(model, x), target).item()})
+    assert evaluate(mse, model, [(x, target)], metrics={"accuracy": accuracy}) == expected
     for batch_size in (1, 7, 50):
-        result = evaluate(mse, model, minibatches(None, (x, target), batch_size), metric=accuracy)
+        result = evaluate(mse, model, minibatches(None, (x, target), batch_size), metrics={"accuracy": accuracy})
         assert result.loss == pytest.approx(expected.loss, rel=1e-6)
-        assert result.metric == pytest.approx(expected.metric, rel=1e-6)
+        assert result.metrics["accuracy"] == pytest.approx(expected.metrics["accuracy"], rel=1e-6)
 
 
 @pytest.mark.parametrize("numbers", [0, 30, 10**6])
@@ -246,8 +250,8 @@ def test_how_many_predictions_wait_to_be_measured_changes_nothing(monkeypatch: p
     x, target = data(50)
     expected = accuracy(apply(network(), x), target).item()
     monkeypatch.setattr("fundl.training._means._BUFFER_NUMBERS", numbers)
-    result = evaluate(mse, network(), minibatches(key(0), (x, target), 7), metric=accuracy)
-    assert result.metric == pytest.approx(expected, rel=1e-6)
+    result = evaluate(mse, network(), minibatches(key(0), (x, target), 7), metrics={"accuracy": accuracy})
+    assert result.metrics["accuracy"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_targets_may_be_trees_and_metrics_configured() -> None:
@@ -261,15 +265,17 @@ def test_targets_may_be_trees_and_metrics_configured() -> None:
 
     layer = Linear(torch.ones(1, 1), bias=None)
     batches = minibatches(None, (torch.tensor([[1.0], [2.0], [-3.0]]), target), 2)
-    result = evaluate(loss, layer, batches, metric=functools.partial(agreement, threshold=0.0))
+    result = evaluate(loss, layer, batches, metrics={"accuracy": functools.partial(agreement, threshold=0.0)})
     assert result.loss == pytest.approx((0 + 9 + 16) / 3)
-    assert result.metric == pytest.approx(1 / 3)
+    assert result.metrics["accuracy"] == pytest.approx(1 / 3)
 
 
-def test_without_a_metric_it_is_nan() -> None:
+def test_without_metrics_there_is_the_loss() -> None:
     result = evaluate(mse, network(), [data()])
-    assert math.isnan(result.metric)
-    assert result == evaluate(mse, network(), [data()])  # as plain data, NaN is NaN
+    assert result.metrics == {}
+    assert result == evaluate(mse, network(), [data()]) == Evaluation(result.loss)
+    with pytest.raises(KeyError, match="there is no number 'accuracy', but none at all"):
+        _ = result.metrics["accuracy"]
 
 
 def test_evaluate_refuses_data_that_does_not_come_in_batches() -> None:
@@ -284,7 +290,7 @@ def test_a_loss_is_a_single_number() -> None:
         difference = prediction - target
         return difference.square().sum(1), 2 * difference
 
-    with pytest.raises(ValueError, match=r"single numbers, tensors without axes, not of shape \(50,\)"):
+    with pytest.raises(ValueError, match=r"the loss is a single number, a tensor without axes, not of shape \(50,\)"):
         evaluate(rows, network(), [data()])
 
 
@@ -312,16 +318,16 @@ def test_the_history_is_plain_data() -> None:
         train_state(key(0), network(), optimizer),
         lambda epoch_key: minibatches(epoch_key, train, 8),
         epochs=5,
-        metric=accuracy,
-        evaluate=lambda model: evaluate(cross_entropy, model, [test], metric=accuracy),
+        metrics={"accuracy": accuracy},
+        evaluate=lambda model: evaluate(cross_entropy, model, [test], metrics={"accuracy": accuracy}),
         evaluate_every=2,
         progress=False,
     )
     assert [epoch.epoch for epoch in history] == [1, 2, 3, 4, 5]
     assert [epoch.step for epoch in history] == [7, 14, 21, 28, 35]
     assert [epoch.test is not None for epoch in history] == [False, True, False, True, True]
-    assert history[-1].test == evaluate(cross_entropy, state.model, [test], metric=accuracy)
-    assert all(0 <= epoch.train.metric <= 1 for epoch in history)
+    assert history[-1].test == evaluate(cross_entropy, state.model, [test], metrics={"accuracy": accuracy})
+    assert all(0 <= epoch.train.metrics["accuracy"] <= 1 for epoch in history)
     assert all(epoch.seconds > 0 for epoch in history)
     assert state.step.item() == 35
 
@@ -329,8 +335,8 @@ def test_the_history_is_plain_data() -> None:
 def test_the_training_metric_is_measured_before_the_updates() -> None:
     optimizer, (x, target) = sgd(0.1), data()
     state = train_state(key(0), network(), optimizer)
-    _, history = fit(train_step(mse, optimizer), state, [(x, target)], epochs=1, metric=accuracy, progress=False)
-    assert history[0].train == evaluate(mse, state.model, [(x, target)], metric=accuracy)
+    _, history = fit(train_step(mse, optimizer), state, [(x, target)], epochs=1, metrics={"accuracy": accuracy}, progress=False)
+    assert history[0].train == evaluate(mse, state.model, [(x, target)], metrics={"accuracy": accuracy})
 
 
 def trained(
@@ -412,14 +418,14 @@ def test_the_disk_can_be_learned() -> None:
         train_state(key(3), model, optimizer),
         lambda epoch_key: minibatches(epoch_key, train, 10),
         epochs=20,
-        metric=accuracy,
-        evaluate=lambda model: evaluate(cross_entropy, model, [test], metric=accuracy),
+        metrics={"accuracy": accuracy},
+        evaluate=lambda model: evaluate(cross_entropy, model, [test], metrics={"accuracy": accuracy}),
         progress=False,
     )
     assert history[-1].train.loss < history[0].train.loss / 2
-    assert history[-1].train.metric > 0.9
+    assert history[-1].train.metrics["accuracy"] > 0.9
     assert history[-1].test is not None
-    assert history[-1].test.metric > 0.9
+    assert history[-1].test.metrics["accuracy"] > 0.9
 
 
 # --- A DataLoader -----------------------------------------------------------------------------------------------------
@@ -434,7 +440,7 @@ def test_a_data_loader_feeds_fit_in_an_order_that_the_key_decides() -> None:
 
     def run(seed: int) -> TrainState[Network, AdamChainState]:
         state = train_state(key(seed), network(), optimizer)
-        state, history = fit(step, state, loader, epochs=2, metric=accuracy, progress=False)
+        state, history = fit(step, state, loader, epochs=2, metrics={"accuracy": accuracy}, progress=False)
         assert [epoch.step for epoch in history] == [7, 14]
         return state
 
@@ -449,8 +455,8 @@ def test_a_data_loader_serves_as_it_is_for_each_epoch_and_for_evaluate() -> None
     loaded, _ = fit(train_step(mse, optimizer), state, loader, epochs=2, progress=False)
     expected, _ = fit(train_step(mse, optimizer), state, minibatches(None, train, 8), epochs=2, progress=False)
     assert tree.equal(loaded, expected)
-    result = evaluate(mse, loaded.model, loader, metric=accuracy)
-    assert result == evaluate(mse, loaded.model, minibatches(None, train, 8), metric=accuracy)
+    result = evaluate(mse, loaded.model, loader, metrics={"accuracy": accuracy})
+    assert result == evaluate(mse, loaded.model, minibatches(None, train, 8), metrics={"accuracy": accuracy})
 
 
 # --- What goes wrong --------------------------------------------------------------------------------------------------
@@ -524,8 +530,8 @@ def shown(console: Console | bool, *, epochs: int = 3) -> None:
         train_state(key(0), network(), optimizer),
         lambda epoch_key: minibatches(epoch_key, train, 8),
         epochs=epochs,
-        metric=functools.partial(accuracy, threshold=None),
-        evaluate=lambda model: evaluate(mse, model, [train], metric=accuracy),
+        metrics={"accuracy": functools.partial(accuracy, threshold=None)},
+        evaluate=lambda model: evaluate(mse, model, [train], metrics={"accuracy": accuracy}),
         progress=console,
     )
 
@@ -579,5 +585,94 @@ def test_on_a_terminal_there_is_a_bar() -> None:
 
 
 def test_small_numbers_stay_readable() -> None:
-    assert described(Evaluation(0.5, 0.25), "loss", "accuracy") == ["loss 0.5000", "accuracy 0.2500"]
-    assert described(Evaluation(0.00002), "loss", "accuracy") == ["loss 2e-05"]
+    assert described(Evaluation(0.5, {"accuracy": 0.25, "f1": 1e-9})) == ["loss 0.5000", "accuracy 0.2500", "f1 1e-09"]
+    assert described(Evaluation(math.nan)) == ["loss nan"]
+
+
+# --- Several metrics --------------------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_is_plain_data() -> None:
+    one = Evaluation(math.nan, {"accuracy": 0.5, "recall": math.nan})
+    other = Evaluation(float("nan"), {"recall": float("nan"), "accuracy": 0.5})
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != Evaluation(math.nan, {"accuracy": 0.5})
+    assert one.metrics == {"recall": math.nan, "accuracy": 0.5}
+    assert repr(one) == "Evaluation(loss=nan, metrics={'accuracy': 0.5, 'recall': nan})"
+    for copied in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
+        assert copied == one
+    mine = {"accuracy": 0.5}
+    result = Evaluation(1, mine)
+    mine["accuracy"] = 0.25
+    assert result.metrics["accuracy"] == 0.5
+    assert type(result.loss) is float
+
+
+@pytest.mark.parametrize(
+    ("loss", "metrics", "error", "text"),
+    [
+        (torch.ones(()), {}, TypeError, r"its loss is float32\[\]: of a tensor take number.item\(\)"),
+        (1.0, {"accuracy": "high"}, TypeError, "its accuracy is 'high'"),
+        (1.0, 0.5, TypeError, r"metrics are numbers by their names, such as \{\"accuracy\": 0.5\}, not 0.5"),
+        (1.0, {"loss": 0.5}, ValueError, 'no metric can be called "loss"'),
+        (1.0, {3: 0.5}, TypeError, 'the name of a metric is a word, such as "accuracy", not 3'),
+    ],
+)
+def test_what_is_no_evaluation_is_said(loss: float, metrics: dict[str, float], error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        Evaluation(loss, metrics)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "error", "text"),
+    [
+        (accuracy, TypeError, r'metrics=\{"accuracy": accuracy\}, not <function accuracy'),
+        ({"accuracy": 0.5}, TypeError, r"not \{'accuracy': 0.5\}"),
+        ({"loss": accuracy}, ValueError, 'no metric can be called "loss"'),
+        ({"": accuracy}, TypeError, "the name of a metric is a word"),
+    ],
+)
+def test_what_are_no_metrics_is_said(metrics: dict[str, Metric[Tensor, Tensor]], error: type[Exception], text: str) -> None:
+    optimizer = sgd(0.1)
+    state = train_state(key(0), network(), optimizer)
+    with pytest.raises(error, match=text):
+        evaluate(mse, network(), [data()], metrics=metrics)
+    with pytest.raises(error, match=text):
+        fit(train_step(mse, optimizer), state, [data()], epochs=1, metrics=metrics, progress=False)
+
+
+def largest(prediction: Tensor, _target: Tensor) -> Tensor:
+    """No mean: it is measured batch by batch."""
+    return prediction.max()
+
+
+def right(prediction: Tensor, target: Tensor) -> Tensor:
+    return (prediction.argmax(1) == target.argmax(1)).to(torch.float64).mean()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_metrics_side_by_side_are_what_each_is_alone(compiled: bool) -> None:
+    """Those that wait, and are measured together, and those that do not."""
+    metrics: dict[str, Metric[Tensor, Tensor]] = {"accuracy": accuracy, "largest": largest, "again": accuracy, "right": right}
+    optimizer, rows = sgd(0.1), data(50)
+    step, state = train_step(mse, optimizer), train_state(key(0), network(), optimizer)
+
+    def measured(some: dict[str, Metric[Tensor, Tensor]]) -> Evaluation:
+        _, history = fit(
+            step,
+            state,
+            lambda key: minibatches(key, rows, 7),
+            epochs=2,
+            metrics=some,
+            compile=compiled,
+            progress=False,
+        )
+        return history[-1].train
+
+    together = measured(metrics)
+    assert [*together.metrics] == [*metrics]
+    assert together.metrics["again"] == together.metrics["accuracy"]
+    assert together.metrics["right"] == pytest.approx(together.metrics["accuracy"], rel=1e-6)
+    for name, metric in metrics.items():
+        assert measured({name: metric}).metrics[name] == together.metrics[name]

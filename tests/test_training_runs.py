@@ -142,7 +142,7 @@ def failing_after(count: int, error: Exception) -> Callable[[Tensor, Tensor], Te
 def test_no_error_of_a_metric_loses_anything() -> None:
     state = start()
     with pytest.raises(ZeroDivisionError) as caught:
-        fit(STEP, state, batches, epochs=5, metric=failing_after(9, ZeroDivisionError()), progress=False)
+        fit(STEP, state, batches, epochs=5, metrics={"failing": failing_after(9, ZeroDivisionError())}, progress=False)
     left, history = last_good(caught.value, state)
     assert len(history) == 2
     assert int(left.step) == 10  # the step of the batch that was measured last is made
@@ -264,7 +264,7 @@ def test_an_ensemble_loses_nothing_either() -> None:
 
     step = ensemble.train_step(mse, OPTIMIZER)
     with pytest.raises(OSError, match="gone") as caught:
-        ensemble.fit(step, state, failing, epochs=5, metric=accuracy, progress=False)
+        ensemble.fit(step, state, failing, epochs=5, metrics={"accuracy": accuracy}, progress=False)
     left, history = last_good(caught.value, state)
     assert int(left.step) == 12
     assert len(history) == 2
@@ -319,7 +319,9 @@ def test_only_steps_run_in_inference_mode(mode: Callable[[], torch.no_grad], *, 
 
     with mode():
         grad = torch.is_grad_enabled()
-        state, _ = fit(STEP, start(), made, epochs=2, metric=metric, evaluate=probe, compile=compiled, progress=False)
+        state, _ = fit(
+            STEP, start(), made, epochs=2, metrics={"accuracy": metric}, evaluate=probe, compile=compiled, progress=False
+        )
     assert set(modes) == {(False, grad)}
     assert not any(tensor.is_inference() for tensor in [*kept, *tree.leaves(state)])
     for tensor in kept:
@@ -349,16 +351,22 @@ def test_what_is_no_state_is_said() -> None:
         fit(STEP, state.model, batches, epochs=1, progress=False)  # type: ignore[arg-type]  # what the test is about
 
 
-@pytest.mark.parametrize(("number", "text"), [(0.5, "0.5"), ({"a": torch.ones(())}, "a")])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0.5, "0.5"),
+        ({"a": torch.ones(())}, "a"),
+        (torch.ones(3), "float32"),
+        (torch.ones((), dtype=torch.complex64), "complex64"),
+    ],
+)
 def test_a_metric_that_gives_no_tensor_is_said(number: object, text: str) -> None:
     def share_of_right(_prediction: Tensor, _target: Tensor) -> object:
         return number
 
     metric: Metric[Tensor, Tensor] = share_of_right  # type: ignore[assignment]  # what the test is about
-    with pytest.raises(
-        TypeError, match=rf"a metric returns a single number.*but share_of_right returned .*{text}.*make torch.tensor"
-    ):
-        evaluate(mse, start().model, [DATA], metric=metric)
+    with pytest.raises(TypeError, match=rf"a metric returns a single number.*but 'right' returned .*{text}.*make torch.tensor"):
+        evaluate(mse, start().model, [DATA], metrics={"right": metric})
 
 
 def test_what_evaluate_must_return_is_said() -> None:
@@ -382,18 +390,18 @@ def alike(prediction: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor
     return value, grad
 
 
-@pytest.mark.parametrize("metric", [None, lambda prediction, target: alike(prediction, target)[0]])
+@pytest.mark.parametrize("metrics", [None, {"same": lambda prediction, target: alike(prediction, target)[0]}])
 @pytest.mark.usefixtures("interpreted_loop")
-def test_batches_are_told_apart_by_structure(metric: Metric[Tensor, dict[str, Tensor]] | None) -> None:
+def test_batches_are_told_apart_by_structure(metrics: dict[str, Metric[Tensor, dict[str, Tensor]]] | None) -> None:
     x, t = DATA
     mixed = [(x, {"a": t}), (x, {"a": t}), (x, {"b": t}), (x, {"a": t})]
     step = train_step(alike, OPTIMIZER)
-    plain, plain_history = fit(step, start(), mixed, epochs=2, metric=metric, compile=False, progress=False)
-    compiled, history = fit(step, start(), mixed, epochs=2, metric=metric, compile=True, progress=False)
+    plain, plain_history = fit(step, start(), mixed, epochs=2, metrics=metrics, compile=False, progress=False)
+    compiled, history = fit(step, start(), mixed, epochs=2, metrics=metrics, compile=True, progress=False)
     torch.testing.assert_close(compiled.model.weight, plain.model.weight)
     assert history[-1].train.loss == pytest.approx(plain_history[-1].train.loss, rel=1e-5)
-    if metric is not None:
-        assert history[-1].train.metric == pytest.approx(history[-1].train.loss, rel=1e-5)
+    if metrics is not None:
+        assert history[-1].train.metrics["same"] == pytest.approx(history[-1].train.loss, rel=1e-5)
 
 
 def tracking(state: State2, batch: Batch) -> tuple[State2, Report[Tensor]]:

@@ -86,26 +86,26 @@ class Task(Generic[P, X, Target, Prediction]):
         state = ensemble.train_state(keys, models, optimizer)
         data = [ensemble.share(batch, 2) for batch in self.data]
         step = ensemble.train_step(self.loss, optimizer)
-        _, together = ensemble.fit(step, state, data, epochs=3, metric=self.metric, progress=False)
+        _, together = ensemble.fit(step, state, data, epochs=3, metrics={"accuracy": self.metric}, progress=False)
         alone: list[Epoch] = []
         for run, model in enumerate(ensemble.unstack(models)):
             of_run = train_state(keys[run], model, optimizer)
             of_step = train_step(self.loss, optimizer)
-            _, history = fit(of_step, of_run, self.data, epochs=3, metric=self.metric, progress=False)
+            _, history = fit(of_step, of_run, self.data, epochs=3, metrics={"accuracy": self.metric}, progress=False)
             alone.append(history[-1])
         return [history[-1] for history in together], alone
 
     def learn(self, *, compiled: bool) -> tuple[float, float, float]:
         """The loss before, after, and as it was in the last epoch."""
         step, state = self.start()
-        before = evaluate(self.loss, state.model, self.data, metric=self.metric)
+        before = evaluate(self.loss, state.model, self.data, metrics={"accuracy": self.metric})
         state, history = fit(
             step,
             state,
             self.batches,
             epochs=15,
-            metric=self.metric,
-            evaluate=lambda model: evaluate(self.loss, model, self.data, metric=self.metric),
+            metrics={"accuracy": self.metric},
+            evaluate=lambda model: evaluate(self.loss, model, self.data, metrics={"accuracy": self.metric}),
             compile=compiled,
             progress=False,
         )
@@ -117,7 +117,7 @@ class Task(Generic[P, X, Target, Prediction]):
         assert same is state
         assert none == ()
         assert history[-1].test is not None
-        return before.loss, history[-1].test.loss, history[-1].train.metric
+        return before.loss, history[-1].test.loss, history[-1].train.metrics["accuracy"]
 
 
 # --- A variational autoencoder: a pair comes out -----------------------------------------------------------------------
@@ -328,4 +328,4 @@ def test_they_learn_in_an_ensemble_as_by_themselves(name: str) -> None:
     }
     for together, alone in zip(*runs[name](), strict=True):
         assert together.train.loss == pytest.approx(alone.train.loss, rel=1e-5)
-        assert together.train.metric == pytest.approx(alone.train.metric, rel=1e-5)
+        assert together.train.metrics["accuracy"] == pytest.approx(alone.train.metrics["accuracy"], rel=1e-5)

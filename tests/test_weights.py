@@ -198,7 +198,7 @@ def test_a_batch_in_which_nothing_counts_does_not_count() -> None:
     state, history = fit(train_step(loss, optimizer), state, [nobody, somebody], epochs=1, progress=False)
     assert history[0].train == expected
     assert not math.isnan(float(state.model.weight.sum()))
-    with pytest.raises(ValueError, match="nothing to average: what the loss or the metric divided by is 0"):
+    with pytest.raises(ValueError, match="nothing to average: what the loss divided by is 0"):
         evaluate(loss, IDENTITY, [nobody])
 
 
@@ -209,12 +209,17 @@ def distances(prediction: Tensor, target: Tensor) -> Tensor:
 def test_the_loss_and_metric_of_sequences_of_several_lengths() -> None:
     batches = [(random.normal(key(length), (4, length, 3)), torch.zeros(4, length, 3)) for length in (7, 5)] * 2
     values = [x.square().mean().item() for x, _ in batches]
-    result = evaluate(mse, IDENTITY, batches, metric=distances)
+    result = evaluate(mse, IDENTITY, batches, metrics={"accuracy": distances})
     assert result.loss == pytest.approx(sum(value * size for value, size in zip(values, (7, 5, 7, 5), strict=True)) / 24)
-    assert result.metric == pytest.approx(sum(map(math.sqrt, values)) / 4)  # each batch has 4 rows
+    assert result.metrics["accuracy"] == pytest.approx(sum(map(math.sqrt, values)) / 4)  # each batch has 4 rows
     of_labels = [(x, x.argmax(2)) for x, _ in batches]
     by_axis = functools.partial(accuracy, axis=-1)
-    assert evaluate(functools.partial(cross_entropy, axis=-1), IDENTITY, of_labels, metric=by_axis).metric == 1.0
+    assert (
+        evaluate(functools.partial(cross_entropy, axis=-1), IDENTITY, of_labels, metrics={"accuracy": by_axis}).metrics[
+            "accuracy"
+        ]
+        == 1.0
+    )
 
 
 @pytest.mark.parametrize("numbers", [0, 40, 10**6])
@@ -227,8 +232,12 @@ def test_a_metric_that_is_no_mean_is_averaged_over_the_batches(
     x = random.normal(key(6), (25, 3))
     batches = [(x[:10], 0 * x[:10]), (x[10:20], 0 * x[:10]), (x[20:], 0 * x[20:])]
     expected = sum(distances(x, target).item() * len(x) for x, target in batches) / 25
-    assert evaluate(mse, IDENTITY, batches, metric=distances).metric == pytest.approx(expected, rel=1e-6)
+    assert evaluate(mse, IDENTITY, batches, metrics={"accuracy": distances}).metrics["accuracy"] == pytest.approx(
+        expected, rel=1e-6
+    )
     optimizer = sgd(0.0)
     state = train_state(key(1), IDENTITY, optimizer)
-    _, history = fit(train_step(mse, optimizer), state, batches, epochs=1, metric=distances, compile=compiled, progress=False)
-    assert history[0].train.metric == pytest.approx(expected, rel=1e-6)
+    _, history = fit(
+        train_step(mse, optimizer), state, batches, epochs=1, metrics={"accuracy": distances}, compile=compiled, progress=False
+    )
+    assert history[0].train.metrics["accuracy"] == pytest.approx(expected, rel=1e-6)

@@ -18,7 +18,9 @@ def draw_curves(loss: "Axes", accuracy: "Axes", history: Sequence[Epoch]) -> Non
     for name, color, measured in (("train", TRAIN, train), ("test", TEST, test)):
         epochs = [epoch for epoch, _ in measured]
         loss.semilogy(epochs, [result.loss for _, result in measured], color=color, linewidth=1)
-        accuracy.plot(epochs, [100 * result.metric for _, result in measured], color=color, linewidth=1, label=name)
+        accuracy.plot(
+            epochs, [100 * result.metrics["accuracy"] for _, result in measured], color=color, linewidth=1, label=name
+        )
     loss.set(title="Learning curve", ylabel="loss")
     accuracy.set(xlabel="epoch", ylabel="accuracy [%]")
     accuracy.legend(loc="lower right")

@@ -9,7 +9,7 @@ their namesakes for one run, for R of them, and give what R separate runs with t
     step = ensemble.train_step(mse, optimizer)
     data = ensemble.share((points, labels), 50)
     state, histories = ensemble.fit(step, state, lambda keys: ensemble.minibatches(keys, data, 10), epochs=100)
-    accuracies = [history[-1].train.metric for history in histories]
+    accuracies = [history[-1].train.metrics["accuracy"] for history in histories]
     first, *others = ensemble.unstack(state.model)
 
 An `Ensemble` is a layer, so what takes a model takes one too: `apply`, `vjp`, `save`. And `each` makes of any pure function

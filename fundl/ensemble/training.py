@@ -1,6 +1,6 @@
 """The training of all runs at once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import attrs
@@ -9,7 +9,7 @@ from torch import Tensor
 from fundl.ensemble._optimizers import of_runs
 from fundl.ensemble.models import Ensemble, require_keys
 from fundl.layer import Loss, P, Prediction, Target
-from fundl.metrics import Metric
+from fundl.metrics import Metric, require_metrics
 from fundl.optim.transform import Transform
 from fundl.runs import MANY
 from fundl.training._means import for_any_use
@@ -17,8 +17,7 @@ from fundl.training._run import Run
 from fundl.training.batches import Batches
 from fundl.training.checkpoints import Checkpoints
 from fundl.training.epochs import reached
-from fundl.training.evaluation import Evaluation
-from fundl.training.history import Epoch
+from fundl.training.history import Epoch, Evaluation
 from fundl.training.step import S, Step, TrainState, X, step_of
 from fundl.training.step import train_state as train_state_of_one
 from fundl.tree import describe
@@ -88,7 +87,7 @@ def fit(
     *,
     epochs: int,
     every: int | None = None,
-    metric: Metric[Prediction, Target] | None = None,
+    metrics: Mapping[str, Metric[Prediction, Target]] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
     evaluate_every: int = 1,
     checkpoints: Checkpoints | None = None,
@@ -103,7 +102,7 @@ def fit(
         batches: of an epoch, for all runs: as `fit` takes them, but that a function has the epoch's keys, one for each run:
             ``lambda keys: ensemble.minibatches(keys, data, 10)``.
         epochs, every, evaluate_every, checkpoints, donate: see `fit`.
-        metric: of one run, to be measured on the training batches as well.
+        metrics: of one run, by their names, to be measured on the training batches as well.
         evaluate: measures one model, on other data; it is called for each.
         progress: as `fit` takes it; shown are the means over the runs.
 
@@ -126,7 +125,7 @@ def fit(
     >>> [history[-1].step for history in histories]
     [50, 50, 50]
     """
-    run = Run(MANY, step, state, batches, metric, donate=donate, every=every)
+    run = Run(MANY, step, state, batches, require_metrics(metrics), donate=donate, every=every)
     of_one = None if evaluate is None else lambda ensemble: evaluate(ensemble.models)
     for _ in reached(run, epochs, evaluate=of_one, evaluate_every=evaluate_every, checkpoints=checkpoints, progress=progress):
         pass

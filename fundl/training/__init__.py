@@ -2,11 +2,12 @@
 
 All of it is pure. A state determines everything that follows from it: the order of the batches, what dropout drops, the
 parameters to the last bit. So a run can stop after any epoch and be taken up again, in another process too, and nothing
-is different from a run that never stopped. That is why `fit` takes no callbacks: to do something between epochs, fit one
-epoch at a time.
+is different from a run that never stopped. That is why `fit` takes no callbacks: what is to be done between epochs are the
+statements of a loop.
 
-    while history[-1].train.metric < 0.97:
-        state, more = fit(step, state, batches, epochs=1, metric=accuracy)
-        history += more
-        save("run.safetensors", state)
+    for epoch in epochs(step, state, batches, count=100, metrics={"accuracy": accuracy}, checkpoints=Checkpoints("run")):
+        write_csv("run.csv", epoch.history)
+        if epoch.train.metrics["accuracy"] > 0.97:
+            break
+    model = epoch.state.model
 """

@@ -1,7 +1,7 @@
-"""Means over batches: of losses, and of a metric, each weighted by what it divided by."""
+"""Means over batches: of losses, and of metrics, each weighted by what it divided by."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Generic, Literal
 
 import torch
@@ -12,6 +12,7 @@ from fundl._common.modes import callers_mode, no_grad
 from fundl.layer import Prediction, Target
 from fundl.metrics import Metric
 from fundl.runs import Runs, T, each
+from fundl.training.history import Evaluation
 from fundl.training.step import Report
 from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
 
@@ -19,21 +20,21 @@ _BUFFER_NUMBERS: Final = 2**20  # so many predicted numbers wait to be measured 
 
 
 class Means(Generic[Prediction, Target]):
-    """The mean loss and metric of many batches, of each run. Numbers stay on their device until the results are asked for.
+    """The mean loss and metrics of many batches, of each run. Numbers stay on their device until the results are asked for.
 
     Args:
         loss: what knows how the batches' losses weigh: the loss, or a step of it.
-        metric: to be measured as well.
+        metrics: to be measured as well, by their names.
         runs: one, or many.
     """
 
-    def __init__(self, loss: object, metric: Metric[Prediction, Target] | None, runs: Runs) -> None:
+    def __init__(self, loss: object, metrics: Mapping[str, Metric[Prediction, Target]], runs: Runs) -> None:
         self.losses: list[Tensor] = []
         self.examples: int = 0
         self._rule: Rule = runs.each(rule_of(loss) or by_rows)
         self._axes = runs.axes
         self._weights: list[Weight] = []
-        self._measured = None if metric is None else _Measured(metric, runs)
+        self._measured = _Measured(metrics, runs) if metrics else None
 
     def add(self, x: object, target: Target, report: Report[Prediction]) -> None:
         """Add a batch, and its report."""
@@ -53,86 +54,110 @@ class Means(Generic[Prediction, Target]):
         if self._measured is not None:
             self._measured.add_many(count, reports.prediction, target)
 
-    def results(self) -> list[tuple[float, float]]:
-        """The mean loss and metric, NaN if there is none, of each run; there must have been batches."""
-        losses = _mean(self.losses, self._weights, self._axes)
-        metrics = [math.nan] * len(losses) if self._measured is None else self._measured.mean()
-        return [*zip(losses, metrics, strict=True)]
+    def results(self) -> list[Evaluation]:
+        """The means of each run; there must have been batches."""
+        losses = _mean(self.losses, self._weights, self._axes, "the loss")
+        metrics = {} if self._measured is None else self._measured.means()
+        return [Evaluation(loss, {name: of_runs[run] for name, of_runs in metrics.items()}) for run, loss in enumerate(losses)]
 
     def divergence(self) -> tuple[int, int, float] | None:
         """The first loss that counts and is not finite: its run, its place among the losses, and what it is."""
-        weights = _values(self._weights, self._axes)
-        for of_run, losses in enumerate(_values(self.losses, self._axes)):
+        weights = _values(self._weights, self._axes, "the loss")
+        for of_run, losses in enumerate(_values(self.losses, self._axes, "the loss")):
             for place, (loss, weight) in enumerate(zip(losses, weights[of_run % len(weights)], strict=True)):
                 if weight and not math.isfinite(loss):
                     return of_run, place, loss
         return None
 
 
-class _Measured(Generic[Prediction, Target]):
-    """The mean of a metric over many batches.
+class _Numbers(Generic[Prediction, Target]):
+    """What a metric was for each batch, or for several as one."""
 
-    Measuring many small batches costs as much as their training. Where it is known what the metric is a mean over, it makes no
+    def __init__(self, name: str, metric: Metric[Prediction, Target], runs: Runs) -> None:
+        rule = rule_of(metric)
+        self.may_wait = rule is not None
+        self._name, self._metric, self._runs = name, metric, runs
+        self._rule = runs.each(rule or by_rows)
+        self._numbers: list[Tensor] = []
+        self._weights: list[Weight] = []
+
+    def measure(self, prediction: Prediction, target: Target) -> None:
+        numbers = [self._number(*of_run) for of_run in self._runs.apart((prediction, target))]
+        self._numbers.append(torch.stack(numbers) if self._runs.axes else numbers[0])
+        self._weights.append(self._rule(prediction, target))
+
+    def mean(self) -> list[float]:
+        return _mean(self._numbers, self._weights, self._runs.axes, f"the metric {self._name!r}")
+
+    def _number(self, prediction: Prediction, target: Target) -> Tensor:
+        """The metric, which must be a single number."""
+        number: object = self._metric(prediction, target)
+        if not isinstance(number, Tensor) or number.ndim or number.is_complex():
+            raise TypeError(
+                f"a metric returns a single number, a real tensor without axes, but {self._name!r} returned"
+                f" {tree.describe(number)}: of a float make torch.tensor(number); of several numbers make several metrics"
+            )
+        return number
+
+
+class _Measured(Generic[Prediction, Target]):
+    """The means of metrics over many batches.
+
+    Measuring many small batches costs as much as their training. Where it is known what a metric is a mean over, it makes no
     difference to measure several batches as one: so predictions wait, and are measured together.
     """
 
-    def __init__(self, metric: Metric[Prediction, Target], runs: Runs) -> None:
-        rule = rule_of(metric)
-        self._metric, self._runs = metric, runs
-        self._rule, self._may_wait = rule or by_rows, rule is not None
+    def __init__(self, metrics: Mapping[str, Metric[Prediction, Target]], runs: Runs) -> None:
+        self._all = {name: _Numbers(name, metric, runs) for name, metric in metrics.items()}
+        self._at_once = [one for one in self._all.values() if not one.may_wait]
+        self._later = [one for one in self._all.values() if one.may_wait]
+        self._runs = runs
         self._waiting: list[tuple[Prediction, Target]] = []
         self._waiting_numbers = 0
-        self._numbers: list[Tensor] = []
-        self._weights: list[Weight] = []
         self._mode = callers_mode()
 
     def add(self, prediction: Prediction, target: Target) -> None:
-        if not self._may_wait:
-            self._measure(prediction, target)
-            return
+        if self._at_once:
+            self._measure(self._at_once, prediction, target)
+        if self._later:
+            self._wait(prediction, target)
+
+    def add_many(self, count: int, prediction: Prediction, target: Target) -> None:
+        together = prediction, target
+        if self._later and all(leaf.ndim > 1 for leaf in tree.leaves(together)):
+            self._wait(*tree.map(lambda leaf: leaf.flatten(0, 1), together))
+        elif self._later:
+            for one in tree.unstack(together, count):
+                self._wait(*one)
+        if self._at_once:
+            for one in tree.unstack(together, count):
+                self._measure(self._at_once, *one)
+
+    def means(self) -> dict[str, list[float]]:
+        """By the metrics' names, in their order: the mean for each run."""
+        self._measure_waiting()
+        return {name: one.mean() for name, one in self._all.items()}
+
+    def _wait(self, prediction: Prediction, target: Target) -> None:
         self._waiting.append((prediction, target))
         leaves = [prediction] if isinstance(prediction, Tensor) else tree.leaves(prediction)
         self._waiting_numbers += sum([leaf.numel() for leaf in leaves])
         if self._waiting_numbers > _BUFFER_NUMBERS:
             self._measure_waiting()
 
-    def add_many(self, count: int, prediction: Prediction, target: Target) -> None:
-        together = prediction, target
-        if self._may_wait and all(leaf.ndim > 1 for leaf in tree.leaves(together)):
-            self.add(*tree.map(lambda leaf: leaf.flatten(0, 1), together))
-        else:
-            for one in tree.unstack(together, count):
-                self.add(*one)
-
-    def mean(self) -> list[float]:
-        self._measure_waiting()
-        return _mean(self._numbers, self._weights, self._runs.axes)
-
     def _measure_waiting(self) -> None:
         alike: dict[object, list[tuple[Prediction, Target]]] = {}
         for place, batch in enumerate(self._waiting):
             alike.setdefault(_kind(*batch, self._runs.axes) or place, []).append(batch)
         for batches in alike.values():
-            self._measure(*_concatenated(batches, self._runs.axes))
+            self._measure(self._later, *_concatenated(batches, self._runs.axes))
         self._waiting, self._waiting_numbers = [], 0
 
-    def _measure(self, prediction: Prediction, target: Target) -> None:
+    def _measure(self, metrics: Sequence[_Numbers[Prediction, Target]], prediction: Prediction, target: Target) -> None:
         with self._mode, no_grad():
             prediction, target = for_any_use((prediction, target))
-            numbers = [self._number(*of_run) for of_run in self._runs.apart((prediction, target))]
-            self._numbers.append(torch.stack(numbers) if self._runs.axes else numbers[0])
-            self._weights.append(self._runs.each(self._rule)(prediction, target))
-
-    def _number(self, prediction: Prediction, target: Target) -> Tensor:
-        """The metric, which must be a single number."""
-        number: object = self._metric(prediction, target)
-        if not isinstance(number, Tensor):
-            name = getattr(self._metric, "__name__", "this one")
-            raise TypeError(
-                f"a metric returns a single number, a tensor without axes, but {name} returned {tree.describe(number)}: of a"
-                " float make torch.tensor(number); of several numbers return one, and measure the others with evaluate"
-            )
-        return number
+            for metric in metrics:
+                metric.measure(prediction, target)
 
 
 def for_any_use(values: T) -> T:
@@ -170,20 +195,20 @@ def _concatenated(batches: Sequence[T], axis: int) -> T:
 # --- Numbers --------------------------------------------------------------------------------------------------------
 
 
-def _mean(numbers: Sequence[Tensor], weights: Sequence[Weight], axes: Literal[0, 1]) -> list[float]:
+def _mean(numbers: Sequence[Tensor], weights: Sequence[Weight], axes: Literal[0, 1], what: str) -> list[float]:
     """The weighted mean of numbers, for each run. One of weight 0 does not count: it may be no number at all."""
-    heavy = _values(weights, axes)
-    return [_mean_of_run(values, heavy[run % len(heavy)]) for run, values in enumerate(_values(numbers, axes))]
+    heavy = _values(weights, axes, what)
+    return [_mean_of_run(values, heavy[run % len(heavy)], what) for run, values in enumerate(_values(numbers, axes, what))]
 
 
-def _mean_of_run(values: Sequence[float], weights: Sequence[float]) -> float:
+def _mean_of_run(values: Sequence[float], weights: Sequence[float], what: str) -> float:
     total = sum(weights)
     if not total > 0:
-        raise ValueError("there is nothing to average: what the loss or the metric divided by is 0 for all batches together")
+        raise ValueError(f"there is nothing to average: what {what} divided by is 0 for all batches together")
     return sum([value * weight for value, weight in zip(values, weights, strict=True) if weight]) / total
 
 
-def _values(numbers: Sequence[Weight], axes: Literal[0, 1]) -> list[list[float]]:
+def _values(numbers: Sequence[Weight], axes: Literal[0, 1], what: str) -> list[list[float]]:
     """Numbers in a row, for each run, or for all if they are not tensors: the one place that waits for the device."""
     tensors = [number for number in numbers if isinstance(number, Tensor)]
     if not tensors:
@@ -194,18 +219,17 @@ def _values(numbers: Sequence[Weight], axes: Literal[0, 1]) -> list[list[float]]
     try:
         stacked = torch.stack(tensors, axes)  # (N,) or (R, N)
     except RuntimeError as error:
-        raise _not_single(tensors, axes) from error
+        raise _not_single(tensors, axes, what) from error
     if stacked.ndim != axes + 1:
-        raise _not_single(tensors, axes)
+        raise _not_single(tensors, axes, what)
     rows: list[list[float]] = stacked.reshape(-1, len(tensors)).tolist()
     return rows
 
 
-def _not_single(numbers: Sequence[Tensor], axes: Literal[0, 1]) -> ValueError:
+def _not_single(numbers: Sequence[Tensor], axes: Literal[0, 1], what: str) -> ValueError:
     shapes = " and ".join(sorted({str(tuple(number.shape)) for number in numbers}))
     if axes:
         return ValueError(
-            "a loss and a metric are single numbers for each run, tensors without axes, but those of all runs are of shape"
-            f" {shapes}"
+            f"{what} is a single number for each run, a tensor without axes, but those of all runs are of shape {shapes}"
         )
-    return ValueError(f"a loss and a metric are single numbers, tensors without axes, not of shape {shapes}")
+    return ValueError(f"{what} is a single number, a tensor without axes, not of shape {shapes}")

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Generic, TypeAlias
 
 import attrs
@@ -21,8 +21,7 @@ from fundl.training._progress import Progress
 from fundl.training._signals import HeldSignals
 from fundl.training._step_runner import CompiledStepRunner, DonatingStepRunner, StepRunner
 from fundl.training.batches import Batches, Source
-from fundl.training.evaluation import Evaluation
-from fundl.training.history import Epoch, Found
+from fundl.training.history import Epoch, Evaluation, Found
 from fundl.training.step import Report, S, Step, TrainState, X, donating_of
 
 _Runner: TypeAlias = StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]
@@ -42,7 +41,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
         good: the state at the end of the last epoch, whose numbers were all finite. No step writes over its tensors, unless
             it is donated.
         batches: of an epoch.
-        metric: to be measured on them; None for none.
+        metrics: to be measured on them, by their names.
         runner_for: how steps are taken, where an epoch is of so many, as far as is known, and where it is known whether those
             before were compiled; None for one by one.
         donate: whether each epoch uses up the good state that it begins with.
@@ -53,7 +52,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
     step: Step[P, S, X, Target, Prediction]
     good: TrainState[P, S]
     batches: Batches[X, Target]
-    metric: Metric[Prediction, Target] | None
+    metrics: Mapping[str, Metric[Prediction, Target]]
     runner_for: "RunnerFor[P, S, X, Target, Prediction] | None" = None
     donate: bool = False
     every: int | None = None
@@ -141,7 +140,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
 
     def _go_through(self, first_step: int, shown: Progress) -> Means[Prediction, Target]:
         """Make a step of each batch."""
-        means = Means(self.step, self.metric, self.runs)
+        means = Means(self.step, self.metrics, self.runs)
         batches = self.source.epoch(first_step)
         if self._runner is None:
             steps = self.source.steps
@@ -175,7 +174,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
                 f"epoch {epoch} has no batches: batches are a list, a DataLoader, or a function of the epoch's key; an iterator"
                 " can be gone through only once"
             )
-        results = [Evaluation(*result) for result in means.results()]
+        results = means.results()
         if not all(math.isfinite(result.loss) for result in results) and (found := means.divergence()) is not None:
             run, place, value = found
             whose, its = (f" of run {run}", "its") if len(results) > 1 else ("", "the")

@@ -13,8 +13,7 @@ from typing import Final, TypeVar, final
 import attrs
 
 from fundl.saving import load, load_metadata, save
-from fundl.training.evaluation import Evaluation
-from fundl.training.history import Epoch, Found
+from fundl.training.history import Epoch, Evaluation, Found
 
 T = TypeVar("T")
 
@@ -156,7 +155,10 @@ class Writer:
 
 def _texts(epoch: Epoch) -> dict[str, object]:
     """An epoch, for JSON."""
-    return attrs.asdict(Epoch(epoch.epoch, epoch.step, epoch.train, epoch.test, epoch.seconds))
+    texts: dict[str, object] = {"epoch": epoch.epoch, "step": epoch.step, "seconds": epoch.seconds}
+    texts["train"] = epoch.train.numbers
+    texts["test"] = None if epoch.test is None else epoch.test.numbers
+    return texts
 
 
 def _found(path: Path, text: str | None) -> Found:
@@ -175,5 +177,9 @@ def _found(path: Path, text: str | None) -> Found:
 
 def _epoch(told: Mapping[str, object]) -> Epoch:
     names = {field.name for field in attrs.fields(Epoch)}
-    numbers = {name: Evaluation(**value) if isinstance(value, dict) else value for name, value in told.items() if name in names}
+    numbers = {name: _evaluation(value) if isinstance(value, dict) else value for name, value in told.items() if name in names}
     return Epoch(**numbers)  # type: ignore[arg-type]  # as `_texts` wrote it; another name is a TypeError
+
+
+def _evaluation(told: Mapping[str, float]) -> Evaluation:
+    return Evaluation(told["loss"], {name: number for name, number in told.items() if name != "loss"})

@@ -1,7 +1,6 @@
 """A training run as an iterator: what it has reached, epoch by epoch."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Generic, final
 
@@ -10,15 +9,14 @@ import attrs
 from fundl import tree
 from fundl.layer import P, Prediction, Target
 from fundl.memory import keep_freed_memory
-from fundl.metrics import Metric
+from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._progress import Progress, show
 from fundl.training._run import Run, RunnerFor, one_by_one
 from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner, pays
 from fundl.training.batches import Batches
 from fundl.training.checkpoints import Checkpoints, Writer
-from fundl.training.evaluation import Evaluation
-from fundl.training.history import Epoch
+from fundl.training.history import Epoch, Evaluation
 from fundl.training.interruption import Interrupted, Left, terminated_as_interrupted
 from fundl.training.step import Report, S, Step, TrainState, X
 
@@ -47,7 +45,7 @@ def epochs(
     *,
     count: int,
     every: int | None = None,
-    metric: Metric[Prediction, Target] | None = None,
+    metrics: Mapping[str, Metric[Prediction, Target]] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
     evaluate_every: int = 1,
     checkpoints: Checkpoints | None = None,
@@ -61,7 +59,7 @@ def epochs(
     numbers the epochs through. Whoever leaves the loop has the last state in his hands, whatever made him leave it.
 
     Args:
-        step, state, batches, metric, evaluate, evaluate_every, checkpoints, compile, donate, progress: see `fit`.
+        step, state, batches, metrics, evaluate, evaluate_every, checkpoints, compile, donate, progress: see `fit`.
         count: how many epochs there are at most.
         every: how many steps an epoch has, however many batches there are: an epoch begins where the one before it ended, and
             the batches are made anew when they end. For a data set that nobody finishes. None for as many as there are batches.
@@ -88,7 +86,7 @@ def epochs(
     >>> epoch.epoch < 50
     True
     """
-    run = Run(ONE, step, state, batches, metric, runner_for(step, state, count, compile), donate, every)
+    run = Run(ONE, step, state, batches, require_metrics(metrics), runner_for(step, state, count, compile), donate, every)
     return _milestones(
         run, reached(run, count, evaluate=evaluate, evaluate_every=evaluate_every, checkpoints=checkpoints, progress=progress)
     )
@@ -167,7 +165,7 @@ def _epoch_by_epoch(
                     if writer is not None:
                         _write(run, writer, last=number == count)
                 mean = _over_runs(passed)
-                shown.finish(number, _summary(mean, run.metric), f"{run.examples / mean.seconds:,.0f} examples/s")
+                shown.finish(number, _summary(mean), f"{run.examples / mean.seconds:,.0f} examples/s")
                 yield passed
     except GeneratorExit:  # whoever leaves the loop has the state
         raise
@@ -214,23 +212,22 @@ def _over_runs(epochs: Sequence[Epoch]) -> Epoch:
 
 
 def _mean(results: Sequence[Evaluation]) -> Evaluation:
-    return Evaluation(fmean(result.loss for result in results), fmean(result.metric for result in results))
+    shared = [name for name in results[0].metrics if all(name in result.metrics for result in results)]
+    metrics = {name: fmean(result.metrics[name] for result in results) for name in shared}
+    return Evaluation(fmean(result.loss for result in results), metrics)
 
 
-def _summary(epoch: Epoch, metric: Metric[Prediction, Target] | None) -> str:
+def _summary(epoch: Epoch) -> str:
     """An epoch in a line."""
-    name = str(getattr(getattr(metric, "func", metric), "__name__", "metric"))  # a configured metric is a functools.partial
-    parts = described(epoch.train, "loss", name)
+    parts = described(epoch.train)
     if epoch.test is not None:
-        parts += described(epoch.test, "test loss", f"test {name}")
+        parts += [f"test {part}" for part in described(epoch.test)]
     return "  ".join(parts)
 
 
-def described(result: Evaluation, loss: str, metric: str) -> list[str]:
+def described(result: Evaluation) -> list[str]:
     """The numbers of an evaluation, with their names."""
-    numbers = {loss: result.loss, metric: result.metric}
     return [
-        f"{name} {number:.4f}" if abs(number) >= 0.001 else f"{name} {number:.0e}"  # as wide as each other
-        for name, number in numbers.items()
-        if not math.isnan(number)
+        f"{name} {number:.4f}" if not abs(number) < 0.001 else f"{name} {number:.0e}"  # as wide as each other
+        for name, number in result.numbers.items()
     ]

@@ -1,33 +1,17 @@
-"""What a model is worth on data that comes in batches: the means of a loss and of a metric."""
+"""What a model is worth on data that comes in batches: the means of a loss and of metrics."""
 
-import math
-from collections.abc import Iterable
-from typing import cast, final
-
-import attrs
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 from fundl._common.checks import loss_and_gradient
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass
 from fundl.layer import Loss, Model, Prediction, Target
-from fundl.metrics import Metric
+from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._means import Means
+from fundl.training.history import Evaluation
 from fundl.training.step import Report, X, pair
-
-
-@final
-@attrs.frozen
-class Evaluation:
-    """What a model is worth on some data: means over the examples.
-
-    Args:
-        loss: the loss.
-        metric: the metric; NaN if there was none.
-    """
-
-    loss: float
-    metric: float = attrs.field(default=math.nan, eq=repr)  # NaN equals NaN
 
 
 def evaluate(
@@ -35,11 +19,11 @@ def evaluate(
     model: Model,
     batches: Iterable[tuple[X, Target]],
     *,
-    metric: Metric[Prediction, Target] | None = None,
+    metrics: Mapping[str, Metric[Prediction, Target]] | None = None,
 ) -> Evaluation:
-    """The loss and a metric of a model on data that comes in batches.
+    """The loss and some metrics of a model on data that comes in batches.
 
-    Both are means over the batches, each weighted by what it divided by itself (see `weight_of`). So of a loss or metric that
+    All are means over the batches, each weighted by what it divided by itself (see `weight_of`). So of a loss or metric that
     is a mean, over examples, elements, tokens that count or weights, it is the mean over all data, however that is cut into
     batches. Of one that is no mean (a root of a mean, say) it is the mean of what it is for each batch, weighted by the rows
     of the batches.
@@ -50,11 +34,12 @@ def evaluate(
         batches: pairs (x, target): ``[(x, target)]`` for a whole data set at once, ``minibatches(None, (x, target), 1000)``
             for one that is too large for that, or a DataLoader. x and target are what the model and the loss take: tensors, or
             any trees of them. They need not be of one length in all batches.
-        metric: from a prediction and its target to one number, a tensor without axes, such as `accuracy`.
+        metrics: by names of your own: ``{"accuracy": accuracy}``. Each goes from a prediction and its target to one number, a
+            tensor without axes.
 
     Raises:
-        TypeError: what `batches` gives are not pairs, or the metric gives no tensor.
-        ValueError: there are no batches, or no example counts.
+        TypeError: what `batches` gives are not pairs, or a metric gives no single number.
+        ValueError: there are no batches, no example counts, or a metric is called "loss".
 
     >>> import torch
     >>> from fundl import Linear, evaluate, minibatches, mse
@@ -62,7 +47,7 @@ def evaluate(
     >>> evaluate(mse, layer, [data]) == evaluate(mse, layer, minibatches(None, data, 2)) == Evaluation(loss=4.0)
     True
     """
-    means = Means(loss, metric, ONE)
+    means = Means(loss, require_metrics(metrics), ONE)
     for batch in batches:
         x, target = pair(batch)
         with no_grad():
@@ -72,4 +57,4 @@ def evaluate(
             means.add(x, target, Report(value, prediction))
     if not means.losses:
         raise ValueError("there is nothing to evaluate on: no batches came")
-    return Evaluation(*means.results()[0])
+    return means.results()[0]

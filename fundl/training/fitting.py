@@ -1,10 +1,10 @@
 """The training of a model, from the first epoch to the last."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fundl.layer import P, Prediction, Target
-from fundl.metrics import Metric
+from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._means import for_any_use
 from fundl.training._run import Run
@@ -12,8 +12,7 @@ from fundl.training._step_runner import Compile
 from fundl.training.batches import Batches
 from fundl.training.checkpoints import Checkpoints
 from fundl.training.epochs import reached, runner_for
-from fundl.training.evaluation import Evaluation
-from fundl.training.history import Epoch
+from fundl.training.history import Epoch, Evaluation
 from fundl.training.step import S, Step, TrainState, X
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def fit(
     *,
     epochs: int,
     every: int | None = None,
-    metric: Metric[Prediction, Target] | None = None,
+    metrics: Mapping[str, Metric[Prediction, Target]] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
     evaluate_every: int = 1,
     checkpoints: Checkpoints | None = None,
@@ -52,9 +51,9 @@ def fit(
             the loss take: tensors, or any trees of them, and not of one length or structure in all batches.
         epochs: how often to go through the batches.
         every: how many steps an epoch has, however many batches there are; see `epochs`.
-        metric: to be measured on the training batches as well, with no forward pass of its own. Its mean, and that of the
-            loss, weigh batches as `evaluate` does.
-        evaluate: measures the model, on other data: ``lambda model: evaluate(mse, model, [test], metric=accuracy)``.
+        metrics: by names of your own, to be measured on the training batches as well, with no forward pass of its own:
+            ``{"accuracy": accuracy}``. Their means, and that of the loss, weigh batches as `evaluate` does.
+        evaluate: measures the model, on other data: ``lambda model: evaluate(mse, model, [test], metrics=metrics)``.
         evaluate_every: after how many epochs to do so. After the last it is done in any case.
         checkpoints: where to keep checkpoints, and to go on from the newest one that is there; None for none.
         compile: whether to compile the step, and run many as one call: see `scan`. Batches unlike the first, such as a smaller
@@ -71,7 +70,7 @@ def fit(
 
     Raises:
         ValueError: `epochs` is negative, `evaluate_every` less than 1, or an epoch has no batches.
-        TypeError: what `batches` gives are not pairs, the state is none, or the metric or `evaluate` returns something else.
+        TypeError: what `batches` gives are not pairs, the state is none, or a metric or `evaluate` returns something else.
         FloatingPointError: the loss, or a parameter, is no longer finite. Looked for after each epoch, since looking waits for
             the device.
         Interrupted: Ctrl-C was pressed.
@@ -86,7 +85,7 @@ def fit(
     >>> [epoch.step for epoch in history]
     [10, 20, 30]
     """
-    run = Run(ONE, step, state, batches, metric, runner_for(step, state, epochs, compile), donate, every)
+    run = Run(ONE, step, state, batches, require_metrics(metrics), runner_for(step, state, epochs, compile), donate, every)
     for _ in reached(run, epochs, evaluate=evaluate, evaluate_every=evaluate_every, checkpoints=checkpoints, progress=progress):
         pass
     return for_any_use(run.good), tuple([epoch for (epoch,) in run.history])

@@ -1,10 +1,98 @@
 """What is told of a run: epoch by epoch, and by a checkpoint."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import final
 
 import attrs
+from typing_extensions import override
 
-from fundl.training.evaluation import Evaluation
+from fundl.metrics import require_name
+from fundl.tree import describe
+
+
+class Numbers(Mapping[str, float]):
+    """Numbers by their names, in an order, which stay as they are. NaN equals NaN."""
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self, numbers: Mapping[str, float] = {}) -> None:  # which is only read
+        given: object = numbers
+        if not isinstance(given, Mapping):
+            raise TypeError(f'metrics are numbers by their names, such as {{"accuracy": 0.5}}, not {describe(given)}')
+        self._numbers = {require_name(name): require_number(number, name) for name, number in numbers.items()}
+
+    @override
+    def __getitem__(self, name: str) -> float:
+        if name not in self._numbers:
+            raise KeyError(f"there is no number {name!r}, but {', '.join(map(repr, self._numbers)) or 'none at all'}")
+        return self._numbers[name]
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._numbers)
+
+    @override
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @override
+    def __contains__(self, name: object) -> bool:
+        return name in self._numbers
+
+    @override
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Mapping):
+            return NotImplemented
+        return self.keys() == other.keys() and all(_comparable(self[name]) == _comparable(other[name]) for name in self)
+
+    @override
+    def __hash__(self) -> int:
+        return hash(frozenset((name, _comparable(number)) for name, number in self.items()))
+
+    @override
+    def __repr__(self) -> str:
+        return repr(self._numbers)
+
+
+def require_number(number: object, name: str) -> float:
+    """A number of an evaluation, as a float."""
+    if not isinstance(number, int | float):
+        raise TypeError(f"an evaluation holds numbers, but its {name} is {describe(number)}: of a tensor take number.item()")
+    return float(number)
+
+
+def _comparable(number: object) -> object:
+    """What is equal where numbers are, and where both are NaN."""
+    return number if number == number else "nan"  # noqa: PLR0124  # which NaN alone is not
+
+
+def _loss(number: float) -> float:
+    return require_number(number, "loss")
+
+
+@final
+@attrs.frozen
+class Evaluation:
+    """What a model is worth on some data: means over the examples.
+
+    Args:
+        loss: the loss.
+        metrics: the metrics, by their names; they stay as they are, and NaN equals NaN.
+
+    >>> from fundl import Evaluation
+    >>> result = Evaluation(0.25, {"accuracy": 0.9})
+    >>> result, result.metrics["accuracy"]
+    (Evaluation(loss=0.25, metrics={'accuracy': 0.9}), 0.9)
+    """
+
+    loss: float = attrs.field(converter=_loss, eq=_comparable)
+    metrics: Mapping[str, float] = attrs.field(factory=Numbers, converter=Numbers)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The loss and the metrics, by their names."""
+        return {"loss": self.loss, **self.metrics}
 
 
 @attrs.frozen
@@ -24,6 +112,15 @@ class Epoch:
     train: Evaluation
     test: Evaluation | None
     seconds: float = attrs.field(eq=False)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All of them by name: ``epoch``, ``step``, ``seconds``, ``train_loss``, ``train_accuracy``, ``test_loss`` ..."""
+        numbers: dict[str, float] = {"epoch": self.epoch, "step": self.step, "seconds": self.seconds}
+        for part, result in ("train", self.train), ("test", self.test):
+            if result is not None:
+                numbers |= {f"{part}_{name}": number for name, number in result.numbers.items()}
+        return numbers
 
 
 @attrs.frozen
