@@ -424,6 +424,8 @@ def test_apply() -> None:
 
 
 def test_where_must_go_to_a_place() -> None:
+    with pytest.raises(TypeError, match=r"by attributes and indices alone, such as .*; what else it did failed \(IndexError: "):
+        tree.at(TRACKED, lambda model: tree.leaves(model)[0])
     with pytest.raises(TypeError, match=r"`where` must return a place .*, such as `lambda model: model\[0\]\.weight`, not 3"):
         tree.at(MODEL, lambda _: 3)
 

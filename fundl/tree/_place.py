@@ -31,7 +31,13 @@ def at(tree: T, where: Callable[[T], V]) -> "Place[T, V]":
     (tensor([1.]), {'rate': tensor([1.])})
     """
     # The trail stands in for the tree while `where` walks it: it answers attributes and indices alone.
-    trail = where(cast("T", _Trail(())))
+    try:
+        trail = where(cast("T", _Trail(())))
+    except Exception as error:  # of any kind: what it asks for is not there
+        raise TypeError(
+            "`where` goes to a place of the tree by attributes and indices alone, such as `lambda model: model[0].weight`; what"
+            f" else it did failed ({type(error).__name__}: {error})"
+        ) from error
     if not isinstance(trail, _Trail):
         raise TypeError(f"`where` must return a place of the tree, such as `lambda model: model[0].weight`, not {trail!r}")
     return Place(tree, trail._steps)
