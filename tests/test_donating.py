@@ -184,6 +184,14 @@ def test_an_error_of_the_data_loses_nothing_of_a_donated_run() -> None:
     assert tree.equal(last_good(caught.value, state)[0], expected)
 
 
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C is heard, also where a shell has started the tests in the background, and has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def interrupting(optimizer: AnyTransform, at: int, times: int) -> tuple[State, State]:
     """What is left of a run in which Ctrl-C is pressed in the midst of an update, and what its steps gave."""
     presses: list[int] = []
@@ -207,6 +215,7 @@ def interrupting(optimizer: AnyTransform, at: int, times: int) -> tuple[State, S
     return last_good(caught.value, state)[0], expected if times == 1 else state
 
 
+@pytest.mark.usefixtures("_ctrl_c")
 @pytest.mark.parametrize("at", [1, 2, 5])
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_in_the_midst_of_an_update_leaves_a_whole_state(at: int, times: int) -> None:

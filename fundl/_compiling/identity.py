@@ -33,7 +33,19 @@ def parts(function: object) -> dict[str, str]:
     """Digests of the parts of a function, by the names that they have in it."""
     if not isinstance(function, types.FunctionType):
         return {"itself": digest(function)}
-    return {name: digest(part) for name, part in _parts(function)}
+    return {name: digest(part) for name, part in _inside(function, set())}
+
+
+def _inside(function: types.FunctionType, seen: set[int]) -> Iterator[tuple[str, object]]:
+    """The parts of a function; of a library's function among them, that it made for itself, what it closes over."""
+    seen.add(id(function))
+    for name, part in _parts(function):
+        own = isinstance(part, types.FunctionType) and part.__module__ == function.__module__ and part.__closure__
+        if own and _is_of_library(function.__module__) and id(part) not in seen:
+            assert isinstance(part, types.FunctionType)
+            yield from _inside(part, seen)
+        else:
+            yield name, part
 
 
 def _parts(function: types.FunctionType) -> Iterator[tuple[str, object]]:
@@ -170,6 +182,6 @@ def source_digest() -> str:
     """A digest of this library itself: what its functions do is not known by their names."""
     folder = Path(__file__).parent.parent
     found = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
+    for file in sorted(file for file in folder.rglob("*") if file.suffix in {".py", ".c", ".h"}):
         found.update(file.read_bytes())
     return found.hexdigest()[:12]

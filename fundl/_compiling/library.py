@@ -191,13 +191,13 @@ def _build(entry: str, loops: str, folder: Path) -> str:
 
         of_entry = builder("entry", entry, options(compile_only=True, min_optimize=True))
         entry_done = thread.submit(_run, of_entry.get_command_line())
-        quick = options(compile_only=True)
+        headed = options(compile_only=True)
         if sys.platform != "win32":
             command = CppBuilder(name="o", sources="i", BuildOption=options()).get_command_line()
-            quick.precompiled_header = _precompile_header(
+            headed.precompiled_header = _precompile_header(
                 _LOOPS_HEADER, repr(command), vec_isa=isa, device_type="cpu", aot_mode=True
             )
-        of_loops = builder("loops", loops, quick)
+        of_loops = builder("loops", loops, headed)
         _run(of_loops.get_command_line())
         try:
             entry_done.result()
