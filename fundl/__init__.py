@@ -171,6 +171,8 @@ from fundl.training.step import (
 from fundl.training.evaluation import evaluate as evaluate
 from fundl.training.batches import Batches as Batches
 from fundl.training.history import Epoch as Epoch, Evaluation as Evaluation
+from fundl.training.judging import is_best as is_best, is_stalled as is_stalled, table as table
+from fundl.training.logs import TensorBoard as TensorBoard, write_csv as write_csv, write_picture as write_picture
 from fundl.training.interruption import Interrupted as Interrupted, last_good as last_good
 from fundl.training.checkpoints import Checkpoints as Checkpoints
 from fundl.training.epochs import Milestone as Milestone, epochs as epochs

@@ -1,0 +1,100 @@
+"""What a history tells: its numbers as a table, whether the last epoch is the best, and whether nothing gets better any more.
+
+All are functions of the history, which a run that is taken up has whole: it decides as if it had never stopped.
+"""
+
+import math
+from collections.abc import Sequence
+
+from fundl.training.history import Epoch
+
+
+def table(history: Sequence[Epoch]) -> dict[str, list[float | None]]:
+    """The numbers of a history, column by column.
+
+    A column each for ``epoch``, ``step``, ``seconds``, ``train_loss`` and the metrics of the training, such as
+    ``train_accuracy``; then the same with ``test_``, if anything was evaluated, and None after which epochs it was not.
+    ``pandas.DataFrame(table(history))`` makes a data frame of it.
+
+    >>> from fundl import Epoch, Evaluation, table
+    >>> first = Epoch(1, 10, Evaluation(0.7, {"accuracy": 0.5}), None, 0.1)
+    >>> second = Epoch(2, 20, Evaluation(0.6, {"accuracy": 0.75}), Evaluation(0.65), 0.1)
+    >>> columns = table([first, second])
+    >>> columns["train_accuracy"], columns["test_loss"]
+    ([0.5, 0.75], [None, 0.65])
+    """
+    rows = [epoch.numbers for epoch in history]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def is_best(history: Sequence[Epoch], number: str, *, greatest: bool = False) -> bool:
+    """Whether a number of the last epoch is better than in all before it.
+
+    Args:
+        history: of the epochs so far.
+        number: the name of one in `table`, such as "test_loss" or "test_accuracy".
+        greatest: whether the greatest is the best, and not the least.
+
+    Returns:
+        False as well if the number is NaN, or was not measured after the last epoch.
+
+    Raises:
+        ValueError: the epochs have no such number.
+
+    In a loop: ``if is_best(epoch.history, "test_loss"): best = epoch``, and ``best.state`` is the best state; `Checkpoints`
+    keeps it in a file, for runs that are taken up.
+
+    >>> from fundl import Epoch, Evaluation, is_best
+    >>> history = [Epoch(1, 10, Evaluation(0.7), None, 0.1), Epoch(2, 20, Evaluation(0.6), None, 0.1)]
+    >>> is_best(history, "train_loss")
+    True
+    """
+    numbers = _ascending(history, number, greatest=greatest)
+    if not history or number not in history[-1].numbers or math.isnan(numbers[-1]):
+        return False
+    return not any(before <= numbers[-1] for before in numbers[:-1])
+
+
+def is_stalled(history: Sequence[Epoch], number: str, *, patience: int, greatest: bool = False, change: float = 0.0) -> bool:
+    """Whether a number has not become better for some time: whether to stop early.
+
+    Args:
+        history: of the epochs so far.
+        number: the name of one in `table`, such as "test_loss" or "test_accuracy".
+        patience: for how many epochs it has not become better; those after which it was not measured do not count.
+        greatest: whether the greatest is the best, and not the least.
+        change: by more than this it must differ from the best before it to be better. NaN never is.
+
+    Raises:
+        ValueError: the epochs have no such number, the patience is less than 1 epoch, or the change negative.
+
+    In a loop: ``if is_stalled(epoch.history, "test_loss", patience=5): break``.
+
+    >>> from fundl import Epoch, Evaluation, is_stalled
+    >>> losses = [0.7, 0.5, 0.6, 0.55]
+    >>> history = [Epoch(place, 10 * place, Evaluation(loss), None, 0.1) for place, loss in enumerate(losses, 1)]
+    >>> is_stalled(history, "train_loss", patience=2), is_stalled(history, "train_loss", patience=3)
+    (True, False)
+    """
+    if patience < 1:
+        raise ValueError(f"the patience is 1 epoch or more, not {patience}")
+    if not change >= 0:
+        raise ValueError(f"the change, by which a number must become better, is 0 or more, not {change}")
+    best, waited = math.inf, 0
+    for value in _ascending(history, number, greatest=greatest):
+        better = value < best - change if math.isfinite(best) else value < best
+        best, waited = (value, 0) if better else (best, waited + 1)
+    return waited >= patience
+
+
+def _ascending(history: Sequence[Epoch], name: str, *, greatest: bool) -> list[float]:
+    """A number of each epoch that has it, so that the least is the best."""
+    numbers = [epoch.numbers for epoch in history]
+    if history and not any(name in row for row in numbers):
+        tested = any(epoch.test is not None for epoch in history)
+        if tested or not name.startswith("test_"):  # else it is yet to be measured
+            raise ValueError(
+                f"no epoch has a number {name!r}, but {', '.join(dict.fromkeys(key for row in numbers for key in row))}"
+            )
+    return [-row[name] if greatest else row[name] for row in numbers if name in row]
