@@ -3,6 +3,7 @@
 import gzip
 import re
 import struct
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -73,7 +74,7 @@ GOOD = content(0x08, "B", (2, 3), range(6))
         (GOOD[:-1], "is cut off: torch.uint8 of shape (2, 3) are 6 bytes, but 5 follow its header"),
         (GOOD + b"\0", "goes on after its end: torch.uint8 of shape (2, 3) are 6 bytes, but 7 follow its header"),
         (gzip.compress(GOOD, mtime=0)[:-9], "is gzipped, but cannot be unpacked, it may be cut off: "),
-        (gzip.compress(GOOD, mtime=0)[:12] + b"\xff" * 20, "is gzipped, but cannot be unpacked, it may be cut off: "),
+        (gzip.compress(GOOD, mtime=0)[:10] + b"\xff" * 20, "is gzipped, but cannot be unpacked, it may be cut off: "),
         (b"\x1f\x8b\x00", "is gzipped, but cannot be unpacked, it may be cut off: "),
     ],
     ids=[
@@ -99,3 +100,40 @@ def test_a_malformed_file_gets_an_error(tmp_path: Path, written: bytes, message:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         read_idx(tmp_path / "nowhere")
+
+
+def test_what_is_gzipped_is_unpacked_no_further_than_its_header_says(tmp_path: Path) -> None:
+    file = tmp_path / "images"
+    file.write_bytes(gzip.compress(GOOD + bytes(2**26), 9))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"goes on after its end: .* of shape \(2, 3\) are 6 bytes, but more follow"):
+            read_idx(file)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_header_that_promises_much_takes_no_memory(tmp_path: Path) -> None:
+    file, sizes = tmp_path / "images", struct.pack(">3I", 2**32 - 1, 2**32 - 1, 2**32 - 1)
+    for written in (bytes([0, 0, 0x0E, 3]) + sizes + bytes(100), bytes([0, 0, 0x0E, 255]) + 85 * sizes + bytes(100)):
+        for content in (written, gzip.compress(written)):
+            file.write_bytes(content)
+            with pytest.raises(ValueError, match=r"images is cut off: torch.float64 of .* bytes, but 100 follow its header"):
+                read_idx(file)
+
+
+def test_a_shape_that_no_tensor_has(tmp_path: Path) -> None:
+    file = tmp_path / "images"
+    file.write_bytes(bytes([0, 0, 0x08, 4, 0, 0, 0, 0]) + struct.pack(">3I", 2**32 - 1, 2**32 - 1, 2**32 - 1))
+    with pytest.raises(ValueError, match="images is of a shape that no tensor has"):
+        read_idx(file)
+
+
+def test_numbers_of_several_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fundl.idx._PART", 4)
+    file = tmp_path / "any"
+    for packed in (False, True):
+        written = content(0x0D, "f", (5, 3), range(15))
+        file.write_bytes(gzip.compress(written) if packed else written)
+        assert torch.equal(read_idx(file), torch.arange(15.0).reshape(5, 3))

@@ -88,6 +88,8 @@ def parsed(text: bytes, behind: int) -> tuple[dict[str, Entry], dict[str, str]]:
     texts = entries.pop(_METADATA, {})
     if not isinstance(texts, dict) or not all(isinstance(value, str) for value in texts.values()):
         raise HeaderError("its metadata are not texts by name")
+    if not all(map(is_text, (*entries, *texts, *texts.values()))):
+        raise HeaderError("a name or text in its header has half a letter")
     found: dict[str, tuple[Entry, int]] = {name: _entry(name, entry) for name, entry in entries.items()}
     end = 0
     for name, (entry, stop) in sorted(found.items(), key=lambda item: (item[1][0].start, item[1][1])):
@@ -97,6 +99,11 @@ def parsed(text: bytes, behind: int) -> tuple[dict[str, Entry], dict[str, str]]:
     if end != behind:
         raise HeaderError(f"it is cut off, or goes on after its end: its tensors have {end} bytes, but {behind} are there")
     return {name: entry for name, (entry, _) in found.items()}, texts
+
+
+def is_text(text: str) -> bool:
+    """Whether a text is Unicode: JSON can have half of a letter, a surrogate, which no file and no terminal takes."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:

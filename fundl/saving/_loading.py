@@ -180,6 +180,8 @@ class _Part(NamedTuple):
     @property
     def line(self) -> str:
         """How the leaf does not fit."""
+        if self.given is None and self.rows:
+            return f"at {self.path or 'its root'}, the file has only some of its rows, not {', '.join(self.missing()[:5])}"
         return f"at {self.path or 'its root'}, the file has {_words(self.given)}, and like has {_words(self.leaf)}"
 
     def missing(self) -> list[str]:
@@ -212,6 +214,9 @@ def _plan(like: object, sources: Mapping[str, Source], where: Where | None) -> _
     leaves, unset = dict(zip(paths(like), flatten(like)[0], strict=True)), {*_unset_buffers(like)}
     rows, unexpected = _sorted(sources, leaves)
     planned = [_part(path, leaf, rows.get(path, {}), where, path in unset) for path, leaf in leaves.items()]
+    if where is not None and not any(part.is_chosen for part in planned):
+        chosen = f"no leaf of like is in {where!r}" if isinstance(where, str) else "where chooses no leaf of like"
+        raise ValueError(f"there is nothing to load, {chosen}; it has {', '.join([*leaves][:5])}, ...")
     return _Plan(planned, unexpected if where is None else ())
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from fundl.tree import describe
 
 Change: TypeAlias = Callable[[Tensor], Tensor]
-Rename: TypeAlias = Mapping[str | re.Pattern[str], str | tuple[str, Change] | None] | Callable[[str], str | None]
+To: TypeAlias = str | tuple[str, Change] | None
+Rename: TypeAlias = Mapping[str | re.Pattern[str], To] | Callable[[str], str | None]
 """From the names in a file to paths in a tree: see `load`."""
 
 
@@ -69,10 +70,10 @@ Target: TypeAlias = "tuple[str, Change | None] | None"
 class _Rule(NamedTuple):
     pattern: re.Pattern[str]
     is_wild: bool
-    to: str | tuple[str, Change] | None
+    to: To
 
 
-def _rule(key: str | re.Pattern[str], to: str | tuple[str, Change] | None) -> _Rule:
+def _rule(key: str | re.Pattern[str], to: To) -> _Rule:
     """A row of the map: in a text, each star stands for some text without dots."""
     if isinstance(key, re.Pattern):
         return _Rule(key, is_wild=False, to=to)

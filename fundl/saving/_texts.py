@@ -13,7 +13,7 @@ from typing import Final
 
 from torch import Tensor
 
-from fundl.saving._header import CODES
+from fundl.saving._header import CODES, is_text
 from fundl.saving._structure import Json
 
 _OURS: Final = "fundl."
@@ -33,7 +33,7 @@ def texts_of(metadata: Mapping[str, str], structure: Json) -> dict[str, str]:
             )
         if name.startswith(_OURS):
             raise ValueError(f'names of metadata that begin with "fundl." are reserved, but here is {name!r}: choose another')
-        if any("\ud800" <= letter <= "\udfff" for letter in name + text):
+        if not is_text(name + text):
             raise ValueError(f"metadata are Unicode, but here is half a letter: {name!r}: {text!r}")
     return {FORMAT_KEY: FORMAT, VERSION_KEY: _version(), TREE_KEY: json.dumps(structure), **metadata}
 
@@ -54,9 +54,17 @@ def structure_of(texts: Mapping[str, str], where: str) -> Json:
         return None
     try:
         structure: Json = json.loads(texts[TREE_KEY])
+        if not _is_text(structure):
+            raise ValueError("half a letter is no text")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is damaged: what it says of its tree is not JSON ({error}). Load another copy") from None
     return structure
+
+
+def _is_text(node: Json) -> bool:
+    if isinstance(node, dict):
+        return all(map(is_text, node)) and all(map(_is_text, node.values()))
+    return all(map(_is_text, node)) if isinstance(node, list) else not isinstance(node, str) or is_text(node)
 
 
 # --- Checksums --------------------------------------------------------------------------------------------------------
