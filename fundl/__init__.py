@@ -157,6 +157,11 @@ from fundl.optim.loss_scale import (
     DynamicLossScale as DynamicLossScale, LossScaleState as LossScaleState, dynamic_loss_scale as dynamic_loss_scale,
     scale_loss as scale_loss,
 )
+from fundl.optim.adjustable import (
+    Adjustable as Adjustable, AdjustableState as AdjustableState, adjustable as adjustable, hyperparameters as hyperparameters,
+    with_hyperparameters as with_hyperparameters,
+)
+from fundl.optim.plateau import reduce_on_plateau as reduce_on_plateau
 from fundl.optim.schedules import (
     Schedule as Schedule, constant_schedule as constant_schedule, cosine_schedule as cosine_schedule,
     exponential_schedule as exponential_schedule, inverse_time_schedule as inverse_time_schedule,

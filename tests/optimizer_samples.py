@@ -19,6 +19,7 @@ from fundl import (
     adam,
     adamw,
     add_decayed_weights,
+    adjustable,
     chain,
     clip_by_global_norm,
     clip_by_value,
@@ -41,6 +42,7 @@ from fundl import (
 from fundl.optim.accumulate import Accumulate
 from fundl.optim.adagrad import _ScaleByAdagrad
 from fundl.optim.adam import _Adam, _ScaleByAdam
+from fundl.optim.adjustable import Adjustable
 from fundl.optim.chain import AnyTransform, _Chain
 from fundl.optim.clipping import _ClipByGlobalNorm, _ClipByValue
 from fundl.optim.decay import AddDecayedWeights
@@ -86,6 +88,9 @@ OPTIMIZERS: Final[dict[str, AnyTransform]] = {
     "lion": lion(0.1),
     "lion: all options": lion(0.1, beta1=0.8, beta2=0.9, weight_decay=0.1, where=is_matrix),
     "accumulate": accumulate(adamw(0.1), steps=2),
+    "adjustable": adjustable(adamw(0.1, weight_decay=0.3, where=is_matrix)),
+    "adjustable: of a chain": adjustable(chain(clip_by_global_norm(1.0), sgd(0.1, momentum=0.9, dampening=0.5))),
+    "adjustable: of small ones": adjustable(chain(clip_by_value(1.0), scale_by_rms(), scale_by_lion(), scale(0.5))),
     "chain": chain(clip_by_global_norm(1.0), adam(0.1)),
     "chain: nested": chain(chain(clip_by_value(1.0), scale(2.0)), chain(accumulate(sgd(0.1, momentum=0.9), steps=3))),
 }
@@ -156,7 +161,7 @@ def parts_of(transform: AnyTransform) -> list[AnyTransform]:
             return [transform.decay, transform.moments, transform.rate]
         case _SGD():
             return [transform.decay, transform.trace, transform.rate]
-        case Accumulate() | DynamicLossScale():
+        case Accumulate() | DynamicLossScale() | Adjustable():
             return [transform.transform]
         case _:
             return []
@@ -197,7 +202,7 @@ def _(clip: _ClipByGlobalNorm, grads: Flat, _memory: Memory, _params: Flat) -> F
 
 @formula.register
 def _(clip: _ClipByValue, grads: Flat, _memory: Memory, _params: Flat) -> Flat:
-    return [g.clamp(-clip.limit, clip.limit) for g in grads]
+    return [g.clamp(-float(clip.limit), float(clip.limit)) for g in grads]
 
 
 @formula.register
@@ -229,8 +234,8 @@ def _(trace: _Trace, grads: Flat, memory: Memory, _params: Flat) -> Flat:
 @formula.register
 def _(adam: _ScaleByAdam, grads: Flat, memory: Memory, _params: Flat) -> Flat:
     memory.count += 1
-    first = _put(memory, "first", _decayed(adam.beta1, memory.of("first"), grads))
-    second = _put(memory, "second", _decayed(adam.beta2, memory.of("second"), [g**2 for g in grads]))
+    first = _put(memory, "first", _decayed(float(adam.beta1), memory.of("first"), grads))
+    second = _put(memory, "second", _decayed(float(adam.beta2), memory.of("second"), [g**2 for g in grads]))
     most = _put(memory, "most", [torch.maximum(a, b) for a, b in zip(memory.of("most"), second, strict=True)])
     unbiased = [v / (1 - adam.beta2**memory.count) for v in (most if adam.amsgrad else second)]
     mean = [m / (1 - adam.beta1**memory.count) for m in first]
@@ -241,8 +246,8 @@ def _(adam: _ScaleByAdam, grads: Flat, memory: Memory, _params: Flat) -> Flat:
 def _(rms: _ScaleByRMS, grads: Flat, memory: Memory, _params: Flat) -> Flat:
     squares = [g**2 for g in grads]
     _put(memory, "most", [torch.maximum(a, b) for a, b in zip(memory.of("most"), squares, strict=True)])  # has to be held too
-    square = _put(memory, "square", _decayed(rms.decay, memory.of("square"), squares))
-    mean = _put(memory, "mean", _decayed(rms.decay, memory.of("mean"), grads))
+    square = _put(memory, "square", _decayed(float(rms.decay), memory.of("square"), squares))
+    mean = _put(memory, "mean", _decayed(float(rms.decay), memory.of("mean"), grads))
     variance = [v - m**2 for v, m in zip(square, mean, strict=True)] if rms.centered else square
     return [g / (v.clamp(min=0).sqrt() + rms.epsilon) for g, v in zip(grads, variance, strict=True)]
 
@@ -271,6 +276,11 @@ def _(outer: DynamicLossScale[object], grads: Flat, memory: Memory, params: Flat
     return formula(outer.transform, [g / scale for g in grads], memory.part(0), params)
 
 
+@formula.register(Adjustable)
+def _(outer: Adjustable[object], grads: Flat, memory: Memory, params: Flat) -> Flat:
+    return formula(outer.transform, grads, memory.part(0), params)
+
+
 @formula.register
 def _(adagrad: _ScaleByAdagrad, grads: Flat, memory: Memory, _params: Flat) -> Flat:
     total = _put(memory, "sum", [s + g**2 for s, g in zip(memory.of("sum"), grads, strict=True)])
@@ -280,5 +290,5 @@ def _(adagrad: _ScaleByAdagrad, grads: Flat, memory: Memory, _params: Flat) -> F
 @formula.register
 def _(lion: _ScaleByLion, grads: Flat, memory: Memory, _params: Flat) -> Flat:
     before = memory.of("momentum")
-    _put(memory, "momentum", _decayed(lion.beta2, before, grads))
-    return [torch.where(u.isnan(), u, u.sign()) for u in _decayed(lion.beta1, before, grads)]
+    _put(memory, "momentum", _decayed(float(lion.beta2), before, grads))
+    return [torch.where(u.isnan(), u, u.sign()) for u in _decayed(float(lion.beta1), before, grads)]

@@ -30,6 +30,7 @@ from fundl import (
     sgd,
     tree,
 )
+from fundl.optim.adjustable import Adjustable
 from fundl.optim.chain import AnyTransform
 from fundl.optim.flat import StateError
 from fundl.tree import Record
@@ -130,6 +131,8 @@ def pairs() -> Iterator[Pair]:
     """Each change of each sample, forth and back; quick are those of which nothing alike came before."""
     seen: set[tuple[str, str, bool, str]] = set()
     for name, optimizer in OPTIMIZERS.items():
+        if isinstance(optimizer, Adjustable):  # what is in the record is in the state from `init` on
+            continue
         for number, change in enumerate(changes(optimizer)):
             for forth in (True, False):
                 pair = (optimizer, change.changed) if forth else (change.changed, optimizer)

@@ -11,7 +11,7 @@ from fundl._common.numbers import non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, add_decayed_weights
-from fundl.optim.flat import Tensors, require_fit
+from fundl.optim.flat import Number, Tensors, require_fit, shifted
 from fundl.optim.rate import Rate
 from fundl.optim.scaling import RateState, scale_by_learning_rate
 from fundl.optim.schedules import inverse_time_schedule
@@ -36,9 +36,10 @@ class AdagradState(Record):
 class _ScaleByAdagrad(Transform[AdagradState]):
     elementwise = True
     writes_over = True
+    numbers = ("epsilon",)
 
     initial: float = attrs.field(validator=non_negative)
-    epsilon: float = attrs.field(validator=non_negative)
+    epsilon: Number = attrs.field(validator=non_negative)
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> AdagradState:
@@ -57,7 +58,7 @@ class _ScaleByAdagrad(Transform[AdagradState]):
         return self._divided(grads, state.square_sum), state
 
     def _divided(self, grads: Tensors, square_sum: Tensors) -> Tensors:
-        return torch._foreach_div(grads, torch._foreach_add(torch._foreach_sqrt(square_sum), self.epsilon))
+        return torch._foreach_div(grads, shifted(torch._foreach_sqrt(square_sum), self.epsilon))
 
 
 def scale_by_adagrad(*, initial: float = 0.0, epsilon: float = 1e-10) -> Transform[AdagradState]:

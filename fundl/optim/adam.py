@@ -11,7 +11,7 @@ from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim._fused import Columns, can_fuse, joined, read_by_kernels, runs
 from fundl.optim.decay import AddDecayedWeights, DecayState, Predicate
-from fundl.optim.flat import StateError, Tensors, new_count, require_fit, times, zeros_like
+from fundl.optim.flat import Number, StateError, Tensors, mixed, new_count, require_fit, scaled_by, shifted, times, zeros_like
 from fundl.optim.rate import Rate
 from fundl.optim.scaling import RateState, ScaleByLearningRate
 from fundl.optim.transform import Transform
@@ -41,10 +41,11 @@ class AdamState(Record):
 class _ScaleByAdam(Transform[AdamState]):
     elementwise = True
     writes_over = True
+    numbers = ("beta1", "beta2", "epsilon")
 
-    beta1: float = attrs.field(validator=fraction)
-    beta2: float = attrs.field(validator=fraction)
-    epsilon: float = attrs.field(validator=non_negative)
+    beta1: Number = attrs.field(validator=fraction)
+    beta2: Number = attrs.field(validator=fraction)
+    epsilon: Number = attrs.field(validator=non_negative)
     amsgrad: bool
 
     @override
@@ -91,17 +92,17 @@ class _ScaleByAdam(Transform[AdamState]):
     def _formula(self, grads: Tensors, state: AdamState, count: Tensor) -> tuple[Tensors, AdamState]:
         require_fit(state.first_moment, grads)
         require_fit(state.second_moment, grads)
-        first = torch._foreach_lerp(state.first_moment, grads, 1 - self.beta1)
+        first = mixed(state.first_moment, grads, 1 - self.beta1)
         # As the kernel has it: once it is infinite it stays so, where a difference of infinities would be NaN; and squares of
         # 2e20 are divided before they are too large, for which inductor has to be told the order.
-        kept = torch._foreach_mul(state.second_moment, self.beta2)
-        second = torch._foreach_addcmul(kept, torch._foreach_mul(grads, 1 - self.beta2), grads)
+        kept = scaled_by(state.second_moment, self.beta2)
+        second = torch._foreach_addcmul(kept, scaled_by(grads, 1 - self.beta2), grads)
         greatest = _greatest(state, second)
 
         steps = count.to(torch.float64)
         first_bias, second_bias = 1 - torch.pow(self.beta1, steps), 1 - torch.pow(self.beta2, steps)
         root = times(torch._foreach_sqrt(greatest if self.amsgrad else second), second_bias.rsqrt())
-        direction = torch._foreach_div(first, torch._foreach_add(root, self.epsilon))
+        direction = torch._foreach_div(first, shifted(root, self.epsilon))
         return times(direction, 1 / first_bias), AdamState(count, first, second, greatest)
 
     def write(
@@ -115,10 +116,10 @@ class _ScaleByAdam(Transform[AdamState]):
             *columns,
             (count.to(torch.float32),) * len(columns.params),
             lr=read_by_kernels(rate),
-            beta1=self.beta1,
-            beta2=self.beta2,
+            beta1=float(self.beta1),
+            beta2=float(self.beta2),
             weight_decay=weight_decay,
-            eps=self.epsilon,
+            eps=float(self.epsilon),
             amsgrad=bool(columns.max_second_moment),
             maximize=False,
         )
@@ -242,7 +243,7 @@ class _Adam(Transform[AdamChainState]):
 
     def _write(self, columns: Columns, mask: tuple[bool, ...], count: Tensor, rate: float | Tensor) -> None:
         """Run the kernel on the leaves that decay, and on those that do not."""
-        weight_decay = self.decay.weight_decay
+        weight_decay = float(self.decay.weight_decay)
         if False not in mask:
             self.moments.write(columns, count, rate, weight_decay=weight_decay, decoupled=self.decoupled)
         else:

@@ -4,24 +4,28 @@ from typing import final
 
 import attrs
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
 from fundl._common.numbers import positive
 from fundl._common.suggestions import with_suggestions
-from fundl.optim.flat import Tensors, times
+from fundl.optim.flat import Number, Tensors, times
 from fundl.optim.transform import Stateless, Transform
 
 
 @final
 @attrs.frozen
 class _ClipByGlobalNorm(Stateless):
-    max_norm: float = attrs.field(validator=positive)
+    numbers = ("max_norm",)
+
+    max_norm: Number = attrs.field(validator=positive)
 
     @override
     def updates(self, grads: Tensors) -> Tensors:
         norm = tree.norm_of(grads)
-        return times(grads, self.max_norm / norm.clamp(min=self.max_norm))
+        most = self.max_norm.to(norm) if isinstance(self.max_norm, Tensor) else self.max_norm
+        return times(grads, most / norm.clamp(min=most))
 
 
 @with_suggestions
@@ -50,11 +54,15 @@ def clip_by_global_norm(max_norm: float) -> Transform[tuple[()]]:
 @attrs.frozen
 class _ClipByValue(Stateless):
     elementwise = True
+    numbers = ("limit",)
 
-    limit: float = attrs.field(validator=positive)
+    limit: Number = attrs.field(validator=positive)
 
     @override
     def updates(self, grads: Tensors) -> Tensors:
+        if isinstance(self.limit, Tensor):
+            limits = [self.limit.to(grad) for grad in grads]
+            return tuple(torch.clamp(grad, -limit, limit) for grad, limit in zip(grads, limits, strict=True))
         return torch._foreach_clamp_max(torch._foreach_clamp_min(grads, -self.limit), self.limit)
 
 

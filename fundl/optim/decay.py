@@ -5,12 +5,11 @@ from itertools import compress
 from typing import TypeAlias, final
 
 import attrs
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.numbers import non_negative
-from fundl.optim.flat import Tensors
+from fundl.optim.flat import Number, Tensors, plus
 from fundl.optim.transform import Transform
 from fundl.tree import Record
 
@@ -49,7 +48,9 @@ class AddDecayedWeights(Transform[DecayState]):
 
     writes_over = True  # its state is static
 
-    weight_decay: float = attrs.field(validator=non_negative)
+    numbers = ("weight_decay",)
+
+    weight_decay: Number = attrs.field(validator=non_negative)
     where: Predicate | None = None
 
     @property
@@ -69,16 +70,16 @@ class AddDecayedWeights(Transform[DecayState]):
         if True not in mask:
             return grads, state
         if False not in mask:
-            return torch._foreach_add(grads, params, alpha=self.weight_decay), state
+            return plus(grads, params, self.weight_decay), state
         chosen = tuple(compress(grads, mask)), tuple(compress(params, mask))
-        decayed = iter(torch._foreach_add(*chosen, alpha=self.weight_decay))
+        decayed = iter(plus(*chosen, self.weight_decay))
         return tuple(next(decayed) if on else grad for grad, on in zip(grads, mask, strict=True)), state
 
     def mask(self, state: DecayState, grads: Tensors) -> tuple[bool, ...]:
         """For each leaf whether it decays; nothing if the weight decay is 0."""
         if len(state.mask) != len(grads):
             raise ValueError("the state's mask is of other leaves")
-        return state.mask if self.weight_decay else ()
+        return state.mask if isinstance(self.weight_decay, Tensor) or self.weight_decay else ()
 
 
 def add_decayed_weights(weight_decay: float, *, where: Predicate | None = None) -> Transform[DecayState]:

@@ -10,6 +10,9 @@ from fundl._common import half
 
 S = TypeVar("S")
 
+Number: TypeAlias = float | Tensor
+"""A hyper-parameter: a number, or, where `adjustable` has put it into the state, a tensor without axes (float64)."""
+
 Tensors: TypeAlias = tuple[Tensor, ...]
 """The trainable leaves of a tree, from left to right."""
 
@@ -44,6 +47,33 @@ def times(tensors: Tensors, factor: Tensor) -> Tensors:
         product if product.dtype == tensor.dtype else product.to(tensor.dtype)
         for product, tensor in zip(products, tensors, strict=True)
     )
+
+
+def scaled_by(tensors: Tensors, factor: Number) -> Tensors:
+    """The tensors times a number."""
+    return times(tensors, factor) if isinstance(factor, Tensor) else torch._foreach_mul(tensors, factor)
+
+
+def plus(tensors: Tensors, others: Tensors, factor: Number) -> Tensors:
+    """The tensors plus others times a number."""
+    if isinstance(factor, Tensor):
+        return torch._foreach_add(tensors, times(others, factor))
+    return torch._foreach_add(tensors, others, alpha=factor)
+
+
+def mixed(old: Tensors, new: Tensors, share: Number) -> Tensors:
+    """Means of two, in which the new ones have a share."""
+    return torch._foreach_lerp(old, new, _for_each(share, old) if isinstance(share, Tensor) else share)
+
+
+def shifted(tensors: Tensors, number: Number) -> Tensors:
+    """The tensors plus a number."""
+    return torch._foreach_add(tensors, _for_each(number, tensors) if isinstance(number, Tensor) else number)
+
+
+def _for_each(number: Tensor, tensors: Tensors) -> Tensors:
+    """A number in the dtype and on the device of each tensor: kernels for lists take no other."""
+    return tuple(number.to(tensor) for tensor in tensors)
 
 
 def copies(tensors: Tensors) -> Tensors:

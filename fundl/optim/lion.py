@@ -10,7 +10,7 @@ from fundl._common.numbers import fraction
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, Predicate, add_decayed_weights
-from fundl.optim.flat import Tensors, require_fit, zeros_like
+from fundl.optim.flat import Number, Tensors, mixed, require_fit, zeros_like
 from fundl.optim.rate import Rate
 from fundl.optim.scaling import RateState, scale_by_learning_rate
 from fundl.optim.transform import Transform
@@ -34,9 +34,10 @@ class LionState(Record):
 class _ScaleByLion(Transform[LionState]):
     elementwise = True
     writes_over = True
+    numbers = ("beta1", "beta2")
 
-    beta1: float = attrs.field(validator=fraction)
-    beta2: float = attrs.field(validator=fraction)
+    beta1: Number = attrs.field(validator=fraction)
+    beta2: Number = attrs.field(validator=fraction)
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> LionState:
@@ -46,17 +47,17 @@ class _ScaleByLion(Transform[LionState]):
     def change(self, grads: Tensors, state: LionState, params: Tensors) -> tuple[Tensors, LionState]:
         require_fit(state.momentum, grads)
         sign = self._sign(grads, state)
-        return sign, LionState(torch._foreach_lerp(state.momentum, grads, 1 - self.beta2))
+        return sign, LionState(mixed(state.momentum, grads, 1 - self.beta2))
 
     @override
     def change_over(self, grads: Tensors, state: LionState, params: Tensors) -> tuple[Tensors, LionState]:
         require_fit(state.momentum, grads)
         sign = self._sign(grads, state)
-        torch._foreach_lerp_(state.momentum, grads, 1 - self.beta2)
+        torch._foreach_lerp_(state.momentum, grads, 1 - float(self.beta2))
         return sign, state
 
     def _sign(self, grads: Tensors, state: LionState) -> Tensors:
-        direction = torch._foreach_lerp(state.momentum, grads, 1 - self.beta1)
+        direction = mixed(state.momentum, grads, 1 - self.beta1)
         # torch.sign says that of NaN it is 0, and nothing would tell; 0 times NaN, and 0 times infinity, is NaN.
         return torch._foreach_add(torch._foreach_sign(direction), direction, alpha=0)
 

@@ -10,7 +10,7 @@ from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, add_decayed_weights
-from fundl.optim.flat import StateError, Tensors, require_fit, zeros_like
+from fundl.optim.flat import Number, StateError, Tensors, mixed, require_fit, shifted, zeros_like
 from fundl.optim.rate import Rate
 from fundl.optim.scaling import RateState, scale_by_learning_rate
 from fundl.optim.sgd import TraceState, trace
@@ -37,9 +37,10 @@ class RMSState(Record):
 class _ScaleByRMS(Transform[RMSState]):
     elementwise = True
     writes_over = True
+    numbers = ("decay", "epsilon")
 
-    decay: float = attrs.field(validator=fraction)
-    epsilon: float = attrs.field(validator=non_negative)
+    decay: Number = attrs.field(validator=fraction)
+    epsilon: Number = attrs.field(validator=non_negative)
     centered: bool
 
     @override
@@ -49,16 +50,16 @@ class _ScaleByRMS(Transform[RMSState]):
     @override
     def change(self, grads: Tensors, state: RMSState, params: Tensors) -> tuple[Tensors, RMSState]:
         self._require_fit(state, grads)
-        square = torch._foreach_lerp(state.square, torch._foreach_mul(grads, grads), 1 - self.decay)
-        mean = torch._foreach_lerp(state.mean, grads, 1 - self.decay) if state.mean else ()
+        square = mixed(state.square, torch._foreach_mul(grads, grads), 1 - self.decay)
+        mean = mixed(state.mean, grads, 1 - self.decay) if state.mean else ()
         return self._divided(grads, square, mean), RMSState(square, mean)
 
     @override
     def change_over(self, grads: Tensors, state: RMSState, params: Tensors) -> tuple[Tensors, RMSState]:
         self._require_fit(state, grads)
-        torch._foreach_lerp_(state.square, torch._foreach_mul(grads, grads), 1 - self.decay)
+        torch._foreach_lerp_(state.square, torch._foreach_mul(grads, grads), 1 - float(self.decay))
         if state.mean:
-            torch._foreach_lerp_(state.mean, grads, 1 - self.decay)
+            torch._foreach_lerp_(state.mean, grads, 1 - float(self.decay))
         return self._divided(grads, state.square, state.mean), state
 
     def _require_fit(self, state: RMSState, grads: Tensors) -> None:
@@ -73,7 +74,7 @@ class _ScaleByRMS(Transform[RMSState]):
         if self.centered:
             # Rounding must not make the root's argument negative, as it does once all gradients are alike.
             variance = torch._foreach_clamp_min(torch._foreach_addcmul(square, mean, mean, value=-1), 0)
-        return torch._foreach_div(grads, torch._foreach_add(torch._foreach_sqrt(variance), self.epsilon))
+        return torch._foreach_div(grads, shifted(torch._foreach_sqrt(variance), self.epsilon))
 
 
 def scale_by_rms(*, decay: float = 0.99, epsilon: float = 1e-8, centered: bool = False) -> Transform[RMSState]:

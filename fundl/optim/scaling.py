@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.numbers import finite
-from fundl.optim.flat import StateError, Tensors, new_count, times
+from fundl.optim.flat import Number, StateError, Tensors, new_count, scaled_by, times
 from fundl.optim.rate import Rate, learning_rate, value_at
 from fundl.optim.transform import Stateless, Transform
 from fundl.tree import Record
@@ -18,12 +18,13 @@ from fundl.tree import Record
 @attrs.frozen
 class _Scale(Stateless):
     elementwise = True
+    numbers = ("factor",)
 
-    factor: float = attrs.field(validator=finite)
+    factor: Number = attrs.field(validator=finite)
 
     @override
     def updates(self, grads: Tensors) -> Tensors:
-        return torch._foreach_mul(grads, self.factor)
+        return scaled_by(grads, self.factor)
 
 
 def scale(factor: float) -> Transform[tuple[()]]:
@@ -60,7 +61,12 @@ class ScaleByLearningRate(Transform[RateState]):
     elementwise = True
     writes_over = True
 
-    rate: Rate = attrs.field(validator=learning_rate)
+    rate: Rate | Tensor = attrs.field(validator=learning_rate)
+
+    @property
+    @override
+    def numbers(self) -> tuple[str, ...]:
+        return () if callable(self.rate) else ("rate",)
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> RateState:
@@ -106,6 +112,8 @@ class ScaleByLearningRate(Transform[RateState]):
         if type(state) is not RateState:
             raise TypeError("the state is of another transform")
         if isinstance(self.rate, (float, int)):  # a third faster than the union
+            return self.rate
+        if isinstance(self.rate, Tensor):
             return self.rate
         if state.count is None:
             raise StateError("a learning rate that is a schedule (or has a rate_decay)", "a count of steps")

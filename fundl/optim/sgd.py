@@ -11,7 +11,7 @@ from fundl._common.numbers import non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim._fused import can_fuse, read_by_kernels, runs
 from fundl.optim.decay import AddDecayedWeights, DecayState
-from fundl.optim.flat import StateError, Tensors, copies, new_count, require_fit, times, zeros_like
+from fundl.optim.flat import Number, StateError, Tensors, copies, new_count, plus, require_fit, times, zeros_like
 from fundl.optim.rate import Rate
 from fundl.optim.scaling import RateState, ScaleByLearningRate
 from fundl.optim.transform import Transform
@@ -38,9 +38,14 @@ class _Trace(Transform[TraceState]):
     elementwise = True
     writes_over = True
 
-    momentum: float = attrs.field(validator=non_negative)
-    dampening: float = attrs.field(validator=non_negative)
+    momentum: Number = attrs.field(validator=non_negative)
+    dampening: Number = attrs.field(validator=non_negative)
     nesterov: bool
+
+    @property
+    @override
+    def numbers(self) -> tuple[str, ...]:
+        return ("momentum", *(["dampening"] if self.dampening else [])) if self.momentum else ()
 
     def __attrs_post_init__(self) -> None:
         if self.nesterov and (self.momentum == 0 or self.dampening != 0):
@@ -60,32 +65,37 @@ class _Trace(Transform[TraceState]):
         if not self._has_trace(state, grads):
             return grads, state
         count = None if state.count is None else state.count + 1
-        if self.momentum == 0:
+        if not self._remembers:
             return grads, TraceState(copies(grads), count)
-        total = torch._foreach_add(self._damped(grads, state), state.trace, alpha=self.momentum)
+        total = plus(self._damped(grads, state), state.trace, self.momentum)
         return self._direction(grads, total), TraceState(total, count)
 
     @override
     def change_over(self, grads: Tensors, state: TraceState, params: Tensors) -> tuple[Tensors, TraceState]:
         if not self._has_trace(state, grads):
             return grads, state
-        if self.momentum == 0:
+        if not self._remembers:
             torch._foreach_copy_(state.trace, grads)
         else:
             for damped, total in zip(self._damped(grads, state), state.trace, strict=True):
-                torch.add(damped, total, alpha=self.momentum, out=total)
+                torch.add(damped, total, alpha=float(self.momentum), out=total)
         if state.count is not None:
             state.count.add_(1)
-        return grads if self.momentum == 0 else self._direction(grads, state.trace), state
+        return grads if not self._remembers else self._direction(grads, state.trace), state
+
+    @property
+    def _remembers(self) -> bool:
+        """Whether there is momentum: that of a tensor is not looked at."""
+        return isinstance(self.momentum, Tensor) or self.momentum != 0
 
     def _has_trace(self, state: TraceState, grads: Tensors) -> bool:
         """Whether the state, which must be one for this transform, gathers anything."""
         if not state.trace:
-            if self.momentum:
+            if self._remembers:
                 raise StateError(f"momentum={self.momentum}", "a trace of the gradients")
             return False
         require_fit(state.trace, grads)
-        if self.momentum and self.dampening and state.count is None:
+        if state.count is None and self._remembers and not isinstance(self.dampening, Tensor) and self.dampening:
             raise StateError(f"dampening={self.dampening}", "a count of steps")
         return True
 
@@ -96,7 +106,7 @@ class _Trace(Transform[TraceState]):
         return times(grads, 1 - self.dampening * (state.count > 0).to(torch.float64))
 
     def _direction(self, grads: Tensors, total: Tensors) -> Tensors:
-        return torch._foreach_add(grads, total, alpha=self.momentum) if self.nesterov else total
+        return plus(grads, total, self.momentum) if self.nesterov else total
 
 
 def trace(momentum: float, *, dampening: float = 0.0, nesterov: bool = False) -> Transform[TraceState]:
@@ -184,8 +194,9 @@ class _SGD(Transform[SGDState]):
 
     def _can_fuse(self, grads: Tensors, trace: TraceState, params: Tensors) -> bool:
         """Whether there is a kernel: one that dampens would have to know which step is the first."""
-        counts = self.trace.dampening != 0 or trace.count is not None
-        return bool(self.trace.momentum and trace.trace) and not counts and can_fuse(params, grads, trace.trace)
+        if not trace.trace or trace.count is not None or not can_fuse(params, grads, trace.trace):
+            return False
+        return bool(self.trace.momentum) and not self.trace.dampening
 
     def _write(self, params: Tensors, grads: Tensors, trace: Tensors, rate: float | Tensor) -> None:
         """Write the next params and the next trace over these."""
@@ -193,8 +204,8 @@ class _SGD(Transform[SGDState]):
             params,
             grads,
             trace,
-            weight_decay=self.decay.weight_decay,
-            momentum=self.trace.momentum,
+            weight_decay=float(self.decay.weight_decay),
+            momentum=float(self.trace.momentum),
             lr=read_by_kernels(rate),
             dampening=0.0,
             nesterov=self.trace.nesterov,

@@ -133,6 +133,19 @@ class Transform(ABC, Generic[S]):
         """
         return False
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The fields whose numbers may change from step to step: `adjustable` puts these into the state.
+
+        A class that says ``numbers = ("factor",)`` computes with a tensor without axes in that field as with a number.
+        """
+        return ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the transforms that this one is made of, where it gives them any."""
+        return ()
+
     def loss_scale(self, state: S) -> Tensor | None:  # noqa: ARG002  # most have none
         """What the loss' gradient is to be multiplied by for the next step; None for nothing. See `dynamic_loss_scale`."""
         return None
