@@ -1,5 +1,6 @@
 """Hyper-parameters in the state: read, set, and what the next steps make of them."""
 
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import attrs
@@ -10,7 +11,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from typing_extensions import override
 
 from fundl import (
+    Checkpoints,
     Linear,
+    Milestone,
     ReLU,
     Tensors,
     accumulate,
@@ -24,6 +27,7 @@ from fundl import (
     constant_schedule,
     dynamic_loss_scale,
     ensemble,
+    epochs,
     hyperparameters,
     initialize,
     jit,
@@ -199,7 +203,7 @@ def test_an_ensemble_has_a_number_for_each_run_where_runs_are_apart() -> None:
         assert moved == [isinstance(rates, float), True]
 
 
-def test_it_is_saved_and_loaded(tmp_path: object) -> None:
+def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
     optimizer = adjustable(adam(0.1))
     state = with_hyperparameters(train_state(key(3), model(), optimizer), rate=0.03)
     save(f"{tmp_path}/state.safetensors", state)
@@ -308,3 +312,68 @@ def test_what_is_no_plateau_is_refused() -> None:
         reduce_on_plateau(adjustable(sgd(constant_schedule(0.1))).init(torch.ones(2)), [1.0])
     with pytest.raises(ValueError, match="has no hyper-parameters"):
         reduce_on_plateau(sgd(0.1).init(torch.ones(2)), [1.0])
+
+
+# --- In a run ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("compiled", "donate"), [(False, False), (False, True), pytest.param(True, False, marks=pytest.mark.slow)]
+)
+def test_a_run_goes_on_with_what_it_is_sent(*, compiled: bool, donate: bool) -> None:
+    optimizer = adjustable(sgd(0.1))
+    step: TypedStep = train_step(mse, optimizer)
+    state = train_state(key(3), model(), optimizer)
+    run = epochs(step, state, [BATCH] * 2, count=6, compile=compiled, donate=donate, progress=False)
+    rates: list[float] = []
+    last = state
+    for epoch in run:
+        reduced = reduce_on_plateau(epoch.state, [1.0] * epoch.epoch, factor=0.5, patience=2)
+        item = run.send(reduced)
+        assert (item.epoch, item.state) == (epoch.epoch, reduced)
+        rates.append(float(hyperparameters(item.state)["rate"]))
+        last = tree.map(torch.clone, item.state)
+    assert rates == [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]
+
+    by_hand = train_state(key(3), model(), optimizer)
+    for rate in rates:
+        for _ in range(2):
+            by_hand, _ = step(by_hand, BATCH)
+        by_hand = with_hyperparameters(by_hand, rate=rate)
+    for one, other in zip(tree.leaves(last), tree.leaves(by_hand), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3 if compiled else 0, atol=1e-5 if compiled else 0)
+
+
+@pytest.mark.parametrize("seconds", [None, 1e-9])
+def test_a_checkpoint_has_what_was_sent(tmp_path: Path, seconds: float | None) -> None:
+    optimizer = adjustable(sgd(0.1))
+    step: TypedStep = train_step(mse, optimizer)
+
+    def run_of(count: int, *, leave_after: int) -> list[tuple[int, float, float]]:
+        state = train_state(key(3), model(), optimizer)
+        kept = Checkpoints(tmp_path) if seconds is None else Checkpoints(tmp_path, seconds=seconds)
+        run, seen = epochs(step, state, [BATCH], count=count, checkpoints=kept, compile=False, progress=False), []
+        for epoch in run:
+            seen.append((epoch.epoch, epoch.train.loss, float(hyperparameters(epoch.state)["rate"])))
+            if epoch.epoch == leave_after:
+                break
+            run.send(with_hyperparameters(epoch.state, rate=0.1 / (1 + epoch.epoch)))
+        return seen
+
+    whole = run_of(5, leave_after=3) + run_of(5, leave_after=9)
+    assert [epoch for epoch, _, _ in whole] == [1, 2, 3, 4, 5]
+    assert [rate for _, _, rate in whole] == [0.1, 0.05, 0.1 / 3, 0.1 / 3, 0.02]
+
+
+def test_what_is_no_state_of_the_run_is_not_taken() -> None:
+    optimizer = adjustable(sgd(0.1))
+    step: TypedStep = train_step(mse, optimizer)
+    state = train_state(key(3), model(), optimizer)
+    run = epochs(step, state, [BATCH], count=2, compile=False, progress=False)
+    next(run)
+    with pytest.raises(ValueError, match=r"made of epoch.state, of step 1 .* not another state, of step 0"):
+        run.send(state)
+    run = epochs(step, state, [BATCH], count=2, compile=False, progress=False)
+    next(run)
+    with pytest.raises(TypeError, match=r"what a run is sent is a state, made of epoch.state, not {}"):
+        run.send({})  # type: ignore[arg-type]

@@ -91,6 +91,22 @@ class Run(Generic[P, S, X, Target, Prediction]):
         """Whether its steps are compiled."""
         return isinstance(self._runner, CompiledStepRunner) if self._runner is not None else bool(self._before)
 
+    def go_on_from(self, state: TrainState[P, S]) -> None:
+        """Begin the next epoch with another state, in which something else was set.
+
+        Raises:
+            TypeError: it is no state.
+            ValueError: it is not of the step that the run has come to.
+        """
+        if not isinstance(state, TrainState):
+            raise TypeError(f"what a run is sent is a state, made of epoch.state, not {tree.describe(state)}")
+        if int(state.step) != int(self.good.step) or not torch.equal(state.key, self.good.key):
+            raise ValueError(
+                f"what a run is sent is made of epoch.state, of step {int(self.good.step)} and of the same key, and not another"
+                f" state, of step {int(state.step)}: give that one to a run of its own"
+            )
+        self.good = self._current = state
+
     def take_up(self, state: TrainState[P, S], found: Found) -> None:
         """Go on where another process has come to.
 

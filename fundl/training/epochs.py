@@ -1,6 +1,6 @@
 """A training run as an iterator: what it has reached, epoch by epoch."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Generic, final
 
@@ -52,7 +52,7 @@ def epochs(
     compile: Compile = "auto",  # noqa: A002  # what it does; nobody compiles Python here
     donate: bool = False,
     progress: "bool | Console" = True,
-) -> Iterator[Milestone[P, S]]:
+) -> Generator[Milestone[P, S], TrainState[P, S] | None, None]:
     """A training run, epoch by epoch: to write down, to save, or to end early, by plain statements of a loop.
 
     What is computed is what `fit` computes, to the bit: it compiles once for the whole loop, draws one progress bar, and
@@ -66,9 +66,18 @@ def epochs(
 
     Returns:
         An iterator; each item is made when it is asked for. A run that is taken up from a checkpoint gives what comes after it;
-        one that is finished already gives its last epoch once more.
+        one that is finished already gives its last epoch once more. Its `send` takes another state for the next epoch to begin
+        with: one made of ``epoch.state``, in which something else was set. It can be called within the loop, and returns the
+        item with that state:
+
+            for epoch in (run := epochs(step, state, batches, count=100)):
+                if epoch.epoch == 50:
+                    run.send(with_hyperparameters(epoch.state, rate=1e-4))
+
+        Checkpoints have what was sent once the next epoch is asked for.
 
     Raises:
+        TypeError, ValueError: what is sent is no state, or of another step or key.
         Exception: what `fit` raises, when the epoch is asked for that it comes from. `last_good` has the state, as for `fit`.
 
     >>> from fundl import disk, epochs, initialize, key, linear, minibatches, mse, one_hot, sgd, train_state, train_step
@@ -92,10 +101,15 @@ def epochs(
     )
 
 
-def _milestones(run: Run[P, S, X, Target, Prediction], reached: Iterator[tuple[Epoch, ...]]) -> Iterator[Milestone[P, S]]:
+def _milestones(
+    run: Run[P, S, X, Target, Prediction], reached: Iterator[tuple[Epoch, ...]]
+) -> Generator[Milestone[P, S], TrainState[P, S] | None, None]:
     for (epoch,) in reached:
         history = tuple([one for (one,) in run.history])
-        yield Milestone(epoch.epoch, epoch.step, epoch.train, epoch.test, epoch.seconds, run.good, history)
+        milestone = Milestone(epoch.epoch, epoch.step, epoch.train, epoch.test, epoch.seconds, run.good, history)
+        while (state := (yield milestone)) is not None:
+            run.go_on_from(state)
+            milestone = attrs.evolve(milestone, state=state)
 
 
 def runner_for(
@@ -166,7 +180,11 @@ def _epoch_by_epoch(
                         _write(run, writer, last=number == count)
                 mean = _over_runs(passed)
                 shown.finish(number, _summary(mean), f"{run.examples / mean.seconds:,.0f} examples/s")
+                given = run.good
                 yield passed
+                if writer is not None and run.good is not given:
+                    _write(run, writer, last=True)  # else it would be taken up without what was set
+                del given  # nothing holds a state longer than the run does
     except GeneratorExit:  # whoever leaves the loop has the state
         raise
     except KeyboardInterrupt as error:
