@@ -13,7 +13,6 @@ from typing_extensions import override
 from fundl import (
     Checkpoints,
     Linear,
-    Milestone,
     ReLU,
     Tensors,
     accumulate,
