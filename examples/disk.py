@@ -7,19 +7,19 @@ This trains a network on 1,000 random points, tests it on 1,000 others, and draw
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import attrs
 import torch
-import typer
 from torch import Tensor
 from typer import BadParameter, Option
 
 import fundl
 from fundl import AnyTransform, Epoch, Evaluation, Loss, Model, Rate
-from shared.options import require_device, require_picture, require_positive
+from shared.options import checkpoints_in, of_checkpoints, require_device, require_log, require_picture, require_positive, start
 from shared.pictures import draw_curves
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ def learn(
     epochs: int,
     dtype: torch.dtype,
     device: str,
+    checkpoints: Path | None,
+    log: Path | None,
     can_compile: bool,
     progress: bool,
 ) -> Run:
@@ -84,21 +86,26 @@ def learn(
 
     # A run makes one state of another, step by step, with the points of each epoch in another order.
     state = fundl.train_state(run_key, fundl.initialize(model_key, model, dtype=dtype, device=device), optimizer)
-    state, history = fundl.fit(
-        fundl.train_step(loss, optimizer),
-        state,
-        lambda epoch_key: fundl.minibatches(epoch_key, train, batch_size),
-        epochs=epochs,
-        metrics={"accuracy": fundl.accuracy},
-        evaluate=lambda model: fundl.evaluate(loss, model, [test], metrics={"accuracy": fundl.accuracy}),
-        compile="auto" if can_compile else False,
-        progress=progress,
-    )
+    with of_checkpoints():
+        run = fundl.epochs(
+            fundl.train_step(loss, optimizer),
+            state,
+            lambda epoch_key: fundl.minibatches(epoch_key, train, batch_size),
+            count=epochs,
+            metrics={"accuracy": fundl.accuracy},
+            evaluate=lambda model: fundl.evaluate(loss, model, [test], metrics={"accuracy": fundl.accuracy}),
+            checkpoints=checkpoints_in(checkpoints),
+            compile="auto" if can_compile else False,
+            progress=progress,
+        )
+    for epoch in run:
+        if log is not None:
+            fundl.write_csv(log, epoch.history)
     return Run(
-        model=state.model,
-        history=history,
-        train=fundl.evaluate(loss, state.model, [train], metrics={"accuracy": fundl.accuracy}),
-        test=fundl.evaluate(loss, state.model, [test], metrics={"accuracy": fundl.accuracy}),
+        model=epoch.state.model,
+        history=epoch.history,
+        train=fundl.evaluate(loss, epoch.state.model, [train], metrics={"accuracy": fundl.accuracy}),
+        test=fundl.evaluate(loss, epoch.state.model, [test], metrics={"accuracy": fundl.accuracy}),
         test_points=test_points,
         test_labels=test_labels,
     )
@@ -126,6 +133,12 @@ def main(
     runs: Annotated[int, Option(min=1, help="How many runs to make, with seeds from --seed on.")] = 1,
     dtype: Annotated[Literal["float32", "float64"], Option(help="Of points and parameters.")] = "float32",
     device: Annotated[str, Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
+    checkpoints: Annotated[
+        Path | None, Option(help="Keep checkpoints in this folder, and go on from the newest that is there.")
+    ] = None,
+    log: Annotated[
+        Path | None, Option(help="Write the numbers of each epoch into this file, as CSV: of the first run.")
+    ] = None,
     plot: Annotated[Path | None, Option(help="Draw the first run into this file: .png, .pdf or .svg.")] = None,
     no_jit: Annotated[bool, Option("--no-jit", help="Never compile: very long runs are compiled otherwise.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Show no progress.")] = False,
@@ -138,6 +151,7 @@ def main(
     require_positive(rate)
     require_device(device)
     require_picture(plot)
+    require_log(log)
 
     schedule = fundl.cosine_schedule(rate, epochs * math.ceil(train_count / batch_size))
     accuracies: list[float] = []
@@ -154,6 +168,8 @@ def main(
                 epochs=epochs,
                 dtype=DTYPES[dtype],
                 device=device,
+                checkpoints=None if checkpoints is None else checkpoints / f"seed-{each}",
+                log=log if each == seed else None,
                 can_compile=not no_jit,
                 progress=not quiet,
             )
@@ -226,4 +242,4 @@ def draw_square(axes: "Axes", run: Run) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(start(main))

@@ -8,19 +8,19 @@ test. Without --data, the network learns the 1,797 small digits that come with s
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import attrs
 import torch
-import typer
 from torch import Tensor
 from typer import BadParameter, Option
 
 import fundl
 from fundl import Epoch, Evaluation, Model, Shape
-from shared.options import require_device, require_picture, require_positive
+from shared.options import checkpoints_in, of_checkpoints, require_device, require_log, require_picture, require_positive, start
 from shared.pictures import draw_curves
 
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ def learn(
     batch_size: int,
     epochs: int,
     device: str,
+    checkpoints: Path | None,
+    log: Path | None,
     can_compile: bool,
     progress: bool,
 ) -> Run:
@@ -165,20 +167,25 @@ def learn(
             fundl.cross_entropy, model, fundl.minibatches(None, images, 500), metrics={"accuracy": fundl.accuracy}
         )
 
-    state, history = fundl.fit(
-        fundl.train_step(fundl.cross_entropy, optimizer),
-        state,
-        lambda epoch_key: fundl.minibatches(epoch_key, train, batch_size),
-        epochs=epochs,
-        metrics={"accuracy": fundl.accuracy},
-        evaluate=lambda model: measure(finished(model), test),
-        compile="auto" if can_compile else False,
-        progress=progress,
-    )
-    model = finished(state.model)
+    with of_checkpoints():
+        run = fundl.epochs(
+            fundl.train_step(fundl.cross_entropy, optimizer),
+            state,
+            lambda epoch_key: fundl.minibatches(epoch_key, train, batch_size),
+            count=epochs,
+            metrics={"accuracy": fundl.accuracy},
+            evaluate=lambda model: measure(finished(model), test),
+            checkpoints=checkpoints_in(checkpoints),
+            compile="auto" if can_compile else False,
+            progress=progress,
+        )
+    for epoch in run:
+        if log is not None:
+            fundl.write_csv(log, epoch.history)
+    model = finished(epoch.state.model)
     guesses = [fundl.apply(model, x).argmax(1) for x, _ in fundl.minibatches(None, test, 500)]
     return Run(
-        history=history,
+        history=epoch.history,
         train=measure(model, train),
         test=measure(model, test),
         images=test[0].cpu(),
@@ -203,6 +210,10 @@ def main(
     ] = None,
     seed: Annotated[int, Option(min=0, max=2**32, help="Decides all that is random: the same seed, the same bits.")] = 0,
     device: Annotated[str, Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
+    checkpoints: Annotated[
+        Path | None, Option(help="Keep checkpoints in this folder, and go on from the newest that is there.")
+    ] = None,
+    log: Annotated[Path | None, Option(help="Write the numbers of each epoch into this file, as CSV.")] = None,
     plot: Annotated[Path | None, Option(help="Draw the run into this file: .png, .pdf or .svg.")] = None,
     no_jit: Annotated[bool, Option("--no-jit", help="Never compile: very long runs are compiled otherwise.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Show no progress.")] = False,
@@ -211,6 +222,7 @@ def main(
     require_positive(learning_rate)
     require_device(device)
     require_picture(plot)
+    require_log(log)
     if channels % 4:
         raise BadParameter(f"the number of channels is a multiple of 4, not {channels}", param_hint="--channels")
     try:
@@ -225,6 +237,8 @@ def main(
             batch_size=batch_size,
             epochs=epochs or (40 if data is None else 10),
             device=device,
+            checkpoints=checkpoints,
+            log=log,
             can_compile=not no_jit,
             progress=not quiet,
         )
@@ -276,4 +290,4 @@ def draw_confusions(axes: "Axes", run: Run) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(start(main))

@@ -7,6 +7,7 @@ One report, or all of them, as many runs as it made; tables and pictures go into
 """
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Annotated, Literal
 
 import attrs
 import torch
-import typer
 from rich.console import Console
 from typer import Argument, BadParameter, Option
 
@@ -28,6 +28,7 @@ from five_reports.runs import Job, do_all
 from five_reports.setups import Experiment, Setup
 from five_reports.tables import Row
 from five_reports.timing import Times, measure
+from shared.options import start
 
 PARITY_STEPS = 200
 MANY_RUNS = 10  # are worth an ensemble
@@ -161,4 +162,4 @@ def draw(experiment: Experiment, results: dict[str, list[Run]], times: Sequence[
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(start(main))

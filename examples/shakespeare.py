@@ -6,20 +6,20 @@ The last tenth of the text is for validation. Without --text, the model reads a 
 is too small to learn much from.
 """
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import attrs
 import torch
-import typer
 from torch import Tensor
 from typer import BadParameter, Option
 
 import fundl
 from fundl import Epoch, Evaluation, Model, random
 from fundl.random import Key
-from shared.options import require_device, require_picture, require_positive
+from shared.options import checkpoints_in, of_checkpoints, require_device, require_log, require_picture, require_positive, start
 from shared.pictures import TEST, TRAIN
 
 if TYPE_CHECKING:
@@ -143,6 +143,8 @@ def learn(
     learning_rate: float,
     epochs: int,
     steps: int,
+    checkpoints: Path | None,
+    log: Path | None,
     can_compile: bool,
     progress: bool,
 ) -> Run:
@@ -160,16 +162,21 @@ def learn(
     def validate(model: Model) -> Evaluation:
         return fundl.evaluate(loss, model, fundl.minibatches(None, all_pieces(validation, length), 64))
 
-    state, history = fundl.fit(
-        fundl.train_step(loss, optimizer),
-        state,
-        lambda key: random_pieces(key, train, length, batch_size=batch_size, steps=steps),
-        epochs=epochs,
-        evaluate=validate,
-        compile="auto" if can_compile else False,
-        progress=progress,
-    )
-    return Run(state.model, history, write_key)
+    with of_checkpoints():
+        run = fundl.epochs(
+            fundl.train_step(loss, optimizer),
+            state,
+            lambda key: random_pieces(key, train, length, batch_size=batch_size, steps=steps),
+            count=epochs,
+            evaluate=validate,
+            checkpoints=checkpoints_in(checkpoints),
+            compile="auto" if can_compile else False,
+            progress=progress,
+        )
+    for epoch in run:
+        if log is not None:
+            fundl.write_csv(log, epoch.history)
+    return Run(epoch.state.model, epoch.history, write_key)
 
 
 def main(
@@ -190,6 +197,10 @@ def main(
     temperature: Annotated[float, Option(help="Near 0 it writes what is likeliest, above 1 it grows wild.")] = 0.8,
     seed: Annotated[int, Option(min=0, max=2**32, help="Decides all that is random: the same seed, the same bits.")] = 0,
     device: Annotated[str, Option(help="Where to compute: cpu, cuda, cuda:1.")] = "cpu",
+    checkpoints: Annotated[
+        Path | None, Option(help="Keep checkpoints in this folder, and go on from the newest that is there.")
+    ] = None,
+    log: Annotated[Path | None, Option(help="Write the numbers of each epoch into this file, as CSV.")] = None,
     plot: Annotated[Path | None, Option(help="Draw the learning curve into this file: .png, .pdf or .svg.")] = None,
     no_jit: Annotated[bool, Option("--no-jit", help="Never compile: very long runs are compiled otherwise.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Show no progress.")] = False,
@@ -199,6 +210,7 @@ def main(
     require_positive(temperature, "--temperature")
     require_device(device)
     require_picture(plot)
+    require_log(log)
     require_shares(model, features, heads)
     content = content_of(STORY if text is None else text, length)
     alphabet = Alphabet("".join(sorted(set(content))))
@@ -216,6 +228,8 @@ def main(
             learning_rate=learning_rate,
             epochs=epochs,
             steps=steps,
+            checkpoints=checkpoints,
+            log=log,
             can_compile=not no_jit,
             progress=not quiet,
         )
@@ -288,4 +302,4 @@ def draw(run: Run, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(start(main))

@@ -1,33 +1,34 @@
 """The examples, run as a newcomer runs them, and in this process."""
 
 import functools
+import io
 import os
-import re
 import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import typer
-from typer.testing import CliRunner
+from shared.options import start
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @functools.cache
-def app(name: str) -> typer.Typer:
-    """An example as an app, in this process."""
-    script = typer.Typer()
-    script.command()(runpy.run_path(str(EXAMPLES / f"{name}.py"))["main"])
-    return script
+def namespace_of(name: str) -> dict[str, object]:
+    """What an example defines."""
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 
 def words_of(name: str, *options: str) -> tuple[int, list[str]]:
-    """The exit code of an example, and the words that it printed, without the frame around them."""
-    result = CliRunner().invoke(app(name), options)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, re.sub(r"[│╭╮╰╯─]", " ", result.output).split()
+    """The exit status of an example, run in this process, and the words that it printed."""
+    main, printed = namespace_of(name)["main"], io.StringIO()
+    assert callable(main)
+    with redirect_stdout(printed), redirect_stderr(printed):
+        status = start(main, options)
+    if status == 2:  # what is wrong with a command line is one line
+        assert printed.getvalue().count("\n") == 1
+    return status, printed.getvalue().split()
 
 
 def run(name: str, *options: str) -> subprocess.CompletedProcess[str]:

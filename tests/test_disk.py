@@ -1,6 +1,10 @@
 """The disk runs as a newcomer runs it, says what is wrong with an option, and repeats itself to the bit."""
 
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +12,7 @@ import pytest
 import torch
 from matplotlib import image
 
-from tests.scripts import run, words_of
+from tests.scripts import EXAMPLES, run, words_of
 
 FEW = ["--epochs", "2", "--train-count", "50", "--test-count", "40"]
 """Options for a run that takes no time."""
@@ -47,8 +51,31 @@ def test_help_explains_each_option() -> None:
         assert "[default: " in explained.pop(f"--{option}")
     for option in ("test-count", "seed", "runs", "dtype", "device"):
         assert "[default: " in explained.pop(f"--{option}")
-    assert explained.keys() == {"--plot", "--no-jit", "--quiet", "--help"}
+    assert explained.keys() == {"--checkpoints", "--log", "--plot", "--no-jit", "--quiet", "--help"}
     assert "Draw the first run into this file: .png, .pdf or .svg." in explained["--plot"]
+
+
+def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    log, folder = tmp_path / "run.csv", tmp_path / "checkpoints"
+    options = [*FEW[2:], "--epochs", "20", "--checkpoints", str(folder), "--log", str(log), "--quiet"]
+    command = [sys.executable, str(EXAMPLES / "disk.py"), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as stopped:
+        while stopped.poll() is None and not (log.is_file() and log.read_text().count("\n") > 3):
+            time.sleep(0.002)
+        stopped.send_signal(signal.SIGTERM)
+        _, said = stopped.communicate()
+    if stopped.returncode:  # else it was done before
+        assert (stopped.returncode, said) == (130, "disk.py: stopped: the same command goes on\n")
+    code, words = words_of("disk", *options)
+    assert (code, words) == words_of("disk", *FEW[2:], "--epochs", "20", "--quiet")
+    assert [line.split(",")[0] for line in log.read_text().splitlines()] == ["epoch", *map(str, range(1, 21))]
+    code, words = words_of("disk", *options, "--hidden", "3")
+    assert code == 2
+    assert "--checkpoints: what is there is no run with these options" in " ".join(words)
+    log.write_text("my thesis")
+    code, words = words_of("disk", *options)
+    assert code == 2
+    assert "is there, and is no log of a run" in " ".join(words)
 
 
 @pytest.mark.slow

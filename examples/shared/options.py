@@ -1,11 +1,111 @@
-"""Options that examples share: what cannot be meant is refused before the work, with a sentence that says why."""
+"""How examples start, and the options that they share: what cannot be meant is refused before the work, in one line."""
 
+import functools
 import importlib.util
 import math
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, Protocol, runtime_checkable
 
 import torch
+import typer
 from typer import BadParameter
+
+import fundl
+
+Options = ParamSpec("Options")
+
+
+@runtime_checkable
+class Refusal(Protocol):
+    """What typer raises about a command line."""
+
+    exit_code: int
+
+    def format_message(self) -> str:
+        """What is wrong."""
+        ...
+
+
+def start(main: Callable[Options, None], arguments: Sequence[str] | None = None) -> int:
+    """Run a program with what stands on its command line, or with other arguments; what is wrong with them is one line.
+
+    Returns:
+        The exit status: 2 for wrong arguments, 1 if a file cannot be read or written, 130 after Ctrl-C or SIGTERM.
+    """
+
+    @functools.wraps(main)
+    def told(*args: Options.args, **options: Options.kwargs) -> None:
+        try:
+            with terminated_as_by_ctrl_c():
+                main(*args, **options)
+        except KeyboardInterrupt as stop:
+            say("stopped: the same command goes on" if options.get("checkpoints") else "stopped")
+            raise typer.Exit(130) from stop
+        except OSError as error:
+            say(str(error))
+            raise typer.Exit(1) from error
+
+    app = typer.Typer(add_completion=False)
+    app.command()(told)
+    try:
+        status: object = app(None if arguments is None else [*arguments], standalone_mode=False)
+    except Exception as error:
+        if not isinstance(error, Refusal):
+            raise
+        say(error.format_message())
+        return error.exit_code
+    return status if isinstance(status, int) else 0
+
+
+@contextmanager
+def terminated_as_by_ctrl_c() -> Iterator[None]:
+    """SIGTERM meanwhile is what Ctrl-C is."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def say(message: str) -> None:
+    """Say in one line what went wrong."""
+    print(f"{Path(sys.argv[0]).name}: {' '.join(message.split())}", file=sys.stderr)
+
+
+def checkpoints_in(folder: Path | None) -> fundl.Checkpoints | None:
+    """The checkpoints of a run in a folder: the newest, and that with the least test loss."""
+    if folder is None:
+        return None
+    return fundl.Checkpoints(folder, keep=2, best=lambda epoch: epoch.numbers.get("test_loss", math.nan))
+
+
+@contextmanager
+def of_checkpoints() -> Iterator[None]:
+    """What cannot be gone on from is told as what is wrong with an option."""
+    try:
+        yield
+    except ValueError as error:
+        reason = str(error.__cause__ or error).partition("\n")[0].rstrip(":")
+        message = f"what is there is no run with these options: give those it began with, or another folder ({reason})"
+        raise BadParameter(message, param_hint="--checkpoints") from error
+
+
+def require_log(log: Path | None) -> None:
+    """Refuse a file that cannot be written to, before the work is done rather than after."""
+    if log is None:
+        return
+    if not log.parent.is_dir() or log.is_dir():
+        raise BadParameter(f"there is no folder {str(log.parent)!r} to put the log into", param_hint="--log")
+    if log.is_file() and log.stat().st_size and not log.read_bytes().startswith(b"epoch,step,seconds"):
+        raise BadParameter(f"{log} is there, and is no log of a run", param_hint="--log")
 
 
 def require_positive(number: float, option: str = "--learning-rate") -> None:
