@@ -1,6 +1,7 @@
 """Files that were changed at random are read as what they were, or refused with a sentence: no crash, no hang, no memory."""
 
 import gzip
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,61 @@ CHECKS: Final[dict[str, tuple[Check, Callable[[Path], bytes], int]]] = {
     "read_idx": (check_idx, lambda _: idx(packed=False), 2_000),
     "read_idx: gzipped": (check_idx, lambda _: idx(packed=True), 2_000),
 }
+
+
+ENTRY: Final = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+HEADERS: Final[dict[str, str]] = {
+    "nothing": "",
+    "no object": "[]",
+    "no metadata": '{"__metadata__": []}',
+    "metadata that are no text": '{"__metadata__": {"a": 1}}',
+    "half a letter in a name": json.dumps({"\ud800": ENTRY}),
+    "half a letter in a text": json.dumps({"__metadata__": {"a": "\ud800"}, "a": ENTRY}),
+    "half a letter in the tree": json.dumps({"__metadata__": {"fundl.tree": '"\\ud800"'}, "a": ENTRY}),
+    "deep": '{"a":' * 100_000,
+    "deep lists": "[" * 1_000_000,
+    "a deep tree": json.dumps({"__metadata__": {"fundl.tree": "[" * 100_000}, "a": ENTRY}),
+    "a tree that is just not too deep": json.dumps({"__metadata__": {"fundl.tree": "[" * 900 + "]" * 900}, "a": ENTRY}),
+    "a name twice": f'{{"a": {json.dumps(ENTRY)}, "a": {json.dumps(ENTRY)}}}',
+    "no number": '{"a": {"dtype": "F32", "shape": [NaN], "data_offsets": [0, 8]}}',
+    "a long number": '{"a": {"dtype": "F32", "shape": [' + "9" * 5000 + '], "data_offsets": [0, 8]}}',
+    "a huge shape": json.dumps({"a": {**ENTRY, "shape": [2**62, 2**62]}}),
+    "a huge shape of nothing": json.dumps({"a": {**ENTRY, "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}}),
+    "a size beyond all": json.dumps({"a": {**ENTRY, "shape": [0, 10**30], "data_offsets": [0, 0]}}),
+    "a negative shape": json.dumps({"a": {**ENTRY, "shape": [-1, -2]}}),
+    "true for a size": json.dumps({"a": {**ENTRY, "shape": [True, 2]}}),
+    "a fraction": json.dumps({"a": {**ENTRY, "shape": [2.0]}}),
+    "the end first": json.dumps({"a": {**ENTRY, "data_offsets": [8, 0]}}),
+    "three places": json.dumps({"a": {**ENTRY, "data_offsets": [0, 8, 8]}}),
+    "a gap": json.dumps({"a": {**ENTRY, "shape": [1], "data_offsets": [4, 8]}}),
+    "one over the other": json.dumps({"a": ENTRY, "b": ENTRY}),
+    "an unknown dtype": json.dumps({"a": {**ENTRY, "dtype": "F4"}}),
+    "a dtype that is none": json.dumps({"a": {**ENTRY, "dtype": ["F32"]}}),
+    "more than there is": json.dumps({"a": {**ENTRY, "more": 1}}),
+    "too short": json.dumps({"a": {**ENTRY, "shape": [1], "data_offsets": [0, 4]}}),
+    "too long": json.dumps({"a": {**ENTRY, "shape": [3], "data_offsets": [0, 12]}}),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_that_cannot_be(tmp_path: Path, name: str) -> None:
+    path, written = tmp_path / "changed.bin", HEADERS[name].encode()
+    path.write_bytes(len(written).to_bytes(8, "little") + written + bytes(8))
+    reads: tuple[Callable[[Path], object], ...] = (lambda path: load(path, [torch.zeros(2)]), load_model)
+    for read in reads:
+        with pytest.raises(ValueError, match=str(path)) as info:
+            read(path)
+        assert len(str(info.value).encode()) < 1000
+
+
+@pytest.mark.parametrize("length", [0, 1, 9, 2**31, 2**63, 2**64 - 1])
+def test_lengths_that_cannot_be(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "changed.bin"
+    for content in (length.to_bytes(8, "little"), length.to_bytes(8, "little") + bytes(8), b"", b"\0" * 7):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=f"{path} is not a safetensors file, or only a part of one"):
+            load_metadata(path)
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -217,8 +217,18 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 save(sys.argv[1], tree)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
+    again = """
+import resource, sys, torch
+from fundl import load
+like = [torch.ones(2**21, device="meta")] * 16
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+tree = load(sys.argv[1], like)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
     result = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
     assert int(result.stdout) < 40 * 1024  # KiB
+    result = subprocess.run([sys.executable, "-c", again, path], capture_output=True, text=True, check=True)
+    assert int(result.stdout) < (128 + 40) * 1024
 
 
 # --- Models, optimizers, runs -----------------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ class Saver:
             where: what of it to save.
 
         Raises:
-            OSError: the file before could not be written.
+            OSError: the file before could not be written; nothing of this one is, so call it again to try.
             TypeError, ValueError: the tree cannot be saved, as for `fundl.save`.
         """
         with self._lock:

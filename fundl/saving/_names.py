@@ -50,7 +50,9 @@ def _by_function(rename: Callable[[str], str | None], name: str) -> "Target":
 
 def changed(source: Source, numbers: Tensor) -> Tensor:
     """The tensor as the tree has it, in memory of its own."""
-    return numbers if source.change is None else source.change(numbers).contiguous()
+    if source.change is None or (made := source.change(numbers)) is numbers:
+        return numbers
+    return made.clone(memory_format=torch.contiguous_format)  # a view would keep all of what it is a part of
 
 
 def _changed(name: str, like: Tensor, change: Change) -> Tensor:
