@@ -287,6 +287,23 @@ def test_checkpoints_of_another_run_are_an_error(tmp_path: Path) -> None:
         run(other, 2)
 
 
+def test_the_best_of_epochs_without_a_test(tmp_path: Path) -> None:
+    def loss(epoch: Epoch) -> float:
+        return epoch.test.loss  # type: ignore[union-attr]  # the mistake that the test is about
+
+    with pytest.raises(TypeError, match=r"no number of epoch 1, which has no test \('NoneType'.*\): evaluate after each epoch"):
+        fit(
+            STEP,
+            train_state(key(2), model(), OPTIMIZER),
+            batches,
+            epochs=2,
+            evaluate=measured,
+            evaluate_every=2,
+            checkpoints=Checkpoints(tmp_path, best=loss),
+            progress=False,
+        )
+
+
 def test_numbers_that_make_no_sense() -> None:
     for wrong in ({"every": 0}, {"keep": 0}, {"seconds": -1.0}):
         with pytest.raises(ValueError, match=rf"Checkpoints\(\.\.\., {next(iter(wrong))}=\) must be above 0, not"):

@@ -138,7 +138,15 @@ class Writer:
 
     def _score(self, row: tuple[Epoch, ...]) -> float:
         assert self.where.best is not None
-        return math.fsum(float(self.where.best(epoch)) for epoch in row) / len(row)
+        try:
+            return math.fsum(float(self.where.best(epoch)) for epoch in row) / len(row)
+        except (AttributeError, TypeError) as error:
+            if any(epoch.test is None for epoch in row):
+                raise TypeError(
+                    f"Checkpoints(best=) could make no number of epoch {row[0].epoch}, which has no test ({error}): evaluate"
+                    " after each epoch, or give math.inf for one without a test"
+                ) from error
+            raise
 
     def _paths(self) -> list[Path]:
         """The checkpoints, from the oldest to the newest."""
