@@ -205,6 +205,7 @@ from fundl.saving import (
     save as save, saved_as as saved_as,
 )
 from fundl.memory import keep_freed_memory as keep_freed_memory
+from fundl.checking import check_finite as check_finite
 from fundl.testing import assert_trees_close as assert_trees_close, check_vjp as check_vjp
 
 __version__ = "0.1.0"

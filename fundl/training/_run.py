@@ -192,13 +192,24 @@ class Run(Generic[P, S, X, Target, Prediction]):
             )
         results = means.results()
         if not all(math.isfinite(result.loss) for result in results) and (found := means.divergence()) is not None:
-            run, place, value = found
-            whose, its = (f" of run {run}", "its") if len(results) > 1 else ("", "the")
-            raise FloatingPointError(
-                f"the loss{whose} is {value} in epoch {epoch}, at step {first_step + place + 1}: {its} training diverges."
-                f" {_ADVICE}"
-            )
+            raise self._diverged(*found, epoch, first_step)
         return results
+
+    def _diverged(self, run: int, place: int, value: float, epoch: int, first_step: int) -> FloatingPointError:
+        """What is said of a loss that is not finite, and how to get the batch that it is of once more."""
+        many = bool(self.runs.axes)
+        whose, its = (f" of run {run}", "its") if many else ("", "the")
+        step = first_step + place
+        error = FloatingPointError(
+            f"the loss{whose} is {value} in epoch {epoch}, at step {step + 1}: {its} training diverges. {_ADVICE}"
+        )
+        folded = f"fold_in({'key' if many else 'state.key'}, 2**63 + {{began}})"
+        batch = self.source.how_to_get(step, f"ensemble.each(lambda key: {folded})(state.key)" if many else folded)
+        error.add_note(
+            f"the batch of step {step + 1} is {batch}; check_finite(model, x, target, loss) says in which layer a NaN or an"
+            " infinity arises"
+        )
+        return error
 
     def _require_finite(self, model: P, place: str) -> None:
         """Find what the last step of an epoch did to a model: no loss tells of it any more."""

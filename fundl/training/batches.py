@@ -32,6 +32,7 @@ class Source(Generic[X, Target]):
     key_of: Callable[[int], Key]
     every: int | None = None
     began: int = attrs.field(default=0, init=False)  # the step at which the current pass began
+    _begun: list[int] = attrs.field(factory=list, init=False)  # the passes that the current epoch goes through, likewise
     _pass: Iterable[tuple[X, Target]] = attrs.field(default=(), init=False)
     _rest: Iterator[tuple[X, Target]] | None = attrs.field(default=None, init=False)  # of it
     _length: int = attrs.field(default=0, init=False)  # of a pass, as far as is known
@@ -43,9 +44,19 @@ class Source(Generic[X, Target]):
 
     def epoch(self, step: int) -> Iterator[tuple[X, Target]]:
         """The batches of the epoch that begins at a step. It begins now, and asks for what a user wrote in the mode of now."""
+        self._begun = [self.began]
         if self._rest is None:
             self._begin_pass(step)
         return self._through_passes(step) if self.every else self._through_one()
+
+    def how_to_get(self, step: int, key: str) -> str:
+        """What gives the batch of a step of the current epoch once more, as Python; the key of a pass is called so.
+
+        The pass that it belongs to began at the step that stands in the key's place of ``{began}``.
+        """
+        began = max(one for one in self._begun if one <= step)
+        made = f"batches({key.format(began=began)})" if callable(self.batches) else "batches"
+        return f"next(itertools.islice({made}, {step - began}, None))"
 
     def take_up(self, began: int, step: int) -> tuple[X, Target] | None:
         """Go on at a step, in the pass that began at one before it; the first batch of that pass, if there is one."""
@@ -81,6 +92,7 @@ class Source(Generic[X, Target]):
 
     def _begin_pass(self, step: int) -> None:
         self.began = step
+        self._begun.append(step)
         self._pass = self.batches(self.key_of(step)) if callable(self.batches) else self.batches
         self._length = operator.length_hint(self._pass) or self._length
         self._rest = iter(self._pass) if type(self._pass) in _OURS else _outside(callers_mode(), self._pass)

@@ -1,0 +1,165 @@
+"""Where a NaN or an infinity arises: in which layer, forward or backward, and in which field."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final, cast
+
+import torch
+from torch import Tensor
+
+from fundl import random, tree
+from fundl._common import suggestions
+from fundl._common.checks import require_loss, require_model
+from fundl._common.modes import no_grad
+from fundl._common.running import Pass
+from fundl.layer import Layer, Loss, Model, Prediction, Target
+from fundl.layers.dropout import rekey
+from fundl.random import Key
+from fundl.tree import describe
+
+
+def check_finite(model: Model, x: object, target: Target, loss: Loss[Prediction, Target], *, key: Key | None = None) -> None:
+    """Raise a FloatingPointError that says where a NaN or an infinity arises first, if there is one.
+
+    It looks at x, the target, and the model's tensors; then, as a training step goes through them, at what each layer is given
+    and gives, forward; at the loss and its gradient; and at the gradients that each layer is given and gives, backward. Layers
+    inside of others are looked at as well, also where they compute in other dtypes than they are kept in.
+
+    Args:
+        model: a layer or a nested tuple of layers, with values, such as the model of `last_good`'s state.
+        x: its input: a tensor, or any tree.
+        target: as the loss takes it.
+        loss: as `train_step` takes it.
+        key: what stochastic layers draw from; that of a step of a run is ``fold_in(state.key, state.step)``. None for layers
+            that draw nothing.
+
+    Raises:
+        FloatingPointError: there is one; the message has the layer's place in the model, as in ``model[2].weight``.
+        TypeError: the model or the loss is none.
+
+    >>> import torch
+    >>> from fundl import Linear, ReLU, check_finite, mse
+    >>> model = Linear(torch.tensor([[3e38, 3e38]]), bias=None), ReLU()
+    >>> check_finite(model, torch.ones(1, 2), torch.zeros(1, 1), mse)
+    Traceback (most recent call last):
+    FloatingPointError: forward of model[0], Linear(weight=float32[1, 2], bias=None): its output is inf (1 of 1 numbers)
+    """
+    require_model(model)
+    require_loss(loss)
+    for name, given in ("x", x), ("the target", target), ("model", model):
+        if found := _first(given):
+            raise FloatingPointError(f"{name}{found} before anything is computed")
+    if key is not None:
+        random.require_key(key)
+        model = rekey(model, key)
+    with no_grad():
+        with _told():
+            ran = Pass(model, x)
+        prediction = cast("Prediction", ran.output)  # only running tells what it gives: the loss says what it is for
+        value = ran.differentiate(loss, prediction, target)
+        name, given = suggestions.name_of(loss), f"of a prediction that is finite, {_range(prediction)}"
+        if found := _first(value):
+            raise FloatingPointError(f"{name}: the loss{found}, {given}")
+        if found := _first(ran.grad):
+            raise FloatingPointError(f"{name}: the gradient with respect to the prediction{found}, {given}")
+        with _told():
+            ran.backward_params()
+
+
+# Layers of layers run what is inside in ways of their own: cast, folded, sliced, in an order that they choose. So no walk from
+# outside sees each layer. The interpreter does: it tells a profile of each call, and of what it returns.
+
+
+class _NotFiniteError(FloatingPointError):
+    """Raised where a layer begins or ends; the notes that it gets on its way out say where in the model that is."""
+
+    def __init__(self, name: str, layer: object, said: str) -> None:
+        super().__init__(said)
+        self.name, self.layer, self.said = name, layer, said
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Look at all that layers are given and give meanwhile, and raise an error that says where something is not finite."""
+    before = sys.getprofile()
+    sys.setprofile(_look)
+    try:
+        yield
+    except _NotFiniteError as error:
+        paths: list[str] = [note.path for note in getattr(error, "__notes__", ()) if hasattr(note, "path")]
+        raise FloatingPointError(f"{error.name} of model{''.join(paths[-1:])}, {describe(error.layer)}: {error.said}") from None
+    finally:
+        sys.setprofile(before)
+
+
+_BACKWARD: Final = frozenset({"backward", "backward_params", "backward_input"})
+
+
+def _look(frame: FrameType, event: str, result: object) -> None:
+    """What the interpreter calls as a function begins and ends."""
+    name, code = frame.f_code.co_name, frame.f_code
+    if not (name == "forward" or name in _BACKWARD) or code.co_argcount < 2 or event not in {"call", "return"}:
+        return
+    layer: object = frame.f_locals.get(code.co_varnames[0])
+    if not isinstance(layer, Layer):
+        return
+    if event == "return":
+        said = _given_back(name, result)
+    elif found := _first(layer):  # it was finite as it was given: the layer around has made another of it
+        said = f"its {found.removeprefix('.')}, as the layer around it hands it on"
+    elif found := _first(frame.f_locals.get(code.co_varnames[code.co_argcount - 1])):
+        said = f"its {'input' if name == 'forward' else 'grad'}{found}, as the layer around it hands it on"
+    else:
+        said = ""
+    if said:
+        raise _NotFiniteError(name, layer, said)
+
+
+def _given_back(name: str, result: object) -> str:
+    """What is not finite of that which a layer gives; "" also if it gives nothing, since an error came up in it."""
+    if name == "forward":
+        found = _first(result[0]) if isinstance(result, tuple) else ""
+        return found and f"its output{found}"
+    grads = result[0] if name == "backward" and isinstance(result, tuple) else result
+    grad_x = result[-1] if name == "backward" and isinstance(result, tuple) else result
+    if name != "backward_input" and (found := _first(grads)):
+        return f"the gradient of {found.removeprefix('.')}"
+    found = "" if name == "backward_params" else _first(grad_x)
+    return found and f"the gradient with respect to its input{found}"
+
+
+def _first(value: object) -> str:
+    """The place of the first tensor of a tree that is not finite, and what it is; "" if all are."""
+    if isinstance(value, Tensor):
+        said = _said(value)
+        return said and f" is {said}"
+    leaves, _ = tree.flatten(value)
+    for path, leaf in zip(tree.paths(value), leaves, strict=True):
+        if isinstance(leaf, Tensor) and (said := _said(leaf)):
+            return f"{path} is {said}"
+    return ""
+
+
+def _said(tensor: Tensor) -> str:
+    """What is not finite in a tensor; "" if all is, if it holds no such numbers, or if nobody can see them, as within vmap."""
+    if not tensor.dtype.is_floating_point or tensor.is_meta:
+        return ""
+    try:
+        wrong = tensor[~tensor.isfinite()]
+    except RuntimeError:
+        return ""
+    if not wrong.numel():
+        return ""
+    what = "nan" if wrong.isnan().any() else "inf" if (wrong > 0).any() else "-inf"
+    end = torch.finfo(tensor.dtype).max
+    ends = f"; {str(tensor.dtype).removeprefix('torch.')} ends at {end:g}" if what != "nan" and end < 1e30 else ""
+    return f"{what} ({wrong.numel()} of {tensor.numel()} numbers{ends})"
+
+
+def _range(prediction: object) -> str:
+    numbers = [leaf for leaf in tree.leaves(prediction) if leaf.is_floating_point() and leaf.numel()]
+    if not numbers:
+        return "of no numbers"
+    return f"from {min(float(leaf.min()) for leaf in numbers):g} to {max(float(leaf.max()) for leaf in numbers):g}"
