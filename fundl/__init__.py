@@ -161,6 +161,10 @@ from fundl.optim.adjustable import (
     Adjustable as Adjustable, AdjustableState as AdjustableState, adjustable as adjustable, hyperparameters as hyperparameters,
     with_hyperparameters as with_hyperparameters,
 )
+from fundl.optim.partition import Partition as Partition, PartitionState as PartitionState, partition as partition
+from fundl.optim.skip_nonfinite import (
+    SkipNonfinite as SkipNonfinite, SkipState as SkipState, skip_nonfinite as skip_nonfinite, skipped_steps as skipped_steps,
+)
 from fundl.optim.plateau import reduce_on_plateau as reduce_on_plateau
 from fundl.optim.schedules import (
     Schedule as Schedule, constant_schedule as constant_schedule, cosine_schedule as cosine_schedule,

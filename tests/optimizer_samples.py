@@ -29,6 +29,7 @@ from fundl import (
     linear_schedule,
     lion,
     momentum,
+    partition,
     rmsprop,
     scale,
     scale_by_adagrad,
@@ -37,6 +38,7 @@ from fundl import (
     scale_by_lion,
     scale_by_rms,
     sgd,
+    skip_nonfinite,
     trace,
 )
 from fundl.optim.accumulate import Accumulate
@@ -48,9 +50,11 @@ from fundl.optim.clipping import _ClipByGlobalNorm, _ClipByValue
 from fundl.optim.decay import AddDecayedWeights
 from fundl.optim.lion import _ScaleByLion
 from fundl.optim.loss_scale import DynamicLossScale
+from fundl.optim.partition import Partition
 from fundl.optim.rms import _ScaleByRMS
 from fundl.optim.scaling import ScaleByLearningRate, _Scale
 from fundl.optim.sgd import _SGD, _Trace
+from fundl.optim.skip_nonfinite import SkipNonfinite
 
 # By name: what comes before a colon is the public function that makes it.
 OPTIMIZERS: Final[dict[str, AnyTransform]] = {
@@ -91,6 +95,13 @@ OPTIMIZERS: Final[dict[str, AnyTransform]] = {
     "adjustable": adjustable(adamw(0.1, weight_decay=0.3, where=is_matrix)),
     "adjustable: of a chain": adjustable(chain(clip_by_global_norm(1.0), sgd(0.1, momentum=0.9, dampening=0.5))),
     "adjustable: of small ones": adjustable(chain(clip_by_value(1.0), scale_by_rms(), scale_by_lion(), scale(0.5))),
+    "partition": partition({"matrices": adamw(0.1), "rest": momentum(0.1)}, where={"matrices": is_matrix}),
+    "partition: of chains": partition(
+        {"vectors": accumulate(sgd(cosine_schedule(0.1, 10)), steps=2), "matrices": chain(clip_by_global_norm(0.5), adam(0.1))},
+        where={"matrices": is_matrix, "vectors": lambda path, leaf: not is_matrix(path, leaf)},
+    ),
+    "skip_nonfinite": skip_nonfinite(adamw(0.1)),
+    "skip_nonfinite: inside": accumulate(skip_nonfinite(chain(clip_by_global_norm(1.0), sgd(0.1, momentum=0.9))), steps=2),
     "chain": chain(clip_by_global_norm(1.0), adam(0.1)),
     "chain: nested": chain(chain(clip_by_value(1.0), scale(2.0)), chain(accumulate(sgd(0.1, momentum=0.9), steps=3))),
 }
@@ -140,6 +151,10 @@ def _settle(transform: AnyTransform, memory: Memory) -> None:
         case AddDecayedWeights(_, where):
             for path, leaf in zip(memory.paths, memory.leaves, strict=True):
                 memory.numbers[path] = 1.0 if where is None or where(path, leaf) else 0.0
+        case Partition():
+            for place in range(len(transform.transforms)):
+                own = [number for number, its in enumerate(parts_by_path(transform, memory)) if its == place]
+                memory.parts[place] = Memory([memory.leaves[n] for n in own], [memory.paths[n] for n in own])
         case _ScaleByAdagrad():
             memory.of("sum", transform.initial)
         case DynamicLossScale():
@@ -153,7 +168,7 @@ def _settle(transform: AnyTransform, memory: Memory) -> None:
 def parts_of(transform: AnyTransform) -> list[AnyTransform]:
     """The inner transforms, in the order in which they are applied."""
     match transform:
-        case _Chain():
+        case _Chain() | Partition():
             return list(transform.transforms)
         case _Adam():
             if transform.decoupled:
@@ -161,7 +176,7 @@ def parts_of(transform: AnyTransform) -> list[AnyTransform]:
             return [transform.decay, transform.moments, transform.rate]
         case _SGD():
             return [transform.decay, transform.trace, transform.rate]
-        case Accumulate() | DynamicLossScale() | Adjustable():
+        case Accumulate() | DynamicLossScale() | Adjustable() | SkipNonfinite():
             return [transform.transform]
         case _:
             return []
@@ -274,6 +289,33 @@ def _(outer: DynamicLossScale[object], grads: Flat, memory: Memory, params: Flat
     if memory.count >= outer.every:
         memory.count, memory.numbers["scale"] = 0, min(scale * outer.growth, GREATEST_SCALE)
     return formula(outer.transform, [g / scale for g in grads], memory.part(0), params)
+
+
+def parts_by_path(partition: Partition, memory: Memory) -> list[int]:
+    """Which part each leaf of the samples is in: `where` is of functions."""
+    found = []
+    for path, leaf in zip(memory.paths, memory.leaves, strict=True):
+        has = [chosen is not None and not isinstance(chosen, str) and chosen(path, leaf) for chosen in partition.chosen]
+        found.append(has.index(True) if True in has else partition.chosen.index(None))
+    return found
+
+
+@formula.register
+def _(partition: Partition, grads: Flat, memory: Memory, params: Flat) -> Flat:
+    parts, results = parts_by_path(partition, memory), [*grads]
+    for place, transform in enumerate(partition.transforms):
+        own = [number for number, its in enumerate(parts) if its == place]
+        of_part = formula(transform, [grads[n] for n in own], memory.part(place), [params[n] for n in own])
+        for number, result in zip(own, of_part, strict=True):
+            results[number] = result
+    return results
+
+
+@formula.register(SkipNonfinite)
+def _(outer: SkipNonfinite[object], grads: Flat, memory: Memory, params: Flat) -> Flat:
+    if not all(bool(g.isfinite().all()) for g in grads):
+        return [torch.zeros_like(g) for g in grads]
+    return formula(outer.transform, grads, memory.part(0), params)
 
 
 @formula.register(Adjustable)

@@ -90,6 +90,8 @@ def changed(transform: AnyTransform, name: str, value: object) -> AnyTransform:
 
 
 OTHERS: Final[Mapping[str, Sequence[object]]] = {
+    "labels": (),  # only names
+    "chosen": (),  # settled in `init`
     "decoupled": (),  # tells Adam from AdamW, whose states are alike
     "rate": (0.05, linear_schedule(0.2, 0.0, steps=5)),
     "where": (None, is_matrix),

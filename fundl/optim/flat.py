@@ -1,5 +1,6 @@
 """Arithmetic on flat tuples of tensors, the trainable leaves of a tree: what several transforms share."""
 
+import math
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -74,6 +75,16 @@ def shifted(tensors: Tensors, number: Number) -> Tensors:
 def _for_each(number: Tensor, tensors: Tensors) -> Tensors:
     """A number in the dtype and on the device of each tensor: kernels for lists take no other."""
     return tuple(number.to(tensor) for tensor in tensors)
+
+
+def all_finite(tensors: Tensors) -> Tensor:
+    """Whether all numbers are finite: the largest of each tensor tells."""
+    filled = tuple(tensor for tensor in tensors if tensor.numel())
+    if not filled:
+        return torch.ones((), dtype=torch.bool, device=tensors[0].device)
+    wide = any(tensor.dtype == torch.float64 for tensor in filled)
+    largest = torch._foreach_norm(filled, math.inf, dtype=torch.float64 if wide else torch.float32)
+    return torch.stack(largest).isfinite().all()
 
 
 def copies(tensors: Tensors) -> Tensors:

@@ -1,7 +1,6 @@
 """Scaling the loss, so that small gradients are not lost in float16: by a constant, or by as much as is possible."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Final, Generic, Self, final
 
@@ -15,7 +14,7 @@ from fundl._common.checks import loss_and_gradient
 from fundl._common.modes import is_readable
 from fundl._common.numbers import count_of_steps, positive
 from fundl.layer import Loss, Prediction, Target
-from fundl.optim.flat import Tensors, new_count, select, times, zeros_like
+from fundl.optim.flat import Tensors, all_finite, new_count, select, times, zeros_like
 from fundl.optim.transform import Rule, S, Transform, require_transform
 from fundl.tree import Record
 
@@ -139,7 +138,7 @@ class DynamicLossScale(Transform[LossScaleState[S]]):
     ) -> tuple[Tensors, LossScaleState[S]]:
         """Apply a rule to the gradient without its scale, and select what comes out if the gradient is finite."""
         unscaled = times(grads, state.scale.reciprocal())
-        finite = _all_finite(unscaled)
+        finite = all_finite(unscaled)
         results, inner = rule(unscaled, state.inner, params)
         scale, good_steps = self._next_scale(state, finite)
         return select(finite, results, if_skipped), LossScaleState(scale, good_steps, select(finite, inner, state.inner))
@@ -155,7 +154,7 @@ class DynamicLossScale(Transform[LossScaleState[S]]):
     ) -> tuple[Tensors, LossScaleState[S]]:
         """The same, where it can be looked at whether the gradient is finite, and the state may be written over."""
         unscaled = times(grads, state.scale.reciprocal())
-        finite = _all_finite(unscaled)
+        finite = all_finite(unscaled)
         scale, good_steps = self._next_scale(state, finite)
         results, inner = rule(unscaled, state.inner, params) if finite else (if_skipped(params), state.inner)
         state.scale.copy_(scale)
@@ -168,16 +167,6 @@ class DynamicLossScale(Transform[LossScaleState[S]]):
         due = good_steps >= self.every  # the state may be of more steps
         scale = state.scale * torch.where(finite, torch.where(due, self.growth, 1.0), self.backoff)
         return scale.clamp(LEAST, MOST).to(torch.float32), torch.where(finite & ~due, good_steps, 0)
-
-
-def _all_finite(tensors: Tensors) -> Tensor:
-    """Whether all numbers are finite: the largest of each tensor tells."""
-    filled = tuple(tensor for tensor in tensors if tensor.numel())
-    if not filled:
-        return torch.ones((), dtype=torch.bool, device=tensors[0].device)
-    wide = any(tensor.dtype == torch.float64 for tensor in filled)
-    largest = torch._foreach_norm(filled, math.inf, dtype=torch.float64 if wide else torch.float32)
-    return torch.stack(largest).isfinite().all()
 
 
 def dynamic_loss_scale(

@@ -1,0 +1,139 @@
+"""Steps whose gradients are not finite are left out, and counted."""
+
+from collections.abc import Callable
+from typing import Generic, Self, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import tree
+from fundl._common.modes import is_readable
+from fundl.optim.flat import Tensors, all_finite, new_count, select, zeros_like
+from fundl.optim.loss_scale import DynamicLossScale
+from fundl.optim.transform import Rule, S, Transform, require_transform
+from fundl.tree import Record, describe
+
+
+@final
+@attrs.frozen(eq=False)
+class SkipState(Record, Generic[S]):
+    """The state of `skip_nonfinite`.
+
+    Args:
+        skipped: how many steps were skipped, int64 without axes.
+        inner: the state of the transform that sees the others.
+    """
+
+    skipped: Tensor
+    inner: S
+
+
+@final
+@attrs.frozen
+class SkipNonfinite(Transform[SkipState[S]]):
+    """See `skip_nonfinite`."""
+
+    transform: Transform[S]
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> SkipState[S]:
+        return SkipState(new_count(leaves), self.transform.start(leaves, paths))
+
+    @override
+    def change(self, grads: Tensors, state: SkipState[S], params: Tensors) -> tuple[Tensors, SkipState[S]]:
+        return self._guarded(self.transform.change, grads, state, params, if_skipped=zeros_like(params))
+
+    @override
+    def move(self, grads: Tensors, state: SkipState[S], params: Tensors) -> tuple[Tensors, SkipState[S]]:
+        return self._guarded(self.transform.move, grads, state, params, if_skipped=params)
+
+    @property
+    @override
+    def writes_over(self) -> bool:
+        return self.transform.writes_over
+
+    @override
+    def change_over(self, grads: Tensors, state: SkipState[S], params: Tensors) -> tuple[Tensors, SkipState[S]]:
+        if not is_readable(state.skipped):
+            return self.change(grads, state, params)
+        return self._guarded_over(self.transform.change_over, grads, state, params, if_skipped=zeros_like)
+
+    @override
+    def move_over(self, grads: Tensors, state: SkipState[S], params: Tensors) -> tuple[Tensors, SkipState[S]]:
+        if not is_readable(state.skipped):
+            return self.move(grads, state, params)
+        return self._guarded_over(self.transform.move_over, grads, state, params, if_skipped=lambda params: params)
+
+    @override
+    def weighed(self, weight: float | Tensor) -> Self:
+        transform = self.transform.weighed(weight)
+        return self if transform is self.transform else attrs.evolve(self, transform=transform)
+
+    def _guarded(
+        self, rule: Rule[S], grads: Tensors, state: SkipState[S], params: Tensors, *, if_skipped: Tensors
+    ) -> tuple[Tensors, SkipState[S]]:
+        """Apply a rule, and select what comes out if the gradient is finite: no value is asked for."""
+        finite = all_finite(grads)
+        results, inner = rule(grads, state.inner, params)
+        skipped = state.skipped + torch.where(finite, 0, 1)
+        return select(finite, results, if_skipped), SkipState(skipped, select(finite, inner, state.inner))
+
+    def _guarded_over(
+        self, rule: Rule[S], grads: Tensors, state: SkipState[S], params: Tensors, *, if_skipped: Callable[[Tensors], Tensors]
+    ) -> tuple[Tensors, SkipState[S]]:
+        """The same, where it can be looked at whether the gradient is finite, and the state may be written over."""
+        if not all_finite(grads):
+            state.skipped.add_(1)
+            return if_skipped(params), state
+        results, inner = rule(grads, state.inner, params)
+        return results, state if inner is state.inner else SkipState(state.skipped, inner)
+
+
+def skip_nonfinite(transform: Transform[S]) -> SkipNonfinite[S]:
+    """Leave out the steps whose gradients are not finite: params and the transform's state stay, and the steps are counted.
+
+    One batch with a NaN or an infinity in its gradient then does no harm, where it would spoil all params. It is for rare ones:
+    a loss that stays NaN is never trained, so look at the count. `fit` ends at a loss that is not finite, whatever the
+    optimizer makes of its gradient. No value is asked for, so that a step can be traced.
+
+    Around `accumulate` it leaves out micro-batches, so that the others count; within, whole steps. A `dynamic_loss_scale` skips
+    by itself, and goes around: it looks at gradients before this does. Clipping by a norm goes within, as NaN stays NaN.
+
+    Args:
+        transform: what sees the finite gradients: an optimizer.
+
+    Raises:
+        TypeError: it is not a transform.
+        ValueError: it is a `dynamic_loss_scale`.
+
+    >>> import torch
+    >>> from fundl import adam, skip_nonfinite, skipped_steps
+    >>> optimizer, params = skip_nonfinite(adam(0.1)), torch.ones(2)
+    >>> params, state = optimizer.step(torch.tensor([1.0, torch.nan]), optimizer.init(params), params)
+    >>> params, skipped_steps(state)
+    (tensor([1., 1.]), tensor(1))
+    """
+    require_transform(transform)
+    if isinstance(transform, DynamicLossScale):
+        raise ValueError(
+            "dynamic_loss_scale is the outermost of all transforms, and skips such steps by itself: write"
+            " dynamic_loss_scale(optimizer)"
+        )
+    return SkipNonfinite(transform)
+
+
+def skipped_steps(state: object) -> Tensor:
+    """How many steps `skip_nonfinite` left out, int64 without axes; in an ensemble, of each run.
+
+    Args:
+        state: of such an optimizer; or what holds one, as a `TrainState` does. Of several, it is their sum.
+
+    Raises:
+        ValueError: there is no such state in it.
+    """
+    counts = [record.skipped for record in tree.records(state) if isinstance(record, SkipState)]
+    if not counts:
+        raise ValueError(f"{describe(state)} counts no skipped steps: those of skip_nonfinite(optimizer) are counted")
+    return torch.stack(counts).sum(0)
