@@ -1,5 +1,6 @@
 """Models are made of what files say of them: equal to the bit, of classes that are known, and of no others."""
 
+import functools
 import json
 from collections import OrderedDict
 from collections.abc import Callable
@@ -85,6 +86,21 @@ class Half(Initializer):
     def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
         del key, fans
         return torch.full(shape, 0.5, dtype=dtype, device=device)
+
+
+@saved_as("test: configured")
+@attrs.frozen(eq=False)
+class Configured(Layer[Tensor]):
+    weight: Tensor
+    rule: object = None
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.weight * x, x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> "tuple[Configured, Tensor]":
+        return self.gradient((grad * residuals).sum(0)), self.weight * grad
 
 
 @attrs.frozen(eq=False)
@@ -291,6 +307,33 @@ def test_a_part_that_was_saved_makes_no_model(path: Path) -> None:
     with pytest.raises(ValueError, match=r"at \[0\].weight, the file has no tensor, only a part of the tree was saved"):
         load_model(path)
     require_the_same(load_model(path, part="[1]"), model[1])
+
+
+def test_a_configured_loss_is_made_again(path: Path) -> None:
+    save(path, Configured(torch.ones(2), functools.partial(mse, reduction="sum")))
+    again = load_model(path)
+    assert isinstance(again, Configured)
+    assert isinstance(again.rule, functools.partial)
+    assert (again.rule.func, again.rule.args, again.rule.keywords) == (mse, (), {"reduction": "sum"})
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (
+            lambda x: x,
+            r"there is a function tests.test_load_model.<lambda>, which is not registered: give it a name with def, and that",
+        ),
+        (b"bytes", r"there is a builtins.bytes in a static field, which files cannot tell of: load it with load\(path, like\)"),
+        (functools.partial(print, 1), "there is a builtins.builtin_function_or_method in a static field"),
+    ],
+)
+def test_static_fields_that_files_cannot_tell_of(path: Path, rule: object, message: str) -> None:
+    model = Configured(torch.ones(2), rule)
+    save(path, model)
+    assert tree.equal(load(path, model), model)
+    with pytest.raises(ValueError, match=rf"at \.rule, {message}"):
+        load_model(path)
 
 
 # --- Names ------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ known are made: what a file says is data, whoever wrote it.
 """
 
 import contextlib
+import functools
 import re
 import types
 import typing
@@ -201,7 +202,17 @@ def _static(node: Json, place: Place) -> object:
     if not isinstance(node, dict):
         return node
     name, inside = word_of(node)
-    return _value(name, inside, place) if isinstance(inside, dict) else _word(name, inside, place)
+    if isinstance(inside, dict):
+        return _partial(inside, place) if name == "partial" else _value(name, inside, place)
+    return _word(name, inside, place)
+
+
+def _partial(inside: Mapping[str, Json], place: Place) -> object:
+    function, arguments = (_static(inside.get(name), place) for name in ("function", "arguments"))
+    keywords = inside.get("keywords")
+    if not isinstance(function, FunctionType) or not isinstance(arguments, tuple) or not isinstance(keywords, dict):
+        raise place.error(f"{_short(inside)} says of no partial function")
+    return functools.partial(function, *arguments, **{name: _static(value, place) for name, value in keywords.items()})
 
 
 def _word(kind: str, text: Json, place: Place) -> object:
@@ -213,6 +224,8 @@ def _word(kind: str, text: Json, place: Place) -> object:
             return _DTYPES[text]
         if kind == "function":
             return _function(text, place)
+        if kind == "unknown":
+            raise place.error(f"there is a {text} in a static field, which files cannot tell of: load it with load(path, like)")
         with contextlib.suppress(ValueError):
             if kind == "complex" and len(text) < 100:
                 return complex(text)
@@ -224,7 +237,9 @@ def _function(name: str, place: Place) -> FunctionType:
     if not isinstance(function, FunctionType):
         own = name.rpartition(".")[2]
         raise place.error(
-            f"there is a function {name}, which is not registered: write saved_as({name!r})({own}) before the file is loaded"
+            f"there is a function {name}, which is not registered: "
+            + ("give it a name with def, and that to saved_as" if own == "<lambda>" else f"write saved_as({name!r})({own})")
+            + " before the file is loaded"
         )
     return function
 

@@ -13,7 +13,9 @@ T = TypeVar("T")
 
 _KNOWN: Final[dict[str, object]] = {}  # what users registered
 _NAMES: Final[dict[object, str]] = {}
-_WORDS: Final = frozenset({"tuple", "list", "dict", "float", "complex", "dtype", "function", "OrderedDict", "same as"})
+_WORDS: Final = frozenset(
+    {"tuple", "list", "dict", "float", "complex", "dtype", "function", "partial", "unknown", "OrderedDict", "same as"}
+)
 _FUNCTIONS: Final = ("fundl.losses.", "fundl.metrics", "fundl.optim.decay")  # of numbers alone: they do nothing else
 
 

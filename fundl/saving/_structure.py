@@ -8,9 +8,10 @@
     a record or NamedTuple    {"Linear": {"weight": ..., "bias": ..., "weight_init": ...}}; of one without fields, "ReLU"
 
 Static fields are numbers, texts, null and tuples as they are, {"float": "nan"} and the like for what is no JSON,
-{"dtype": "float32"}, {"function": "..."}, and records as above.
+{"dtype": "float32"}, {"function": "..."}, {"partial": ...}, {"unknown": "bytes"}, and records as above.
 """
 
+import functools
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -93,11 +94,14 @@ def static(value: object) -> Json:
         return value if math.isfinite(value) else {"float": str(value)}
     if isinstance(value, tuple) and type(value) in {tuple, torch.Size}:
         return [static(part) for part in value]
-    return _word_of(value) or {name_in_files(type(value)): {name: static(part) for name, part in _fields(value)}}
+    cls = type(value)
+    if attrs.has(cls) or hasattr(cls, "_fields"):
+        return {name_in_files(cls): {name: static(part) for name, part in _fields(value)}}
+    return _word_of(value)
 
 
-def _word_of(value: object) -> dict[str, Json] | None:
-    """What is no JSON, as a text, with the word for what it is."""
+def _word_of(value: object) -> Json:
+    """What is no JSON, with the word for what it is."""
     match value:
         case complex():
             return {"complex": str(value)}
@@ -105,8 +109,11 @@ def _word_of(value: object) -> dict[str, Json] | None:
             return {"dtype": str(value).removeprefix("torch.")}
         case FunctionType():
             return {"function": name_in_files(value)}
+        case functools.partial():  # a configured loss
+            keywords: Json = {name: static(part) for name, part in value.keywords.items()}
+            return {"partial": {"function": static(value.func), "arguments": static(value.args), "keywords": keywords}}
         case _:
-            return None
+            return {"unknown": name_in_files(type(value))}
 
 
 def _fields(value: object) -> list[tuple[str, object]]:
