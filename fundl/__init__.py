@@ -50,7 +50,7 @@ from fundl.layers.recurrent.sweeps import Recurrence as Recurrence
 from fundl.layers.recurrent.stateful import LSTMState as LSTMState, Stateful as Stateful, stateful as stateful
 from fundl.layers.batch_norm import (
     BatchNorm as BatchNorm, batch_norm as batch_norm, calibrate as calibrate, track as track,
-    without_statistics as without_statistics,
+    with_statistics as with_statistics, without_statistics as without_statistics,
 )
 from fundl.layers.normalization import (
     LayerNorm as LayerNorm, RMSNorm as RMSNorm, layer_norm as layer_norm, rms_norm as rms_norm,

@@ -88,6 +88,11 @@ class Pass(Generic[P]):
         self.grad: object = None
         """The gradient with respect to the output, which is to be set before backward."""
 
+    @property
+    def residuals(self) -> object:
+        """What is kept for backward, until that has run: whoever holds it keeps its memory from being freed."""
+        return self._kept[0]
+
     def differentiate(self, loss: Loss[Prediction, Target], prediction: Prediction, target: Target) -> Tensor:
         """The value of a loss of the output, which is the prediction that it takes; its gradient is to go backward."""
         value, grad = loss_and_gradient(loss, prediction, target)

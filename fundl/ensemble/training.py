@@ -54,7 +54,7 @@ def train_state(keys: Tensor, models: Ensemble[P], optimizer: Transform[S]) -> T
 
 
 def train_step(
-    loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False
+    loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False, track: float | None = None
 ) -> Step[Ensemble[P], S, X, Target, Prediction]:
     """The step of all runs at once: of each what `train_step` does.
 
@@ -64,7 +64,7 @@ def train_step(
         loss: of one run; see `each` for what it may do.
         optimizer: that made the state. One that looks at more than each number by itself (`clip_by_global_norm`, a weight
             decay with a predicate, one of your own) takes the runs one after the other, and R times as long.
-        donate: as `train_step` of one run takes it.
+        donate, track: as `train_step` of one run takes them.
 
     Shape:
         x (R, B, ...), target (R, B, ...), `Report.loss` (R,), `Report.prediction` (R, B, ...)
@@ -77,7 +77,7 @@ def train_step(
     >>> report
     Report(loss=float32[3], prediction=float32[3, 4, 1])
     """
-    return step_of(MANY, loss, of_runs(optimizer), donate=donate)
+    return step_of(MANY, loss, of_runs(optimizer), donate=donate, track=track)
 
 
 def fit(

@@ -16,6 +16,7 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common import half
 from fundl._common.modes import no_grad
+from fundl._common.numbers import number
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer, Model, P
@@ -49,7 +50,8 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
     """Normalises each channel, over batch and space: y = (x - mean) rstd weight + bias, rstd = 1 / sqrt(var + eps).
 
     Without statistics, mean and var are those of the channel in the batch (var divided by the number of its elements), so that
-    examples see each other. With statistics, they are these: an affine map of each channel.
+    examples see each other, also where the model is evaluated and used. With statistics, they are these: an affine map of each
+    channel. ``train_step(..., track=0.1)`` follows them while it trains; `calibrate` finds them afterwards.
 
     Its vjp, with n = (x - mean) rstd, g = grad weight, and sums and means over batch and space:
 
@@ -221,8 +223,8 @@ def track(model: P, residuals: object, *, momentum: float = 0.1) -> P:
     """The model with statistics that follow those of the batches: new = (1 - momentum) old + momentum batch's.
 
     The batch's var is divided by one less than the number of its elements, as an estimate of the population's. Where there are
-    no statistics yet, mean starts from 0 and var from 1, in float32 at least. A training step runs the model without
-    statistics, and tracks in the model that it keeps:
+    no statistics yet, mean starts from 0 and var from 1, in float32 at least. ``train_step(..., track=0.1)`` does this in each
+    step. Whoever writes a step runs the model without statistics, and tracks in the model that it keeps:
 
         training = without_statistics(model)
         prediction, residuals = forward(training, x)
@@ -246,10 +248,46 @@ def track(model: P, residuals: object, *, momentum: float = 0.1) -> P:
     >>> tracked.mean, tracked.var
     (tensor([1.]), tensor([1.5000]))
     """
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum is the weight of the batch, between 0 and 1, not {momentum}")
+    require_momentum("momentum", momentum)
     with no_grad():
         return _with_statistics(model, [_followed(*pair, momentum) for pair in _paired(model, residuals)])
+
+
+def require_momentum(name: str, value: float) -> None:
+    """Refuse all but numbers between 0 and 1."""
+    if not 0 <= number(name, value) <= 1:
+        raise ValueError(f"{name} is the weight of the batch, between 0 and 1, not {value}")
+
+
+def with_statistics(model: P) -> P:
+    """The model whose BatchNorms have statistics, those to begin with where there were none: a mean of 0 and a var of 1.
+
+    `track` makes the same ones when it first finds none. Made before, they let a run with ``train_step(..., track=0.1)`` be
+    compiled from its first step on, as its state then keeps its structure. A BatchNorm without parameters, whose channels
+    nobody knows, stays as it is.
+
+    Args:
+        model: a layer or a nested tuple of layers, with values.
+
+    >>> from fundl import batch_norm, initialize, key, with_statistics
+    >>> with_statistics(initialize(key(0), batch_norm(2))).var
+    tensor([1., 1.])
+    """
+    with no_grad():
+        return _with_statistics(model, [_first_statistics(layer) for layer in _layers(model)])
+
+
+def _first_statistics(layer: BatchNorm) -> tuple[Tensor | None, Tensor | None]:
+    like = next(iter(tree.leaves(layer)), None)
+    if layer.mean is not None or like is None:
+        return layer.mean, layer.var
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return torch.zeros_like(like, dtype=dtype), torch.ones_like(like, dtype=dtype)
+
+
+def statistics_of(residuals: object) -> tuple[Statistics, ...]:
+    """The statistics of the batch, of each BatchNorm that kept some: what `track` needs of the residuals."""
+    return tuple([record for record in tree.records(residuals) if isinstance(record, Statistics)])
 
 
 def _followed(layer: BatchNorm, batch: Statistics, momentum: float) -> tuple[Tensor | None, Tensor | None]:
@@ -345,7 +383,7 @@ def _total(layer: BatchNorm, batch: Statistics) -> _Total:
 def _paired(model: Model, residuals: object) -> list[tuple[BatchNorm, Statistics]]:
     """Each BatchNorm of a model with the statistics of the batch that it normalised."""
     layers = _layers(model)
-    found = [record for record in tree.records(residuals) if isinstance(record, Statistics)]
+    found = statistics_of(residuals)
     if len(found) != len(layers):
         raise ValueError(
             f"the model has {len(layers)} BatchNorm layers, but the residuals hold the statistics of {len(found)}: residuals"

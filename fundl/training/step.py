@@ -16,6 +16,8 @@ from fundl._common.ownership import Ownership
 from fundl._common.running import Pass
 from fundl._compiling.donation import clear_fields
 from fundl.layer import Loss, P, Prediction, Target
+from fundl.layers.batch_norm import Statistics, require_momentum, statistics_of, without_statistics
+from fundl.layers.batch_norm import track as follow_statistics
 from fundl.layers.dropout import is_stochastic, rekey
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
@@ -91,7 +93,7 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
 
 
 def train_step(
-    loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False
+    loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False, track: float | None = None
 ) -> Step[P, S, X, Target, Prediction]:
     """The step of a training run: forward, loss, backward, update, as one pure function.
 
@@ -114,6 +116,13 @@ def train_step(
             time and memory. What somebody else can see stays as it is: where another variable holds the model, or a part of
             it (``state.model[0].weight``, an array over its memory), new tensors are made, as without `donate`. `fit` writes
             over its own states in any case.
+        track: for a model with `BatchNorm`: the weight of a batch, between 0 and 1, in the statistics that follow those of the
+            batches. Each step normalises with the batch's, and the next state's model has the followed ones, as the function
+            `track` finds them: with these it is evaluated and used. Where the first state's model has none, the first step
+            makes them; `with_statistics` gives it some before, so that a run can be compiled from its first step on. With
+            None, the default, nobody follows: a model without statistics normalises with those of whatever batch it is given,
+            also where it is evaluated and used, unless `calibrate` finds some after training; one with statistics is trained
+            with these as they are.
 
     >>> from fundl import initialize, key, linear, mse, sgd, train_state, train_step
     >>> optimizer = sgd(0.1)
@@ -122,50 +131,62 @@ def train_step(
     >>> state.step, after.step, report
     (tensor(0), tensor(1), Report(loss=float32[], prediction=float32[4, 1]))
     """
-    return step_of(ONE, loss, optimizer, donate=donate)
+    return step_of(ONE, loss, optimizer, donate=donate, track=track)
 
 
 def step_of(
-    runs: Runs, loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool
+    runs: Runs, loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool, track: float | None
 ) -> Step[P, S, X, Target, Prediction]:
     """`train_step`, of one run or of many; the loss is of one run, the optimizer of all."""
     require_loss(loss)
     require_transform(optimizer)
+    if track is not None:
+        require_momentum("track", track)
     rule, gathers = rule_of(loss) or by_rows, optimizer.weighed(1.0) is not optimizer
     loss_of_all, rule_of_all = runs.each(loss), runs.each(rule)
 
-    def differentiate(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[P, Transform[S], Report[Prediction]]:
-        """The gradients of a batch, the optimizer for it, and its report."""
+    def differentiate(
+        state: TrainState[P, S], batch: tuple[X, Target]
+    ) -> tuple[P, Transform[S], Report[Prediction], tuple[Statistics, ...]]:
+        """The gradients of a batch, the optimizer for it, its report, and the statistics to follow."""
         x, target = pair(batch)
-        model = state.model
+        model = state.model if track is None else without_statistics(state.model)
         if draws(model):
             model = runs.each(lambda model, key: rekey(model, random.fold_in(key, state.step)))(model, state.key)
         ran = Pass(model, x)
+        seen = () if track is None else statistics_of(ran.residuals)
         prediction = cast("Prediction", ran.output)  # only running tells what it gives: the loss says what it is for
         value = ran.differentiate(loss_of_all, prediction, target)
         if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
             ran.grad = runs.each(scaled)(ran.grad, scale)
         grads = ran.backward_params()
         transform = optimizer.weighed(rule_of_all(prediction, target)) if gathers else optimizer
-        return grads, transform, Report(value, prediction)
+        return grads, transform, Report(value, prediction), seen
+
+    def followed(after: TrainState[P, S], seen: tuple[Statistics, ...]) -> TrainState[P, S]:
+        """The next state, whose model has the statistics that follow those of the batch."""
+        if track is None or not seen:
+            return after
+        follow = runs.each(lambda model, seen: follow_statistics(model, seen, momentum=track))
+        return TrainState(follow(after.model, seen), after.optimizer, after.key, after.step)
 
     @weighed_by(rule)
     def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[Prediction]]:
         with no_grad():
-            grads, transform, report = differentiate(state, batch)
-            return _updated(transform, grads, state), report
+            grads, transform, report, seen = differentiate(state, batch)
+            return followed(_updated(transform, grads, state), seen), report
 
     owned = Ownership("model", "optimizer", "step")
 
     @weighed_by(rule)
     def donating(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[Prediction]]:
         with no_grad():
-            grads, transform, report = differentiate(state, batch)
+            grads, transform, report, seen = differentiate(state, batch)
             if not is_untraced(state.step):  # it is for a compiler to say what is written over
-                return _updated(transform, grads, state), report
+                return followed(_updated(transform, grads, state), seen), report
             if transform.writes_over and owned.is_sole(state):
-                return _updated_over(transform, grads, state, owned), report
-            after = _updated(transform, grads, state)
+                return followed(_updated_over(transform, grads, state, owned), seen), report
+            after = followed(_updated(transform, grads, state), seen)
             clear_fields(state)
             return after, report
 
