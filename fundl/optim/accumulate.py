@@ -87,6 +87,30 @@ class Accumulate(Transform[AccumulateState[S]]):
         """As `Transform.step`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
         return self._run(self._counting(weight).move, grads, state, params)
 
+    def finish(self, state: State[P, AccumulateState[S]], params: P) -> tuple[P, State[P, AccumulateState[S]]]:
+        """A step of what has been gathered since the last full one, where batches end before there are k of them.
+
+        The mean is that of the micro-batches that came, by their weights. Where none is waiting, all stays as it is.
+
+        Args:
+            state, params: what the last step returned.
+
+        Returns:
+            The next params, and a state in which nothing is gathered.
+        """
+        return self._run(self._step_of_rest, params, state, params)
+
+    def _step_of_rest(self, _grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
+        require_fit(state.total, params)
+        waits = state.count > 0
+        results, inner = self.transform.move(_mean(state.total, state.weight), state.inner, params)
+        return select(waits, results, params), AccumulateState(
+            count=torch.zeros_like(state.count),
+            weight=torch.zeros_like(state.weight),
+            total=zeros_like(state.total),
+            inner=select(waits, inner, state.inner),
+        )
+
     def _counting(self, weight: float | Tensor | None) -> Self:
         """The transform for a micro-batch of this weight, which must be one number above 0."""
         if weight is None:
@@ -177,6 +201,11 @@ def accumulate(transform: Transform[S], steps: int) -> Accumulate[S]:
 
     `train_step` does so, by itself and wherever in an optimizer the accumulation is: the weight is what the loss divided by. A
     weight that is a tensor without axes may differ from call to call of a traced step.
+
+    Where batches end in the middle of a window, what was gathered waits for more, in the next epoch say: nothing is lost, and
+    ``state.inner.count`` tells how many micro-batches wait. After the last batch of a run, `finish` makes a step of them:
+
+        model, memory = optimizer.finish(state.optimizer, state.model)
 
     Args:
         transform: what sees the mean: an optimizer.

@@ -83,6 +83,14 @@ def ema(decay: float, *, debias: bool = True) -> Ema:
     float32, where steps of 1 - decay are not lost in rounding: cast the value with `tree.cast_to` to apply it to inputs of
     16 bits.
 
+    In a loop over `epochs`, its value is a model that is evaluated, saved and applied as any other is:
+
+        averaging = ema(0.9)
+        average = averaging.init(state.model)
+        for epoch in epochs(step, state, batches, count=100):
+            average = averaging.update(average, epoch.state.model)
+            test = evaluate(loss, average.value, test_batches)
+
     Args:
         decay: how much of the average is kept, in [0, 1).
         debias: whether the first params of `init` do not count: after t updates the params weigh as decay^(t - 1), ...,
