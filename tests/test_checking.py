@@ -218,6 +218,14 @@ def test_the_batch_of_a_loss_that_is_not_finite_can_be_had_again(every: int | No
     assert torch.equal(x, seen[11])  # the model hands its input on
 
 
+def test_a_model_that_the_last_step_broke_is_told_likewise() -> None:
+    optimizer = sgd(1e30)
+    large = [(X, TARGET), (X * 1e10, TARGET)]
+    with pytest.raises(FloatingPointError, match=r"after the last step of epoch 1, step 1: model") as caught:
+        fit(train_step(mse, optimizer), train_state(key(1), model(), optimizer), large[1:], epochs=1, progress=False)
+    assert any("the batch of step 1 is next(itertools.islice(batches, 0, None))" in note for note in caught.value.__notes__)
+
+
 def test_of_an_ensemble_and_of_a_list() -> None:
     bad = [(X, TARGET), (X * math.nan, TARGET)]
     optimizer = sgd(0.1)

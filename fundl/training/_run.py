@@ -79,7 +79,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
         means = self._go_through(first_step, shown)
         results = self._results(means, number, first_step)
         last_step = first_step + len(means.losses)
-        self._require_finite(self._current.model, f"epoch {number}, step {last_step}")
+        self._require_finite(self._current.model, number, last_step)
         self._keep()
         self.examples = means.examples * len(results)
         seconds = time.perf_counter() - start
@@ -197,31 +197,36 @@ class Run(Generic[P, S, X, Target, Prediction]):
 
     def _diverged(self, run: int, place: int, value: float, epoch: int, first_step: int) -> FloatingPointError:
         """What is said of a loss that is not finite, and how to get the batch that it is of once more."""
-        many = bool(self.runs.axes)
-        whose, its = (f" of run {run}", "its") if many else ("", "the")
+        whose, its = (f" of run {run}", "its") if self.runs.axes else ("", "the")
         step = first_step + place
         error = FloatingPointError(
             f"the loss{whose} is {value} in epoch {epoch}, at step {step + 1}: {its} training diverges. {_ADVICE}"
         )
-        folded = f"fold_in({'key' if many else 'state.key'}, 2**63 + {{began}})"
-        batch = self.source.how_to_get(step, f"ensemble.each(lambda key: {folded})(state.key)" if many else folded)
-        error.add_note(
+        error.add_note(self._how_to_look(step))
+        return error
+
+    def _how_to_look(self, step: int) -> str:
+        """What gives the batch of a step after so many others, and what looks for the layer."""
+        folded = f"fold_in({'key' if self.runs.axes else 'state.key'}, 2**63 + {{began}})"
+        batch = self.source.how_to_get(step, f"ensemble.each(lambda key: {folded})(state.key)" if self.runs.axes else folded)
+        return (
             f"the batch of step {step + 1} is {batch}; check_finite(model, x, target, loss) says in which layer a NaN or an"
             " infinity arises"
         )
-        return error
 
-    def _require_finite(self, model: P, place: str) -> None:
+    def _require_finite(self, model: P, epoch: int, last_step: int) -> None:
         """Find what the last step of an epoch did to a model: no loss tells of it any more."""
         if _not_finite(model) is None:
             return
         for run, of_run in enumerate(self.runs.apart(model)):
             if (path := _not_finite(of_run)) is not None:
                 whose = f" of run {run}" if self.runs.axes else ""
-                raise FloatingPointError(
-                    f"the model{whose} is no longer finite after the last step of {place}: model{path} holds nan or inf."
-                    f" {_ADVICE}"
+                error = FloatingPointError(
+                    f"the model{whose} is no longer finite after the last step of epoch {epoch}, step {last_step}: model{path}"
+                    f" holds nan or inf. {_ADVICE}"
                 )
+                error.add_note(self._how_to_look(last_step - 1))
+                raise error
 
 
 def one_by_one(step: Step[P, S, X, Target, Prediction]) -> _Runner[P, S, X, Target, Prediction]:
