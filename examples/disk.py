@@ -98,14 +98,16 @@ def learn(
             compile="auto" if can_compile else False,
             progress=progress,
         )
+    history: Sequence[Epoch] = ()
     for epoch in run:
+        state, history = epoch.state, epoch.history
         if log is not None:
-            fundl.write_csv(log, epoch.history)
+            fundl.write_csv(log, history)
     return Run(
-        model=epoch.state.model,
-        history=epoch.history,
-        train=fundl.evaluate(loss, epoch.state.model, [train], metrics={"accuracy": fundl.accuracy}),
-        test=fundl.evaluate(loss, epoch.state.model, [test], metrics={"accuracy": fundl.accuracy}),
+        model=state.model,
+        history=history,
+        train=fundl.evaluate(loss, state.model, [train], metrics={"accuracy": fundl.accuracy}),
+        test=fundl.evaluate(loss, state.model, [test], metrics={"accuracy": fundl.accuracy}),
         test_points=test_points,
         test_labels=test_labels,
     )

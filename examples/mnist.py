@@ -179,13 +179,15 @@ def learn(
             compile="auto" if can_compile else False,
             progress=progress,
         )
+    history: Sequence[Epoch] = ()
     for epoch in run:
+        state, history = epoch.state, epoch.history
         if log is not None:
-            fundl.write_csv(log, epoch.history)
-    model = finished(epoch.state.model)
+            fundl.write_csv(log, history)
+    model = finished(state.model)
     guesses = [fundl.apply(model, x).argmax(1) for x, _ in fundl.minibatches(None, test, 500)]
     return Run(
-        history=epoch.history,
+        history=history,
         train=measure(model, train),
         test=measure(model, test),
         images=test[0].cpu(),

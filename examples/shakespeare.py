@@ -173,10 +173,12 @@ def learn(
             compile="auto" if can_compile else False,
             progress=progress,
         )
+    history: Sequence[Epoch] = ()
     for epoch in run:
+        state, history = epoch.state, epoch.history
         if log is not None:
-            fundl.write_csv(log, epoch.history)
-    return Run(epoch.state.model, epoch.history, write_key)
+            fundl.write_csv(log, history)
+    return Run(state.model, history, write_key)
 
 
 def main(

@@ -6,7 +6,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, Protocol, runtime_checkable
@@ -63,7 +63,7 @@ def start(main: Callable[Options, None], arguments: Sequence[str] | None = None)
 
 
 @contextmanager
-def terminated_as_by_ctrl_c() -> Iterator[None]:
+def terminated_as_by_ctrl_c() -> Generator[None]:
     """SIGTERM meanwhile is what Ctrl-C is."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -88,7 +88,7 @@ def checkpoints_in(folder: Path | None) -> fundl.Checkpoints | None:
 
 
 @contextmanager
-def of_checkpoints() -> Iterator[None]:
+def of_checkpoints() -> Generator[None]:
     """What cannot be gone on from is told as what is wrong with an option."""
     try:
         yield
