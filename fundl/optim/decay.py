@@ -48,8 +48,6 @@ class AddDecayedWeights(Transform[DecayState]):
 
     writes_over = True  # its state is static
 
-    numbers = ("weight_decay",)
-
     weight_decay: Number = attrs.field(validator=non_negative)
     where: Predicate | None = None
 
@@ -57,6 +55,11 @@ class AddDecayedWeights(Transform[DecayState]):
     @override
     def elementwise(self) -> bool:
         return self.where is None  # which looks at paths and shapes
+
+    @property
+    @override
+    def numbers(self) -> tuple[str, ...]:
+        return ("weight_decay",)
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> DecayState:
