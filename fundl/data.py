@@ -18,6 +18,7 @@ from fundl import random, tree
 from fundl._common import suggestions
 from fundl._common.half import HALF, narrowed, widened
 from fundl._common.modes import inference_mode
+from fundl._common.suggestions import with_suggestions
 from fundl.random import Key
 
 T = TypeVar("T")
@@ -28,6 +29,7 @@ _CHUNK_BYTES: Final = 2**20  # gathered at once: many small batches, yet little 
 # --- Batches --------------------------------------------------------------------------------------------------------
 
 
+@with_suggestions
 def minibatches(key: Key | None, data: T, batch_size: int, *, drop_last: bool = False) -> "Minibatches[T]":
     """The batches of one epoch: the data in random order, cut into pieces.
 
@@ -105,6 +107,8 @@ class Minibatches(Generic[T]):
         >>> [batch.tolist() for batch in batches.after(1)] == [batch.tolist() for batch in batches][1:]
         True
         """
+        if not isinstance(count, int):
+            raise TypeError(f"the count of batches to leave out must be an int, not {count!r}")
         start = min(max(0, count) * self.batch_size, self.rows)
         if self.order is None:
             return attrs.evolve(self, data=tree.map(lambda leaf: leaf[start:], self.data), rows=self.rows - start)
@@ -161,6 +165,7 @@ def count_rows(data: object) -> int:
     return rows
 
 
+@with_suggestions
 def generator(key: Key) -> torch.Generator:
     """A generator for what takes no key, seeded by 64 bits drawn from one: a DataLoader then shuffles as the key says.
 
@@ -192,6 +197,7 @@ def generator(key: Key) -> torch.Generator:
 def train_test_split(key: Key, data: T, *, test_fraction: float) -> tuple[T, T]: ...
 @overload
 def train_test_split(key: Key, data: T, *, test_count: int) -> tuple[T, T]: ...
+@with_suggestions
 def train_test_split(key: Key, data: T, *, test_fraction: float | None = None, test_count: int | None = None) -> tuple[T, T]:
     """Two parts of the data, to train on and to test on, with no row in common: which goes where is random.
 
@@ -238,6 +244,7 @@ def _rows_of(data: T, rows: Tensor) -> T:
 # --- Values ---------------------------------------------------------------------------------------------------------
 
 
+@with_suggestions
 def mean_and_std(x: Tensor, *, axes: int | tuple[int, ...] = 0) -> tuple[Tensor, Tensor]:
     """The mean and the standard deviation of each feature, over the examples: what `standardize` needs.
 
@@ -267,10 +274,17 @@ def mean_and_std(x: Tensor, *, axes: int | tuple[int, ...] = 0) -> tuple[Tensor,
         raise TypeError(f"the mean is of floating-point numbers, not {x.dtype}: convert them with x.to(torch.float32)")
     if x.numel() == 0:
         raise ValueError(f"there is no mean of nothing: the shape is {tuple(x.shape)}")
-    std, mean = torch.std_mean(widened(x), axes, correction=0, keepdim=True)
+    try:
+        std, mean = torch.std_mean(widened(x), axes, correction=0, keepdim=True)
+    except (IndexError, RuntimeError, TypeError) as error:
+        raise type(error)(
+            f"axes are those of the examples to average over, an int or a tuple of ints from {-x.ndim} to {x.ndim - 1}, as the"
+            f" shape is {tuple(x.shape)}, not {axes!r}"
+        ) from error
     return mean, torch.where(std == 0, torch.ones_like(std), std)
 
 
+@with_suggestions
 def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Examples with each feature shifted and scaled: (x - mean) / std. Half precision stays what it is.
 
@@ -278,11 +292,22 @@ def standardize(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         x: the examples, of the shape that `mean_and_std` saw but for the first axis.
         mean: to subtract.
         std: to divide by.
+
+    Raises:
+        TypeError: one of them is no tensor.
+        ValueError: the shapes do not fit.
     """
-    scaled = (x - mean) / std
+    try:
+        scaled = (x - mean) / std
+    except RuntimeError as error:
+        raise ValueError(
+            f"the mean and the std must be of one number, or of one for each feature of x, as mean_and_std(x) gives them, but x"
+            f" is {tree.describe(x)}, the mean {tree.describe(mean)}, and the std {tree.describe(std)}"
+        ) from error
     return narrowed(scaled, x) if x.dtype in HALF else scaled
 
 
+@with_suggestions
 def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Labels as rows of zeros with a single one, at the label's place: targets for a loss that compares numbers.
 
@@ -305,6 +330,8 @@ def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype = torch.float32)
     """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels are integers, not {labels.dtype}: convert them with labels.to(torch.int64)")
+    if classes < 1:
+        raise ValueError(f"classes must be at least 1, not {classes}")
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(
             f"labels of {classes} classes go from 0 to {classes - 1}, but here they go from {int(labels.min())} to"
@@ -316,6 +343,7 @@ def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype = torch.float32)
 # --- The disk -------------------------------------------------------------------------------------------------------
 
 
+@with_suggestions
 def disk(key: Key, count: int, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Random points of the unit square, and whether each is in a disk that covers half of it.
 

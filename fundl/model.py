@@ -12,6 +12,7 @@ from fundl._common.running import Pass, first_forward, run_backward, run_backwar
 from fundl._common.tape import refuse_tape
 from fundl.layer import Layer, Loss, Model, P, Prediction, Target
 from fundl.shapes import AnyShape, Shape, of_model
+from fundl.tree import describe
 
 Ts = TypeVarTuple("Ts")
 Grads = TypeVar("Grads", covariant=True)
@@ -79,6 +80,9 @@ def output_shape(params: Model, shape: AnyShape | None = None) -> AnyShape:
     >>> output_shape(compose(linear(2, 25), ReLU()), Shape(10, 2))
     Shape(10, 25)
     """
+    require_model(params)
+    if not isinstance(shape, Shape | None):
+        raise TypeError(f"the shape of an input is written Shape(10, 2), not {describe(shape)}")
     return of_model(Shape(...) if shape is None else shape, params)
 
 

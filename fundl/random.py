@@ -121,6 +121,8 @@ def split(key: Key, count: int = 2) -> Tensor:
     torch.Size([2])
     """
     require_key(key)
+    if type(count) is not int:
+        raise TypeError(f"how many keys to make must be an int, not {count!r}: write split(key, 2), say")
     if count < 0:
         raise ValueError(f"a key can be split into 0 or more keys, not {count}")
     return draws.keys(key, 0, (count, 2), philox.SPLIT)
@@ -193,6 +195,8 @@ def permutation(key: Key, count: int) -> Tensor:
     >>> permutation(key(0), 5)
     tensor([4, 0, 3, 1, 2])
     """
+    if type(count) is not int:
+        raise TypeError(f"a permutation is of so many integers as an int says, not {count!r}: permutation(key, 10)")
     if count < 0:
         raise ValueError(f"a permutation is of 0 or more integers, not {count}")
     return _integers(key, (count,), 63).argsort(stable=True)
@@ -213,6 +217,8 @@ def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor
     >>> bernoulli(key(0), (4,), probability=0.5)
     tensor([ True, False, False, False])
     """
+    if not isinstance(probability, int | float):
+        raise TypeError(f"a probability is a number from 0 to 1, not {probability!r}")
     if not 0 <= probability <= 1:
         raise ValueError(f"a probability is a number from 0 to 1, not {probability}")
     _require_key_and_shape(key, shape)
@@ -315,6 +321,7 @@ def truncated_normal(
     >>> truncated_normal(key(0), (3,), std=0.02)
     tensor([-0.0049,  0.0120,  0.0330])
     """
+    _require_numbers(low=low, high=high)
     if not low < high:
         raise ValueError(f"the bounds of a truncated normal must be low < high, not low={low}, high={high}")
     _require_scale(mean, std, dtype, reach=min(max(abs(low), abs(high)), 38.0))
@@ -363,6 +370,7 @@ _kept_bounds: Final = functools.lru_cache(_bounds)  # layers of a kind have the 
 
 def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
     """The greatest number in [low, high), both rounded to the dtype; raises if there is none."""
+    _require_numbers(low=low, high=high)
     most = _GREATEST[dtype]
     if not (abs(low) <= most and abs(high) <= most and math.isfinite(high - low)):
         raise ValueError(f"[low, high) = [{low}, {high}) is not a range of finite {dtype} numbers")
@@ -408,6 +416,8 @@ def _require_key_and_shape(key: Key, shape: tuple[int, ...]) -> None:
     require_key(key)
     if not isinstance(shape, tuple):
         raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
+    if not all(isinstance(size, int) for size in shape):
+        raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
     if shape and min(shape) < 0:
         raise ValueError(f"a shape has sizes of 0 or more, not {tuple(shape)}")
 
@@ -419,9 +429,16 @@ def _require_64_bits(number: int, name: str) -> None:
         raise ValueError(f"{name} must be from 0 to 2**64 - 1, not {number}")
 
 
+def _require_numbers(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not isinstance(number, int | float):
+            raise TypeError(f"{name} must be a number, not {number!r}")
+
+
 def _require_scale(mean: float, std: float, dtype: torch.dtype, *, reach: float) -> None:
     """Raise unless all numbers within so many standard deviations are finite in the dtype."""
     _digits(dtype)
+    _require_numbers(mean=mean, std=std)
     if not std >= 0:
         raise ValueError(f"a standard deviation is a number of 0 or more, not {std}")
     if not abs(mean) + reach * std <= _GREATEST[dtype]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fundl import tree
 from fundl._common import suggestions
+from fundl._common.suggestions import with_suggestions
 from fundl.tree import describe
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ def _filled(leaves: Sequence[Tensor | None], tensors: Sequence[Tensor]) -> list[
     return [next(remaining) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
 
 
+@with_suggestions
 def share(data: T, runs: int) -> T:
     """The same data for each of R runs: its tensors behind a first axis of size R. Nothing is copied.
 
@@ -74,6 +76,8 @@ def share(data: T, runs: int) -> T:
             [1., 2.],
             [1., 2.]])
     """
+    if type(runs) is not int:
+        raise TypeError(f"how many runs there are must be an int, not {describe(runs)}: ensemble.share(data, runs)")
     if runs < 1:
         raise ValueError(f"an ensemble has 1 run or more, not {runs}")
     return tree.map(lambda leaf: leaf.expand(runs, *leaf.shape), data)

@@ -11,6 +11,7 @@ from typing import Final
 import attrs
 
 from fundl._common import suggestions
+from fundl._common.arguments import is_told, wrong_argument, wrong_value
 from fundl._common.generated import Function, define
 
 _NOTHING: Final = object()
@@ -59,7 +60,12 @@ def _written(cls: type, parameters: Sequence[str], stores: Mapping[str, object])
     wrong = ["more", "other", *(f"{name} is NOTHING" for name in required), *(f"type({name}) is int" for name in may_be_sizes)]
     lines = [f"store_{field.name}(self, {field.alias})" for field in fields]
     if hasattr(cls, "__attrs_post_init__"):
-        lines.append("self.__attrs_post_init__()")
+        lines += [
+            "try:",
+            "    self.__attrs_post_init__()",
+            "except TypeError as error:",  # which costs nothing where there is none
+            "    raise explained(cls, self, error)",
+        ]
     source = _CONSTRUCTOR.format(
         positional="".join(f"{field.alias}=default_{field.name}, " for field in fields if not field.kw_only),
         named="".join(f"{field.alias}=default_{field.name}, " for field in fields if field.kw_only),
@@ -69,7 +75,19 @@ def _written(cls: type, parameters: Sequence[str], stores: Mapping[str, object])
     )
     defaults = {f"default_{field.name}": _NOTHING if field.default is attrs.NOTHING else field.default for field in fields}
     writers = {f"store_{name}": store for name, store in stores.items()}
-    return define(source, "__init__", {**defaults, **writers, "cls": cls, "NOTHING": _NOTHING, "refused": _refused})
+    return define(
+        source,
+        "__init__",
+        {**defaults, **writers, "cls": cls, "NOTHING": _NOTHING, "refused": _refused, "explained": _explained},
+    )
+
+
+def _explained(cls: type, record: object, error: TypeError) -> TypeError:
+    """The error of a check that a value was not made for: it says what the value must be."""
+    if is_told(error):
+        return error
+    values = {field.name: (field.type, getattr(record, field.name)) for field in attrs.fields(cls)}
+    return wrong_value(values, cls.__name__) or error
 
 
 def _refused(
@@ -92,9 +110,10 @@ def _watched(cls: type, theirs: Function) -> Function:
     def __init__(self: object, *args: object, **keywords: object) -> None:  # noqa: N807  # the constructor's name
         try:
             theirs(self, *args, **keywords)
-        except TypeError:
+        except TypeError as error:
             if suggestions.fits(cls, args, keywords):
-                raise
+                wrong = None if is_told(error) else wrong_argument(cls, args, keywords)
+                raise wrong or error from None
             raise suggestions.refused(cls, args, keywords) from None
 
     return __init__

@@ -6,11 +6,13 @@ Layers that contain models call these, too, in the caller's grad mode.
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeAlias, cast
 
+import attrs
 import torch
 from torch import Tensor
 
 from fundl import tree
 from fundl._common import suggestions
+from fundl._common.arguments import is_told, wrong_value
 from fundl._common.checks import as_model, loss_and_gradient, require_gradient, require_model
 from fundl._common.tape import refuse_tape
 from fundl.layer import AnyLayer, Loss, Model, P, Prediction, Target
@@ -122,6 +124,9 @@ def run_forward(params: Model, x: object) -> tuple[object, object]:
         try:
             output = params.forward(x)
         except Exception as error:
+            if (wrong := _misuse(error, params, "an input", x)) is not None:
+                _note_layer(wrong, params, "the input", x)
+                raise wrong from error
             _note_layer(error, params, "the input", x)
             raise
         return output
@@ -182,6 +187,9 @@ def _run_back(params: Model, kept: list[object], grad: object, run: _Run) -> tup
         try:
             return run(params, kept, grad)
         except Exception as error:
+            if (wrong := _misuse(error, params, "a grad", grad)) is not None:
+                _note_layer(wrong, params, "grad", grad)
+                raise wrong from error
             _note_layer(error, params, "grad", grad)
             raise
     first = _first_trainable(params) if run is _backward_params else 0
@@ -240,6 +248,16 @@ class _Place(str):
         note = cls(f"in model{path}: {what}")
         note.path, note.what, note.named = path, what, named
         return note
+
+
+def _misuse(error: Exception, layer: AnyLayer, what: str, value: object) -> TypeError | None:
+    """The error to raise instead of one that only says what Python or a kernel could not do with what a layer was given."""
+    if _noted(error) is not None or not isinstance(error, TypeError | AttributeError | RuntimeError) or is_told(error):
+        return None
+    if isinstance(error, AttributeError) and error.obj is value and not isinstance(value, Tensor):
+        return TypeError(f"{type(layer).__name__} takes {what} that is a tensor, not {describe(value)}")
+    fields = {field.name: (field.type, getattr(layer, field.name)) for field in attrs.fields(type(layer))}
+    return wrong_value(fields, type(layer).__name__)
 
 
 def _note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> None:

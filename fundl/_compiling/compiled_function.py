@@ -21,6 +21,12 @@ from fundl._compiling.lock import COMPILER_LOCK
 from fundl._compiling.programs import Kind, Program, Programs, Run, Trace
 from fundl._compiling.torch_settings import torch_settings
 from fundl._compiling.trees import Flat, StaticArgument, flatten, replace
+from fundl.tree import Record, describe
+
+
+def _how_to_call(value: object) -> str:
+    """What to compile instead of a model."""
+    return ": write lambda model, x: apply(model, x), or apply itself" if isinstance(value, tuple | Record) else ""
 
 
 class CompiledFunction(ABC, Generic[Kind, Run]):
@@ -42,6 +48,12 @@ class CompiledFunction(ABC, Generic[Kind, Run]):
         max_traces: int | None,
         **options: Sequence[str],
     ) -> None:
+        if not callable(function):
+            raise TypeError(
+                f"a function is compiled, of tensors to tensors, but this is {describe(function)}{_how_to_call(function)}"
+            )
+        if max_traces is not None and (type(max_traces) is not int or max_traces < 0):
+            raise TypeError(f"max_traces, how often it may be compiled, is an int of 0 or more, or None, not {max_traces!r}")
         self._function, self._name, self._parameters, self._options = function, name, parameters, options
         self._programs = Programs[Kind, Run](name, max_traces)
         self._calls: tuple[Call, ...] = ()  # the latest first

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.modes import no_grad
+from fundl._common.suggestions import with_suggestions
 from fundl._compiling import cache, inductor, torch_private
 from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.calls import Arguments, Call, CallWriter
@@ -106,6 +107,7 @@ def _parameters(function: Callable[..., object]) -> list[str]:  # type: ignore[e
     return [parameter.name for parameter in parameters if parameter.kind in positional]
 
 
+@with_suggestions
 def jit(
     function: Callable[P, R],
     *,

@@ -12,6 +12,7 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common.generated import define
 from fundl._common.modes import no_grad
+from fundl._common.suggestions import with_suggestions
 from fundl._compiling import cache, torch_private
 from fundl._compiling.cache_keys import CacheKey, spec_of
 from fundl._compiling.call_text import CallText, fill, lines, listed
@@ -227,6 +228,7 @@ def _separate(report: object, inputs: Sequence[Tensor]) -> object:
     return replace(report, iter(leaves))
 
 
+@with_suggestions
 def scan(step: Callable[P, R], *, max_traces: int | None = None) -> Scanned[P, R]:
     """Many steps as one compiled call, without Python between them.
 

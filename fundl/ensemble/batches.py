@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from fundl import random, tree
+from fundl._common.suggestions import with_suggestions
 from fundl.data import Minibatches, count_rows
 from fundl.data import minibatches as minibatches_of_one
 from fundl.ensemble.models import require_keys
 from fundl.runs import T, count_runs, each
 
 
+@with_suggestions
 def minibatches(keys: Tensor | None, data: T, batch_size: int, *, drop_last: bool = False) -> "RunMinibatches[T]":
     """The batches of one epoch for all runs at once: of each what `minibatches` gives for its key.
 

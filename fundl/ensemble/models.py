@@ -9,8 +9,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random, tree
+from fundl._common.checks import require_model
 from fundl._common.modes import no_grad
 from fundl._common.running import run_forward
+from fundl._common.suggestions import with_suggestions
 from fundl.ensemble._layers import as_models, batched
 from fundl.initialization import initialize as initialize_one
 from fundl.layer import Model, P
@@ -79,6 +81,7 @@ class Ensemble(Around[None], Generic[P]):
         return Shape(self.runs, *of_model(Shape(*of_run), unstack(self)[0]).sizes)
 
 
+@with_suggestions
 def initialize(
     keys: Tensor, model: P, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
 ) -> Ensemble[P]:
@@ -102,12 +105,14 @@ def initialize(
     (50, Linear(weight=float32[50, 25, 2], bias=float32[50, 25]))
     """
     require_keys(keys)
+    require_model(model)
     _require_tensors(model)
     with no_grad():
         models = each(lambda key: initialize_one(key, model, device=device, dtype=dtype))(keys)
         return Ensemble(tree.map(torch.Tensor.contiguous, models))
 
 
+@with_suggestions
 def stack(models: Sequence[P]) -> Ensemble[P]:
     """Models of one structure as an ensemble.
 
@@ -118,6 +123,8 @@ def stack(models: Sequence[P]) -> Ensemble[P]:
         ValueError: there is no model, the models have no tensors, or these are of different shapes or dtypes.
         TypeError: the models are of different structures.
     """
+    if not isinstance(models, Sequence):
+        raise TypeError(f"ensemble.stack takes models in a list, [first, second], not {describe(models)}")
     if not models:
         raise ValueError("an ensemble needs at least 1 model, but here is none")
     _require_tensors(models[0])
@@ -133,6 +140,7 @@ def stack(models: Sequence[P]) -> Ensemble[P]:
         return Ensemble(tree.stack(models))
 
 
+@with_suggestions
 def unstack(models: Ensemble[P]) -> list[P]:
     """The models of an ensemble, one by one: to save one, to evaluate each.
 
@@ -142,6 +150,8 @@ def unstack(models: Ensemble[P]) -> list[P]:
     >>> ensemble.unstack(ensemble.initialize(split(key(0), 2), linear(2, 1)))
     [Linear(weight=float32[1, 2], bias=float32[1]), Linear(weight=float32[1, 2], bias=float32[1])]
     """
+    if not isinstance(models, Ensemble):
+        raise TypeError(f"an ensemble is what ensemble.initialize or ensemble.stack makes, not {describe(models)}")
     return tree.unstack(models.models, models.runs)
 
 

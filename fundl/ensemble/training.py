@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import attrs
 from torch import Tensor
 
+from fundl._common.suggestions import with_suggestions
 from fundl.ensemble._optimizers import of_runs
 from fundl.ensemble.models import Ensemble, require_keys
 from fundl.layer import Loss, P, Prediction, Target
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+@with_suggestions
 def train_state(keys: Tensor, models: Ensemble[P], optimizer: Transform[S]) -> TrainState[Ensemble[P], S]:
     """The state that the training of an ensemble starts from.
 
@@ -53,6 +55,7 @@ def train_state(keys: Tensor, models: Ensemble[P], optimizer: Transform[S]) -> T
     return attrs.evolve(train_state_of_one(keys[0], models, of_runs(optimizer)), key=keys)
 
 
+@with_suggestions
 def train_step(
     loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False, track: float | None = None
 ) -> Step[Ensemble[P], S, X, Target, Prediction]:
@@ -80,6 +83,7 @@ def train_step(
     return step_of(MANY, loss, of_runs(optimizer), donate=donate, track=track)
 
 
+@with_suggestions
 def fit(
     step: Step[Ensemble[P], S, X, Target, Prediction],
     state: TrainState[Ensemble[P], S],

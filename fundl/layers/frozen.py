@@ -9,7 +9,7 @@ from typing_extensions import override
 from fundl._common.checks import models
 from fundl.layers._inside import Around, Ts, fitting, forward_inside
 from fundl.shapes import S, Through
-from fundl.tree import BUFFER
+from fundl.tree import BUFFER, describe
 
 
 @final
@@ -82,4 +82,7 @@ def thaw(layer: Frozen[*Ts]) -> tuple[*Ts]:
     >>> compose(*thaw(model[0]), *model[1:])
     (Linear(weight=float32[25, 2], bias=float32[25]), Linear(weight=float32[3, 25], bias=float32[3]))
     """
+    given: object = layer
+    if not isinstance(given, Frozen):
+        raise TypeError(f"thaw takes what frozen(...) made, not {describe(given)}")
     return layer.layers

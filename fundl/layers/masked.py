@@ -84,6 +84,8 @@ def with_mask(model: P, mask: Tensor | None) -> P:
 
 
 def _require_bool(mask: Tensor) -> None:
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"a mask is a tensor of shape (B, T) and dtype torch.bool, not {tree.describe(mask)}")
     if mask.dtype != torch.bool:
         raise TypeError(f"a mask is of dtype torch.bool, True where a position is real, not {mask.dtype}")
 

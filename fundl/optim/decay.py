@@ -11,7 +11,7 @@ from typing_extensions import override
 from fundl._common.numbers import non_negative
 from fundl.optim.flat import Number, Tensors, plus
 from fundl.optim.transform import Transform
-from fundl.tree import Record
+from fundl.tree import Record, describe
 
 Predicate: TypeAlias = Callable[[str, Tensor], bool]
 """Chooses leaves, by path (``"[0].weight"``, say) and tensor."""
@@ -41,6 +41,12 @@ class DecayState(Record):
     mask: tuple[bool, ...]
 
 
+def _predicate(_record: object, _field: "attrs.Attribute[Predicate | None]", value: Predicate | None) -> None:
+    """Refuse all but functions."""
+    if value is not None and not callable(value):
+        raise TypeError(f"where is a function of a leaf's path and tensor, such as is_matrix, not {describe(value)}")
+
+
 @final
 @attrs.frozen
 class AddDecayedWeights(Transform[DecayState]):
@@ -49,7 +55,7 @@ class AddDecayedWeights(Transform[DecayState]):
     writes_over = True  # its state is static
 
     weight_decay: Number = attrs.field(validator=non_negative)
-    where: Predicate | None = None
+    where: Predicate | None = attrs.field(default=None, validator=_predicate)
 
     @property
     @override

@@ -7,6 +7,7 @@ from typing import TypeAlias
 import attrs
 from torch import Tensor
 
+from fundl._common import suggestions
 from fundl._common.numbers import number
 from fundl.tree import describe
 
@@ -17,6 +18,9 @@ Rate: TypeAlias = float | Callable[[Tensor], Tensor]
 def learning_rate(_record: object, _field: "attrs.Attribute[Rate]", value: Rate) -> None:
     """Refuse all but schedules and finite numbers of 0 or more."""
     if callable(value):
+        if isinstance(value, type) or getattr(value, "__name__", "").endswith("_schedule"):
+            name = suggestions.name_of(value)
+            raise TypeError(f"{name} makes schedules, and is none: call it, {name}(...)")
         return
     if not 0 <= number("the learning rate", value) < math.inf:
         raise ValueError(f"the learning rate must be a finite number of 0 or more, or a schedule, not {value}")

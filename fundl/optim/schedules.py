@@ -6,7 +6,7 @@ All is computed in float64. The count may be a tensor of any shape, so that ``sc
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import final
 
@@ -30,12 +30,18 @@ class Schedule(ABC):
 
     def __call__(self, count: Tensor | int) -> Tensor:
         """The value at a step, in float64, of the shape of the count; the first step has count 0."""
-        steps = count if isinstance(count, Tensor) else torch.tensor(count)
+        steps = count if isinstance(count, Tensor) else _counted(count)
         return self.at(steps.to(torch.float64))
 
     @abstractmethod
     def at(self, count: Tensor) -> Tensor:
         """The value at a count that is given in float64."""
+
+
+def _counted(count: object) -> Tensor:
+    if isinstance(count, bool) or not isinstance(count, int | float):
+        raise TypeError(f"a schedule is called with the count of steps done, an int or a tensor, not {count!r}")
+    return torch.tensor(count)
 
 
 @final
@@ -292,7 +298,15 @@ def join_schedules(schedules: Sequence[Callable[[Tensor], Tensor]], boundaries: 
     >>> join_schedules([linear_schedule(0.0, 1.0, steps=2), constant_schedule(0.5)], boundaries=[3])(torch.arange(5))
     tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.5000], dtype=torch.float64)
     """
-    return _Joined(tuple(schedules), tuple(boundaries))
+    for name, given in ("schedules", schedules), ("boundaries", boundaries):
+        if not isinstance(given, Iterable):
+            raise TypeError(
+                f"{name} are several, in a list: write [{'10' if name == 'boundaries' else 'schedule'}], not {given!r}"
+            )
+    steps = tuple(boundaries)
+    if not all(isinstance(step, int) for step in steps):
+        raise TypeError(f"the boundaries are steps, each an int, not {steps}")
+    return _Joined(tuple(schedules), steps)
 
 
 @with_suggestions

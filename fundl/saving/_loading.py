@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from fundl._common.suggestions import with_suggestions
 from fundl.saving._choice import Where, chooses
 from fundl.saving._file import File, Wanted, opened
 from fundl.saving._names import Rename, Source, changed, renamed
@@ -64,6 +65,7 @@ def load(
 ) -> tuple[T, Unmatched]: ...
 
 
+@with_suggestions
 def load(
     path: str | os.PathLike[str],
     like: T,
@@ -140,6 +142,7 @@ def load(
     return loaded if strict else (loaded, plan.unmatched)
 
 
+@with_suggestions
 def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The texts that were saved to a file with its tensors.
 

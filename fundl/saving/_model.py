@@ -5,6 +5,7 @@ from typing import TypeGuard
 
 import torch
 
+from fundl._common.suggestions import with_suggestions
 from fundl.layer import Layer, Model
 from fundl.saving._choice import is_in
 from fundl.saving._file import File, Wanted, opened
@@ -14,6 +15,7 @@ from fundl.saving._texts import structure_of
 from fundl.tree import flatten, paths, unflatten
 
 
+@with_suggestions
 def load_model(path: str | os.PathLike[str], *, part: str = "", device: torch.device | str | None = None) -> Model:
     """The model that was saved to a file, bit for bit, made of what the file says of it: there is no need for one to fill.
 

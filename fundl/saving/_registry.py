@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Final, TypeVar
 
+from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer
 from fundl.tree import Record
 
@@ -19,6 +20,7 @@ _WORDS: Final = frozenset(
 _FUNCTIONS: Final = ("fundl.losses.", "fundl.metrics", "fundl.optim.decay")  # of numbers alone: they do nothing else
 
 
+@with_suggestions
 def saved_as(name: str) -> Callable[[T], T]:
     """Register a class or function of yours by a name, so that `load_model` can make what holds it.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fundl._common.files import atomic_file
+from fundl._common.suggestions import with_suggestions
 from fundl.saving._choice import Where, chooses
 from fundl.saving._header import CODES, header_of
 from fundl.saving._numbers import write_numbers
@@ -17,6 +18,7 @@ from fundl.saving._texts import SUMS_KEY, sums_text, texts_of, unknown_sums
 from fundl.tree import describe, flatten, misplaced_tensors, paths
 
 
+@with_suggestions
 def save(
     path: str | os.PathLike[str], tree: object, *, metadata: Mapping[str, str] | None = None, where: Where | None = None
 ) -> None:

@@ -150,6 +150,8 @@ class Shape(Generic[*Axes]):
         for size in sizes:
             if isinstance(size, int):
                 found.append(size)
+            elif not isinstance(size, Unknown | EllipsisType | None):
+                raise TypeError(f"Shape takes the size of each axis, an int, None or ..., such as Shape(10, 2), not {size!r}")
             elif size is ... or (size is not None and size.many and found):
                 found = [Unknown(many=True)]
             else:

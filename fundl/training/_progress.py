@@ -42,6 +42,8 @@ def show(progress: "bool | Console", what: str, total: int) -> Progress:
     from rich.console import Console  # noqa: PLC0415  # rich takes its time to load: those who see nothing need not wait
 
     console = Console(stderr=True) if progress is True else progress
+    if not isinstance(console, Console):
+        raise TypeError(f"progress is True, False or a Console of rich, not {progress!r}")
     return Bar(console, what, total) if console.is_interactive else Lines(console, what, total)
 
 

@@ -13,6 +13,7 @@ from fundl.layer import Target
 from fundl.random import Key
 from fundl.runs import T
 from fundl.training.step import X
+from fundl.tree import describe
 
 Batches: TypeAlias = Callable[[Key], Iterable[tuple[X, Target]]] | Iterable[tuple[X, Target]]
 """The batches (x, target) of an epoch: as a function of the epoch's key, or something to go through once per epoch."""
@@ -94,6 +95,11 @@ class Source(Generic[X, Target]):
         self.began = step
         self._begun.append(step)
         self._pass = self.batches(self.key_of(step)) if callable(self.batches) else self.batches
+        if not hasattr(self._pass, "__iter__") and not hasattr(self._pass, "__getitem__"):
+            raise TypeError(
+                "batches are pairs (x, target) in a list, a DataLoader, or what a function of the epoch's key returns, such as"
+                f" lambda key: minibatches(key, (x, target), 32), not {describe(self._pass)}"
+            )
         self._length = operator.length_hint(self._pass) or self._length
         self._rest = iter(self._pass) if type(self._pass) in _OURS else _outside(callers_mode(), self._pass)
 

@@ -14,6 +14,7 @@ import attrs
 
 from fundl.saving import load, load_metadata, save
 from fundl.training.history import Epoch, Evaluation, Found
+from fundl.tree import describe
 
 T = TypeVar("T")
 
@@ -65,7 +66,22 @@ class Checkpoints:
     best: Callable[[Epoch], float] | None = None
 
     def __attrs_post_init__(self) -> None:
+        if not isinstance(self.folder, str | os.PathLike):
+            raise TypeError(f"Checkpoints(folder) takes the path of a folder, not {describe(self.folder)}")
+        if self.best is not None and not callable(self.best):
+            raise TypeError(
+                "Checkpoints(..., best=) is a function from an epoch to the number that is to be small, such as"
+                f" lambda epoch: epoch.train.loss, not {self.best!r}"
+            )
         for name, value in ("every", self.every), ("seconds", self.seconds), ("keep", self.keep):
+            if value is None and name != "seconds":
+                raise TypeError(f"Checkpoints(..., {name}=) must be an int, not None")
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int if name != "seconds" else int | float)
+            ):
+                raise TypeError(
+                    f"Checkpoints(..., {name}=) must be {'a number' if name == 'seconds' else 'an int'}, not {value!r}"
+                )
             if value is not None and not value > 0:
                 raise ValueError(f"Checkpoints(..., {name}=) must be above 0, not {value!r}")
 

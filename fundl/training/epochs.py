@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Generic, final
 import attrs
 
 from fundl import tree
+from fundl._common.suggestions import with_suggestions
 from fundl.layer import P, Prediction, Target
 from fundl.memory import keep_freed_memory
 from fundl.metrics import Metric, require_metrics
@@ -38,6 +39,7 @@ class Milestone(Epoch, Generic[P, S]):
     history: tuple[Epoch, ...] = attrs.field(eq=False, repr=False)
 
 
+@with_suggestions
 def epochs(
     step: Step[P, S, X, Target, Prediction],
     state: TrainState[P, S],
@@ -119,6 +121,8 @@ def runner_for(
     compile: Compile,  # noqa: A002  # as it is called above
 ) -> RunnerFor[P, S, X, Target, Prediction]:
     """What decides how the steps of a run of so many epochs are taken."""
+    if compile != "auto" and not isinstance(compile, bool):
+        raise ValueError(f'compile is "auto", True or False, not {compile!r}')
 
     def decide(
         steps: int, before: bool | None, shown: Progress
@@ -141,6 +145,19 @@ def reached(
     progress: "bool | Console",
 ) -> Iterator[tuple[Epoch, ...]]:
     """Make some epochs of a run, of one model or of many, as `fit` describes it: what happened in each, for each model."""
+    _require_whole("the number of epochs", count)
+    _require_whole("evaluate_every", evaluate_every)
+    if run.every is not None:
+        _require_whole("every, the steps of an epoch,", run.every)
+    if not isinstance(checkpoints, Checkpoints | None):
+        raise TypeError(f"checkpoints are Checkpoints(folder), which says what is kept there, not {tree.describe(checkpoints)}")
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(
+            "evaluate is a function of a model, such as lambda model: fundl.evaluate(loss, model, batches), not"
+            f" {tree.describe(evaluate)}"
+        )
+    if not callable(run.step):
+        raise TypeError(f"a step is what train_step(loss, optimizer) makes, not {tree.describe(run.step)}")
     if count < 0:
         raise ValueError(f"the number of epochs must be 0 or more, not {count}")
     if evaluate_every < 1:
@@ -152,6 +169,11 @@ def reached(
     if writer is not None and (found := writer.find(run.good)) is not None:
         run.take_up(*found)
     return _epoch_by_epoch(run, count, evaluate=evaluate, evaluate_every=evaluate_every, writer=writer, progress=progress)
+
+
+def _require_whole(what: str, number: object) -> None:
+    if type(number) is not int:
+        raise TypeError(f"{what} must be an int, not {number!r}")
 
 
 def _epoch_by_epoch(

@@ -3,17 +3,20 @@
 from collections.abc import Iterable, Mapping
 from typing import cast
 
-from fundl._common.checks import loss_and_gradient
+from fundl._common.checks import loss_and_gradient, require_loss
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass
+from fundl._common.suggestions import with_suggestions
 from fundl.layer import Loss, Model, Prediction, Target
 from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._means import Means
 from fundl.training.history import Evaluation
 from fundl.training.step import Report, X, pair
+from fundl.tree import describe
 
 
+@with_suggestions
 def evaluate(
     loss: Loss[Prediction, Target],
     model: Model,
@@ -47,6 +50,12 @@ def evaluate(
     >>> evaluate(mse, layer, [data]) == evaluate(mse, layer, minibatches(None, data, 2)) == Evaluation(loss=4.0)
     True
     """
+    require_loss(loss)
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            "batches are pairs (x, target), such as minibatches(None, (x, target), 1000) or [(x, target)], not"
+            f" {describe(batches)}"
+        )
     means = Means(loss, require_metrics(metrics), ONE)
     for batch in batches:
         x, target = pair(batch)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from fundl._common.suggestions import with_suggestions
 from fundl.layer import P, Prediction, Target
 from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+@with_suggestions
 def fit(
     step: Step[P, S, X, Target, Prediction],
     state: TrainState[P, S],

@@ -6,9 +6,12 @@ All are functions of the history, which a run that is taken up has whole: it dec
 import math
 from collections.abc import Iterator, Sequence
 
+from fundl._common.suggestions import with_suggestions
 from fundl.training.history import Epoch
+from fundl.tree import describe
 
 
+@with_suggestions
 def table(history: Sequence[Epoch]) -> dict[str, list[float | None]]:
     """The numbers of a history, column by column.
 
@@ -23,11 +26,12 @@ def table(history: Sequence[Epoch]) -> dict[str, list[float | None]]:
     >>> columns["train_accuracy"], columns["test_loss"]
     ([0.5, 0.75], [None, 0.65])
     """
-    rows = [epoch.numbers for epoch in history]
+    rows = [epoch.numbers for epoch in _epochs(history)]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
 
+@with_suggestions
 def is_best(history: Sequence[Epoch], number: str, *, greatest: bool = False) -> bool:
     """Whether a number of the last epoch is better than in all before it.
 
@@ -56,6 +60,7 @@ def is_best(history: Sequence[Epoch], number: str, *, greatest: bool = False) ->
     return not any(before <= numbers[-1] for before in numbers[:-1])
 
 
+@with_suggestions
 def is_stalled(history: Sequence[Epoch], number: str, *, patience: int, greatest: bool = False, change: float = 0.0) -> bool:
     """Whether a number has not become better for some time: whether to stop early.
 
@@ -88,9 +93,25 @@ def is_stalled(history: Sequence[Epoch], number: str, *, patience: int, greatest
     return waited >= patience
 
 
+def _epochs(history: Sequence[Epoch]) -> Sequence[Epoch]:
+    """The epochs of a history, once it is found to be one."""
+    given: object = history
+    if not isinstance(given, Sequence) or not all(isinstance(epoch, Epoch) for epoch in given):
+        raise TypeError(
+            f"a history is the epochs so far, in a list, as fit returns it and epoch.history holds it, not {describe(given)}"
+        )
+    return history
+
+
 def _ascending(history: Sequence[Epoch], name: str, *, greatest: bool) -> list[float]:
     """A number of each epoch that has it, so that the least is the best."""
-    numbers = [number for number in _each(history, name) if number is not None]
+    if not isinstance(name, str):
+        raise TypeError(f'a number is named as in the table, "train_loss" or "test_accuracy", say, not {describe(name)}')
+    try:
+        numbers = [number for number in _each(history, name) if number is not None]
+    except (AttributeError, TypeError):
+        _epochs(history)
+        raise
     if history and not numbers and (not name.startswith("test_") or any(epoch.test is not None for epoch in history)):
         raise ValueError(f"no epoch has a number {name!r}, but {', '.join(table(history))}")
     return [-number for number in numbers] if greatest else numbers

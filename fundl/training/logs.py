@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Final, Protocol, Self, cast, final
 
 from fundl._common.files import atomic_file
+from fundl._common.suggestions import with_suggestions
 from fundl.training.history import Epoch
 from fundl.training.judging import table
 
 _TAIL: Final = 2**16  # bytes at the end of a file: more than a row has
 
 
+@with_suggestions
 def write_csv(path: str | os.PathLike[str], history: Sequence[Epoch]) -> None:
     """Make a CSV file hold a history: a row for each epoch, a column for each number of `table`.
 
@@ -145,6 +147,7 @@ class TensorBoard:
         self._writer.close()
 
 
+@with_suggestions
 def write_picture(path: str | os.PathLike[str], history: Sequence[Epoch]) -> None:
     """Draw a history into a file: one diagram for the loss and for each metric, over the epochs, `train` and `test` of each.
 

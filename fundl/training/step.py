@@ -14,6 +14,7 @@ from fundl._common.checks import require_loss, require_model
 from fundl._common.modes import is_untraced, no_grad
 from fundl._common.ownership import Ownership
 from fundl._common.running import Pass
+from fundl._common.suggestions import with_suggestions
 from fundl._compiling.donation import clear_fields
 from fundl.layer import Loss, P, Prediction, Target
 from fundl.layers.batch_norm import Statistics, require_momentum, statistics_of, without_statistics
@@ -67,6 +68,7 @@ Step: TypeAlias = Callable[[TrainState[P, S], tuple[X, Target]], tuple[TrainStat
 """A step: from a state and a batch (x, target) to the next state and a report. It counts `TrainState.step` up by one."""
 
 
+@with_suggestions
 def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]:
     """The state that a training run starts from.
 
@@ -92,6 +94,7 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
     return TrainState(model, optimizer.init(model), key, torch.zeros((), dtype=torch.int64, device=key.device))
 
 
+@with_suggestions
 def train_step(
     loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False, track: float | None = None
 ) -> Step[P, S, X, Target, Prediction]:

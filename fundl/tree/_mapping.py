@@ -33,6 +33,8 @@ def map(function: Callable[..., Tensor], tree: T, /, *rest: T) -> T:  # type: ig
     >>> tree.map(torch.add, (torch.ones(2), None), (torch.ones(2), None))
     (tensor([2., 2.]), None)
     """
+    if not callable(function):
+        raise TypeError(f"the function comes first, tree.map(function, tree), but here is {describe(function)}")
     first, structure = flatten(tree)
     others = [flatten(other) for other in rest]
     for place, (_, other_structure) in enumerate(others):
@@ -60,6 +62,8 @@ def stack(trees: Sequence[T]) -> T:
             [1., 1.]]), None)
     """
     flat = [flatten(tree) for tree in trees]
+    if not flat:
+        raise ValueError("there is nothing to stack: trees are one or more, in a list")
     structure = flat[0][1]
     for place, (_, other) in enumerate(flat):
         if other != structure:
@@ -73,7 +77,10 @@ def _stacked(column: tuple[Tensor | None, ...]) -> Tensor | None:
     tensors = [leaf for leaf in column if leaf is not None]
     if len(tensors) < len(column):
         raise TypeError(f"at the same place, some of the trees have a tensor and others None: {describe(column)}")
-    return torch.stack(tensors)
+    try:
+        return torch.stack(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"tensors that are stacked are of one shape and dtype, but here are {describe(column)}") from error
 
 
 def unstack(tree: T, count: int) -> list[T]:
@@ -88,6 +95,11 @@ def unstack(tree: T, count: int) -> list[T]:
     [(tensor([1., 2.]), None), (tensor([3., 4.]), None)]
     """
     leaves, structure = flatten(tree)
+    if type(count) is not int:
+        raise TypeError(f"count, of the trees, must be an int, not {count!r}")
+    for path, leaf in zip(paths(tree), leaves, strict=True):
+        if isinstance(leaf, Tensor) and leaf.shape[:1] != (count,):
+            raise ValueError(f"trees that were stacked have a first axis of size {count}, but at {path} is {describe(leaf)}")
     columns = [leaf.unbind() if isinstance(leaf, Tensor) else (leaf,) * count for leaf in leaves]
     return [unflatten(structure, row) for row in zip(*columns, strict=True)] if leaves else [tree] * count
 
@@ -99,6 +111,8 @@ def cast_to(tree: T, dtype: torch.dtype) -> T:
     >>> tree.cast_to((torch.ones(1), torch.tensor(3)), torch.float64)
     (tensor([1.], dtype=torch.float64), tensor(3))
     """
+    if not getattr(dtype, "is_floating_point", False):
+        raise TypeError(f"tree.cast_to(tree, dtype) takes a floating-point dtype, such as torch.float32, not {describe(dtype)}")
     return map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, tree)
 
 
@@ -108,6 +122,12 @@ def move_to(tree: T, device: torch.device | str) -> T:
     Raises:
         ValueError: a tensor is on the meta device: it has no values to move.
     """
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise type(error)(
+            f'tree.move_to(tree, device) takes a device, such as "cpu" or "cuda:0", not {describe(device)}'
+        ) from error
     if torch.device(device).type != "meta" and any(leaf.is_meta for leaf in leaves(tree)):
         raise ValueError(
             f"tensors on the meta device have no values to move to {device}: call initialize(key, model, device=...) first"
