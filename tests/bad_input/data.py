@@ -1,0 +1,153 @@
+"""Mistakes in data."""
+
+from typing import Final
+
+from tests.bad_input import Row
+
+ROWS: Final[tuple[Row, ...]] = (
+    ("minibatches(key(0), x)", TypeError, "minibatches lacks batch_size: it takes key, data, batch_size, drop_last"),
+    (
+        "minibatches(x, key(0), 2)",
+        TypeError,
+        "a key is an int64 tensor made by key(seed), split or fold_in, not a tensor of torch.float32",
+    ),
+    ("minibatches(0, x, 2)", TypeError, "a key is made by key(seed), split or fold_in; 0 is none"),
+    ("minibatches(key(0), x, 0)", ValueError, "the batch size must be at least 1, not 0"),
+    ("minibatches(key(0), x, -1)", ValueError, "the batch size must be at least 1, not -1"),
+    ("minibatches(key(0), x, 2.0)", TypeError, "the batch size must be an int, not 2.0"),
+    ('minibatches(key(0), x, "2")', TypeError, "the batch size must be an int, not '2'"),
+    ("minibatches(key(0), x, True)", TypeError, "the batch size must be an int, not True"),
+    ("minibatches(key(0), 2, x)", TypeError, "data must be a tensor, not int: write torch.tensor(...)"),
+    (
+        "minibatches(key(0), (x, torch.zeros(3)), 2)",
+        ValueError,
+        "the tensors of the data must have the same number of rows (first axis), but data[0] has 4, data[1]",
+    ),
+    ("minibatches(key(0), torch.ones(0, 2), 2)", ValueError, "the data is empty: float32[0, 2] has 0 rows"),
+    (
+        "minibatches(key(0), torch.tensor(1.0), 2)",
+        ValueError,
+        "data is a single number, but each tensor of the data needs a first axis, of its examples",
+    ),
+    ("minibatches(key(0), (), 2)", ValueError, "the data holds no tensor: ()"),
+    ("minibatches(key(0), None, 2)", ValueError, "the data holds no tensor: None"),
+    ("minibatches(key(0), [1, 2, 3], 2)", TypeError, "data[0] must be a tensor, not int: write torch.tensor(...)"),
+    ("minibatches(key(0), range(10), 2)", TypeError, "data must be a tensor, not range: write torch.tensor(...)"),
+    ('minibatches(key(0), "data", 2)', TypeError, "data must be a tensor, not str: write torch.tensor(...)"),
+    (
+        "minibatches(key(0), x, 10, drop_last=True)",
+        ValueError,
+        "drop_last leaves no batch: the batch size is 10, but the data has only 4 rows; make the batches",
+    ),
+    ("minibatches(keys, x, 2)", ValueError, "one key is needed, but here are 2, as from split: iterate over them or pick one"),
+    (
+        "minibatches(key(0), torch.utils.data.TensorDataset(x), 2)",
+        TypeError,
+        "data must be a tensor, not TensorDataset: write torch.tensor(...)",
+    ),
+    (
+        "minibatches(key(0), x, batch_size=2, shuffle=True)",
+        TypeError,
+        "minibatches has no shuffle: it takes key, data, batch_size, drop_last",
+    ),
+    ('minibatches(key(0), x, 2).after("1")', TypeError, "the count of batches to leave out must be an int, not '1'"),
+    (
+        "train_test_split(key(0), x)",
+        TypeError,
+        "give either test_fraction, the part of the rows to test on, or test_count, how many they are",
+    ),
+    (
+        "train_test_split(key(0), x, 0.5)",
+        TypeError,
+        "train_test_split takes 2 by place (key, data), not 3; by name, test_fraction, test_count",
+    ),
+    (
+        "train_test_split(key(0), x, test_size=0.5)",
+        TypeError,
+        "train_test_split has no test_size: write train_test_split(..., ..., test_fraction=0.5)",
+    ),
+    (
+        "train_test_split(key(0), x, test_fraction=1.5)",
+        ValueError,
+        "test_fraction must be between 0 and 1, not 1.5; for a number of rows give test_count",
+    ),
+    (
+        "train_test_split(key(0), x, test_fraction=25)",
+        ValueError,
+        "test_fraction must be between 0 and 1, not 25; for a number of rows give test_count",
+    ),
+    ('train_test_split(key(0), x, test_fraction="0.5")', TypeError, "test_fraction must be a number or None, not '0.5'"),
+    (
+        "train_test_split(key(0), x, test_fraction=0.01)",
+        ValueError,
+        "of 4 rows, 0 to test on leaves 4 to train on: both parts need at least one",
+    ),
+    (
+        "train_test_split(key(0), x, test_count=4)",
+        ValueError,
+        "of 4 rows, 4 to test on leaves 0 to train on: both parts need at least one",
+    ),
+    ("train_test_split(key(0), x, test_count=1.5)", TypeError, "test_count must be an int or None, not 1.5"),
+    ('train_test_split(key(0), x, test_count="1")', TypeError, "test_count must be an int or None, not '1'"),
+    (
+        "train_test_split(key(0), x, test_fraction=0.5, test_count=2)",
+        TypeError,
+        "give either test_fraction, the part of the rows to test on, or test_count, how many they are",
+    ),
+    (
+        "train_test_split(x, key(0), test_count=1)",
+        TypeError,
+        "a key is an int64 tensor made by key(seed), split or fold_in, not a tensor of torch.float32",
+    ),
+    (
+        "train_test_split(key(0), x, target, test_count=1)",
+        TypeError,
+        "train_test_split takes 2 by place (key, data), not 3; by name, test_fraction, test_count",
+    ),
+    ("train_test_split(0, x, test_count=1)", TypeError, "a key is made by key(seed), split or fold_in; 0 is none"),
+    (
+        "mean_and_std(x.long())",
+        TypeError,
+        "the mean is of floating-point numbers, not torch.int64: convert them with x.to(torch.float32)",
+    ),
+    ("mean_and_std([1.0])", TypeError, "x must be a tensor, not [1.0]"),
+    ("mean_and_std(torch.ones(0, 2))", ValueError, "there is no mean of nothing: the shape is (0, 2)"),
+    (
+        "mean_and_std(x, axes=2)",
+        IndexError,
+        "axes are those of the examples to average over, an int or a tuple of ints from -2 to 1, as the",
+    ),
+    (
+        'mean_and_std(x, axes="0")',
+        TypeError,
+        "axes are those of the examples to average over, an int or a tuple of ints from -2 to 1, as the",
+    ),
+    ("mean_and_std(x, dim=0)", TypeError, "mean_and_std has no dim: it takes x, axes"),
+    ("standardize(x)", TypeError, "standardize lacks mean and std: it takes x, mean, std"),
+    (
+        "standardize(x, torch.ones(3), torch.ones(3))",
+        ValueError,
+        "the mean and the std must be of one number, or of one for each feature of x, as mean_and_std(x)",
+    ),
+    ("one_hot(x, 2)", TypeError, "labels are integers, not torch.float32: convert them with labels.to(torch.int64)"),
+    ("one_hot(labels, 1)", ValueError, "labels of 1 classes go from 0 to 0, but here they go from 0 to 1"),
+    ("one_hot(labels, 0)", ValueError, "classes must be at least 1, not 0"),
+    ('one_hot(labels, "2")', TypeError, "classes must be an int, not '2'"),
+    ("one_hot([0, 1], 2)", TypeError, "labels must be a tensor, not [0, 1]"),
+    ("one_hot(labels)", TypeError, "one_hot lacks classes: it takes labels, classes, dtype"),
+    ("one_hot(2, labels)", TypeError, "labels must be a tensor, not 2"),
+    ('one_hot(labels, 2, dtype="float32")', TypeError, "dtype must be a dtype, such as torch.float32, not 'float32'"),
+    ("one_hot(labels > 0, 2)", TypeError, "labels are integers, not torch.bool: convert them with labels.to(torch.int64)"),
+    ("disk(key(0), 0)", ValueError, "the disk needs at least 1 point, not 0"),
+    ("disk(key(0), 10.0)", TypeError, "a shape is a tuple of ints, such as (2, 3), not (10.0, 2)"),
+    ('disk(key(0), "10")', TypeError, "count must be an int, not '10'"),
+    ("disk(0, 10)", TypeError, "a key is made by key(seed), split or fold_in; 0 is none"),
+    ("disk(10, key(0))", TypeError, "key must be a tensor, not 10"),
+    (
+        "disk(key(0), 10, dtype=torch.int64)",
+        TypeError,
+        "random numbers come in float64, float32, float16 and bfloat16, not in torch.int64",
+    ),
+    ("generator(0)", TypeError, "a key is made by key(seed), split or fold_in; 0 is none"),
+    ("generator(keys)", ValueError, "one key is needed, but here are 2, as from split: iterate over them or pick one"),
+)
