@@ -36,6 +36,7 @@ import functools
 import math
 from array import array
 from collections.abc import Callable
+from numbers import Real
 from typing import Final, TypeAlias
 
 import torch
@@ -217,7 +218,7 @@ def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor
     >>> bernoulli(key(0), (4,), probability=0.5)
     tensor([ True, False, False, False])
     """
-    if not isinstance(probability, int | float):
+    if type(probability) is not float and not isinstance(probability, Real):
         raise TypeError(f"a probability is a number from 0 to 1, not {probability!r}")
     if not 0 <= probability <= 1:
         raise ValueError(f"a probability is a number from 0 to 1, not {probability}")
@@ -321,7 +322,8 @@ def truncated_normal(
     >>> truncated_normal(key(0), (3,), std=0.02)
     tensor([-0.0049,  0.0120,  0.0330])
     """
-    _require_numbers(low=low, high=high)
+    if type(low) is not float or type(high) is not float:
+        _require_numbers(low=low, high=high)
     if not low < high:
         raise ValueError(f"the bounds of a truncated normal must be low < high, not low={low}, high={high}")
     _require_scale(mean, std, dtype, reach=min(max(abs(low), abs(high)), 38.0))
@@ -370,7 +372,8 @@ _kept_bounds: Final = functools.lru_cache(_bounds)  # layers of a kind have the 
 
 def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
     """The greatest number in [low, high), both rounded to the dtype; raises if there is none."""
-    _require_numbers(low=low, high=high)
+    if type(low) is not float or type(high) is not float:
+        _require_numbers(low=low, high=high)
     most = _GREATEST[dtype]
     if not (abs(low) <= most and abs(high) <= most and math.isfinite(high - low)):
         raise ValueError(f"[low, high) = [{low}, {high}) is not a range of finite {dtype} numbers")
@@ -431,14 +434,15 @@ def _require_64_bits(number: int, name: str) -> None:
 
 def _require_numbers(**numbers: float) -> None:
     for name, number in numbers.items():
-        if not isinstance(number, int | float):
+        if not isinstance(number, Real):
             raise TypeError(f"{name} must be a number, not {number!r}")
 
 
 def _require_scale(mean: float, std: float, dtype: torch.dtype, *, reach: float) -> None:
     """Raise unless all numbers within so many standard deviations are finite in the dtype."""
     _digits(dtype)
-    _require_numbers(mean=mean, std=std)
+    if type(mean) is not float or type(std) is not float:
+        _require_numbers(mean=mean, std=std)
     if not std >= 0:
         raise ValueError(f"a standard deviation is a number of 0 or more, not {std}")
     if not abs(mean) + reach * std <= _GREATEST[dtype]:
