@@ -642,7 +642,9 @@ def test_a_parameter_without_values_and_initialiser_is_told() -> None:
 
 
 def test_a_function_in_place_of_an_initialiser_is_told() -> None:
-    layer = linear(2, 3, weight_init=zeros)  # type: ignore[arg-type]  # the error under test
+    with pytest.raises(TypeError, match=r"weight_init must be an initialiser, such as normal\(0.02\), not the function zeros"):
+        linear(2, 3, weight_init=zeros)  # type: ignore[arg-type]  # the error under test
+    layer = attrs.evolve(linear(2, 3), weight_init=zeros)  # type: ignore[arg-type]  # likewise
     with pytest.raises(TypeError, match=r"Linear.weight_init must be an initialiser, such as kaiming_uniform\(\) with its"):
         initialize(key(0), layer)
 

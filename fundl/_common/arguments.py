@@ -54,7 +54,7 @@ def wrong_value(values: Mapping[str, tuple[object, object]], owner: str = "") ->
     """`wrong_argument`, of annotations and values by their names; an owner, such as a layer, looks at its tensors itself."""
     its = f"{owner}'{'' if owner.endswith('s') else 's'} " if owner else ""
     for word, (annotation, value) in values.items():
-        if owner and Tensor in {annotation, *get_args(annotation)}:
+        if owner and any(part is Tensor for part in (annotation, *get_args(annotation))):
             continue
         if (kind := _kind(annotation)) is not None and not _is_one(value, kind[0]):
             return TypeError(f"{its}{word} must be {kind[1]}, not {_said(value)}")
