@@ -20,7 +20,16 @@ from typer import BadParameter, Option
 
 import fundl
 from fundl import Epoch, Evaluation, Model, Shape
-from shared.options import checkpoints_in, of_checkpoints, require_device, require_log, require_picture, require_positive, start
+from shared.options import (
+    checkpoints_in,
+    go_through,
+    of_checkpoints,
+    require_device,
+    require_log,
+    require_picture,
+    require_positive,
+    start,
+)
 from shared.pictures import draw_curves
 
 if TYPE_CHECKING:
@@ -179,11 +188,7 @@ def learn(
             compile="auto" if can_compile else False,
             progress=progress,
         )
-    history: Sequence[Epoch] = ()
-    for epoch in run:
-        state, history = epoch.state, epoch.history
-        if log is not None:
-            fundl.write_csv(log, history)
+    state, history = go_through(run, state, log)
     model = finished(state.model)
     guesses = [fundl.apply(model, x).argmax(1) for x, _ in fundl.minibatches(None, test, 500)]
     return Run(

@@ -19,7 +19,16 @@ from typer import BadParameter, Option
 import fundl
 from fundl import Epoch, Evaluation, Model, random
 from fundl.random import Key
-from shared.options import checkpoints_in, of_checkpoints, require_device, require_log, require_picture, require_positive, start
+from shared.options import (
+    checkpoints_in,
+    go_through,
+    of_checkpoints,
+    require_device,
+    require_log,
+    require_picture,
+    require_positive,
+    start,
+)
 from shared.pictures import TEST, TRAIN
 
 if TYPE_CHECKING:
@@ -173,11 +182,7 @@ def learn(
             compile="auto" if can_compile else False,
             progress=progress,
         )
-    history: Sequence[Epoch] = ()
-    for epoch in run:
-        state, history = epoch.state, epoch.history
-        if log is not None:
-            fundl.write_csv(log, history)
+    state, history = go_through(run, state, log)
     return Run(state.model, history, write_key)
 
 

@@ -218,8 +218,8 @@ def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor
     >>> bernoulli(key(0), (4,), probability=0.5)
     tensor([ True, False, False, False])
     """
-    if type(probability) is not float and not _is_number(probability):
-        raise TypeError(f"a probability is a number from 0 to 1, not {probability!r}")
+    if type(probability) is not float:
+        _require_numbers(probability=probability)
     if not 0 <= probability <= 1:
         raise ValueError(f"a probability is a number from 0 to 1, not {probability}")
     _require_key_and_shape(key, shape)
@@ -432,13 +432,9 @@ def _require_64_bits(number: int, name: str) -> None:
         raise ValueError(f"{name} must be from 0 to 2**64 - 1, not {number}")
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, Real)
-
-
-def _require_numbers(**numbers: float) -> None:
+def _require_numbers(**numbers: object) -> None:
     for name, number in numbers.items():
-        if not _is_number(number):
+        if not isinstance(number, Real):
             raise TypeError(f"{name} must be a number, not {number!r}")
 
 

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
-import torch
-
 from benchmarks.cases import Case
 from benchmarks.peers import Run
-from benchmarks.peers.fundl_networks import batches, loss_of, model_of, tensors, with_optimizer
-from fundl import Transform, keep_freed_memory, key, train_state, train_step
+from benchmarks.peers.fundl_networks import loss_of, steps, updates, with_optimizer
+from fundl import Transform, keep_freed_memory, train_step
 
 S = TypeVar("S")
 
@@ -20,32 +18,8 @@ def prepare(case: Case) -> Mapping[str, Run]:
 
 
 def _training(case: Case, optimizer: Transform[S]) -> Run:
-    step = train_step(loss_of(case), optimizer, donate=True)
-    state = train_state(key(0), model_of(case), optimizer)
-    data = [*zip(*batches(case), strict=True)]
-
-    def run(calls: int) -> float:
-        nonlocal state
-        loss = torch.zeros(())
-        with torch.inference_mode():
-            for _ in range(calls):
-                for batch in data:
-                    state, report = step(state, batch)
-                    loss = report.loss
-        return loss.item()
-
-    return run
+    return steps(case, optimizer, train_step(loss_of(case), optimizer, donate=True))
 
 
 def _update(case: Case, optimizer: Transform[S]) -> Run:
-    params, grads = tuple(tensors(case.parameters())), tuple(tensors(case.gradients()))
-    state = optimizer.init(params)
-
-    def run(calls: int) -> float:
-        nonlocal params, state
-        with torch.inference_mode():
-            for _ in range(calls):
-                params, state = optimizer.step_over(grads, state, params)
-        return params[0][0, 0].item()
-
-    return run
+    return updates(case, optimizer, over=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.cases import Case
 from benchmarks.peers import Run
-from benchmarks.peers.fundl_networks import batches, loss_of, model_of, tensors, with_optimizer
+from benchmarks.peers.fundl_networks import batches, loss_of, model_of, steps, tensors, with_optimizer
 from fundl import State, Transform, jit, key, scan, train_state, train_step
 
 S = TypeVar("S")
@@ -25,21 +25,7 @@ def prepare(case: Case) -> Mapping[str, Run]:
 
 
 def _training(case: Case, optimizer: Transform[S]) -> Run:
-    step = jit(train_step(loss_of(case), optimizer), donate="state")
-    state = train_state(key(0), model_of(case), optimizer)
-    data = [*zip(*batches(case), strict=True)]
-
-    def run(calls: int) -> float:
-        nonlocal state
-        loss = torch.zeros(())
-        with torch.inference_mode():
-            for _ in range(calls):
-                for batch in data:
-                    state, report = step(state, batch)
-                    loss = report.loss
-        return loss.item()
-
-    return run
+    return steps(case, optimizer, jit(train_step(loss_of(case), optimizer), donate="state"))
 
 
 def _epoch(case: Case, optimizer: Transform[S]) -> Run:

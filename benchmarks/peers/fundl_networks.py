@@ -10,7 +10,7 @@ from torch import Tensor
 import fundl
 from benchmarks.cases import CLASSES, DROPPED, FEATURES, HEADS, MOMENTUM, TOKENS, WEIGHT_DECAY, WIDTH, Case, Floats
 from benchmarks.peers import Run
-from fundl import Loss, Model, Transform, tree
+from fundl import Loss, Model, Step, Transform, key, train_state, tree
 
 S = TypeVar("S")
 
@@ -56,6 +56,39 @@ def with_optimizer(case: Case, make: Maker) -> Run:
             return make(case, fundl.adam(case.rate))
         case "adamw":
             return make(case, fundl.adamw(case.rate, weight_decay=WEIGHT_DECAY))
+
+
+def steps(case: Case, optimizer: Transform[S], step: Step[Model, S, Tensor, Tensor, Tensor]) -> Run:
+    """Steps over the batches of a case, one by one."""
+    state = train_state(key(0), model_of(case), optimizer)
+    data = [*zip(*batches(case), strict=True)]
+
+    def run(calls: int) -> float:
+        nonlocal state
+        loss = torch.zeros(())
+        with torch.inference_mode():
+            for _ in range(calls):
+                for batch in data:
+                    state, report = step(state, batch)
+                    loss = report.loss
+        return loss.item()
+
+    return run
+
+
+def updates(case: Case, optimizer: Transform[S], *, over: bool) -> Run:
+    """Updates of the parameters of a case, which are written over or not."""
+    params, grads = tuple(tensors(case.parameters())), tuple(tensors(case.gradients()))
+    state, update = optimizer.init(params), optimizer.step_over if over else optimizer.step
+
+    def run(calls: int) -> float:
+        nonlocal params, state
+        with torch.inference_mode():
+            for _ in range(calls):
+                params, state = update(grads, state, params)
+        return params[0][0, 0].item()
+
+    return run
 
 
 def _each_position(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,10 +6,10 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, Protocol, runtime_checkable
+from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
 import typer
@@ -18,6 +18,8 @@ from typer import BadParameter
 import fundl
 
 Options = ParamSpec("Options")
+P = TypeVar("P", bound=fundl.Model)
+S = TypeVar("S")
 
 
 @runtime_checkable
@@ -96,6 +98,18 @@ def of_checkpoints() -> Generator[None]:
         reason = str(error.__cause__ or error).partition("\n")[0].rstrip(":")
         message = f"what is there is no run with these options: give those it began with, or another folder ({reason})"
         raise BadParameter(message, param_hint="--checkpoints") from error
+
+
+def go_through(
+    run: Iterable[fundl.Milestone[P, S]], state: fundl.TrainState[P, S], log: Path | None
+) -> tuple[fundl.TrainState[P, S], Sequence[fundl.Epoch]]:
+    """The state and the history after the last epoch of a run that begins with a state; each epoch is written to a log."""
+    history: Sequence[fundl.Epoch] = ()
+    for epoch in run:
+        state, history = epoch.state, epoch.history
+        if log is not None:
+            fundl.write_csv(log, history)
+    return state, history
 
 
 def require_log(log: Path | None) -> None:

@@ -40,12 +40,16 @@ def _inside(function: types.FunctionType, seen: set[int]) -> Iterator[tuple[str,
     """The parts of a function; of a library's function among them, that it made for itself, what it closes over."""
     seen.add(id(function))
     for name, part in _parts(function):
-        own = isinstance(part, types.FunctionType) and part.__module__ == function.__module__ and part.__closure__
-        if own and _is_of_library(function.__module__) and id(part) not in seen:
-            assert isinstance(part, types.FunctionType)
+        if isinstance(part, types.FunctionType) and _is_made_by(part, function) and id(part) not in seen:
             yield from _inside(part, seen)
         else:
             yield name, part
+
+
+def _is_made_by(part: types.FunctionType, function: types.FunctionType) -> bool:
+    """Whether a function that a library's function uses is one that the library made beside it."""
+    same = part.__module__ == function.__module__
+    return same and part.__closure__ is not None and _is_of_library(function.__module__)
 
 
 def _parts(function: types.FunctionType) -> Iterator[tuple[str, object]]:

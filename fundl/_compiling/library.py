@@ -42,7 +42,9 @@ NAMES: Final = (
 FILE: Final = "program.so"
 """The name of a library with an entry of fundl's own."""
 
-HEADERS: Final = [Path(__file__).with_name(f"{name}.h") for name in ("flush_denormals", "library_inputs", "library_entries")]
+_FLUSHING, _GIVEN, _ENTRIES = HEADERS = [
+    Path(__file__).with_name(name) for name in ("flush_denormals.h", "library_inputs.h", "library_entries.h")
+]
 """What a library has beside what inductor wrote."""
 
 _RUN: Final = re.compile(
@@ -97,7 +99,7 @@ def entries_written(inputs: Sequence[Tensor], folder: Path) -> Iterator[None]:
 
 def _flushing_threads(loops: str) -> str:
     """Loops whose threads flush denormal numbers, beside the one that starts them."""
-    return _header(0) + _PARALLEL.sub(rf"\g<0>\n    {_FLUSH}", loops)
+    return _text(_FLUSHING) + _PARALLEL.sub(rf"\g<0>\n    {_FLUSH}", loops)
 
 
 def _flushing(code: str) -> str:
@@ -106,7 +108,7 @@ def _flushing(code: str) -> str:
     if match is None:
         return code
     start = match.start("body")
-    return f"{_header(0)}{code[:start]}    {_FLUSH}\n{code[start:]}"
+    return f"{_text(_FLUSHING)}{code[:start]}    {_FLUSH}\n{code[start:]}"
 
 
 def _entry(code: str, inputs: Sequence[Tensor], outputs: int) -> str:
@@ -129,7 +131,7 @@ def _entry(code: str, inputs: Sequence[Tensor], outputs: int) -> str:
     calls = "true" if _KERNELS in body else "false"
     return "\n".join(
         [
-            *map(_header, range(2)),
+            *map(_text, (_FLUSHING, _GIVEN)),
             *headers,
             "namespace torch::aot_inductor {",
             *dict.fromkeys(before),
@@ -142,7 +144,7 @@ def _entry(code: str, inputs: Sequence[Tensor], outputs: int) -> str:
             "}",
             "}  // namespace torch::aot_inductor",
             "using namespace torch::aot_inductor;",
-            _header(2),
+            _text(_ENTRIES),
         ]
     )
 
@@ -160,8 +162,8 @@ def _forms(inputs: Sequence[Tensor]) -> Iterator[str]:
 
 
 @functools.cache
-def _header(number: int) -> str:
-    return HEADERS[number].read_text(encoding="utf-8")
+def _text(header: Path) -> str:
+    return header.read_text(encoding="utf-8")
 
 
 # --- Compiling ----------------------------------------------------------------------------------------------------------

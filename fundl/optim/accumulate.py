@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl._common.modes import is_readable
 from fundl._common.numbers import count_of_steps
+from fundl.optim._sometimes import Sometimes
 from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
 from fundl.optim.transform import P, Rule, S, State, Transform, require_transform
 from fundl.tree import Record, describe
@@ -36,10 +36,9 @@ class AccumulateState(Record, Generic[S]):
 
 @final
 @attrs.frozen
-class Accumulate(Transform[AccumulateState[S]]):
+class Accumulate(Sometimes[S, AccumulateState[S]]):
     """See `accumulate`."""
 
-    transform: Transform[S]
     steps: int = attrs.field(validator=count_of_steps)
     weight: float | Tensor = attrs.field(default=1.0, kw_only=True)
 
@@ -49,29 +48,8 @@ class Accumulate(Transform[AccumulateState[S]]):
         return AccumulateState(new_count(leaves), weight, zeros_like(leaves), self.transform.start(leaves, paths))
 
     @override
-    def change(self, grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
-        return self._gather(self.transform.change, grads, state, params, until_full=zeros_like(params))
-
-    @override
-    def move(self, grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
-        return self._gather(self.transform.move, grads, state, params, until_full=params)
-
-    @property
-    @override
-    def writes_over(self) -> bool:
-        return self.transform.writes_over
-
-    @override
-    def change_over(self, grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
-        if not is_readable(state.count):
-            return self.change(grads, state, params)
-        return self._gather_over(self.transform.change_over, grads, state, params, until_full=zeros_like)
-
-    @override
-    def move_over(self, grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
-        if not is_readable(state.count):
-            return self.move(grads, state, params)
-        return self._gather_over(self.transform.move_over, grads, state, params, until_full=lambda params: params)
+    def _own(self, state: AccumulateState[S]) -> Tensor:
+        return state.count
 
     @override
     def update(
@@ -130,20 +108,16 @@ class Accumulate(Transform[AccumulateState[S]]):
     def loss_scale(self, state: AccumulateState[S]) -> Tensor | None:
         return self.transform.loss_scale(state.inner)
 
-    def _gather(
+    @override
+    def _selected(
         self,
         rule: Rule[S],
         grads: Tensors,
         state: AccumulateState[S],
         params: Tensors,
         *,
-        until_full: Tensors,
+        otherwise: Tensors,
     ) -> tuple[Tensors, AccumulateState[S]]:
-        """Add a gradient to the total, and apply a rule of the inner transform to the mean.
-
-        What comes out of the rule counts only if the total is full. It is computed in any case, and selected, so that a
-        traced step is one graph.
-        """
         require_fit(state.total, grads)
         weight = self.weight
         if isinstance(weight, Tensor):
@@ -153,23 +127,23 @@ class Accumulate(Transform[AccumulateState[S]]):
         weights, count = state.weight + weight, state.count + 1
         full = count >= self.steps  # the state may be of more steps
         results, inner = rule(_mean(total, weights), state.inner, params)
-        return select(full, results, until_full), AccumulateState(
+        return select(full, results, otherwise), AccumulateState(
             count=torch.where(full, 0, count),
             weight=torch.where(full, 0.0, weights),
             total=tuple(torch.where(full, 0.0, part) for part in total),
             inner=select(full, inner, state.inner),
         )
 
-    def _gather_over(
+    @override
+    def _chosen(
         self,
         rule: Rule[S],
         grads: Tensors,
         state: AccumulateState[S],
         params: Tensors,
         *,
-        until_full: Callable[[Tensors], Tensors],
+        otherwise: Callable[[Tensors], Tensors],
     ) -> tuple[Tensors, AccumulateState[S]]:
-        """The same, where it can be looked at whether the total is full, and the state may be written over."""
         require_fit(state.total, grads)
         if isinstance(self.weight, Tensor):
             torch._foreach_add_(state.total, times(grads, self.weight))
@@ -177,7 +151,7 @@ class Accumulate(Transform[AccumulateState[S]]):
             torch._foreach_add_(state.total, grads, alpha=self.weight)
         state.weight.add_(self.weight)
         if state.count.add_(1) < self.steps:
-            return until_full(params), state
+            return otherwise(params), state
         results, inner = rule(_mean(state.total, state.weight), state.inner, params)
         torch._foreach_zero_((*state.total, state.weight, state.count))
         return results, state if inner is state.inner else attrs.evolve(state, inner=inner)

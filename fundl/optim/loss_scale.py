@@ -11,10 +11,10 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._common.checks import loss_and_gradient
-from fundl._common.modes import is_readable
 from fundl._common.numbers import count_of_steps, positive
 from fundl.layer import Loss, Prediction, Target
-from fundl.optim.flat import Tensors, all_finite, new_count, select, times, zeros_like
+from fundl.optim._sometimes import Sometimes
+from fundl.optim.flat import Tensors, all_finite, new_count, select, times
 from fundl.optim.transform import Rule, S, Transform, require_transform
 from fundl.tree import Record
 
@@ -78,10 +78,9 @@ class LossScaleState(Record, Generic[S]):
 
 @final
 @attrs.frozen
-class DynamicLossScale(Transform[LossScaleState[S]]):
+class DynamicLossScale(Sometimes[S, LossScaleState[S]]):
     """See `dynamic_loss_scale`."""
 
-    transform: Transform[S]
     initial: float = attrs.field(default=2.0**16, validator=_in_range, kw_only=True)
     growth: float = attrs.field(default=2.0, validator=positive, kw_only=True)
     backoff: float = attrs.field(default=0.5, validator=positive, kw_only=True)
@@ -100,29 +99,8 @@ class DynamicLossScale(Transform[LossScaleState[S]]):
         return LossScaleState(scale, new_count(leaves), self.transform.start(leaves, paths))
 
     @override
-    def change(self, grads: Tensors, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
-        return self._guarded(self.transform.change, grads, state, params, if_skipped=zeros_like(params))
-
-    @override
-    def move(self, grads: Tensors, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
-        return self._guarded(self.transform.move, grads, state, params, if_skipped=params)
-
-    @property
-    @override
-    def writes_over(self) -> bool:
-        return self.transform.writes_over
-
-    @override
-    def change_over(self, grads: Tensors, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
-        if not is_readable(state.scale):
-            return self.change(grads, state, params)
-        return self._guarded_over(self.transform.change_over, grads, state, params, if_skipped=zeros_like)
-
-    @override
-    def move_over(self, grads: Tensors, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
-        if not is_readable(state.scale):
-            return self.move(grads, state, params)
-        return self._guarded_over(self.transform.move_over, grads, state, params, if_skipped=lambda params: params)
+    def _own(self, state: LossScaleState[S]) -> Tensor:
+        return state.scale
 
     @override
     def loss_scale(self, state: LossScaleState[S]) -> Tensor:
@@ -133,30 +111,30 @@ class DynamicLossScale(Transform[LossScaleState[S]]):
         transform = self.transform.weighed(weight)
         return self if transform is self.transform else attrs.evolve(self, transform=transform)
 
-    def _guarded(
-        self, rule: Rule[S], grads: Tensors, state: LossScaleState[S], params: Tensors, *, if_skipped: Tensors
+    @override
+    def _selected(
+        self, rule: Rule[S], grads: Tensors, state: LossScaleState[S], params: Tensors, *, otherwise: Tensors
     ) -> tuple[Tensors, LossScaleState[S]]:
-        """Apply a rule to the gradient without its scale, and select what comes out if the gradient is finite."""
         unscaled = times(grads, state.scale.reciprocal())
         finite = all_finite(unscaled)
         results, inner = rule(unscaled, state.inner, params)
         scale, good_steps = self._next_scale(state, finite)
-        return select(finite, results, if_skipped), LossScaleState(scale, good_steps, select(finite, inner, state.inner))
+        return select(finite, results, otherwise), LossScaleState(scale, good_steps, select(finite, inner, state.inner))
 
-    def _guarded_over(
+    @override
+    def _chosen(
         self,
         rule: Rule[S],
         grads: Tensors,
         state: LossScaleState[S],
         params: Tensors,
         *,
-        if_skipped: Callable[[Tensors], Tensors],
+        otherwise: Callable[[Tensors], Tensors],
     ) -> tuple[Tensors, LossScaleState[S]]:
-        """The same, where it can be looked at whether the gradient is finite, and the state may be written over."""
         unscaled = times(grads, state.scale.reciprocal())
         finite = all_finite(unscaled)
         scale, good_steps = self._next_scale(state, finite)
-        results, inner = rule(unscaled, state.inner, params) if finite else (if_skipped(params), state.inner)
+        results, inner = rule(unscaled, state.inner, params) if finite else (otherwise(params), state.inner)
         state.scale.copy_(scale)
         state.good_steps.copy_(good_steps)
         return results, state if inner is state.inner else LossScaleState(state.scale, state.good_steps, inner)

@@ -9,8 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl._common.modes import is_readable
-from fundl.optim.flat import Tensors, all_finite, new_count, select, zeros_like
+from fundl.optim._sometimes import Sometimes
+from fundl.optim.flat import Tensors, all_finite, new_count, select
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.transform import Rule, S, Transform, require_transform
 from fundl.tree import Record, describe
@@ -32,61 +32,38 @@ class SkipState(Record, Generic[S]):
 
 @final
 @attrs.frozen
-class SkipNonfinite(Transform[SkipState[S]]):
+class SkipNonfinite(Sometimes[S, SkipState[S]]):
     """See `skip_nonfinite`."""
-
-    transform: Transform[S]
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> SkipState[S]:
         return SkipState(new_count(leaves), self.transform.start(leaves, paths))
 
     @override
-    def change(self, grads: Tensors, state: SkipState[S], params: Tensors) -> tuple[Tensors, SkipState[S]]:
-        return self._guarded(self.transform.change, grads, state, params, if_skipped=zeros_like(params))
-
-    @override
-    def move(self, grads: Tensors, state: SkipState[S], params: Tensors) -> tuple[Tensors, SkipState[S]]:
-        return self._guarded(self.transform.move, grads, state, params, if_skipped=params)
-
-    @property
-    @override
-    def writes_over(self) -> bool:
-        return self.transform.writes_over
-
-    @override
-    def change_over(self, grads: Tensors, state: SkipState[S], params: Tensors) -> tuple[Tensors, SkipState[S]]:
-        if not is_readable(state.skipped):
-            return self.change(grads, state, params)
-        return self._guarded_over(self.transform.change_over, grads, state, params, if_skipped=zeros_like)
-
-    @override
-    def move_over(self, grads: Tensors, state: SkipState[S], params: Tensors) -> tuple[Tensors, SkipState[S]]:
-        if not is_readable(state.skipped):
-            return self.move(grads, state, params)
-        return self._guarded_over(self.transform.move_over, grads, state, params, if_skipped=lambda params: params)
+    def _own(self, state: SkipState[S]) -> Tensor:
+        return state.skipped
 
     @override
     def weighed(self, weight: float | Tensor) -> Self:
         transform = self.transform.weighed(weight)
         return self if transform is self.transform else attrs.evolve(self, transform=transform)
 
-    def _guarded(
-        self, rule: Rule[S], grads: Tensors, state: SkipState[S], params: Tensors, *, if_skipped: Tensors
+    @override
+    def _selected(
+        self, rule: Rule[S], grads: Tensors, state: SkipState[S], params: Tensors, *, otherwise: Tensors
     ) -> tuple[Tensors, SkipState[S]]:
-        """Apply a rule, and select what comes out if the gradient is finite: no value is asked for."""
         finite = all_finite(grads)
         results, inner = rule(grads, state.inner, params)
         skipped = state.skipped + torch.where(finite, 0, 1)
-        return select(finite, results, if_skipped), SkipState(skipped, select(finite, inner, state.inner))
+        return select(finite, results, otherwise), SkipState(skipped, select(finite, inner, state.inner))
 
-    def _guarded_over(
-        self, rule: Rule[S], grads: Tensors, state: SkipState[S], params: Tensors, *, if_skipped: Callable[[Tensors], Tensors]
+    @override
+    def _chosen(
+        self, rule: Rule[S], grads: Tensors, state: SkipState[S], params: Tensors, *, otherwise: Callable[[Tensors], Tensors]
     ) -> tuple[Tensors, SkipState[S]]:
-        """The same, where it can be looked at whether the gradient is finite, and the state may be written over."""
         if not all_finite(grads):
             state.skipped.add_(1)
-            return if_skipped(params), state
+            return otherwise(params), state
         results, inner = rule(grads, state.inner, params)
         return results, state if inner is state.inner else SkipState(state.skipped, inner)
 

@@ -82,16 +82,14 @@ def epochs(
         TypeError, ValueError: what is sent is no state, or of another step or key.
         Exception: what `fit` raises, when the epoch is asked for that it comes from. `last_good` has the state, as for `fit`.
 
-    >>> from fundl import disk, epochs, initialize, key, linear, minibatches, mse, one_hot, sgd, train_state, train_step
+    >>> from fundl import disk, epochs, initialize, is_stalled, key, linear, minibatches, mse, one_hot, sgd
+    >>> from fundl import train_state, train_step
     >>> points, labels = disk(key(0), 100)
     >>> data, optimizer = (points, one_hot(labels, 2)), sgd(0.1)
     >>> state = train_state(key(2), initialize(key(1), linear(2, 2)), optimizer)
-    >>> best, waited = float("inf"), 0
-    >>> for epoch in epochs(
-    ...     train_step(mse, optimizer), state, lambda key: minibatches(key, data, 10), count=50, progress=False
-    ... ):
-    ...     best, waited = (epoch.train.loss, 0) if epoch.train.loss < best else (best, waited + 1)
-    ...     if waited == 2:
+    >>> step = train_step(mse, optimizer)
+    >>> for epoch in epochs(step, state, lambda key: minibatches(key, data, 10), count=50, progress=False):
+    ...     if is_stalled(epoch.history, "train_loss", patience=2):
     ...         break
     >>> model = epoch.state.model
     >>> epoch.epoch < 50

@@ -222,7 +222,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     ("random.bernoulli(key(0), (2,), probability=1.5)", ValueError, "a probability is a number from 0 to 1, not 1.5"),
     ("random.bernoulli(key(0), (2,), probability=-0.1)", ValueError, "a probability is a number from 0 to 1, not -0.1"),
-    ('random.bernoulli(key(0), (2,), probability="0.5")', TypeError, "a probability is a number from 0 to 1, not '0.5'"),
+    ('random.bernoulli(key(0), (2,), probability="0.5")', TypeError, "probability must be a number, not '0.5'"),
     ("random.bernoulli(key(0), (2,), probability=nan)", ValueError, "a probability is a number from 0 to 1, not nan"),
     ("random.permutation(key(0), -1)", ValueError, "a permutation is of 0 or more integers, not -1"),
     (

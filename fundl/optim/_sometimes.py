@@ -1,0 +1,68 @@
+"""Transforms around another one that they apply in some steps only."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Generic
+
+import attrs
+from torch import Tensor
+from typing_extensions import TypeVar, override
+
+from fundl._common.modes import is_readable
+from fundl.optim.flat import Tensors, zeros_like
+from fundl.optim.transform import Rule, S, Transform
+
+Own = TypeVar("Own")
+"""The state of such a transform, with that of the other one inside."""
+
+
+@attrs.frozen
+class Sometimes(Transform[Own], Generic[S, Own]):
+    """A transform around another one, which it applies in some steps only. In the others params and that one's state stay.
+
+    Args:
+        transform: the other one.
+    """
+
+    transform: Transform[S]
+
+    @abstractmethod
+    def _selected(
+        self, rule: Rule[S], grads: Tensors, state: Own, params: Tensors, *, otherwise: Tensors
+    ) -> tuple[Tensors, Own]:
+        """Apply a rule of the other transform in any case, and select what comes out, so that a traced step is one graph."""
+
+    @abstractmethod
+    def _chosen(
+        self, rule: Rule[S], grads: Tensors, state: Own, params: Tensors, *, otherwise: Callable[[Tensors], Tensors]
+    ) -> tuple[Tensors, Own]:
+        """The same, where it can be looked at whether the rule is to be applied, and the state may be written over."""
+
+    @abstractmethod
+    def _own(self, state: Own) -> Tensor:
+        """A tensor of the state: where it can be read, so can what decides."""
+
+    @override
+    def change(self, grads: Tensors, state: Own, params: Tensors) -> tuple[Tensors, Own]:
+        return self._selected(self.transform.change, grads, state, params, otherwise=zeros_like(params))
+
+    @override
+    def move(self, grads: Tensors, state: Own, params: Tensors) -> tuple[Tensors, Own]:
+        return self._selected(self.transform.move, grads, state, params, otherwise=params)
+
+    @property
+    @override
+    def writes_over(self) -> bool:
+        return self.transform.writes_over
+
+    @override
+    def change_over(self, grads: Tensors, state: Own, params: Tensors) -> tuple[Tensors, Own]:
+        if not is_readable(self._own(state)):
+            return self.change(grads, state, params)
+        return self._chosen(self.transform.change_over, grads, state, params, otherwise=zeros_like)
+
+    @override
+    def move_over(self, grads: Tensors, state: Own, params: Tensors) -> tuple[Tensors, Own]:
+        if not is_readable(self._own(state)):
+            return self.move(grads, state, params)
+        return self._chosen(self.transform.move_over, grads, state, params, otherwise=lambda params: params)
