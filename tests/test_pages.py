@@ -23,7 +23,8 @@ def run(program: list[Block], page: Path) -> None:
         if block.language == "python":
             exec(compile("\n" * block.line + block.code, str(page), "exec"), names)
         else:
-            test = doctest.DocTest(block.examples, names, page.name, str(page), block.line, block.code)
+            test = doctest.DocTest(block.examples, {}, page.name, str(page), block.line, block.code)
+            test.globs = names  # not a copy: what an example names, later blocks use
             said: list[str] = []
             doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=said.append, clear_globs=False)
             assert not said, "".join(said)
