@@ -9,7 +9,7 @@ read with the name of their module, `tree.map` and `random.normal`.
 import types
 import typing
 
-from fundl import ensemble as ensemble, random as random, shapes as shapes, tree as tree
+from fundl import distributed as distributed, ensemble as ensemble, random as random, shapes as shapes, tree as tree
 from fundl._common import suggestions
 
 # Models: layers, and tuples of them, applied and differentiated.
@@ -224,7 +224,8 @@ if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself, and 
     __all__ = sorted(
         name
         for name in globals()
-        if not name.startswith("_") and (name not in _modules or name in {"ensemble", "random", "shapes", "tree"})
+        if not name.startswith("_")
+        and (name not in _modules or name in {"distributed", "ensemble", "random", "shapes", "tree"})
     )
 
     def __dir__():

@@ -1,0 +1,27 @@
+"""Many processes, each with a device of its own, that compute as one.
+
+Each process runs the same program; `start` has them meet, and gives the group of all. What is said between them are pure
+functions of trees, which a compiled function can have inside. A step of training over a group gives the same numbers as
+one process that has the whole batch:
+
+    from fundl import distributed
+
+    group, device = distributed.start()
+    model = initialize(key(0), compose(linear(784, 512), ReLU(), linear(512, 10)), device=device)
+    optimizer = adamw(1e-3)
+    state = train_state(key(1, device=device), model, optimizer)
+    step = train_step(cross_entropy, optimizer, over=group)
+    state, history = fit(step, state, lambda key: minibatches(key, data, 256, part=group), epochs=10, over=group)
+
+and is started, with 8 processes, by ``torchrun --nproc-per-node 8 train.py``.
+"""
+
+from fundl.collectives import (
+    all_gather as all_gather,
+    all_max as all_max,
+    all_sum as all_sum,
+    broadcast as broadcast,
+    require_same as require_same,
+    scatter_sum as scatter_sum,
+)
+from fundl.groups import Group as Group, grid as grid, group_of as group_of, start as start

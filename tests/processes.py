@@ -1,0 +1,95 @@
+"""Processes that compute together, for tests: they are started once, and run one function after the other."""
+
+import atexit
+import functools
+import multiprocessing
+import os
+import pickle
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar, TypeVarTuple, cast
+
+import torch
+
+from fundl.distributed import Group, start
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+SECONDS = 120  # that an answer may take
+
+
+def together(count: int, function: Callable[[Group, *Ts], R], *args: *Ts) -> list[R]:
+    """What a function of a group, defined at the top of a module, gives in each of so many processes, by their ranks.
+
+    An error in one of them is raised here as a RuntimeError with its text; after it, all are started anew.
+    """
+    return _processes(count).run(function, *args)
+
+
+@functools.cache
+def _processes(count: int) -> "_Processes":
+    return _Processes(count)
+
+
+class _Processes:
+    def __init__(self, count: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._folder = TemporaryDirectory()
+        self._connections: list[Connection[bytes, bytes]] = []
+        self._processes = []
+        store = str(Path(self._folder.name) / "store")
+        for rank in range(count):
+            here, there = spawn.Pipe()
+            process = spawn.Process(target=_serve, args=(rank, count, store, there), daemon=True)
+            process.start()
+            there.close()
+            self._connections.append(here)
+            self._processes.append(process)
+        atexit.register(self.stop)
+
+    def run(self, function: Callable[[Group, *Ts], R], *args: *Ts) -> list[R]:
+        for connection in self._connections:
+            connection.send_bytes(pickle.dumps((function, args)))
+        answers: list[R] = []
+        errors: list[str] = []
+        for rank, connection in enumerate(self._connections):
+            if connection.poll(1 if errors else SECONDS):
+                good, answer = cast("tuple[bool, object]", pickle.loads(connection.recv_bytes()))
+                if good:
+                    answers.append(cast("R", answer))
+                else:
+                    errors.append(f"in process {rank}: {answer}")
+            else:
+                errors.append(f"process {rank} gave no answer")
+        if errors:
+            self.stop()
+            _processes.cache_clear()
+            raise RuntimeError("\n".join(errors))
+        return answers
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._folder.cleanup()
+
+
+def _serve(rank: int, count: int, store: str, connection: "Connection[bytes, bytes]") -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=count)
+    group, _ = start(device="cpu")
+    while True:
+        try:
+            function, args = pickle.loads(connection.recv_bytes())
+        except EOFError:
+            return
+        try:
+            answer = True, function(group, *args)
+        except Exception:
+            answer = False, traceback.format_exc()
+        connection.send_bytes(pickle.dumps(answer))
