@@ -19,7 +19,9 @@ extensions = [
     "myst_parser",
     "docstrings",  # fundl's own conventions: backticks, formulas
     "mathml",  # formulas as the browser's own mathematics
-    "public",  # the directives of the reference
+    "pictures",  # what the build draws
+    "public",  # the reference: names
+    "residuals",  # the reference: bytes
 ]
 exclude_patterns = ["_build", "extensions"]
 nitpicky = True

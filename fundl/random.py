@@ -45,6 +45,10 @@ from torch import Tensor
 from fundl._common import draws, philox
 from fundl._common.modes import is_readable
 
+__all__ = [
+    "Key", "bernoulli", "bits", "fold_in", "key", "normal", "permutation", "randint", "split", "truncated_normal", "uniform",
+]  # fmt: skip
+
 Key: TypeAlias = Tensor
 """Two 32-bit words in an int64 tensor of shape (2,): what `key`, `split` and `fold_in` make."""
 

@@ -5,12 +5,14 @@ import inspect
 import itertools
 import keyword
 import re
+import types
 from collections.abc import Iterator
 
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.autodoc.preserve_defaults import DefaultValue
 from sphinx.util.typing import ExtensionMetadata
 
 import fundl
@@ -23,35 +25,62 @@ def _is_indented(line: str) -> bool:
     return line.startswith("    ")
 
 
-def with_formulas(lines: list[str]) -> Iterator[str]:
-    """The lines of a docstring, with a directive before each block that stands alone, indented, below plain text."""
-    text, is_inside = "", False  # the last line of plain text, and whether we are in a formula
+def _as_plain(line: str) -> str:
+    """A line of text in which nothing but backticks is markup."""
+    pieces = re.split(r"(`+[^`]*`+)", line)
+    pieces[::2] = [re.sub(r"([*|]|(?<=\w)_(?!\w))", r"\\\1", piece) for piece in pieces[::2]]
+    return "".join(pieces)
+
+
+def as_restructured(lines: list[str]) -> Iterator[str]:
+    """A docstring in reStructuredText: a block that stands alone, indented, below plain text, is a formula."""
+    text, is_formula, is_session = "", False, False  # text is the last line that is not indented
     for above, line in itertools.pairwise(["", *lines]):
         if line and not _is_indented(line):
-            text, is_inside = line, False
-        elif _is_indented(line) and not above.strip() and not is_inside and not SECTION.fullmatch(text):
-            is_inside = True
+            text, is_formula = line, False
+        elif _is_indented(line) and not above.strip() and not is_formula and not SECTION.fullmatch(text):
+            is_formula = True
             yield from (".. code-block:: text", "   :class: formula", "")
-        yield line
+        is_session = bool(line.strip()) and (is_session or line.lstrip().startswith(">>> "))
+        yield line if is_formula or is_session else _as_plain(line)
 
 
 def _process(_app: Sphinx, _what: str, _name: str, _of: object, _options: object, lines: list[str]) -> None:
-    lines[:] = with_formulas(lines)
+    lines[:] = as_restructured(lines)
 
 
-def _parameters() -> Iterator[str]:
-    """The names of all arguments and fields of what is public."""
-    for module in (fundl, fundl.tree, fundl.random, fundl.ensemble, fundl.shapes):
+def _show_defaults(_app: Sphinx, value: object, _is_method: bool) -> None:
+    """Show the defaults of a constructor that attrs wrote as themselves, not as what attrs wrote."""
+    if inspect.isfunction(value) and value.__code__.co_filename.startswith("<attrs generated"):
+        signature = inspect.signature(value)
+        shown = [
+            one if one.default is one.empty else one.replace(default=DefaultValue(repr(one.default)))
+            for one in signature.parameters.values()
+        ]
+        vars(value)["__signature__"] = signature.replace(parameters=shown)
+
+
+def _parts() -> Iterator[str]:
+    """The names of all arguments, fields and methods of what is public."""
+    for module in (fundl, fundl.distributed, fundl.ensemble, fundl.random, fundl.shapes, fundl.tree):
         for value in vars(module).values():
             if inspect.isclass(value) or inspect.isroutine(value):
                 yield from getattr(value, "__match_args__", ())
+                yield from vars(value)
                 try:
                     yield from inspect.signature(value).parameters
                 except (TypeError, ValueError):  # a class of typing, or of C
                     continue
 
 
-KNOWN = {*_parameters(), *keyword.kwlist, *dir(builtins)}
+CODE = {*_parts(), *keyword.kwlist, *dir(builtins), *dir(types.GeneratorType)}
+OTHERS = ("torch.", "nn.", "functools.")
+
+
+def _is_code(target: str) -> bool:
+    """Whether a name that leads nowhere is right all the same: a part of what is public, or of others."""
+    owner, _, part = target.rpartition(".")
+    return target in CODE or target.startswith(OTHERS) or (part in CODE and owner in fundl.__all__)
 
 
 def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes.TextElement) -> nodes.Node | None:
@@ -59,17 +88,19 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: node
     if node.get("refdomain") != "py":
         return None
     target = str(node["reftarget"])
-    last = target.rpartition(".")[2]
-    if target.startswith("fundl.") and last in fundl.__all__:
-        python = env.domains.python_domain
-        return python.resolve_xref(env, node["refdoc"], app.builder, "obj", f"fundl.{last}", node, shown)
-    if node["reftype"] != "obj" or not NAME.fullmatch(target):
-        return shown  # a type of others, or of the inside; a piece of code
-    return shown if target in KNOWN or target.startswith("torch.") else None
+    if not NAME.fullmatch(target):
+        return shown  # a piece of code
+    python = env.domains.python_domain
+    for name in (f"fundl.{target}", f"fundl.{target.rpartition('.')[2]}"):
+        if name in python.objects:
+            return python.resolve_xref(env, node["refdoc"], app.builder, "obj", name, node, shown)
+    is_type = node["reftype"] != "obj" or target.startswith("fundl.")  # of others, of the inside, or a variable
+    return shown if is_type or _is_code(target) else None
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
     """Join the reading of docstrings (before napoleon does), and the search for what they name."""
     app.connect("autodoc-process-docstring", _process, priority=400)
+    app.connect("autodoc-before-process-signature", _show_defaults, priority=600)  # after Sphinx has read the source
     app.connect("missing-reference", _resolve)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

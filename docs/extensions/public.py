@@ -10,6 +10,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
 
 import fundl
+import fundl.interop.torch_nn
 
 OF_LAYERS = {"backward", "backward_input", "backward_params", "forward", "output_shape"}
 
@@ -30,6 +31,8 @@ def _entry(name: str) -> Iterator[str]:
         yield from (f"   :members: {members}" for members in [", ".join(_members(value))] if members)
     elif inspect.isroutine(value):
         yield f".. autofunction:: fundl.{name}"
+    elif inspect.ismodule(value):
+        yield f".. automodule:: fundl.{name}"
     else:
         yield f".. autodata:: fundl.{name}"
         yield "   :no-value:"

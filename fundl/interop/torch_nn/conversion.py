@@ -67,7 +67,7 @@ def from_torch(module: nn.Module) -> Model:
     A model has no modes. Dropout is there, and drops nothing until `rekey` gives it a key. A batch normalisation has the
     module's running statistics, and uses them; `without_statistics(model)` is the module in training. What says how a module is
     trained is no part of the model: the momentum of running statistics, which `track` is told, and the count of batches. So it
-    is with `inplace`, which changes no output, and the names of an nn.Sequential's parts.
+    is with ``inplace``, which changes no output, and the names of an nn.Sequential's parts.
 
     Args:
         module: of torch.nn itself, not of a derived class, which may compute something else.
