@@ -151,7 +151,7 @@ from fundl.optim.decay import (
 )
 from fundl.optim.clipping import clip_by_global_norm as clip_by_global_norm, clip_by_value as clip_by_value
 from fundl.optim.scaling import RateState as RateState, scale as scale, scale_by_learning_rate as scale_by_learning_rate
-from fundl.optim.ema import Average as Average, Ema as Ema, ema as ema
+from fundl.optim.ema import EmaState as EmaState, ema as ema
 from fundl.optim.accumulate import Accumulate as Accumulate, AccumulateState as AccumulateState, accumulate as accumulate
 from fundl.optim.loss_scale import (
     DynamicLossScale as DynamicLossScale, LossScaleState as LossScaleState, dynamic_loss_scale as dynamic_loss_scale,
@@ -177,6 +177,7 @@ from fundl.optim.schedules import (
 from fundl.training.step import (
     Report as Report, Step as Step, TrainState as TrainState, train_state as train_state, train_step as train_step,
 )
+from fundl.training.averages import averaged as averaged
 from fundl.training.evaluation import evaluate as evaluate
 from fundl.training.batches import Batches as Batches
 from fundl.training.history import Epoch as Epoch, Evaluation as Evaluation

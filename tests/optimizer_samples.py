@@ -25,6 +25,7 @@ from fundl import (
     clip_by_value,
     cosine_schedule,
     dynamic_loss_scale,
+    ema,
     is_matrix,
     linear_schedule,
     lion,
@@ -48,6 +49,7 @@ from fundl.optim.adjustable import Adjustable
 from fundl.optim.chain import AnyTransform, _Chain
 from fundl.optim.clipping import _ClipByGlobalNorm, _ClipByValue
 from fundl.optim.decay import AddDecayedWeights
+from fundl.optim.ema import _Ema
 from fundl.optim.lion import _ScaleByLion
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.partition import Partition
@@ -102,6 +104,16 @@ OPTIMIZERS: Final[dict[str, AnyTransform]] = {
     ),
     "skip_nonfinite": skip_nonfinite(adamw(0.1)),
     "skip_nonfinite: inside": accumulate(skip_nonfinite(chain(clip_by_global_norm(1.0), sgd(0.1, momentum=0.9))), steps=2),
+    "ema": ema(0.9),
+    "ema: from the first on": ema(0.5, debias=False),
+    "ema: before an optimizer": chain(ema(0.9), adamw(0.1)),
+    "ema: in parts and windows": accumulate(
+        partition(
+            {"matrices": chain(momentum(0.1), ema(0.5)), "rest": adjustable(chain(ema(0.0), adam(0.1)))},
+            where={"matrices": is_matrix},
+        ),
+        steps=2,
+    ),
     "chain": chain(clip_by_global_norm(1.0), adam(0.1)),
     "chain: nested": chain(chain(clip_by_value(1.0), scale(2.0)), chain(accumulate(sgd(0.1, momentum=0.9), steps=3))),
 }
@@ -207,6 +219,11 @@ def _(scale: ScaleByLearningRate, grads: Flat, memory: Memory, _params: Flat) ->
     memory.count += 1
     rate = float(scale.rate(torch.tensor(memory.count - 1))) if callable(scale.rate) else scale.rate
     return [-rate * g for g in grads]
+
+
+@formula.register
+def _(_ema: _Ema, grads: Flat, _memory: Memory, _params: Flat) -> Flat:
+    return grads
 
 
 @formula.register

@@ -2,18 +2,13 @@
 
 import pytest
 import torch
-from torch import Tensor
 
 from fundl import (
     Linear,
-    SGDState,
     accumulate,
     adam,
     chain,
     clip_by_global_norm,
-    ema,
-    epochs,
-    evaluate,
     initialize,
     key,
     linear,
@@ -25,7 +20,6 @@ from fundl import (
     tree,
     value_and_grad,
 )
-from fundl.training.step import Step
 
 X, TARGET = random.normal(key(0), (7, 3)), random.normal(key(1), (7, 2))
 
@@ -61,17 +55,3 @@ def test_finish_refuses_what_step_refuses() -> None:
     optimizer = accumulate(sgd(0.1), steps=2)
     with pytest.raises(ValueError, match="the state is of"):
         optimizer.finish(optimizer.init(torch.ones(2)), torch.ones(3))
-
-
-def test_an_average_is_evaluated_as_any_model() -> None:
-    averaging, optimizer = ema(0.5), sgd(0.1)
-    state = train_state(key(3), model(), optimizer)
-    step: Step[Linear[int, int], SGDState, Tensor, Tensor, Tensor] = train_step(mse, optimizer)
-    average, models = averaging.init(state.model), []
-    for epoch in epochs(step, state, [(X, TARGET)], count=3, compile=False, progress=False):
-        average = averaging.update(average, epoch.state.model)
-        models.append(epoch.state.model)
-    by_hand = tree.map(lambda one, two, three: (one + 2 * two + 4 * three) / 7, *models)
-    assert evaluate(mse, average.value, [(X, TARGET)]).loss == pytest.approx(
-        evaluate(mse, by_hand, [(X, TARGET)]).loss, rel=1e-5
-    )

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim.lr_scheduler import StepLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from typing_extensions import override
 
 import fundl
@@ -613,67 +612,6 @@ def test_weights_are_positive(weight: float) -> None:
             call(params, gathering.init(params), params, weight=weight)
         with pytest.raises(ValueError, match=r"one number: a tensor without axes, not float32\[2\]"):
             call(params, gathering.init(params), params, weight=torch.ones(2))
-
-
-# --- Averages -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_biased_average_equals_torchs() -> None:
-    first, rest = sample_params(), sample_grads(20)
-    averaging = ema(0.8, debias=False)
-    average = averaging.init(first)
-    module = torch.nn.ParameterList(tree.trainable_leaves(first))
-    peer = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(0.8))  # type: ignore[no-untyped-call]  # it is so
-    peer.update_parameters(module)  # the first call copies
-    for params in rest:
-        average = averaging.update(average, params)
-        for leaf, new in zip(module, tree.trainable_leaves(params), strict=True):
-            leaf.data = new
-        peer.update_parameters(module)
-    expected = [leaf.detach() for leaf in peer.module.parameters()]
-    assert distance(tree.trainable_leaves(average.value), expected) < 1e-12
-    assert average.count.item() == 20
-
-
-def test_an_average_without_bias_is_a_weighted_mean() -> None:
-    first, rest = sample_params(), sample_grads(20)
-    averaging = ema(0.8)
-    average = averaging.init(first)
-    assert tree.equal(average.value, first)
-    for t, params in enumerate(rest, start=1):
-        average = averaging.update(average, params)
-        weights = [0.8 ** (t - place) for place in range(1, t + 1)]
-        columns = zip(*(tree.trainable_leaves(each) for each in rest[:t]), strict=True)
-        expected = [sum(w * leaf for w, leaf in zip(weights, column, strict=True)) / sum(weights) for column in columns]
-        assert distance(tree.trainable_leaves(average.value), expected) < 1e-12
-    assert average.value[0].mean is rest[-1][0].mean  # buffers are the last ones
-
-
-def test_an_average_is_pure_and_has_memory_of_its_own() -> None:
-    params = sample_params()
-    averaging = ema(0.9)
-    average = averaging.init(params)
-    given = (average, params)
-    before = tree.map(torch.clone, given)
-    averaging.update(average, params)
-    assert tree.equal(given, before)
-    places = [leaf.data_ptr() for leaf in tree.trainable_leaves((params, average))]
-    assert len(places) == len(set(places))
-    assert averaging == ema(0.9)
-    assert hash(averaging) == hash(ema(0.9))
-
-
-def test_an_average_can_be_traced() -> None:
-    def twice(*params: Tensor) -> Tensors:
-        averaging = ema(0.5)
-        average = averaging.update(averaging.init(params), params)
-        return averaging.update(average, tree.map(torch.neg, params)).value
-
-    leaves = tuple(tree.trainable_leaves(sample_params()))
-    traced: Callable[..., Tensors] = make_fx(twice, tracing_mode="fake")(*leaves)  # type: ignore[explicit-any]
-    assert distance(tuple(traced(*leaves)), twice(*leaves)) < 1e-12
-    with pytest.raises(ValueError, match=r"average\[0\] is of shape \(2,\), but params\[0\] of \(3,\)"):
-        ema(0.9).update(ema(0.9).init((torch.ones(2),)), (torch.ones(3),))
 
 
 # --- Mistakes -----------------------------------------------------------------------------------------------------------

@@ -93,6 +93,7 @@ def fit(
     every: int | None = None,
     metrics: Mapping[str, Metric[Prediction, Target]] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
+    evaluated: Callable[[TrainState[Ensemble[P], S]], Ensemble[P]] | None = None,
     evaluate_every: int = 1,
     checkpoints: Checkpoints | None = None,
     donate: bool = False,
@@ -105,7 +106,7 @@ def fit(
         state: to begin with; it stays as it is, unless it is donated.
         batches: of an epoch, for all runs: as `fit` takes them, but that a function has the epoch's keys, one for each run:
             ``lambda keys: ensemble.minibatches(keys, data, 10)``.
-        epochs, every, evaluate_every, checkpoints, donate: see `fit`.
+        epochs, every, evaluated, evaluate_every, checkpoints, donate: see `fit`.
         metrics: of one run, by their names, to be measured on the training batches as well.
         evaluate: measures one model, on other data; it is called for each.
         progress: as `fit` takes it; shown are the means over the runs.
@@ -131,6 +132,14 @@ def fit(
     """
     run = Run(MANY, step, state, batches, require_metrics(metrics), donate=donate, every=every)
     of_one = None if evaluate is None else lambda ensemble: evaluate(ensemble.models)
-    for _ in reached(run, epochs, evaluate=of_one, evaluate_every=evaluate_every, checkpoints=checkpoints, progress=progress):
+    for _ in reached(
+        run,
+        epochs,
+        evaluate=of_one,
+        evaluated=evaluated,
+        evaluate_every=evaluate_every,
+        checkpoints=checkpoints,
+        progress=progress,
+    ):
         pass
     return for_any_use(run.good), tuple(zip(*run.history, strict=True)) or ((),) * len(run.good.key)

@@ -1,111 +1,159 @@
 """An exponential moving average of params, which often generalise better than the last ones."""
 
-from typing import Generic, final
+from collections.abc import Iterator, Sequence
+from typing import final
 
 import attrs
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from fundl import tree
-from fundl._common.modes import no_grad
+from fundl._common.modes import is_readable, no_grad
 from fundl._common.numbers import fraction
-from fundl.optim.flat import all_widened, copies, new_count, select
-from fundl.optim.transform import P, flatten_alike, flatten_params
-from fundl.tree import Record
+from fundl._common.suggestions import with_suggestions
+from fundl.optim.flat import Number, Tensors, all_narrowed, all_widened, copies, new_count, require_fit
+from fundl.optim.partition import PartitionState
+from fundl.optim.transform import P, Transform, flatten_params
+from fundl.tree import Record, describe
 
 
 @final
 @attrs.frozen(eq=False)
-class Average(Record, Generic[P]):
-    """The average of params of type P so far.
+class EmaState(Record):
+    """The state of `ema`. The params that the last step made are not in the average yet: only the next step is given them.
 
     Args:
-        value: the averaged params, those of 16 bits in float32; their buffers are those of the last params.
-        count: how many params they are the average of, int64 without axes.
+        average: the average of the params before them.
+        share: what they weigh as they come in, float64 without axes.
+        count: how many params the average is then of, int64 without axes.
     """
 
-    value: P
+    average: Tensors
+    share: Tensor
     count: Tensor
+
+    def with_newest(self, params: Tensors) -> Tensors:
+        """The average, with the params that the last step made."""
+        require_fit(self.average, params)
+        share = self.share
+        if is_readable(share) and not share.ndim:
+            weight = share.item()
+            # What weighs nothing leaves no trace, whatever it is: infinity times 0 would be NaN.
+            return copies(params) if weight == 1 else torch._foreach_lerp(self.average, params, weight)
+        # Of an ensemble there may be a share for each run.
+        shares = [share.reshape((*share.shape, *[1] * (leaf.ndim - share.ndim))).to(leaf) for leaf in params]
+        mixed = torch._foreach_lerp(self.average, params, shares)
+        return tuple([torch.where(one == 1, new, mean) for one, new, mean in zip(shares, params, mixed, strict=True)])
 
 
 @final
 @attrs.frozen
-class Ema:
-    """See `ema`."""
+class _Ema(Transform[EmaState]):
+    elementwise = True
+    writes_over = True
+    numbers = ("decay",)
 
-    decay: float = attrs.field(validator=fraction)
+    decay: Number = attrs.field(validator=fraction)
     debias: bool
 
-    def init(self, params: P) -> Average[P]:
-        """The average before the first step; its value is the params.
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> EmaState:
+        count = new_count(leaves)
+        return EmaState(copies(leaves), torch.zeros_like(count, dtype=torch.float64), count)
 
-        Args:
-            params: a model, or any other tree of tensors.
+    @override
+    def change(self, grads: Tensors, state: EmaState, params: Tensors) -> tuple[Tensors, EmaState]:
+        count = state.count + 1
+        return grads, EmaState(state.with_newest(params), self._share(count), count)
 
-        Raises:
-            TypeError: a trainable leaf is not a real floating-point tensor.
-            ValueError: there is no trainable leaf.
-        """
-        leaves = flatten_params(params)
-        with no_grad():
-            return Average(tree.with_trainable_leaves(params, copies(all_widened(leaves))), new_count(leaves))
+    @override
+    def change_over(self, grads: Tensors, state: EmaState, params: Tensors) -> tuple[Tensors, EmaState]:
+        if not is_readable(state.share):
+            return self.change(grads, state, params)
+        require_fit(state.average, params)
+        if (weight := state.share.item()) == 1:
+            torch._foreach_copy_(state.average, params)
+        else:
+            torch._foreach_lerp_(state.average, params, weight)
+        state.share.copy_(self._share(state.count.add_(1)))
+        return grads, state
 
-    def update(self, average: Average[P], params: P) -> Average[P]:
-        """The average with the params of one more step.
-
-        Args:
-            average: what `init` or the last update returned.
-            params: the params after a step.
-
-        Raises:
-            TypeError: average and params are of different structures or dtypes.
-            ValueError: they are of different shapes, or on different devices.
-        """
-        with no_grad():
-            wide = tree.with_trainable_leaves(params, all_widened(tuple(tree.trainable_leaves(params))))
-            old, new, _ = flatten_alike(average.value, wide, name="average")
-            count = average.count + 1
-            if self.debias:
-                share = (1 - self.decay) / (1 - torch.pow(self.decay, count.to(torch.float64)))
-                shares = {dtype: share.to(dtype) for dtype in (torch.float32, torch.float64)}
-                mixed = torch._foreach_lerp(old, new, tuple(shares[leaf.dtype] for leaf in new))
-                # The params of `init` count for nothing, whatever they are: infinity times 0 would be NaN.
-                leaves = select(count == 1, new, mixed)
-            else:
-                leaves = torch._foreach_lerp(old, new, 1 - self.decay)
-            return Average(tree.with_trainable_leaves(params, leaves), count)
+    def _share(self, count: Tensor) -> Tensor:
+        """What the newest of so many params weighs."""
+        own, count = 1 - self.decay, count.to(torch.float64)
+        return own / (1 - torch.pow(self.decay, count)) if self.debias else torch.zeros_like(count) + own
 
 
-def ema(decay: float, *, debias: bool = True) -> Ema:
-    """An exponential moving average of params: a = decay a + (1 - decay) p.
+@with_suggestions
+def ema(decay: float, *, debias: bool = True) -> Transform[EmaState]:
+    """An exponential moving average of the params, beside their training: after each step, a = decay a + (1 - decay) p.
 
-    It is for evaluation, beside the training, which goes on with the params themselves. Params of 16 bits are averaged in
-    float32, where steps of 1 - decay are not lost in rounding: cast the value with `tree.cast_to` to apply it to inputs of
-    16 bits.
+        optimizer = chain(ema(0.999), adamw(1e-3))
 
-    In a loop over `epochs`, its value is a model that is evaluated, saved and applied as any other is:
+    It leaves the gradients as they are, so its place in a chain does not matter; it only remembers the params that it sees,
+    those of the last step. `averaged` takes those of a state in as well, and gives the model with the average. So it is in a
+    compiled step, in a checkpoint, and in an ensemble, as all of a state is.
 
-        averaging = ema(0.9)
-        average = averaging.init(state.model)
-        for epoch in epochs(step, state, batches, count=100):
-            average = averaging.update(average, epoch.state.model)
-            test = evaluate(loss, average.value, test_batches)
+    Where a step is not made, because it is skipped (`skip_nonfinite`) or a window is not full (`accumulate`), a chain inside of
+    that takes nothing in, and a chain around it takes the same params in once more. In a part of a `partition`, it averages
+    those of the part. Params of 16 bits are averaged in float32, each as it is after it was rounded: there, steps of 1 - decay
+    are not lost. It takes the memory of the params, those of 16 bits in float32, once more.
 
     Args:
         decay: how much of the average is kept, in [0, 1).
-        debias: whether the first params of `init` do not count: after t updates the params weigh as decay^(t - 1), ...,
-            decay, 1, divided by the sum of these. Without it, the average begins at the params of `init`.
+        debias: whether the first params do not count: after t steps the params weigh as decay^(t - 1), ..., decay, 1, divided
+            by the sum of these. Without it, the average begins at those of `init`, which have the weight decay^t then.
 
     Source:
         Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; Kingma and Ba, Adam: a method for
         stochastic optimization, 2015, section 7.2.
 
-    >>> from fundl import ema
-    >>> averaging = ema(0.5)
-    >>> average = averaging.init(torch.zeros(1))
-    >>> for number in (3.0, 6.0):
-    ...     average = averaging.update(average, torch.tensor([number]))
-    >>> average.value
-    tensor([5.])
+    >>> from fundl import averaged, chain, ema, sgd
+    >>> optimizer, params = chain(ema(0.5), sgd(1.0)), torch.zeros(1)
+    >>> state = optimizer.init(params)
+    >>> for _ in range(2):
+    ...     params, state = optimizer.step(torch.tensor([-3.0]), state, params)
+    >>> params, averaged(state, params)
+    (tensor([6.]), tensor([5.]))
     """
-    return Ema(decay, debias)
+    return _Ema(decay, debias)
+
+
+def average_in(state: object, params: P) -> P:
+    """The params with the averages that an optimizer's state has of them; those of which it has none are as they are.
+
+    Raises:
+        ValueError: there is no average in it, or there are several of the same params, or of others.
+    """
+    leaves = flatten_params(params)
+    found = [*_averages(state, range(len(leaves)))]
+    if not found:
+        raise ValueError(f"{describe(state)} has no average: one of chain(ema(0.999), optimizer) has")
+    all_places = [place for _, places in found for place in places]
+    if len({*all_places}) < len(all_places):
+        raise ValueError(f"the state has several averages of the same params: which of the {len(found)} is not said")
+    results = [*leaves]
+    with no_grad():
+        for average, places in found:
+            own = tuple([leaves[place] for place in places])
+            try:
+                newest = all_narrowed(average.with_newest(all_widened(own)), own)
+            except (RuntimeError, ValueError) as error:
+                raise ValueError(f"the average in the state is of other params than {describe(params)}") from error
+            for place, leaf in zip(places, newest, strict=True):
+                results[place] = leaf
+        return tree.with_trainable_leaves(params, results)
+
+
+def _averages(state: object, places: Sequence[int]) -> Iterator[tuple[EmaState, Sequence[int]]]:
+    """All averages in a state, each with the places of the leaves that it is of."""
+    if isinstance(state, EmaState):
+        yield state, places
+    elif isinstance(state, PartitionState):
+        parts: Sequence[object] = state.inner
+        for number, part in enumerate(parts):
+            yield from _averages(part, [place for place, its in zip(places, state.part, strict=False) if its == number])
+    else:
+        for _, part in tree.parts(state):
+            yield from _averages(part, places)

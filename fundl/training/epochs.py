@@ -49,6 +49,7 @@ def epochs(
     every: int | None = None,
     metrics: Mapping[str, Metric[Prediction, Target]] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
+    evaluated: Callable[[TrainState[P, S]], P] | None = None,
     evaluate_every: int = 1,
     checkpoints: Checkpoints | None = None,
     compile: Compile = "auto",  # noqa: A002  # what it does; nobody compiles Python here
@@ -61,7 +62,7 @@ def epochs(
     numbers the epochs through. Whoever leaves the loop has the last state in his hands, whatever made him leave it.
 
     Args:
-        step, state, batches, metrics, evaluate, evaluate_every, checkpoints, compile, donate, progress: see `fit`.
+        step, state, batches, metrics, evaluate, evaluated, evaluate_every, checkpoints, compile, donate, progress: see `fit`.
         count: how many epochs there are at most.
         every: how many steps an epoch has, however many batches there are: an epoch begins where the one before it ended, and
             the batches are made anew when they end. For a data set that nobody finishes. None for as many as there are batches.
@@ -97,7 +98,16 @@ def epochs(
     """
     run = Run(ONE, step, state, batches, require_metrics(metrics), runner_for(step, state, count, compile), donate, every)
     return _milestones(
-        run, reached(run, count, evaluate=evaluate, evaluate_every=evaluate_every, checkpoints=checkpoints, progress=progress)
+        run,
+        reached(
+            run,
+            count,
+            evaluate=evaluate,
+            evaluated=evaluated,
+            evaluate_every=evaluate_every,
+            checkpoints=checkpoints,
+            progress=progress,
+        ),
     )
 
 
@@ -138,6 +148,7 @@ def reached(
     count: int,
     *,
     evaluate: Callable[[P], Evaluation] | None,
+    evaluated: Callable[[TrainState[P, S]], P] | None,
     evaluate_every: int,
     checkpoints: Checkpoints | None,
     progress: "bool | Console",
@@ -154,6 +165,11 @@ def reached(
             "evaluate is a function of a model, such as lambda model: fundl.evaluate(loss, model, batches), not"
             f" {tree.describe(evaluate)}"
         )
+    if evaluated is not None and not callable(evaluated):
+        raise TypeError(
+            "evaluated is a function from the state to the model that is evaluated, such as averaged, not"
+            f" {tree.describe(evaluated)}"
+        )
     if not callable(run.step):
         raise TypeError(f"a step is what train_step(loss, optimizer) makes, not {tree.describe(run.step)}")
     if count < 0:
@@ -166,7 +182,9 @@ def reached(
     writer = None if checkpoints is None else Writer(checkpoints)
     if writer is not None and (found := writer.find(run.good)) is not None:
         run.take_up(*found)
-    return _epoch_by_epoch(run, count, evaluate=evaluate, evaluate_every=evaluate_every, writer=writer, progress=progress)
+    return _epoch_by_epoch(
+        run, count, evaluate=evaluate, evaluated=evaluated, evaluate_every=evaluate_every, writer=writer, progress=progress
+    )
 
 
 def _require_whole(what: str, number: object) -> None:
@@ -179,6 +197,7 @@ def _epoch_by_epoch(
     count: int,
     *,
     evaluate: Callable[[P], Evaluation] | None,
+    evaluated: Callable[[TrainState[P, S]], P] | None,
     evaluate_every: int,
     writer: Writer | None,
     progress: "bool | Console",
@@ -193,7 +212,8 @@ def _epoch_by_epoch(
                 with terminated_as_interrupted():
                     passed = run.epoch(shown)
                     if evaluate is not None and (number % evaluate_every == 0 or number == count):
-                        tests = [_require_evaluation(evaluate(model)) for model in run.runs.apart(run.good.model)]
+                        models = run.good.model if evaluated is None else evaluated(run.good)
+                        tests = [_require_evaluation(evaluate(model)) for model in run.runs.apart(models)]
                         passed = tuple([attrs.evolve(epoch, test=test) for epoch, test in zip(passed, tests, strict=True)])
                         run.history[-1] = passed
                     if writer is not None:

@@ -30,6 +30,7 @@ def fit(
     every: int | None = None,
     metrics: Mapping[str, Metric[Prediction, Target]] | None = None,
     evaluate: Callable[[P], Evaluation] | None = None,
+    evaluated: Callable[[TrainState[P, S]], P] | None = None,
     evaluate_every: int = 1,
     checkpoints: Checkpoints | None = None,
     compile: Compile = "auto",  # noqa: A002  # what it does; nobody compiles Python here
@@ -56,6 +57,8 @@ def fit(
         metrics: by names of your own, to be measured on the training batches as well, with no forward pass of its own:
             ``{"accuracy": accuracy}``. Their means, and that of the loss, weigh batches as `evaluate` does.
         evaluate: measures the model, on other data: ``lambda model: evaluate(mse, model, [test], metrics=metrics)``.
+        evaluated: which model that is, as a function of the state: `averaged` for the average that `ema` keeps. None for the
+            one that is trained.
         evaluate_every: after how many epochs to do so. After the last it is done in any case.
         checkpoints: where to keep checkpoints, and to go on from the newest one that is there; None for none.
         compile: whether to compile the step, and run many as one call: see `scan`. Batches unlike the first, such as a smaller
@@ -88,6 +91,14 @@ def fit(
     [10, 20, 30]
     """
     run = Run(ONE, step, state, batches, require_metrics(metrics), runner_for(step, state, epochs, compile), donate, every)
-    for _ in reached(run, epochs, evaluate=evaluate, evaluate_every=evaluate_every, checkpoints=checkpoints, progress=progress):
+    for _ in reached(
+        run,
+        epochs,
+        evaluate=evaluate,
+        evaluated=evaluated,
+        evaluate_every=evaluate_every,
+        checkpoints=checkpoints,
+        progress=progress,
+    ):
         pass
     return for_any_use(run.good), tuple([epoch for (epoch,) in run.history])

@@ -105,7 +105,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "fit(step, state, batches)",
         TypeError,
-        "fit lacks epochs: it takes step, state, batches, epochs, every, metrics, evaluate, evaluate_every,",
+        "fit lacks epochs: it takes step, state, batches, epochs, every, metrics, evaluate, evaluated,",
     ),
     (
         "fit(step, state, batches, 3)",
@@ -266,6 +266,16 @@ ROWS: Final[tuple[Row, ...]] = (
         "fit(step, state, batches, epochs=1, evaluate=evaluate, progress=False)",
         TypeError,
         "evaluate lacks model and batches: it takes loss, model, batches, metrics",
+    ),
+    (
+        "fit(step, state, batches, epochs=1, evaluate=evaluate, evaluated=0.5, progress=False)",
+        TypeError,
+        "evaluated is a function from the state to the model that is evaluated, such as averaged, not 0.5",
+    ),
+    (
+        "fit(step, state, batches, epochs=1, evaluate=lambda m: Evaluation(1.0), evaluated=averaged, progress=False)",
+        ValueError,
+        "has no average: one of chain(ema(0.999), optimizer) has",
     ),
     (
         "fit(step, state, batches, epochs=1, evaluate=0.5, progress=False)",
