@@ -353,7 +353,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "epochs(step, state, batches)",
         TypeError,
-        "epochs lacks count: it takes step, state, batches, count, every, metrics, evaluate, evaluate_every,",
+        "epochs lacks count: it takes step, state, batches, count, every, metrics, evaluate, evaluated,",
     ),
     (
         "epochs(step, state, batches, 3)",
