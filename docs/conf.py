@@ -45,7 +45,7 @@ python_display_short_literal_types = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Shape", "Residuals", "Source"]
-smartquotes = False
+smartquotes_action = "D"  # dashes alone: what is typed in code is left as it is
 toc_object_entries_show_parents = "hide"
 
 # The look.
