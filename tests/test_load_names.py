@@ -57,6 +57,15 @@ def given(leaf: Tensor | None) -> Tensor:
 # --- Names ------------------------------------------------------------------------------------------------------------
 
 
+def test_a_map_may_have_a_name_of_its_own(path: Path) -> None:
+    """A checker takes it for a dict[str, str], which no Mapping[str | Pattern[str], ...] is."""
+    save_file({name.removeprefix("net."): bias for name, bias in theirs().items() if "bias" in name}, path)
+    names = {"*.bias": "[*].bias"}
+    again, rest = load(path, MODEL, rename=names, strict=False)
+    assert rest.missing == ("[0].weight", "[2].weight")
+    assert tree.equal(again, MODEL)
+
+
 def test_stars_and_changes(path: Path) -> None:
     save_file(theirs(), path)
     again = load(path, SHAPE_ONLY, rename={"net.*.weight": ("[*].weight", torch.t), "net.*.*": "[*].*"})

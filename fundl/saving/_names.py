@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -11,7 +12,15 @@ from fundl.tree import describe
 
 Change: TypeAlias = Callable[[Tensor], Tensor]
 To: TypeAlias = str | tuple[str, Change] | None
-Rename: TypeAlias = Mapping[str | re.Pattern[str], To] | Callable[[str], str | None]
+
+
+class Names(Protocol):
+    """A map of names and expressions: any dict of them. A Mapping would not do: to a checker, it is not one of names alone."""
+
+    def items(self) -> AbstractSet[tuple[str | re.Pattern[str], To]]: ...
+
+
+Rename: TypeAlias = Names | Callable[[str], str | None]
 """From the names in a file to paths in a tree: see `load`."""
 
 
