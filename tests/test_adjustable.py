@@ -36,6 +36,7 @@ from fundl import (
     load,
     momentum,
     mse,
+    partition,
     random,
     reduce_on_plateau,
     rmsprop,
@@ -262,11 +263,45 @@ def test_what_cannot_be_is_refused() -> None:
         adjustable(adam)  # type: ignore[arg-type]
 
 
-def test_a_number_out_of_bounds_is_refused_by_the_next_step() -> None:
-    optimizer = adjustable(adam(0.1))
-    state = with_hyperparameters(optimizer.init(torch.ones(2)), beta1=1.5)
-    with pytest.raises(ValueError, match=r"beta1 must be in \[0, 1\), not 1.5"):
-        optimizer.step(torch.ones(2), state, torch.ones(2))
+@pytest.mark.parametrize(
+    ("optimizer", "name", "value", "message"),
+    [
+        (adam(0.1), "beta1", 1.0, r"beta1 must be in \[0, 1\), not 1.0"),
+        (sgd(0.1, momentum=0.9), "momentum", 1.5, r"momentum must be in \[0, 1\), not 1.5"),
+        (sgd(0.1), "rate", -0.1, "rate must be a finite number of 0 or more, not -0.1"),
+        (chain(clip_by_global_norm(1.0), sgd(0.1)), "max_norm", 0.0, "max_norm must be a finite number above 0, not 0.0"),
+        (partition({"a": adam(0.1), "rest": sgd(0.1)}, where={"a": "[0]"}), "a.beta2", 1.0, r"a\.beta2 must be in \[0, 1\)"),
+    ],
+)
+def test_a_number_out_of_bounds_is_refused_as_it_is_set(optimizer: AnyTransform, name: str, value: float, message: str) -> None:
+    state = adjustable(optimizer).init((torch.ones(2), torch.ones(2)))
+    for given in (value, torch.tensor(value, dtype=torch.float64)):
+        with pytest.raises(ValueError, match=message):
+            with_hyperparameters(state, {name: given})
+
+
+def test_bounds_of_ones_own_are_looked_at_by_the_next_step() -> None:
+    def at_most_ten(_record: object, _field: object, value: float) -> None:
+        if value > 10:
+            raise ValueError(f"ten at most, not {value}")
+
+    @attrs.frozen
+    class Times(Stateless):
+        numbers = ("size",)
+
+        size: float = attrs.field(validator=at_most_ten)
+
+        @override
+        def updates(self, grads: Tensors) -> Tensors:
+            return tuple(torch._foreach_mul(grads, self.size))
+
+    optimizer = adjustable(Times(2.0))
+    state = with_hyperparameters(optimizer.init(torch.ones(2)), size=-3.0)
+    assert optimizer.update(torch.ones(2), state, torch.ones(2))[0].tolist() == [-3.0, -3.0]
+    with pytest.raises(ValueError, match="ten at most, not 11"):
+        optimizer.step(torch.ones(2), with_hyperparameters(state, size=11.0), torch.ones(2))
+    with pytest.raises(ValueError, match="size must be a finite number, not inf"):
+        with_hyperparameters(state, size=float("inf"))
 
 
 def test_a_state_of_another_optimizer_is_refused() -> None:

@@ -155,8 +155,8 @@ def test_it_stays_where_it_ends(schedule: Schedule, last: float) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: constant_schedule(math.nan), "value must be a finite number, not nan"),
-        (lambda: linear_schedule(0.0, math.inf, 3), "final must be a finite number, not inf"),
+        (lambda: constant_schedule(math.nan), "value must be a finite number of 0 or more, not nan"),
+        (lambda: linear_schedule(0.0, math.inf, 3), "final must be a finite number of 0 or more, not inf"),
         (lambda: linear_schedule(0.0, 1.0, 0), "steps must be 1 or more, not 0"),
         (lambda: step_schedule(1.0, factor=-0.5, every=3), r"factor must be a finite number of 0 or more, not -0\.5"),
         (lambda: step_schedule(1.0, every=-1), "every must be 1 or more, not -1"),

@@ -2,27 +2,36 @@
 
 import math
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 import attrs
 
-_Check: TypeAlias = "Callable[[object, attrs.Attribute[float], float], None]"
+
+@attrs.frozen
+class Bounds:
+    """Refuses all numbers but those that fit: a validator of attrs."""
+
+    fits: Callable[[float], bool]
+    words: str
+
+    def __call__(self, _record: object, field: "attrs.Attribute[float]", value: float) -> None:
+        """Raise unless a field's value fits."""
+        self.require(field.name, value)
+
+    def require(self, name: str, value: float) -> None:
+        """Raise unless what is called so fits."""
+        if not self.fits(number(name, value)):
+            raise ValueError(f"{name} must be {self.words}, not {value}")
 
 
-def _all_but(fits: Callable[[float], bool], what: str) -> _Check:
-    """Refuse all but numbers that fit."""
+non_negative: Final = Bounds(lambda value: 0 <= value < math.inf, "a finite number of 0 or more")
+positive: Final = Bounds(lambda value: 0 < value < math.inf, "a finite number above 0")
+finite: Final = Bounds(math.isfinite, "a finite number")
+fraction: Final = Bounds(lambda value: 0 <= value < 1, "in [0, 1)")
+share: Final = Bounds(lambda value: 0 <= value <= 1, "in [0, 1]")
 
-    def check(_record: object, field: "attrs.Attribute[float]", value: float) -> None:
-        if not fits(number(field.name, value)):
-            raise ValueError(f"{field.name} must be {what}, not {value}")
-
-    return check
-
-
-non_negative: Final = _all_but(lambda value: 0 <= value < math.inf, "a finite number of 0 or more")
-positive: Final = _all_but(lambda value: 0 < value < math.inf, "a finite number above 0")
-finite: Final = _all_but(math.isfinite, "a finite number")
-fraction: Final = _all_but(lambda value: 0 <= value < 1, "in [0, 1)")
+BY_WORDS: Final = {bounds.words: bounds for bounds in (non_negative, positive, finite, fraction, share)}
+"""All of them, for whoever remembers one by its words."""
 
 
 def count_of_steps(_record: object, field: "attrs.Attribute[int]", value: int) -> None:

@@ -9,7 +9,8 @@ from fundl._common import kernels
 from fundl._common.class_axis import axis_hint, classes_along
 from fundl._common.half import narrowed
 from fundl._common.modes import is_readable, may_be_nan
-from fundl.losses.reduction import Reduction, ValueAndGrad, computable, divisor, unlike
+from fundl._common.suggestions import require_tensor
+from fundl.losses.reduction import Reduction, ValueAndGrad, computable, divisor, require_weights, unlike
 from fundl.weights import Weight, weighed_by
 
 
@@ -61,7 +62,7 @@ def cross_entropy(
     Args:
         prediction: x, logits.
         target: class indices, integers from 0 to C - 1; or probabilities of the prediction's dtype.
-        weight: w, of shape (C,); by default all 1.
+        weight: w, of shape (C,), each of 0 or more; by default all 1.
         label_smoothing: s, from 0 to 1.
         ignore_index: a class index that marks samples to leave out. If all are left out, or of weight 0, the mean is nan, and
             its gradient 0.
@@ -234,8 +235,10 @@ def _scores(prediction: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor |
     x = computable(prediction)
     if weight is None:
         return x, None
+    require_tensor(weight, "weight, of the classes, must be")
     if weight.shape != (prediction.shape[1],):
         raise ValueError(f"weight must be of shape ({prediction.shape[1]},), one for each class, not {tuple(weight.shape)}")
+    require_weights(weight, "weight")
     return x, weight.detach().to(x.dtype)
 
 

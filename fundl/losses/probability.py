@@ -5,7 +5,7 @@ from torch import Tensor
 
 from fundl._common import kernels
 from fundl._common.modes import is_readable, may_be_nan
-from fundl.losses.reduction import Reduction, ValueAndGrad, elements, over_elements
+from fundl.losses.reduction import Reduction, ValueAndGrad, elements, over_elements, require_weights
 from fundl.weights import weighed_by
 
 
@@ -53,8 +53,8 @@ def binary_cross_entropy_with_logits(
     Args:
         prediction: x, logits: the logarithms of the odds of yes.
         target: t, of the prediction's dtype: 1 for yes, 0 for no, or a probability between.
-        pos_weight: w, a number, or a tensor that broadcasts to one sample's shape: above 1 for more recall, below for more
-            precision; by default 1.
+        pos_weight: w, of 0 or more, a number, or a tensor that broadcasts to one sample's shape: above 1 for more recall, below
+            for more precision; by default 1.
         reduction: see `mse`, which also has the shapes.
 
     Raises:
@@ -83,6 +83,8 @@ def binary_cross_entropy_with_logits(
 
 
 def _sample_weight(weight: Tensor | float | None, prediction: Tensor) -> Tensor | float | None:
+    if weight is not None:
+        require_weights(weight, "pos_weight")
     if not isinstance(weight, Tensor):
         return weight
     sample = prediction.shape[1:]

@@ -1,5 +1,6 @@
 """What all losses share: the reduction, numbers that can be computed with, and what is said of those that cannot."""
 
+import math
 from collections.abc import Callable
 from typing import Final, Literal, TypeAlias
 
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from fundl._common import suggestions
 from fundl._common.half import HALF
+from fundl._common.modes import is_readable
+from fundl._common.numbers import non_negative
 
 Reduction: TypeAlias = Literal["mean", "sum", "batch_mean"]
 """What becomes of the losses of a batch: see `fundl.losses`."""
@@ -69,6 +72,16 @@ def computable(x: Tensor) -> Tensor:
     if x.dtype not in _FULL:
         raise _not_floating(x)
     return x
+
+
+def require_weights(weights: Tensor | float, name: str) -> None:
+    """Raise unless the weights of a loss are finite numbers of 0 or more, as far as that can be seen for nothing."""
+    if not isinstance(weights, Tensor):
+        non_negative.require(name, weights)
+    elif is_readable(weights) and weights.numel():
+        low, high = (bound.item() for bound in torch.aminmax(weights.detach()))
+        if not 0 <= low <= high < math.inf:
+            raise ValueError(f"{name} must hold finite numbers of 0 or more, but goes from {low:g} to {high:g}")
 
 
 def unlike(prediction: Tensor, target: Tensor) -> Exception:

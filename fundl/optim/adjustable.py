@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Generic, Self, TypeAlias, TypeVar, cast, final
 
@@ -13,9 +12,10 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._common.modes import is_untraced
-from fundl._common.numbers import number
+from fundl._common.numbers import BY_WORDS, Bounds, finite, non_negative, number
 from fundl.optim.chain import AnyTransform
 from fundl.optim.flat import Number, Tensors
+from fundl.optim.rate import learning_rate
 from fundl.optim.transform import Rule, S, Transform, require_transform
 from fundl.tree import Record, describe
 
@@ -31,13 +31,15 @@ class AdjustableState(Record, Generic[S]):
 
     Args:
         numbers: the hyper-parameters, float64 without axes.
-        names: what each is called.
         inner: the state of the transform that has them.
+        names: what each is called.
+        bounds: what each must be, in words.
     """
 
     numbers: Tensors
     inner: S
     names: tuple[str, ...]
+    bounds: tuple[str, ...]
 
     def by_name(self) -> dict[str, Tensor]:
         """Each number with its name."""
@@ -66,7 +68,8 @@ class Adjustable(Transform[AdjustableState[S]]):
         places, device = numbers_of(self.transform), "meta" if leaves[0].is_meta else "cpu"  # where nobody waits to read them
         values = [_number_at(self.transform, path) for path in places.values()]
         numbers = tuple(torch.tensor(value, dtype=torch.float64, device=device) for value in values)
-        return AdjustableState(numbers, self.transform.start(leaves, paths), tuple(places))
+        bounds = tuple(_bounds_at(self.transform, path) for path in places.values())
+        return AdjustableState(numbers, self.transform.start(leaves, paths), tuple(places), bounds)
 
     @override
     def change(self, grads: Tensors, state: AdjustableState[S], params: Tensors) -> tuple[Tensors, AdjustableState[S]]:
@@ -97,7 +100,7 @@ class Adjustable(Transform[AdjustableState[S]]):
         self, rule: Rule[S], grads: Tensors, state: AdjustableState[S], params: Tensors
     ) -> tuple[Tensors, AdjustableState[S]]:
         results, inner = rule(grads, state.inner, params)
-        return results, state if inner is state.inner else AdjustableState(state.numbers, inner, state.names)
+        return results, state if inner is state.inner else AdjustableState(state.numbers, inner, state.names, state.bounds)
 
     def _adjusted(self, state: AdjustableState[S]) -> Transform[S]:
         """The transform with the numbers of the state: as numbers, where they can be looked at, else as tensors."""
@@ -174,11 +177,24 @@ def numbers_of(transform: AnyTransform) -> dict[str, Path]:
     return found
 
 
-def _number_at(transform: AnyTransform, path: Path) -> float:
+def _at(transform: AnyTransform, path: Path) -> object:
     value: object = transform
     for step in path:
         value = getattr(value, step) if isinstance(step, str) else cast("Sequence[object]", value)[step]
-    return number(str(path[-1]), cast("float", value))
+    return value
+
+
+def _number_at(transform: AnyTransform, path: Path) -> float:
+    return number(str(path[-1]), cast("float", _at(transform, path)))
+
+
+def _bounds_at(transform: AnyTransform, path: Path) -> str:
+    """What the validator of a field lets pass, in words; one that is not known here is asked by the next eager step."""
+    record = cast("attrs.AttrsInstance", _at(transform, path[:-1]))
+    validator: object = attrs.fields_dict(type(record))[str(path[-1])].validator
+    if isinstance(validator, Bounds):
+        return validator.words
+    return non_negative.words if validator is learning_rate else finite.words
 
 
 def _listed(names: Mapping[str, object]) -> str:
@@ -247,37 +263,38 @@ def with_hyperparameters(state: T, numbers: Mapping[str, float | Tensor] | None 
         more: by name.
 
     Returns:
-        A new state. A number out of the optimizer's bounds is refused by the next eager step.
+        A new state.
 
     Raises:
         TypeError: what is given is no number.
-        ValueError: it is not finite, or below 0 where no factor is; or the state has no hyper-parameter of that name.
+        ValueError: it is out of the bounds that the optimizer has for it; or the state has no hyper-parameter of that name.
 
     >>> from fundl import adjustable, hyperparameters, sgd, with_hyperparameters
     >>> state = with_hyperparameters(adjustable(sgd(0.1)).init(torch.zeros(2)), rate=0.01)
     >>> hyperparameters(state)["rate"]
     tensor(0.0100, dtype=torch.float64)
     """
-    old, given = _found_in(state).by_name(), {**(numbers or {}), **more}
+    found, given = _found_in(state), {**(numbers or {}), **more}
+    old, bounds = found.by_name(), dict(zip(found.names, found.bounds, strict=True))
     for name in given:
         if name not in old:
             raise ValueError(f"the state has no hyper-parameter {name!r}: it has {_listed(old)}")
-    new = tuple((old | {name: _as_like(name, value, old[name]) for name, value in given.items()}).values())
+    new = tuple(
+        (old | {name: _as_like(name, value, old[name], BY_WORDS[bounds[name]]) for name, value in given.items()}).values()
+    )
     return tree.map_records(
         lambda record: attrs.evolve(record, numbers=new) if isinstance(record, AdjustableState) else record, state
     )
 
 
-def _as_like(name: str, value: float | Tensor, old: Tensor) -> Tensor:
+def _as_like(name: str, value: float | Tensor, old: Tensor, bounds: Bounds) -> Tensor:
     """A number that is given, as the tensor that takes the place of another; in an ensemble it holds for all runs."""
     if isinstance(value, Tensor) and value.shape not in {old.shape, torch.Size()}:
         raise ValueError(f"{name} is one number, of shape {tuple(old.shape)}, not {describe(value)}")
     new = torch.as_tensor(value if isinstance(value, Tensor) else number(name, value), dtype=old.dtype, device=old.device)
-    if not is_untraced(new):
-        return new.expand(old.shape).clone()
-    least = -math.inf if name.rpartition(".")[2] == "factor" else 0.0
-    if not bool((new.isfinite() & (new >= least)).all()):
-        raise ValueError(f"{name} must be a finite number{'' if least else ' of 0 or more'}, not {value}")
+    if is_untraced(new) and not new.is_meta:
+        for one in new.flatten().tolist():
+            bounds.require(name, one)
     return new.detach().expand(old.shape).clone()
 
 

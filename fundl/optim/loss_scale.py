@@ -10,13 +10,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl._common.checks import loss_and_gradient
+from fundl._common.checks import loss_and_gradient, require_loss
 from fundl._common.numbers import count_of_steps, positive
 from fundl.layer import Loss, Prediction, Target
 from fundl.optim._sometimes import Sometimes
 from fundl.optim.flat import Tensors, all_finite, new_count, select, times
 from fundl.optim.transform import Rule, S, Transform, require_transform
-from fundl.tree import Record
+from fundl.tree import Record, describe
 
 LEAST: Final = 1.0
 MOST: Final = 2.0**24
@@ -37,7 +37,11 @@ def scale_loss(loss: Loss[Prediction, Target], scale: float | Tensor) -> Loss[Pr
 
     Args:
         loss: from a prediction and its target to the loss and its gradient.
-        scale: a number, or a tensor without axes; powers of two lose nothing.
+        scale: a number above 0, or a tensor without axes; powers of two lose nothing.
+
+    Raises:
+        TypeError: the loss is no function, or the scale no number.
+        ValueError: the scale is not above 0, or has axes.
 
     >>> import torch
     >>> from fundl import mse, scale_loss
@@ -46,6 +50,11 @@ def scale_loss(loss: Loss[Prediction, Target], scale: float | Tensor) -> Loss[Pr
     >>> scale_loss(mse, 1024.0)(torch.tensor([1.0]), torch.tensor([0.0]))
     (tensor(1.), tensor([2048.]))
     """
+    require_loss(loss)
+    if not isinstance(scale, Tensor):
+        positive.require("the scale", scale)
+    elif scale.ndim or not scale.is_floating_point():
+        raise ValueError(f"the scale is one number: a floating-point tensor without axes, not {describe(scale)}")
 
     @functools.wraps(loss)
     def of_scaled(prediction: Prediction, target: Target) -> tuple[Tensor, Prediction]:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import attrs
 from torch import Tensor
 
 from fundl._common import suggestions
+from fundl._common.modes import is_readable
 from fundl._common.numbers import number
 from fundl.tree import describe
 
@@ -24,6 +25,22 @@ def learning_rate(_record: object, _field: "attrs.Attribute[Rate]", value: Rate)
         return
     if not 0 <= number("the learning rate", value) < math.inf:
         raise ValueError(f"the learning rate must be a finite number of 0 or more, or a schedule, not {value}")
+
+
+_ROUNDING: Final = 1e-12  # what should be 0 may come out below
+
+
+def rate_at(schedule: Callable[[Tensor], Tensor], count: Tensor) -> float | Tensor:
+    """The learning rate that a schedule gives for a step, which is looked at where that costs nothing."""
+    rate = value_at(schedule, count)
+    if not isinstance(rate, Tensor) or (not rate.ndim and is_readable(rate)):
+        value = float(rate)
+        if not -_ROUNDING <= value < math.inf:
+            raise ValueError(
+                f"the learning rate must be a finite number of 0 or more, but the schedule gives {value:g} after"
+                f" {int(count)} steps"
+            )
+    return rate
 
 
 def value_at(schedule: Callable[[Tensor], Tensor], count: Tensor) -> float | Tensor:

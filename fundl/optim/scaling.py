@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from fundl._common.numbers import finite
 from fundl.optim.flat import Number, StateError, Tensors, new_count, scaled_by, times
-from fundl.optim.rate import Rate, learning_rate, value_at
+from fundl.optim.rate import Rate, learning_rate, rate_at
 from fundl.optim.transform import Stateless, Transform
 from fundl.tree import Record
 
@@ -117,7 +117,7 @@ class ScaleByLearningRate(Transform[RateState]):
             return self.rate
         if state.count is None:
             raise StateError("a learning rate that is a schedule (or has a rate_decay)", "a count of steps")
-        return value_at(self.rate, state.count)
+        return rate_at(self.rate, state.count)
 
     def count_over(self, state: RateState) -> None:
         """Write the state after this step over it: the rate, which may be the count itself, is of no more use."""

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl._common.numbers import count_of_steps, finite, fraction, non_negative, positive
+from fundl._common.numbers import count_of_steps, fraction, non_negative, positive
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.rate import value_at
 
 
 class Schedule(ABC):
-    """A number for each step: a frozen, comparable record that is called with the count of steps done before.
+    """A number of 0 or more for each step: a frozen, comparable record that is called with the count of steps done before.
 
     Whatever takes a schedule takes any other function from a tensor to a tensor as well.
     """
@@ -47,7 +47,7 @@ def _counted(count: object) -> Tensor:
 @final
 @attrs.frozen
 class _Constant(Schedule):
-    value: float = attrs.field(validator=finite)
+    value: float = attrs.field(validator=non_negative)
 
     @override
     def at(self, count: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def constant_schedule(value: float) -> Schedule:
     """The same value at every step.
 
     Args:
-        value: any finite number.
+        value: the rate, of 0 or more.
 
     >>> from fundl import constant_schedule
     >>> constant_schedule(0.1)(7)
@@ -71,8 +71,8 @@ def constant_schedule(value: float) -> Schedule:
 @final
 @attrs.frozen
 class _Linear(Schedule):
-    initial: float = attrs.field(validator=finite)
-    final: float = attrs.field(validator=finite)
+    initial: float = attrs.field(validator=non_negative)
+    final: float = attrs.field(validator=non_negative)
     steps: int = attrs.field(validator=count_of_steps)
 
     @override
@@ -99,7 +99,7 @@ def linear_schedule(initial: float, final: float, steps: int) -> Schedule:
 @final
 @attrs.frozen
 class _Step(Schedule):
-    initial: float = attrs.field(validator=finite)
+    initial: float = attrs.field(validator=non_negative)
     factor: float = attrs.field(validator=non_negative)
     every: int = attrs.field(validator=count_of_steps)
 
@@ -142,7 +142,7 @@ def exponential_schedule(initial: float, factor: float) -> Schedule:
 @final
 @attrs.frozen
 class _InverseTime(Schedule):
-    initial: float = attrs.field(validator=finite)
+    initial: float = attrs.field(validator=non_negative)
     decay: float = attrs.field(validator=non_negative)
 
     @override
@@ -171,8 +171,8 @@ def inverse_time_schedule(initial: float, decay: float) -> Schedule:
 @final
 @attrs.frozen
 class _Cosine(Schedule):
-    initial: float = attrs.field(validator=finite)
-    final: float = attrs.field(validator=finite)
+    initial: float = attrs.field(validator=non_negative)
+    final: float = attrs.field(validator=non_negative)
     steps: int = attrs.field(validator=count_of_steps)
 
     @override
@@ -209,7 +209,7 @@ def cosine_schedule(initial: float, steps: int, *, final: float = 0.0) -> Schedu
 @final
 @attrs.frozen
 class _OneCycle(Schedule):
-    peak: float = attrs.field(validator=finite)
+    peak: float = attrs.field(validator=non_negative)
     steps: int = attrs.field(validator=count_of_steps)
     rise: float = attrs.field(validator=fraction)
     initial_divisor: float = attrs.field(validator=positive)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl._common.numbers import non_negative
+from fundl._common.numbers import fraction, share
 from fundl._common.suggestions import with_suggestions
 from fundl.optim._fused import can_fuse, read_by_kernels, runs
 from fundl.optim.decay import AddDecayedWeights, DecayState
@@ -38,8 +38,8 @@ class _Trace(Transform[TraceState]):
     elementwise = True
     writes_over = True
 
-    momentum: Number = attrs.field(validator=non_negative)
-    dampening: Number = attrs.field(validator=non_negative)
+    momentum: Number = attrs.field(validator=fraction)
+    dampening: Number = attrs.field(validator=share)
     nesterov: bool
 
     @property
@@ -115,8 +115,8 @@ def trace(momentum: float, *, dampening: float = 0.0, nesterov: bool = False) ->
         b = momentum b + (1 - dampening) g    (b = g at the first step),    u = b, or u = g + momentum b with `nesterov`
 
     Args:
-        momentum: how much of the sum is kept, of 0 or more; 0 leaves the gradient as it is.
-        dampening: how much of the gradient is not added, of 0 or more.
+        momentum: how much of the sum is kept, in [0, 1); 0 leaves the gradient as it is.
+        dampening: how much of the gradient is not added, in [0, 1].
         nesterov: whether to look ahead; this needs a momentum above 0 and no dampening.
 
     Source:

@@ -5,6 +5,32 @@ from typing import Final
 from tests.bad_input import Row
 
 ROWS: Final[tuple[Row, ...]] = (
+    (
+        "cross_entropy(scores, labels, weight=torch.tensor([-1.0, 2.0]))",
+        ValueError,
+        "weight must hold finite numbers of 0 or more, but goes from -1 to 2",
+    ),
+    (
+        "nll(scores, labels, weight=torch.tensor([1.0, nan]))",
+        ValueError,
+        "weight must hold finite numbers of 0 or more, but goes from nan to nan",
+    ),
+    (
+        "cross_entropy(scores, labels, weight=[1.0, 2.0])",
+        TypeError,
+        "weight, of the classes, must be a tensor, not list: write torch.tensor(...)",
+    ),
+    (
+        "binary_cross_entropy_with_logits(x, x, pos_weight=-2.0)",
+        ValueError,
+        "pos_weight must be a finite number of 0 or more, not -2.0",
+    ),
+    (
+        "binary_cross_entropy_with_logits(x, x, pos_weight=torch.tensor([1.0, inf]))",
+        ValueError,
+        "pos_weight must hold finite numbers of 0 or more, but goes from 1 to inf",
+    ),
+    ('binary_cross_entropy_with_logits(x, x, pos_weight="2")', TypeError, "pos_weight must be a number, not '2'"),
     ("mse(x, None)", TypeError, "the target must be a tensor, not NoneType: write torch.tensor(...)"),
     ("mse(1.0, 2.0)", TypeError, "the prediction must be a tensor, not float: write torch.tensor(...)"),
     (
