@@ -43,6 +43,13 @@ def test_what_is_public_is_documented(name: str) -> None:
                 assert (inspect.getdoc(getattr(value, member)) or "").strip(), f"{name}.{member}"
 
 
+def test_errors_are_named_as_they_are_caught() -> None:
+    kinds: list[object] = [getattr(fundl, name) for name in PUBLIC]
+    errors = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseException)]
+    assert {error.__name__ for error in errors} >= {"DonatedError", "TraceError", "RetraceError", "Interrupted"}
+    assert {error.__module__ for error in errors} == {"fundl"}
+
+
 def test_importing_fundl_loads_nothing_heavy() -> None:
     program = "import torch, sys; before = set(sys.modules); import fundl; print(*(set(sys.modules) - before), sep='\\n')"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

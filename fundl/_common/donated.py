@@ -5,6 +5,9 @@ class DonatedError(RuntimeError):
     """Something was used after it was donated to a compiled function or a step."""
 
 
+DonatedError.__module__ = "fundl"  # where users find it: tracebacks say so
+
+
 def refusal(kind: str) -> str:
     """The message of the error, for a tensor or a record."""
     return (

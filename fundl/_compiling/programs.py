@@ -42,6 +42,9 @@ class RetraceError(RuntimeError):
     """A function was called with arguments that it is not compiled for, more often than it may be; the message says which."""
 
 
+RetraceError.__module__ = "fundl"  # where users find it: tracebacks say so
+
+
 @final
 @attrs.frozen
 class Trace:

@@ -34,6 +34,9 @@ class TraceError(TypeError):
     """A function cannot be compiled as one graph; the message names the line of the program that is why."""
 
 
+TraceError.__module__ = "fundl"  # where users find it: tracebacks say so
+
+
 @attrs.frozen(eq=False)
 class Traced:
     """The result of a trace."""

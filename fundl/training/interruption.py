@@ -30,6 +30,9 @@ class Interrupted(KeyboardInterrupt):
         self.history = history
 
 
+Interrupted.__module__ = "fundl"  # where users find it: tracebacks say so
+
+
 class Left(str):
     """A note on an error that ended a run; it has what is left of it."""
 
