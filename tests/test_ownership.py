@@ -60,6 +60,7 @@ def test_a_state_is_used_up_whether_it_was_written_over_or_not() -> None:
             step(state, BATCH)
         with pytest.raises(DonatedError, match="this TrainState was donated"):
             _ = state.model
+        assert repr((state,)) == "(<a TrainState that was donated>,)"
 
 
 Holder: TypeAlias = Callable[[State], object]

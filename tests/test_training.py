@@ -32,6 +32,7 @@ from fundl import (
     compose,
     cross_entropy,
     disk,
+    frozen,
     generator,
     initialize,
     key,
@@ -92,6 +93,10 @@ def test_a_state_needs_values_a_model_and_a_key() -> None:
         train_state(key(0), ReLU, sgd(0.1))  # type: ignore[type-var]  # what the test is about
     with pytest.raises(ValueError, match="one key is needed, but here are 2"):
         train_state(random.split(key(0)), network(), sgd(0.1))
+    dropping = compose(*network(), frozen(Dropout(0.5)))
+    train_state(key(0), dropping, sgd(0.1))
+    with pytest.raises(ValueError, match=r"the model has keys, with which .* train the model that rekey was given"):
+        train_state(key(0), rekey(dropping, key(1)), sgd(0.1))
 
 
 # --- train_step -------------------------------------------------------------------------------------------------------

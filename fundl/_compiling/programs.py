@@ -108,8 +108,9 @@ class Programs(Generic[Kind, Run]):
         reason, start = self._reason(key), time.perf_counter()
         traced = sum(not trace.loaded for trace in self.traces)
         if self.most is not None and traced >= self.most:
+            times = "once" if traced == 1 else f"{traced} times"
             raise RetraceError(
-                f"{self.name} was traced {traced} times, and may not be traced again (max_traces={self.most}), but {reason}"
+                f"{self.name} was traced {times}, and may not be traced again (max_traces={self.most}), but {reason}"
             )
         program, cached = None, False
         try:

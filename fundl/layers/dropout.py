@@ -116,6 +116,11 @@ def rekey(model: P, key: Key) -> P:
     return tree.map_records(with_key, model)
 
 
+def has_keys(model: object) -> bool:
+    """Whether a stochastic layer of a model has a key: whether it draws."""
+    return any(is_stochastic(record) and getattr(record, "key", None) is not None for record in tree.records(model))
+
+
 def is_stochastic(record: Record | type[Record]) -> bool:
     """Whether a record, or any of a class, draws random numbers."""
     return "key" in record.children and "key" not in record.trainable  # a key that is no parameter of that name

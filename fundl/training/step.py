@@ -19,7 +19,7 @@ from fundl._compiling.donation import clear_fields
 from fundl.layer import Loss, P, Prediction, Target
 from fundl.layers.batch_norm import Statistics, require_momentum, statistics_of, without_statistics
 from fundl.layers.batch_norm import track as follow_statistics
-from fundl.layers.dropout import is_stochastic, rekey
+from fundl.layers.dropout import has_keys, is_stochastic, rekey
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
@@ -79,7 +79,7 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
 
     Raises:
         TypeError: the key is none, or the model is not a layer or a tuple of layers.
-        ValueError: the model has no values yet.
+        ValueError: the model has no values yet, or has keys: a step gives it some.
 
     >>> from fundl import initialize, key, linear, sgd, train_state
     >>> state = train_state(key(1), initialize(key(0), linear(2, 1)), sgd(0.1))
@@ -91,6 +91,11 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
     require_transform(optimizer)
     if any(leaf.is_meta for leaf in tree.leaves(model)):
         raise ValueError("the model has no values yet, only shapes: train what initialize(key(0), model) returns")
+    if has_keys(model):
+        raise ValueError(
+            "the model has keys, with which it would drop the same elements each time it is used: train the model that rekey"
+            " was given, since each step gives it keys of its own"
+        )
     return TrainState(model, optimizer.init(model), key, torch.zeros((), dtype=torch.int64, device=key.device))
 
 

@@ -130,7 +130,10 @@ def describe(value: object) -> str:
     '(float32[2, 3], None)'
     """
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        try:
+            return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+        except DonatedError:
+            return repr(value)
     opening, parts, closing = _apart(value)
     return opening + ", ".join(name + describe(part) for name, part in parts) + closing
 
@@ -139,7 +142,10 @@ def _apart(value: object) -> tuple[str, list[tuple[str, object]], str]:
     """How a node begins, its parts with what stands before them, and how it ends; all else has no parts."""
     cls = type(value)
     if isinstance(value, Record) and cls.__repr__ is Record.__repr__:
-        return f"{cls.__name__}(", [(f"{name}=", part) for name, part in _shown(value)], ")"
+        try:
+            return f"{cls.__name__}(", [(f"{name}=", part) for name, part in _shown(value)], ")"
+        except DonatedError:
+            return f"<a {cls.__name__} that was donated>", [], ""
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         names: Sequence[str] = value._fields
         return f"{cls.__name__}(", [(f"{name}=", part) for name, part in zip(names, value, strict=True)], ")"
