@@ -1,7 +1,26 @@
 """Deep learning as pure functions on PyTorch tensors.
 
-Everything that a user needs is here, in one flat namespace; the functions on trees and the draws of random numbers are
-read with the name of their module, `tree.map` and `random.normal`.
+    >>> from fundl import ReLU, adam, compose, cross_entropy, disk, fit, initialize, key, linear, minibatches
+    >>> from fundl import train_state, train_step
+    >>> model, optimizer, data = compose(linear(2, 25), ReLU(), linear(25, 2)), adam(0.01), disk(key(2), 1000)
+    >>> state = train_state(key(1), initialize(key(0), model), optimizer)
+    >>> step = train_step(cross_entropy, optimizer)
+    >>> state, history = fit(step, state, lambda key: minibatches(key, data, 10), epochs=2, progress=False)
+
+Everything that a user needs is here, in one flat namespace; what works on trees, draws random numbers, runs many models at
+once or computes shapes is read with the name of its module. `help(fundl.linear)` tells of one name, `help(fundl.tree)` of a
+module, and these are where to begin:
+
+    a model             Layer, Model, compose, initialize, apply, vjp, value_and_grad, summary
+    its layers          linear, conv2d, embedding, self_attention, lstm, layer_norm, ReLU, Dropout, residual, repeat, ...
+    a loss, a metric    Loss, mse, cross_entropy; Metric, accuracy
+    an optimizer        Transform, sgd, adam, adamw, chain, clip_by_global_norm, partition, cosine_schedule, ...
+    a run               train_state, train_step, fit, epochs, evaluate, Checkpoints, minibatches
+    made fast           jit, scan, mixed_precision, fundl.ensemble
+    kept                save, load, load_model
+    looked after        check_vjp, check_finite, assert_trees_close
+    many devices        fundl.distributed
+    the rest            fundl.tree, fundl.random, fundl.shapes, fundl.interop.torch_nn
 """
 
 # fmt: off
@@ -10,7 +29,7 @@ import types
 import typing
 
 from fundl import distributed as distributed, ensemble as ensemble, random as random, shapes as shapes, tree as tree
-from fundl._common import suggestions
+from fundl._common import aliases, suggestions
 
 # Models: layers, and tuples of them, applied and differentiated.
 from fundl.layer import Layer as Layer, Loss as Loss, Model as Model
@@ -217,10 +236,6 @@ __version__ = "0.1.0"
 
 if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself, and knows that there is no more
 
-    def __getattr__(name):
-        ours = suggestions.ours_for(name)
-        raise AttributeError(f"module 'fundl' has no attribute {name!r}{f': write {ours}' if ours else ''}", name=name)
-
     _modules = {name for name, value in globals().items() if isinstance(value, types.ModuleType)}
     __all__ = sorted(
         name
@@ -228,6 +243,13 @@ if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself, and 
         if not name.startswith("_")
         and (name not in _modules or name in {"distributed", "ensemble", "random", "shapes", "tree"})
     )
+    _aliases = {name: globals().pop(name) for name in __all__ if aliases.is_alias(globals()[name])}
+
+    def __getattr__(name):
+        if name in _aliases:
+            return globals().setdefault(name, aliases.documented(name, _aliases[name]))
+        ours = suggestions.ours_for(name)
+        raise AttributeError(f"module 'fundl' has no attribute {name!r}{f': write {ours}' if ours else ''}", name=name)
 
     def __dir__():
         return [*__all__, "__version__"]

@@ -17,6 +17,7 @@ from torch import Tensor
 from fundl import random, tree
 from fundl._common import suggestions
 from fundl._common.half import HALF, narrowed, widened
+from fundl._common.listed import Listed
 from fundl._common.modes import inference_mode
 from fundl._common.suggestions import with_suggestions
 from fundl.random import Key
@@ -75,7 +76,7 @@ def _order(key: Key, rows: int) -> Tensor:
 
 @final
 @attrs.frozen(eq=False)
-class Minibatches(Generic[T]):
+class Minibatches(Generic[T], metaclass=Listed):
     """The batches of one epoch; made by `minibatches`."""
 
     data: T = attrs.field(repr=tree.describe)

@@ -5,12 +5,13 @@ inputs of variance 1, and weights of the variance 1 / fan_out do so for gradient
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
+from fundl._common.listed import ListedABC
 from fundl.tree import Record
 
 
@@ -47,7 +48,7 @@ def fans(shape: tuple[int, ...]) -> Fans:
     return Fans(shape[1] * receptive_field, shape[0] * receptive_field)
 
 
-class OwnFans(ABC):
+class OwnFans(metaclass=ListedABC):
     """A layer whose fans are not to be read off the shape of its weight, as `fans` does: it says them itself."""
 
     __slots__ = ()

@@ -5,7 +5,7 @@ parameter ``weight``. There `initialize` finds it.
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Literal, Self, TypeAlias
 
 import attrs
@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random
+from fundl._common.listed import ListedABC
 from fundl._common.numbers import finite, non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans
@@ -23,7 +24,7 @@ Fan: TypeAlias = Literal["fan_in", "fan_out", "fan_mean"]
 """What a variance is scaled by: the inputs, the outputs, or the mean of the two."""
 
 
-class Initializer(ABC):
+class Initializer(metaclass=ListedABC):
     """How to draw a parameter: a frozen, comparable record of its options, called with a key.
 
     An initialiser of your own is a frozen attrs class:
@@ -304,7 +305,7 @@ def constant(value: float) -> Constant:
 # --- Parameters that depend on others ---------------------------------------------------------------------------------
 
 
-class Dependent(ABC):
+class Dependent(metaclass=ListedABC):
     """A layer with parameters that begin at what others of it begin at: the length of a weight, say."""
 
     __slots__ = ()

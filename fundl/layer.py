@@ -1,14 +1,15 @@
 """The contract of a layer: forward and backward, on a frozen record of parameters; and what models and losses are."""
 
-from abc import ABCMeta, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeAlias
 
 import attrs
 import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
+from fundl._common.listed import ListedABC
 from fundl.shapes import AnyShape, Shape
 from fundl.tree import Record
 
@@ -19,20 +20,8 @@ Prediction = TypeVar("Prediction")
 Target = TypeVar("Target")
 
 
-class _LayerType(ABCMeta):
-    """The class of layer classes. `help` and completion list what a class says itself; help(Layer) has what all layers have."""
-
-    _OF_ALL: Final = frozenset({"children", "trainable", "kept_wide", "gradient"})
-
-    @override
-    def __dir__(cls) -> list[str]:
-        if "__attrs_attrs__" not in vars(cls) or cls.__module__ == __name__:
-            return [*super().__dir__()]
-        return [name for name in vars(cls) if not name.startswith("_") and name not in cls._OF_ALL]
-
-
 @attrs.frozen(eq=False, init=False)  # see Record: whoever derives is decorated, and gets a constructor
-class Layer(Record, Generic[Residuals, In, Out], metaclass=_LayerType):
+class Layer(Record, Generic[Residuals, In, Out], metaclass=ListedABC):
     """A differentiable function with parameters, as a value.
 
     A layer y = f(params, x) is a frozen record of its parameters with pure methods. `forward` computes y, and the
@@ -72,6 +61,8 @@ class Layer(Record, Generic[Residuals, In, Out], metaclass=_LayerType):
     >>> grads.weight, grad_x[0]
     (tensor([4., 4.]), tensor([2., 3.]))
     """
+
+    _is_contract: ClassVar[bool] = True  # see Listed
 
     takes_integers: ClassVar[bool] = False
     """Whether the input may be of an integer dtype: true of layers that look things up, or only rearrange.
@@ -171,9 +162,23 @@ def zero_gradient(x: Tensor) -> Tensor:
 # invariant in all three, because forward and backward use them in both directions.
 AnyLayer: TypeAlias = Layer[Any, Any, Any]  # type: ignore[explicit-any]
 Model: TypeAlias = "AnyLayer | tuple[Model, ...]"
-"""A layer, or a tuple of models: the layers of a tuple are applied one after the other."""
+"""A layer, or a tuple of models: the layers of a tuple are applied one after the other.
+
+A named tuple of models is one, too. `compose` makes one, and checks that its layers fit.
+
+>>> from fundl import Model, Tanh, linear
+>>> model: Model = (linear(2, 25), (Tanh(), linear(25, 2)))
+"""
 
 P = TypeVar("P", bound=Model)
 
 Loss: TypeAlias = Callable[[Prediction, Target], tuple[Tensor, Prediction]]
-"""A loss: from a prediction and its target to the loss' value and its gradient with respect to the prediction."""
+"""A loss: from a prediction and its target to the loss' value and its gradient with respect to the prediction.
+
+`mse` is one, and a configured one is a `functools.partial`, ``partial(huber, delta=0.1)``. One of your own is a function:
+
+>>> from torch import Tensor
+>>> def squared(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+...     error = prediction - target
+...     return (error * error).sum(), 2 * error
+"""

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from fundl import shapes, tree
 from fundl._common.checks import require_model
+from fundl._common.listed import Listed
 from fundl._common.modes import no_grad
 from fundl._common.running import first_forward, run_forward
 from fundl.initializers import Initializer
@@ -52,7 +53,7 @@ class Row:
 
 
 @attrs.frozen(repr=False)
-class Summary:
+class Summary(metaclass=Listed):
     """The layers of a model: a table when printed, in colour by ``rich.print``.
 
     Args:

@@ -1,12 +1,11 @@
 """How layers print, and what `help` says of them."""
 
-import pydoc
 from typing import NamedTuple
 
 import pytest
 import torch
 
-from fundl import Dropout, Layer, Linear, apply, gru, initialize, key, linear, normal, residual, self_attention, tree, zeros
+from fundl import apply, gru, initialize, key, linear, normal, residual, self_attention, tree, zeros
 
 
 def test_a_layer_of_layers_prints_as_a_tree_if_it_is_long() -> None:
@@ -59,18 +58,3 @@ def test_initialisers_that_were_not_chosen_are_not_shown() -> None:
     assert "bias_init" not in repr(self_attention(16, 2, weight_init=normal(0.1)))
     assert repr(self_attention(16, 2, weight_init=normal(0.1))).endswith(", weight_init=Normal(std=0.1, mean=0.0))")
     assert repr(linear(2, 3, bias_init=zeros())).endswith(", bias_init=Constant(value=0.0))")
-
-
-def test_help_of_a_layer_says_what_is_its_own() -> None:
-    said = pydoc.plain(pydoc.render_doc(Dropout))
-    assert "forward(self, x" in said
-    assert all(name in said for name in ("rate", "key"))
-    assert "__setattr__" not in said
-    assert said.count("\n") < 80
-    assert {"weight", "bias", "forward", "output_shape"} <= {*dir(Linear)}
-    assert "backward_input" in dir(linear(2, 3))
-
-
-def test_help_of_layer_says_what_all_have() -> None:
-    said = pydoc.plain(pydoc.render_doc(Layer))
-    assert all(f"{name}(self" in said for name in ("forward", "backward", "backward_params", "backward_input", "output_shape"))

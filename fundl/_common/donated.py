@@ -1,7 +1,9 @@
 """The error for using what was donated, to a compiled function (`fundl.jit`) or a step (`fundl.train_step`)."""
 
+from fundl._common.listed import Listed
 
-class DonatedError(RuntimeError):
+
+class DonatedError(RuntimeError, metaclass=Listed):
     """Something was used after it was donated to a compiled function or a step."""
 
 

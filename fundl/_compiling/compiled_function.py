@@ -3,7 +3,7 @@
 import operator
 import os
 import pkgutil
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Generic, NoReturn, Self, cast
@@ -12,6 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.donated import DonatedError
+from fundl._common.listed import ListedABC
 from fundl._compiling import archive, torch_private
 from fundl._compiling.cache_keys import CacheKey, Signature, leaf_key
 from fundl._compiling.call_text import MISS, MOST_CALLS
@@ -29,7 +30,7 @@ def _how_to_call(value: object) -> str:
     return ": write lambda model, x: apply(model, x), or apply itself" if isinstance(value, tuple | Record) else ""
 
 
-class CompiledFunction(ABC, Generic[Kind, Run]):
+class CompiledFunction(Generic[Kind, Run], metaclass=ListedABC):
     """A function with its compiled programs.
 
     Args:

@@ -10,6 +10,7 @@ import attrs
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl._compiling import inductor, torch_private, tracing, waiting
 from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.graphs import programs_forgotten
@@ -38,7 +39,7 @@ class Program(Generic[Kind, Run]):
     run: Run
 
 
-class RetraceError(RuntimeError):
+class RetraceError(RuntimeError, metaclass=Listed):
     """A function was called with arguments that it is not compiled for, more often than it may be; the message says which."""
 
 
@@ -47,7 +48,7 @@ RetraceError.__module__ = "fundl"  # where users find it: tracebacks say so
 
 @final
 @attrs.frozen
-class Trace:
+class Trace(metaclass=Listed):
     """One compilation of a function.
 
     Args:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from fundl._common.fused_lstm import with_lstm_operators
+from fundl._common.listed import Listed
 from fundl._compiling import corrections, graphs, lstm_operators, torch_private
 from fundl._compiling.trees import Leaf, flatten, replace
 
@@ -30,7 +31,7 @@ _LIBRARIES: Final = (
 )
 
 
-class TraceError(TypeError):
+class TraceError(TypeError, metaclass=Listed):
     """A function cannot be compiled as one graph; the message names the line of the program that is why."""
 
 

@@ -16,6 +16,9 @@ one process that has the whole batch:
 and is started, with 8 processes, by ``torchrun --nproc-per-node 8 train.py``.
 """
 
+import types
+import typing
+
 from fundl.collectives import (
     all_gather as all_gather,
     all_max as all_max,
@@ -25,3 +28,11 @@ from fundl.collectives import (
     scatter_sum as scatter_sum,
 )
 from fundl.groups import Group as Group, grid as grid, group_of as group_of, start as start
+
+if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself
+    __all__ = sorted(
+        name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    )
+
+    def __dir__():
+        return __all__

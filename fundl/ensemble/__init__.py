@@ -19,7 +19,18 @@ Initial values, the order of batches and what dropout drops agree with those of 
 computed for all runs by one kernel, which may round a last bit differently: kernels do, by where in a tensor a number stands.
 """
 
+import types
+import typing
+
 from fundl.ensemble.batches import RunMinibatches as RunMinibatches, minibatches as minibatches
 from fundl.ensemble.models import Ensemble as Ensemble, initialize as initialize, stack as stack, unstack as unstack
 from fundl.ensemble.training import fit as fit, train_state as train_state, train_step as train_step
 from fundl.runs import each as each, share as share
+
+if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself
+    __all__ = sorted(
+        name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    )
+
+    def __dir__():
+        return __all__

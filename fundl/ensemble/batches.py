@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fundl import random, tree
+from fundl._common.listed import Listed
 from fundl._common.suggestions import with_suggestions
 from fundl.data import Minibatches, count_rows
 from fundl.data import minibatches as minibatches_of_one
@@ -54,7 +55,7 @@ def minibatches(keys: Tensor | None, data: T, batch_size: int, *, drop_last: boo
 
 @final
 @attrs.frozen(eq=False)
-class RunMinibatches(Generic[T]):
+class RunMinibatches(Generic[T], metaclass=Listed):
     """The batches of one epoch for all runs at once; made by `ensemble.minibatches`."""
 
     rows: Minibatches[T]

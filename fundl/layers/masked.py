@@ -17,6 +17,7 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common.checks import models, require_model
 from fundl._common.half import in_float32
+from fundl._common.listed import Listed
 from fundl.layer import AnyLayer, Layer, P, zero_gradient
 from fundl.layers._inside import Around, Sizes, Ts, fitting, forward_inside
 from fundl.shapes import Batch, Features, S, Shape, Steps, Through
@@ -29,7 +30,7 @@ Y = TypeVar("Y")
 
 @final
 @attrs.frozen(eq=False)
-class Masked(Record):
+class Masked(Record, metaclass=Listed):
     """A batch of sequences of different lengths: filled up to the longest, and a mask that tells what is real.
 
     Args:

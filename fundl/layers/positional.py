@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
+from fundl._common.listed import Listed
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, OwnFans
 from fundl.initializers import Initializer, normal
@@ -199,7 +200,7 @@ class SinusoidalPositions(SameShape, Layer[None]):
 
 @final
 @attrs.frozen(eq=False)
-class Rotation(Record):
+class Rotation(Record, metaclass=Listed):
     """By how much to turn each pair of features at each step of a sequence; made by `rotation`.
 
     The pair i of d features is feature i and feature i + d/2: the first half of the features goes with the second half. At

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl._common.numbers import count_of_steps
 from fundl.optim._sometimes import Sometimes
 from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
@@ -18,7 +19,7 @@ from fundl.tree import Record, describe
 
 @final
 @attrs.frozen(eq=False)
-class AccumulateState(Record, Generic[S]):
+class AccumulateState(Record, Generic[S], metaclass=Listed):
     """The state of `accumulate`.
 
     Args:

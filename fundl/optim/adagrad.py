@@ -7,6 +7,7 @@ import attrs
 import torch
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl._common.numbers import non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import chain
@@ -21,7 +22,7 @@ from fundl.tree import Record
 
 @final
 @attrs.frozen(eq=False)
-class AdagradState(Record):
+class AdagradState(Record, metaclass=Listed):
     """The state of `scale_by_adagrad`.
 
     Args:
@@ -82,6 +83,7 @@ def scale_by_adagrad(*, initial: float = 0.0, epsilon: float = 1e-10) -> Transfo
 
 
 AdagradChainState: TypeAlias = tuple[DecayState, AdagradState, RateState]
+"""What `adagrad` remembers, part by part of its chain."""
 
 
 @with_suggestions

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim._fused import Columns, can_fuse, joined, read_by_kernels, runs
@@ -20,7 +21,7 @@ from fundl.tree import Record
 
 @final
 @attrs.frozen(eq=False)
-class AdamState(Record):
+class AdamState(Record, metaclass=Listed):
     """The state of `scale_by_adam`.
 
     Args:
@@ -162,6 +163,7 @@ def scale_by_adam(
 
 
 AdamChainState: TypeAlias = tuple[AdamState, DecayState, RateState]
+"""What `adam` and `adamw` remember, part by part of their chain."""
 
 
 @final

@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
+from fundl._common.listed import Listed
 from fundl._common.modes import is_untraced
 from fundl._common.numbers import BY_WORDS, Bounds, finite, non_negative, number
 from fundl.optim.chain import AnyTransform
@@ -26,7 +27,7 @@ Path: TypeAlias = tuple[str | int, ...]
 
 @final
 @attrs.frozen(eq=False)
-class AdjustableState(Record, Generic[S]):
+class AdjustableState(Record, Generic[S], metaclass=Listed):
     """The state of `adjustable`.
 
     Args:

@@ -8,13 +8,18 @@ import attrs
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl._common.numbers import non_negative
 from fundl.optim.flat import Number, Tensors, plus
 from fundl.optim.transform import Transform
 from fundl.tree import Record, describe
 
 Predicate: TypeAlias = Callable[[str, Tensor], bool]
-"""Chooses leaves, by path (``"[0].weight"``, say) and tensor."""
+"""Chooses leaves, by path (``"[0].weight"``, say) and tensor: `is_matrix` is one.
+
+>>> from fundl import Predicate
+>>> not_the_head: Predicate = lambda path, leaf: not path.startswith("[2]")
+"""
 
 
 def is_matrix(path: str, leaf: Tensor) -> bool:
@@ -31,7 +36,7 @@ def is_matrix(path: str, leaf: Tensor) -> bool:
 
 @final
 @attrs.frozen(eq=False)
-class DecayState(Record):
+class DecayState(Record, metaclass=Listed):
     """The state of `add_decayed_weights`.
 
     Args:

@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
+from fundl._common.listed import Listed
 from fundl._common.modes import is_readable, no_grad
 from fundl._common.numbers import fraction
 from fundl._common.suggestions import with_suggestions
@@ -20,7 +21,7 @@ from fundl.tree import Record, describe
 
 @final
 @attrs.frozen(eq=False)
-class EmaState(Record):
+class EmaState(Record, metaclass=Listed):
     """The state of `ema`. The params that the last step made are not in the average yet: only the next step is given them.
 
     Args:

@@ -6,6 +6,7 @@ import attrs
 import torch
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl._common.numbers import fraction
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import chain
@@ -19,7 +20,7 @@ from fundl.tree import Record
 
 @final
 @attrs.frozen(eq=False)
-class LionState(Record):
+class LionState(Record, metaclass=Listed):
     """The state of `scale_by_lion`.
 
     Args:
@@ -85,6 +86,7 @@ def scale_by_lion(*, beta1: float = 0.9, beta2: float = 0.99) -> Transform[LionS
 
 
 LionChainState: TypeAlias = tuple[LionState, DecayState, RateState]
+"""What `lion` remembers, part by part of its chain."""
 
 
 @with_suggestions

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._common.checks import loss_and_gradient, require_loss
+from fundl._common.listed import Listed
 from fundl._common.numbers import count_of_steps, positive
 from fundl.layer import Loss, Prediction, Target
 from fundl.optim._sometimes import Sometimes
@@ -71,7 +72,7 @@ def scaled(grad: Prediction, scale: float | Tensor) -> Prediction:
 
 @final
 @attrs.frozen(eq=False)
-class LossScaleState(Record, Generic[S]):
+class LossScaleState(Record, Generic[S], metaclass=Listed):
     """The state of `dynamic_loss_scale`.
 
     Args:

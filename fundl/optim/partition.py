@@ -7,6 +7,7 @@ import attrs
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl.optim.chain import AnyRule, AnyTransform
 from fundl.optim.decay import Predicate
 from fundl.optim.flat import Tensors
@@ -22,7 +23,7 @@ _States: TypeAlias = tuple[object, ...]
 
 @final
 @attrs.frozen(eq=False)
-class PartitionState(Record, Generic[S]):
+class PartitionState(Record, Generic[S], metaclass=Listed):
     """The state of `partition`.
 
     Args:

@@ -6,6 +6,7 @@ import attrs
 import torch
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import chain
@@ -20,7 +21,7 @@ from fundl.tree import Record
 
 @final
 @attrs.frozen(eq=False)
-class RMSState(Record):
+class RMSState(Record, metaclass=Listed):
     """The state of `scale_by_rms`.
 
     Args:
@@ -104,6 +105,7 @@ def scale_by_rms(*, decay: float = 0.99, epsilon: float = 1e-8, centered: bool =
 
 
 RMSPropState: TypeAlias = tuple[DecayState, RMSState, TraceState, RateState]
+"""What `rmsprop` remembers, part by part of its chain."""
 
 
 @with_suggestions

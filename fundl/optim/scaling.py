@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl._common.numbers import finite
 from fundl.optim.flat import Number, StateError, Tensors, new_count, scaled_by, times
 from fundl.optim.rate import Rate, learning_rate, rate_at
@@ -43,7 +44,7 @@ def scale(factor: float) -> Transform[tuple[()]]:
 
 @final
 @attrs.frozen(eq=False)
-class RateState(Record):
+class RateState(Record, metaclass=Listed):
     """The state of `scale_by_learning_rate`.
 
     Args:

@@ -5,28 +5,31 @@ All is computed in float64. The count may be a tensor of any shape, so that ``sc
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
-from typing import final
+from typing import ClassVar, final
 
 import attrs
 import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.listed import ListedABC
 from fundl._common.numbers import count_of_steps, fraction, non_negative, positive
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.rate import value_at
 
 
-class Schedule(ABC):
+class Schedule(metaclass=ListedABC):
     """A number of 0 or more for each step: a frozen, comparable record that is called with the count of steps done before.
 
     Whatever takes a schedule takes any other function from a tensor to a tensor as well.
     """
 
     __slots__ = ()
+
+    _is_contract: ClassVar[bool] = True  # see Listed
 
     def __call__(self, count: Tensor | int) -> Tensor:
         """The value at a step, in float64, of the shape of the count; the first step has count 0."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl._common.numbers import fraction, share
 from fundl._common.suggestions import with_suggestions
 from fundl.optim._fused import can_fuse, read_by_kernels, runs
@@ -20,7 +21,7 @@ from fundl.tree import Record
 
 @final
 @attrs.frozen(eq=False)
-class TraceState(Record):
+class TraceState(Record, metaclass=Listed):
     """The state of `trace`.
 
     Args:
@@ -133,6 +134,7 @@ def trace(momentum: float, *, dampening: float = 0.0, nesterov: bool = False) ->
 
 
 SGDState: TypeAlias = tuple[DecayState, TraceState, RateState]
+"""What `sgd` and `momentum` remember, part by part of their chain."""
 
 
 @final

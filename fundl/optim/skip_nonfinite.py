@@ -9,6 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
+from fundl._common.listed import Listed
 from fundl.optim._sometimes import Sometimes
 from fundl.optim.flat import Tensors, all_finite, new_count, select
 from fundl.optim.loss_scale import DynamicLossScale
@@ -18,7 +19,7 @@ from fundl.tree import Record, describe
 
 @final
 @attrs.frozen(eq=False)
-class SkipState(Record, Generic[S]):
+class SkipState(Record, Generic[S], metaclass=Listed):
     """The state of `skip_nonfinite`.
 
     Args:

@@ -4,9 +4,9 @@ A transform is a frozen record of hyper-parameters. Whoever writes one writes tw
 and `change`; the walk over the tree of parameters, and all checks of what its user gives, are here.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Generic, Self, TypeAlias, TypeVar, final
+from typing import TYPE_CHECKING, ClassVar, Final, Generic, Self, TypeAlias, TypeVar, final
 
 import attrs
 import torch
@@ -16,6 +16,7 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common import suggestions
 from fundl._common.half import HALF
+from fundl._common.listed import Listed, ListedABC
 from fundl._common.modes import no_grad
 from fundl._common.tape import refuse_tape
 from fundl.optim.flat import StateError, Tensors, all_narrowed, all_widened
@@ -33,7 +34,7 @@ _LEARNED: Final = HALF | {torch.float32, torch.float64}
 
 @final
 @attrs.frozen(eq=False)
-class State(Record, Generic[P, S]):
+class State(Record, Generic[P, S], metaclass=Listed):
     """What a transform remembers from step to step of optimizing params of type P.
 
     P is only for the type checker, which refuses the gradient or the state of another model by it.
@@ -45,7 +46,7 @@ class State(Record, Generic[P, S]):
     inner: S
 
 
-class Transform(ABC, Generic[S]):
+class Transform(Generic[S], metaclass=ListedABC):
     """A pure function from gradients to updates: a frozen record of hyper-parameters, comparable and hashable.
 
     ``state = transform.init(params)`` makes its state; ``updates, state = transform.update(grads, state, params)`` computes
@@ -81,6 +82,8 @@ class Transform(ABC, Generic[S]):
     """
 
     __slots__ = ()
+
+    _is_contract: ClassVar[bool] = True  # see Listed
 
     if not TYPE_CHECKING:  # a checker knows what there is
 

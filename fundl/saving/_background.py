@@ -9,12 +9,13 @@ from typing import Self, final
 
 from torch import Tensor
 
+from fundl._common.listed import Listed
 from fundl.saving._choice import Where
 from fundl.saving._writing import Content, content_of, write
 
 
 @final
-class Saver:
+class Saver(metaclass=Listed):
     """Saves trees while the program goes on: `save` copies the tensors, and a thread writes the copies.
 
         with Saver() as saver:

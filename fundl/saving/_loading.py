@@ -10,6 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
+from fundl._common.listed import Listed
 from fundl._common.suggestions import with_suggestions
 from fundl.saving._choice import Where, chooses
 from fundl.saving._file import File, Wanted, opened
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 @final
 @attrs.frozen
-class Unmatched:
+class Unmatched(metaclass=Listed):
     """What a file and a tree do not have in common: what `load` gives beside the tree if it is not strict.
 
     Args:

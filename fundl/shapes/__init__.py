@@ -16,6 +16,9 @@ input must agree on it.
 """
 
 # fmt: off
+import types
+import typing
+
 from ._sizes import (
     AnyShape as AnyShape, AnySize as AnySize, Misfit as Misfit, Place as Place, Shape as Shape, Size as Size,
     Unknown as Unknown, expect as expect,
@@ -34,3 +37,11 @@ from ._layers import (
     Folded as Folded, Joined as Joined, Kept as Kept, Stated as Stated, Through as Through, name_of as name_of,
     of_model as of_model, through as through,
 )
+
+if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself
+    __all__ = sorted(
+        name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    )
+
+    def __dir__():
+        return __all__

@@ -12,6 +12,7 @@ from typing import Final, TypeVar, final
 
 import attrs
 
+from fundl._common.listed import Listed
 from fundl.saving import load, load_metadata, save
 from fundl.training.history import Epoch, Evaluation, Found
 from fundl.tree import describe
@@ -25,7 +26,7 @@ _RUN: Final = "run"  # the name of what is told of the run, among the metadata o
 
 @final
 @attrs.frozen
-class Checkpoints:
+class Checkpoints(metaclass=Listed):
     """Where checkpoints of a run are kept, and which; for `epochs` and `fit`, which go on from the newest that they find there.
 
     A checkpoint is a file, written whole or not at all, with the state at the end of an epoch and the history so far. A run

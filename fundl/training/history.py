@@ -7,6 +7,7 @@ from typing import final
 import attrs
 from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl.metrics import require_name
 from fundl.tree import describe
 
@@ -73,7 +74,7 @@ def _loss(number: float) -> float:
 
 @final
 @attrs.frozen
-class Evaluation:
+class Evaluation(metaclass=Listed):
     """What a model is worth on some data: means over the examples.
 
     Args:
@@ -96,7 +97,7 @@ class Evaluation:
 
 
 @attrs.frozen
-class Epoch:
+class Epoch(metaclass=Listed):
     """What `fit` and `epochs` tell of an epoch.
 
     Args:

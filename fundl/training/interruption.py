@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from typing import Self, cast
 
 from fundl._common.donated import DonatedError
+from fundl._common.listed import Listed
 from fundl.layer import P
 from fundl.training.history import Epoch
 from fundl.training.step import S, TrainState
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(KeyboardInterrupt, metaclass=Listed):
     """Ctrl-C, or SIGTERM, during `fit`, with all that was done so far. Who does not catch it stops, as after any Ctrl-C.
 
     Args:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol, Self, cast, final
 
 from fundl._common.files import atomic_file
+from fundl._common.listed import Listed
 from fundl._common.suggestions import with_suggestions
 from fundl.training.history import Epoch
 from fundl.training.judging import table
@@ -105,7 +106,7 @@ class _MakesWriter(Protocol):
 
 
 @final
-class TensorBoard:
+class TensorBoard(metaclass=Listed):
     """Shows the numbers of a run in TensorBoard, by its own writer: curves over the steps, `train` and `test` of each number.
 
         with TensorBoard("runs/disk") as board:

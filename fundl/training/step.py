@@ -11,6 +11,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from fundl import random, tree
 from fundl._common.checks import require_loss, require_model
+from fundl._common.listed import Listed
 from fundl._common.modes import is_untraced, no_grad
 from fundl._common.ownership import Ownership
 from fundl._common.running import Pass
@@ -34,7 +35,7 @@ Reported = TypeVarWithDefault("Reported", default=Tensor)
 
 @final
 @attrs.frozen(eq=False)
-class TrainState(Record, Generic[P, S]):
+class TrainState(Record, Generic[P, S], metaclass=Listed):
     """All that a training run carries from step to step; made by `train_state`.
 
     Args:
@@ -52,7 +53,7 @@ class TrainState(Record, Generic[P, S]):
 
 @final
 @attrs.frozen(eq=False)
-class Report(Record, Generic[Reported]):
+class Report(Record, Generic[Reported], metaclass=Listed):
     """What a step says of itself, without waiting for the device.
 
     Args:
@@ -65,7 +66,10 @@ class Report(Record, Generic[Reported]):
 
 
 Step: TypeAlias = Callable[[TrainState[P, S], tuple[X, Target]], tuple[TrainState[P, S], Report[Prediction]]]
-"""A step: from a state and a batch (x, target) to the next state and a report. It counts `TrainState.step` up by one."""
+"""A step: from a state and a batch (x, target) to the next state and a report. It counts `TrainState.step` up by one.
+
+`train_step` makes one, which `fit` and `epochs` run; a function of your own that does the same may take its place.
+"""
 
 
 @with_suggestions

@@ -11,6 +11,9 @@ optree does the walking, in C++, and holds the structures; only trainable leaves
 """
 
 # fmt: off
+import types
+import typing
+
 from fundl.tree._structure import (
     Structure as Structure, flatten as flatten, leaves as leaves, paths as paths,
     require_same_structure as require_same_structure, unflatten as unflatten,
@@ -30,3 +33,11 @@ from fundl.tree._mapping import (
 )
 from fundl.tree._measures import count as count, equal as equal, nbytes as nbytes, norm as norm, norm_of as norm_of
 from fundl.tree._place import Place as Place, at as at
+
+if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself
+    __all__ = sorted(
+        name for name, value in globals().items() if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    )
+
+    def __dir__():
+        return __all__

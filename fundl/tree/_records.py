@@ -55,6 +55,8 @@ class Record:
     _static: ClassVar[tuple[str, ...]] = ()
     """The names of all other fields."""
 
+    _is_contract: ClassVar[bool] = True  # see Listed
+
     if TYPE_CHECKING:  # each class has its own, written for its fields
 
         def _with_leaves(self, leaves: Iterator[Tensor], replace: Replace, /) -> Self:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, override
 
+from fundl._common.listed import Listed
 from fundl.layer import Layer
 from fundl.layers.recurrent._base import Recurrent, Residuals
 from fundl.layers.recurrent.layers import GRU, LSTM, RNN
@@ -18,7 +19,7 @@ from fundl.tree import Record, describe
 
 @final
 @attrs.frozen(eq=False)
-class LSTMState(Record):
+class LSTMState(Record, metaclass=Listed):
     """The state of an `LSTM`, for `stateful`.
 
     Args:

@@ -22,6 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common import fused_lstm, kernels, products
+from fundl._common.listed import Listed
 from fundl.initializers import Initializer
 from fundl.tree import Record, describe
 
@@ -35,7 +36,7 @@ Kept: TypeAlias = tuple[Tensor, ...]
 
 @final
 @attrs.frozen(eq=False)
-class Recurrence(Record):
+class Recurrence(Record, metaclass=Listed):
     """The parameters of one recurrence: of one layer in one direction.
 
     G is the number of gates, which lie one below the other: 1 of an `RNN`; 3 of a `GRU`: reset, update, new; 4 of an `LSTM`:
