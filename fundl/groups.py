@@ -17,6 +17,7 @@ import attrs
 import torch
 import torch.distributed
 
+from fundl._common.listed import Listed
 from fundl._common.suggestions import with_suggestions
 from fundl.memory import keep_freed_memory
 from fundl.tree import describe
@@ -29,7 +30,7 @@ _WORLD: Final = "fundl"
 
 @final
 @attrs.frozen
-class Group:
+class Group(metaclass=Listed):
     """Some processes that compute together; made by `start`, `grid` and `group_of`.
 
     It is a static value: the same one on each of its processes, but for the rank, which is not compared. So what is compiled
