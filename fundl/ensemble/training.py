@@ -19,7 +19,7 @@ from fundl.training.batches import Batches
 from fundl.training.checkpoints import Checkpoints
 from fundl.training.epochs import reached
 from fundl.training.history import Epoch, Evaluation
-from fundl.training.step import S, Step, TrainState, X, step_of
+from fundl.training.step import Report, S, Step, TrainState, X, step_of
 from fundl.training.step import train_state as train_state_of_one
 from fundl.tree import describe
 
@@ -55,10 +55,10 @@ def train_state(keys: Tensor, models: Ensemble[P], optimizer: Transform[S]) -> T
     return attrs.evolve(train_state_of_one(keys[0], models, of_runs(optimizer)), key=keys)
 
 
-@with_suggestions
+@with_suggestions  # what it returns is a Step, written out: see train_step of one run
 def train_step(
     loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False, track: float | None = None
-) -> Step[Ensemble[P], S, X, Target, Prediction]:
+) -> Callable[[TrainState[Ensemble[P], S], tuple[X, Target]], tuple[TrainState[Ensemble[P], S], Report[Prediction]]]:
     """The step of all runs at once: of each what `train_step` does.
 
         state, report = step(state, (x, target))

@@ -103,10 +103,12 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
     return TrainState(model, optimizer.init(model), key, torch.zeros((), dtype=torch.int64, device=key.device))
 
 
+# What train_step returns is a Step, written out: only so does mypy see that the step itself is for any model, which it must
+# know of a step that is handed on at once, as in jit(train_step(loss, optimizer)).
 @with_suggestions
 def train_step(
     loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False, track: float | None = None
-) -> Step[P, S, X, Target, Prediction]:
+) -> Callable[[TrainState[P, S], tuple[X, Target]], tuple[TrainState[P, S], Report[Prediction]]]:
     """The step of a training run: forward, loss, backward, update, as one pure function.
 
         state, report = step(state, (x, target))
