@@ -36,6 +36,9 @@ class ConversionError(ValueError):
     """A module or a layer that has no counterpart, or an option of one: the message names the part by its path."""
 
 
+ConversionError.__module__ = "fundl.interop.torch_nn"  # where users find it: tracebacks say so
+
+
 @contextmanager
 def _named(part: str) -> Iterator[None]:
     """Have what is refused inside be an error that names the part, unless it names one already."""
