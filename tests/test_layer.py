@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 import attrs
 import pytest
@@ -13,6 +13,7 @@ from typing_extensions import override
 from fundl import (
     Layer,
     Linear,
+    Model,
     Tanh,
     apply,
     backward,
@@ -158,6 +159,29 @@ def test_backward_params_is_the_first_half_of_backward_unless_overridden() -> No
     short = backward_params(Short(WEIGHT), None, GRAD)
     assert calls == ["backward", "backward_params"]
     assert tree.equal((told.weight, short.weight), (GRAD.sum(0), GRAD.sum(0)))
+
+
+M = TypeVar("M", bound=Model)
+
+
+@attrs.frozen(eq=False)
+class Around(Layer[object], Generic[M]):
+    inner: M
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, object]:
+        return forward(self.inner, x)
+
+    @override
+    def backward(self, residuals: object, grad: Tensor) -> tuple[Self, Tensor]:
+        grads, grad_x = backward(self.inner, residuals, grad)
+        return self.gradient(grads), grad_x
+
+
+def test_a_field_of_any_model_holds_parameters() -> None:
+    around = Around(compose(SCALE, Tanh()))
+    assert tree.paths(around) == [".inner[0].weight"]
+    check_vjp(around, X)
 
 
 def test_an_input_of_two_tensors() -> None:

@@ -209,8 +209,8 @@ def _holds_tensors(annotation: object) -> bool:
     """Whether a field with this annotation can hold a tensor, and so is a child of its record."""
     if isinstance(annotation, TypeVar):
         bound: object = annotation.__bound__
-        return bound is None or isinstance(bound, typing.ForwardRef) or _holds_tensors(bound)
-    if isinstance(annotation, typing.TypeVarTuple):
+        return bound is None or _holds_tensors(bound)
+    if isinstance(annotation, typing.TypeVarTuple | typing.ForwardRef):  # `Model` names itself, so that it is not resolved
         return True
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is None:
