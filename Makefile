@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo reports docs test test-all lint types bench clean
+.PHONY: demo reports docs test test-all sweep coverage lint types bench release clean
 
 demo: .venv/examples ## train the disk network, and draw what it learned to disk.png
 	$(BIN)/python examples/disk.py --plot disk.png
@@ -22,6 +22,14 @@ test: lint types .venv/oldest-mypy ## all checks: style, types, tests
 test-all: lint types .venv/oldest-mypy ## the same with the slow sweeps
 	$(BIN)/pytest -n auto --dist worksteal
 
+PART ?= 1/1
+sweep: .venv/oldest-mypy ## the slow sweeps alone, or a part of them: PART=2/6 is the second of six
+	$(BIN)/pytest -n auto --dist worksteal -m slow --splitting-algorithm least_duration \
+		--group $(firstword $(subst /, ,$(PART))) --splits $(lastword $(subst /, ,$(PART)))
+
+coverage: .venv/oldest-mypy ## the tests, and which lines and branches none of them runs
+	$(BIN)/pytest -n auto --dist worksteal -m "not slow" --cov --cov-report term:skip-covered
+
 .venv/oldest-mypy: .venv/test ## the oldest mypy that the plugin works with, beside the one that checks
 	$(BIN)/pip --disable-pip-version-check install --quiet --target $@ mypy==1.19.0
 	touch $@
@@ -36,10 +44,20 @@ types: .venv/test
 bench: .venv/bench ## fundl and its peers side by side: tables and a picture in reports/benchmarks
 	$(BIN)/python -m benchmarks --out reports/benchmarks
 
-clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+release: .venv/release .venv/test ## builds sdist and wheel into dist, checks them, and runs the tour with the wheel; uploads nothing
+	rm -rf dist build/fresh
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+	$(PYTHON) -m venv build/fresh
+	build/fresh/bin/pip --disable-pip-version-check install --quiet --constraint constraints.txt dist/*.whl
+	$(BIN)/python -m tests.pages README.md > build/fresh/tour.py
+	cd build/fresh && bin/python -I tour.py
 
-.venv/docs .venv/examples .venv/test .venv/bench: pyproject.toml constraints.txt
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/docs .venv/examples .venv/test .venv/bench .venv/release: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) --editable '.[$(@F)]'
 	touch $@

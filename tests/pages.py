@@ -6,6 +6,7 @@ keeps the number that it has in the page, so that an error says where it stands.
 
 import doctest
 import re
+import sys
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -82,3 +83,7 @@ def source(program: list[Block]) -> str:
 def transcripts(page: Path) -> list[str]:
     """What a shell shows, of each session."""
     return [block.code for block in blocks(page) if block.language == "console"]
+
+
+if __name__ == "__main__":  # python -m tests.pages README.md: its programs, as one text
+    print(*(source(program) for page in sys.argv[1:] for program in programs(ROOT / page)), sep="\n", end="")

@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
 import types
@@ -130,3 +131,9 @@ def test_imports_go_downward() -> None:
 def test_completion_offers_what_is_public() -> None:
     assert {name for name in dir(fundl) if not name.startswith("_")} == {*PUBLIC}
     assert fundl.__version__
+
+
+def test_the_version_is_one() -> None:
+    version = fundl.__version__
+    assert re.search(rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
