@@ -56,6 +56,7 @@ _DIGITS: Final = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch
 _GREATEST: Final = {dtype: torch.finfo(dtype).max for dtype in _DIGITS}
 _SMALLEST: Final = {dtype: torch.finfo(dtype).tiny * torch.finfo(dtype).eps for dtype in _DIGITS}
 _LARGEST_RANGE: Final = 2**40
+_SHAPES: Final = {(2,), (5,)}  # of a key, and of one for a part of the rows
 
 
 # --- Keys -----------------------------------------------------------------------------------------------------------
@@ -102,10 +103,11 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
         if data.numel() != 1:
             raise ValueError(f"one number can be folded in, not a tensor of shape {tuple(data.shape)}")
         if not is_readable(data):
-            return philox.keys(key, data.to(key.device, torch.int64).reshape(1), philox.FOLD_IN).reshape(2)
+            words = philox.keys(draws.words_of(key), data.to(key.device, torch.int64).reshape(1), philox.FOLD_IN).reshape(2)
+            return _of_same_part(words, key)
         data = int(data) % 2**64
     _require_64_bits(data, "the number to fold in")
-    return draws.keys(key, data if data < 2**63 else data - 2**64, (2,), philox.FOLD_IN)
+    return _of_same_part(draws.keys(draws.words_of(key), data if data < 2**63 else data - 2**64, (2,), philox.FOLD_IN), key)
 
 
 def split(key: Key, count: int = 2) -> Tensor:
@@ -130,13 +132,43 @@ def split(key: Key, count: int = 2) -> Tensor:
         raise TypeError(f"how many keys to make must be an int, not {count!r}: write split(key, 2), say")
     if count < 0:
         raise ValueError(f"a key can be split into 0 or more keys, not {count}")
-    return draws.keys(key, 0, (count, 2), philox.SPLIT)
+    return _of_same_part(draws.keys(draws.words_of(key), 0, (count, 2), philox.SPLIT), key)
+
+
+def of_part(key: Key, part: Tensor) -> Key:
+    """The key that draws a part of the rows of what a key draws: each process draws those of its own rows of a batch.
+
+    Each draw is of rows along its first axis. Of a whole draw, it gives the rows place, place + size, place + 2 size, ... A draw
+    may have several lines for each row, one behind the other, such as the steps of sequences that were made one axis. Keys
+    that are made from it, by `split` and `fold_in`, draw the same part. `train_step` gives such keys to the layers of a model
+    that is trained over a group of processes.
+
+    Args:
+        key: of the whole draw.
+        part: three integers, on the key's device: place, the first row; size, the distance to the next one; and how many rows
+            there are.
+
+    >>> part = of_part(key(0), torch.tensor([1, 2, 2]))
+    >>> torch.equal(uniform(part, (2, 3)), uniform(key(0), (4, 3))[1::2])
+    True
+    """
+    require_key(key)
+    if not isinstance(part, Tensor) or part.shape != (3,) or part.dtype != torch.int64:
+        raise TypeError(f"a part is an int64 tensor of three numbers, place, size and rows, not {part!r}")
+    return torch.cat((draws.words_of(key), part))
+
+
+def _of_same_part(keys: Tensor, key: Key) -> Tensor:
+    """Keys that draw the part of the rows that another one draws."""
+    if not draws.is_of_part(key):
+        return keys
+    return torch.cat((keys, key[2:].expand(*keys.shape[:-1], 3)), -1)
 
 
 def split_twice(key: Key, places: "array[int]", count: int) -> tuple[Key, ...]:
     """The keys ``split(split(key, ...)[place], count)`` of some places, in order, of 64 bits each; one behind the other."""
     require_key(key)
-    return draws.nested_keys(key, places, count, philox.SPLIT)
+    return draws.nested_keys(draws.words_of(key), places, count, philox.SPLIT)
 
 
 # --- Integers -------------------------------------------------------------------------------------------------------
@@ -204,7 +236,8 @@ def permutation(key: Key, count: int) -> Tensor:
         raise TypeError(f"a permutation is of so many integers as an int says, not {count!r}: permutation(key, 10)")
     if count < 0:
         raise ValueError(f"a permutation is of 0 or more integers, not {count}")
-    return _integers(key, (count,), 63).argsort(stable=True)
+    require_key(key)
+    return _integers(draws.words_of(key), (count,), 63).argsort(stable=True)
 
 
 def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor:
@@ -412,7 +445,7 @@ def require_key(key: Key) -> None:
         raise TypeError(f"a key is made by key(seed), split or fold_in; {key!r} is none")
     if key.dtype != torch.int64:
         raise TypeError(f"a key is an int64 tensor made by key(seed), split or fold_in, not a tensor of {key.dtype}")
-    if key.shape == (2,):
+    if key.shape in _SHAPES:
         return
     if key.ndim == 2 and key.shape[1] == 2:
         raise ValueError(f"one key is needed, but here are {key.shape[0]}, as from split: iterate over them or pick one")

@@ -117,13 +117,13 @@ def test_pieces_are_no_more_than_they_must_be(in_tensors: InTensors, monkeypatch
     counts: list[int] = []
     whole = philox.integers
 
-    def counted(some_key: Tensor, position: int, count: int, bits_of_each: int) -> Tensor:
-        counts.append(count)
-        return whole(some_key, position, count, bits_of_each)
+    def counted(some_key: Tensor, blocks: Tensor, bits_of_each: int) -> Tensor:
+        counts.append(len(blocks))
+        return whole(some_key, blocks, bits_of_each)
 
     monkeypatch.setattr(philox, "integers", counted)
     in_tensors(lambda: bits(key(0), (PIECES + 5,)))
-    assert counts == [draws._PIECE] * 3 + [5]
+    assert counts == [draws._PIECE // 4] * 3 + [2]
     batched = torch.vmap(lambda some_key: bits(some_key, (PIECES + 5,)))(split(key(0), 2))  # nothing can be written into these
     assert torch.equal(batched[1], bits(split(key(0), 2)[1], (PIECES + 5,)))
 

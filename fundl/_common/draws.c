@@ -130,6 +130,24 @@ void fundl_booleans(const int64_t* key, uint64_t keys, uint64_t count, uint8_t* 
   }
 }
 
+/* The same of the rows place, place + size, ... of a whole draw, for a key of five numbers: two words, place, size, and how many
+   rows there are, which are as many lines, of `numbers` each. */
+void fundl_booleans_of_part(const int64_t* key, uint64_t lines, uint64_t numbers, uint8_t* out, uint64_t threshold) {
+  const uint64_t place = (uint64_t)key[2], size = (uint64_t)key[3], rows = (uint64_t)key[4];
+  const uint64_t count = rows ? lines / rows * numbers : 0;
+  batch_t batch;
+  for (uint64_t row = 0; row < rows; row++) {
+    const uint64_t first = (row * size + place) * count, last = first + count;
+    for (uint64_t block = first / 4; 4 * block < last; block += BLOCKS) {
+      const uint64_t blocks = (last + 3) / 4 - block < BLOCKS ? (last + 3) / 4 - block : BLOCKS;
+      fill(&batch, key, 0, block, blocks);
+      const uint64_t start = 4 * block < first ? first - 4 * block : 0;
+      const uint64_t stop = last - 4 * block < 4 * blocks ? last - 4 * block : 4 * blocks;
+      for (uint64_t i = start; i < stop; i++) *out++ = is_less(batch.word[i], threshold);
+    }
+  }
+}
+
 /* --- Floating point --------------------------------------------------------------------------------------------------- */
 
 static inline double double_of(uint64_t bits) {

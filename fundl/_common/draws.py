@@ -1,6 +1,7 @@
 """What is drawn from a key: by functions in C where there is a compiler and nothing traces, else by whole tensors.
 
 Both give the same bits. In whole tensors, many numbers are drawn in pieces, so that what they are made of stays small.
+A key of five numbers draws a part of the rows of what its first two draw.
 """
 
 import ctypes
@@ -46,7 +47,7 @@ def integers(key: Tensor, shape: Shape, bits: int) -> Tensor:
     """Integers of so many random bits, up to 63: the most significant of one word, or of two if one is too short."""
     if (drawn := _in_c("long_integers" if bits > 32 else "short_integers", key)) is not None:
         return drawn(key, shape, bits)
-    return _in_pieces(lambda at, count: philox.integers(key, at, count, bits), key, shape, 2 if bits > 32 else 4)
+    return _drawn(lambda words, blocks: philox.integers(words, blocks, bits), key, shape, 2 if bits > 32 else 4)
 
 
 def threshold(probability: float) -> int:
@@ -58,7 +59,12 @@ def booleans(key: Tensor, shape: Shape, threshold: int) -> Tensor:
     """Whether words are less than a threshold."""
     if (drawn := _in_c("booleans", key)) is not None:
         return drawn(key, shape, threshold)
-    return _in_pieces(lambda at, count: philox.integers(key, at, count, 32) < threshold, key, shape, 4)
+    if is_of_part(key) and is_readable(key) and (compiled := library()) is not None and functions():
+        made = torch.empty(shape, dtype=torch.bool, device="cpu")
+        each = math.prod(shape[1:])
+        compiled.fundl_booleans_of_part(key.contiguous().data_ptr(), shape[0], each, made.data_ptr(), threshold)
+        return made
+    return _drawn(lambda words, blocks: philox.integers(words, blocks, 32) < threshold, key, shape, 4)
 
 
 # --- Floating point -----------------------------------------------------------------------------------------------------
@@ -72,7 +78,7 @@ def unit(key: Tensor, shape: Shape, bits: int, dtype: torch.dtype) -> Tensor:
         return uniform(key, shape, bits, dtype, span=2.0**-bits, low=0.0, greatest=1.0)
     if (drawn := _in_c("unit_float32", key)) is not None:
         return _narrowed(drawn(key, shape, bits), dtype)
-    return _in_pieces(lambda at, count: philox.integers(key, at, count, bits).to(dtype) * 2.0**-bits, key, shape, 4)
+    return _drawn(lambda words, blocks: philox.integers(words, blocks, bits).to(dtype) * 2.0**-bits, key, shape, 4)
 
 
 def uniform(key: Tensor, shape: Shape, bits: int, dtype: torch.dtype, *, span: float, low: float, greatest: float) -> Tensor:
@@ -83,11 +89,11 @@ def uniform(key: Tensor, shape: Shape, bits: int, dtype: torch.dtype, *, span: f
     elif (drawn := _in_c("uniform_float32", key)) is not None:
         return _narrowed(drawn(key, shape, bits, span, low, greatest), dtype)
 
-    def made(at: int, count: int) -> Tensor:
-        numbers = philox.integers(key, at, count, bits).to(torch.float64) * span + low
+    def made(words: Tensor, blocks: Tensor) -> Tensor:
+        numbers = philox.integers(words, blocks, bits).to(torch.float64) * span + low
         return _rounded(numbers.clamp(max=greatest), dtype)
 
-    return _in_pieces(made, key, shape, 2 if bits > 32 else 4)
+    return _drawn(made, key, shape, 2 if bits > 32 else 4)
 
 
 def normal(key: Tensor, shape: Shape, dtype: torch.dtype, *, std: float, mean: float) -> Tensor:
@@ -95,11 +101,11 @@ def normal(key: Tensor, shape: Shape, dtype: torch.dtype, *, std: float, mean: f
     if (drawn := _in_c("normal_float64" if dtype == torch.float64 else "normal_float32", key)) is not None:
         return _narrowed(drawn(key, shape, std, mean), dtype)
 
-    def made(at: int, count: int) -> Tensor:
-        numbers = normal_numbers.pairs(*philox.wide(key, at, (count + 1) // 2, normal_numbers.BITS))
-        return _rounded(numbers.t().reshape(-1)[:count] * std + mean, dtype)
+    def made(words: Tensor, blocks: Tensor) -> Tensor:
+        numbers = normal_numbers.pairs(*philox.wide(words, blocks, normal_numbers.BITS))
+        return _rounded(numbers * std + mean, dtype)
 
-    return _in_pieces(made, key, shape, 2)
+    return _drawn(made, key, shape, 2)
 
 
 def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -110,24 +116,58 @@ def _narrowed(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.dtype is dtype else x.to(dtype)  # which takes time even if there is nothing to do
 
 
-# --- In pieces ----------------------------------------------------------------------------------------------------------
+# --- In whole tensors ---------------------------------------------------------------------------------------------------
 
 _PIECE: Final = 2**15  # numbers: some ten tensors of them, of 8 bytes each, stay in the cache
 _PIECE_ELSEWHERE: Final = 2**17  # where each operation on tensors costs more than its memory
 
+Made = Callable[[Tensor, Tensor], Tensor]
+"""From a key of two words and the positions of blocks (n,) to their numbers: (k, n), with k of them for each block."""
 
-def _in_pieces(made: Callable[[int, int], Tensor], key: Tensor, shape: Shape, per_block: int) -> Tensor:
-    """Numbers of a shape, from what makes so many from a block on."""
+
+def _drawn(made: Made, key: Tensor, shape: Shape, per_block: int) -> Tensor:
+    """Numbers of a shape, from block 0 on, or those of the rows that a key is for."""
+    if is_of_part(key):
+        return _of_part(made, key, shape, per_block)
+
+    def numbers(start: int, stop: int) -> Tensor:
+        blocks = torch.arange(start // per_block, (stop + per_block - 1) // per_block, device=key.device)
+        return made(key, blocks).t().reshape(-1)[: stop - start]
+
     count, piece = math.prod(shape), _PIECE if key.is_cpu else _PIECE_ELSEWHERE
     if count <= piece or key.is_meta or not is_untraced(key):  # what is traced or wrapped cannot be written into memory
-        return made(0, count).reshape(shape)
-    first = made(0, piece)
-    numbers = first.new_empty(count)
-    numbers[:piece] = first
+        return numbers(0, count).reshape(shape)
+    first = numbers(0, piece)
+    drawn = first.new_empty(count)
+    drawn[:piece] = first
     for start in range(piece, count, piece):
         stop = min(start + piece, count)
-        numbers[start:stop] = made(start // per_block, stop - start)
-    return numbers.reshape(shape)
+        drawn[start:stop] = numbers(start, stop)
+    return drawn.reshape(shape)
+
+
+def is_of_part(key: Tensor) -> bool:
+    """Whether a key is for a part of the rows of what is drawn: see `fundl.random.of_part`."""
+    return key.shape[-1] == 5
+
+
+def words_of(key: Tensor) -> Tensor:
+    """The two words of a key."""
+    return key[..., :2] if is_of_part(key) else key
+
+
+def _of_part(made: Made, key: Tensor, shape: Shape, per_block: int) -> Tensor:
+    """What a key draws that is for the rows `place`, `place + size`, ... of a whole draw; so many `rows` are as many lines."""
+    place, size, rows = key[2:].unbind()
+    numbers = math.prod(shape[1:])  # of a line
+    lines = torch.arange(shape[0], device=key.device)
+    each = (shape[0] // rows.clamp(min=1)).clamp(min=1)  # lines of a row
+    lines = ((lines // each * size + place) * each + lines % each).unsqueeze(1)
+    if numbers % per_block == 0:
+        blocks = lines * (numbers // per_block) + torch.arange(numbers // per_block, device=key.device)
+        return made(key[:2], blocks.reshape(-1)).t().reshape(shape)
+    places = (lines * numbers + torch.arange(numbers, device=key.device)).reshape(-1)
+    return made(key[:2], places // per_block).gather(0, (places % per_block).unsqueeze(0)).reshape(shape)
 
 
 # --- In C ---------------------------------------------------------------------------------------------------------------
@@ -162,6 +202,8 @@ _FUNCTIONS: Final = {  # the dtype of the result, and what is their own
 
 def _in_c(name: str, key: Tensor) -> _Draw | None:
     """A function of draws.c, if it can be used for a key; of keys in torch.vmap, for all of them."""
+    if is_of_part(key):
+        return None
     if is_readable(key):
         return functions().get(name)
     batch = modes.batch_of(key)
@@ -184,7 +226,11 @@ def functions() -> Mapping[str, _Draw]:
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """What draws.c is compiled to; None if it cannot be."""
-    return native.library(Path(__file__).with_suffix(".c"))
+    compiled = native.library(Path(__file__).with_suffix(".c"))
+    if compiled is not None:
+        of_part = compiled.fundl_booleans_of_part
+        of_part.argtypes, of_part.restype = (_ADDRESS, _WORD, _WORD, _ADDRESS, _WORD), None
+    return compiled
 
 
 def _drawing(function: "ctypes._NamedFuncPointer", dtype: torch.dtype, own: tuple[type, ...]) -> _Draw:

@@ -21,7 +21,8 @@ _DTYPES: Final = {torch.float32: "float32", torch.float64: "float64"}  # those t
 def dropped(key: random.Key, x: Tensor, rate: float) -> tuple[Tensor, Tensor]:
     """What is left of x, and the mask: of the shape of x, and True where an element stays, as drawn from the key."""
     random.require_key(key)
-    draw = draws.functions().get(f"dropped_{_DTYPES.get(x.dtype)}") if is_in_memory(x) and is_readable(key) else None
+    in_one_pass = is_in_memory(x) and is_readable(key) and not draws.is_of_part(key)
+    draw = draws.functions().get(f"dropped_{_DTYPES.get(x.dtype)}") if in_one_pass else None
     if draw is None:
         mask = random.bernoulli(key.to(x.device), x.shape, probability=1 - rate)
         return masked(x, mask, rate), mask

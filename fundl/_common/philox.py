@@ -24,23 +24,22 @@ def keys(key: Tensor, positions: Tensor, purpose: int) -> Tensor:
     return torch.stack((even[0], odd[0]), dim=1)
 
 
-def integers(key: Tensor, position: int, count: int, bits: int) -> Tensor:
-    """Integers of so many bits, up to 63, from a block on: the most significant of a word, or of two if one is too short."""
+def integers(key: Tensor, positions: Tensor, bits: int) -> Tensor:
+    """Integers of so many bits, up to 63, in the order of their blocks at positions (n,): (4, n), or (2, n) for two words each.
+
+    They are the most significant bits of a word, or of two if one is too short.
+    """
     if bits > 32:
-        return wide(key, position, (count + 1) // 2, bits).t().reshape(-1)[:count]
-    even, odd = _from(key, position, (count + 3) // 4)
+        return wide(key, positions, bits)
+    even, odd = blocks(key, positions, DRAW)
     words = torch.stack((even, odd), dim=1)  # (2, 2, n): words 0 and 1, words 2 and 3
-    return words.reshape(4, -1).t().reshape(-1)[:count] >> (32 - bits)
+    return words.reshape(4, -1) >> (32 - bits)
 
 
-def wide(key: Tensor, position: int, count: int, bits: int) -> Tensor:
-    """Integers (2, n) of 33 to 63 bits from a block on: each block gives one in the first row and one in the second."""
-    even, odd = _from(key, position, count)
+def wide(key: Tensor, positions: Tensor, bits: int) -> Tensor:
+    """Integers (2, n) of 33 to 63 bits: each block gives one in the first row and one in the second."""
+    even, odd = blocks(key, positions, DRAW)
     return (even << (bits - 32)) | (odd >> (64 - bits))
-
-
-def _from(key: Tensor, position: int, count: int) -> tuple[Tensor, Tensor]:
-    return blocks(key, torch.arange(position, position + count, device=key.device), DRAW)
 
 
 def blocks(key: Tensor, positions: Tensor, purpose: int) -> tuple[Tensor, Tensor]:
