@@ -17,7 +17,7 @@ from fundl._common import kernels
 from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl._common.tape import refuse_tape
-from fundl.groups import Group, not_up, require_group
+from fundl.groups import Group, device_of, not_up, require_group
 from fundl.tree import describe
 
 T = TypeVar("T")
@@ -147,18 +147,13 @@ def _digest(content: "bytes | ctypes.Array[ctypes.c_char]") -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little", signed=True)
 
 
-def gather_numbers(numbers: Sequence[int], group: Group, device: torch.device | None = None) -> list[int]:
+def gather_numbers(numbers: Sequence[int], group: Group) -> list[int]:
     """Some integers of each process, in the order of the ranks: the answer is waited for."""
     if group.size == 1:
         return [*numbers]
-    place = device or _device_of(group)
-    return gathered([torch.tensor(numbers, dtype=torch.int64, device=place)], group)[0].tolist()
-
-
-def _device_of(group: Group) -> torch.device:
-    """Where tensors of a group are to be: NCCL reaches no memory but a GPU's."""
-    backend = torch.distributed.get_backend(group.process_group)
-    return torch.device("cuda", torch.cuda.current_device()) if backend == "nccl" else torch.device("cpu")
+    with no_grad():
+        found: list[int] = gathered([torch.tensor(numbers, dtype=torch.int64, device=device_of(group))], group)[0].tolist()
+    return found
 
 
 # --- Of tensors --------------------------------------------------------------------------------------------------------

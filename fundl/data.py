@@ -6,7 +6,7 @@ whose order a key decides by way of `generator`.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import Final, Generic, TypeVar, final, overload
 
@@ -20,6 +20,7 @@ from fundl._common.half import HALF, narrowed, widened
 from fundl._common.listed import Listed
 from fundl._common.modes import inference_mode
 from fundl._common.suggestions import with_suggestions
+from fundl.groups import Group, require_group
 from fundl.random import Key
 
 T = TypeVar("T")
@@ -31,7 +32,9 @@ _CHUNK_BYTES: Final = 2**20  # gathered at once: many small batches, yet little 
 
 
 @with_suggestions
-def minibatches(key: Key | None, data: T, batch_size: int, *, drop_last: bool = False) -> "Minibatches[T]":
+def minibatches(
+    key: Key | None, data: T, batch_size: int, *, drop_last: bool = False, part: Group | None = None
+) -> "Minibatches[T]":
     """The batches of one epoch: the data in random order, cut into pieces.
 
     Args:
@@ -39,6 +42,10 @@ def minibatches(key: Key | None, data: T, batch_size: int, *, drop_last: bool = 
         data: a tree of tensors whose first axes are of one size, the number of examples.
         batch_size: how many examples a batch holds, at least 1. The last batch holds what is left over.
         drop_last: whether to leave out a last batch that is smaller than the others.
+        part: a group of processes, each of which takes its part of each batch: of n processes, that of rank r has the rows r,
+            r + n, r + 2 n, ... of the batch that one process has whole, from the same key and data. The batch size is that of
+            the whole; where the number of processes does not divide it, some have a row more than others, and of a small last
+            batch some may have none.
 
     Returns:
         Something to iterate over, as often as one likes, that has a length. A batch is a tree like the data.
@@ -63,8 +70,10 @@ def minibatches(key: Key | None, data: T, batch_size: int, *, drop_last: bool = 
             f"drop_last leaves no batch: the batch size is {batch_size}, but the data has only {rows} rows; make the batches"
             " smaller, or keep the last one"
         )
+    if part is not None:
+        require_group(part)
     used = rows - rows % batch_size if drop_last else rows
-    return Minibatches(data, None if key is None else _order(key, rows)[:used], used, batch_size)
+    return Minibatches(data, None if key is None else _order(key, rows)[:used], used, batch_size, part)
 
 
 def _order(key: Key, rows: int) -> Tensor:
@@ -83,6 +92,7 @@ class Minibatches(Generic[T], metaclass=Listed):
     order: Tensor | None = attrs.field(repr=tree.describe)
     rows: int
     batch_size: int
+    part: Group | None = attrs.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return math.ceil(self.rows / self.batch_size)
@@ -94,8 +104,11 @@ class Minibatches(Generic[T], metaclass=Listed):
         step = max(1, _CHUNK_BYTES // max(1, batch_bytes)) * self.batch_size
         for start in range(0, self.rows, step):
             rows = range(start, min(start + step, self.rows))
+            sizes = [
+                len(self._own(range(first, min(first + self.batch_size, rows.stop)))) for first in rows[:: self.batch_size]
+            ]
             columns = [
-                repeat(None) if leaf is None else torch.split(self._take(leaf, rows), self.batch_size) for leaf in leaves
+                repeat(None) if leaf is None else self._take(leaf, self._own(rows)).split_with_sizes(sizes) for leaf in leaves
             ]
             for batch in zip(*columns, strict=False):  # as many as the tensors have pieces: None repeats without end
                 yield tree.unflatten(structure, batch)
@@ -127,18 +140,33 @@ class Minibatches(Generic[T], metaclass=Listed):
         full, rest = range(end), range(end, self.rows)
 
         def several(leaf: Tensor) -> Tensor:
-            rows = self._take(leaf, full)
-            return rows.view(-1, self.batch_size, *rows.shape[1:])
+            rows = self._take(leaf, self._own(full))
+            return rows.view(end // self.batch_size, -1, *rows.shape[1:])
 
         return (
             tree.map(several, self.data) if full else None,
-            tree.map(lambda leaf: self._take(leaf, rest), self.data) if rest else None,
+            tree.map(lambda leaf: self._take(leaf, self._own(rest)), self.data) if rest else None,
         )
 
-    def _take(self, leaf: Tensor, rows: range) -> Tensor:
-        if self.order is None:
-            return leaf[rows.start : rows.stop]
-        return leaf.index_select(0, self.order[rows.start : rows.stop].to(leaf.device))
+    def _own(self, rows: range) -> Sequence[int]:
+        """Of the rows of some batches, one behind the other, those of this process."""
+        if self.part is None or self.part.size == 1:
+            return rows
+        rank, size = self.part.rank, self.part.size
+        if self.batch_size % size == 0:
+            return rows[rank::size]
+        return [row for first in rows[:: self.batch_size] for row in rows[first - rows.start :][: self.batch_size][rank::size]]
+
+    def _take(self, leaf: Tensor, rows: Sequence[int]) -> Tensor:
+        if isinstance(rows, range):
+            where = slice(rows.start, rows.stop, rows.step)
+            if self.order is None:
+                return leaf[where] if rows.step == 1 else leaf[where].contiguous()
+            return leaf.index_select(0, self.order[where].to(leaf.device))
+        places = torch.tensor(rows, dtype=torch.int64)
+        return leaf.index_select(
+            0, (places if self.order is None else self.order[places.to(self.order.device)]).to(leaf.device)
+        )
 
 
 def count_rows(data: object) -> int:

@@ -79,6 +79,13 @@ def require_group(group: object) -> None:
     raise TypeError(f"a group is what start() of fundl.distributed gives first, not {describe(group)}{torchs}")
 
 
+def device_of(group: Group) -> torch.device:
+    """Where tensors of a group are to be: NCCL reaches no memory but a GPU's."""
+    if group.size == 1 or torch.distributed.get_backend(group.process_group) != "nccl":
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 def not_up(group: Group) -> RuntimeError:
     """The error of a group that this process has no part in."""
     return RuntimeError(

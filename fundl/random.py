@@ -138,10 +138,10 @@ def split(key: Key, count: int = 2) -> Tensor:
 def of_part(key: Key, part: Tensor) -> Key:
     """The key that draws a part of the rows of what a key draws: each process draws those of its own rows of a batch.
 
-    Each draw is of rows along its first axis. Of a whole draw, it gives the rows place, place + size, place + 2 size, ... A draw
-    may have several lines for each row, one behind the other, such as the steps of sequences that were made one axis. Keys
-    that are made from it, by `split` and `fold_in`, draw the same part. `train_step` gives such keys to the layers of a model
-    that is trained over a group of processes.
+    Each draw is of rows along its first axis. Of a whole draw, it gives the rows place, place + size, place + 2 size, ... A
+    draw may have several lines for each row, one behind the other, such as the steps of sequences that were made one axis.
+    Keys that are made from it, by `split` and `fold_in`, draw the same part. `train_step` gives such keys to the layers of a
+    model that is trained over a group of processes.
 
     Args:
         key: of the whole draw.
@@ -153,7 +153,8 @@ def of_part(key: Key, part: Tensor) -> Key:
     True
     """
     require_key(key)
-    if not isinstance(part, Tensor) or part.shape != (3,) or part.dtype != torch.int64:
+    unchecked: object = part
+    if not isinstance(unchecked, Tensor) or part.shape != (3,) or part.dtype != torch.int64:
         raise TypeError(f"a part is an int64 tensor of three numbers, place, size and rows, not {part!r}")
     return torch.cat((draws.words_of(key), part))
 

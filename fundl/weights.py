@@ -96,6 +96,15 @@ def rule_of(function: object) -> Rule | None:
     return rule
 
 
+def adds_up(loss: object) -> bool:
+    """Whether a loss of fundl's is told to add up, by ``reduction="sum"``: of several batches its values are added, too."""
+    while isinstance(loss, functools.partial):
+        if "reduction" in loss.keywords:
+            return rule_of(loss) is not None and loss.keywords["reduction"] == "sum"
+        loss = loss.func
+    return False
+
+
 def by_rows(prediction: object, _target: object) -> int:
     """The weight of a mean over rows, those of the prediction."""
     return count_along(prediction, 0)

@@ -37,14 +37,15 @@ def _processes(count: int) -> "_Processes":
 
 class _Processes:
     def __init__(self, count: int) -> None:
-        spawn = multiprocessing.get_context("spawn")
+        server = multiprocessing.get_context("forkserver")  # which imports fundl once
+        server.set_forkserver_preload(["fundl"])
         self._folder = TemporaryDirectory()
         self._connections: list[Connection[bytes, bytes]] = []
         self._processes = []
         store = str(Path(self._folder.name) / "store")
         for rank in range(count):
-            here, there = spawn.Pipe()
-            process = spawn.Process(target=_serve, args=(rank, count, store, there), daemon=True)
+            here, there = server.Pipe()
+            process = server.Process(target=_serve, args=(rank, count, store, there), daemon=True)
             process.start()
             there.close()
             self._connections.append(here)

@@ -46,6 +46,7 @@ from fundl import (
     tree,
     value_and_grad,
 )
+from fundl.layers.dropout import is_stochastic
 from fundl.metrics import Metric
 from fundl.random import Key
 from fundl.training.epochs import described
@@ -53,7 +54,7 @@ from fundl.training.evaluation import evaluate
 from fundl.training.fitting import fit
 from fundl.training.history import Evaluation
 from fundl.training.interruption import Interrupted
-from fundl.training.step import TrainState, draws, train_state, train_step
+from fundl.training.step import TrainState, holds, train_state, train_step
 from fundl.tree import BUFFER
 
 Batch = tuple[Tensor, Tensor]
@@ -216,7 +217,7 @@ class Keyed(Layer[None]):
     ids=tree.describe,
 )
 def test_a_step_knows_whether_a_model_draws(model: Model) -> None:
-    assert draws(model) == (rekey(model, key(0)) is not model)
+    assert holds(is_stochastic, model) == (rekey(model, key(0)) is not model)
 
 
 def test_a_step_draws_anew_from_its_own_key_and_the_model_keeps_none() -> None:

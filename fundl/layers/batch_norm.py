@@ -18,8 +18,10 @@ from fundl._common import half
 from fundl._common.modes import no_grad
 from fundl._common.numbers import number
 from fundl._common.suggestions import with_suggestions
+from fundl.groups import Group
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer, Model, P
+from fundl.layers import _batch_over
 from fundl.layers._layout import in_a_row, require_sizes
 from fundl.layers._normalizing import Channels, Count, require_channels, require_eps, scale_and_shift
 from fundl.layers._refusals import require_at_least_one, require_dtype
@@ -37,11 +39,13 @@ class Statistics(Record):
         mean: of each channel.
         rstd: 1 / sqrt(var + eps) of each channel, var divided by the count.
         count: of the numbers in each channel.
+        of_all: likewise in the batch of all processes, an integer without axes; None where one has all of it.
     """
 
     mean: Tensor
     rstd: Tensor
     count: int
+    of_all: Tensor | None = None
 
 
 @final
@@ -68,6 +72,8 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
         eps: added to the variance; 1e-5 by default.
         weight_init: how `initialize` draws the weight; ones by default.
         bias_init: how `initialize` draws the bias; zeros by default.
+        over: a group of processes, each of which has some examples of the batch: without statistics, mean and var are those of
+            all of them. A `train_step` over a group sees to it.
 
     Shape:
         (B, channels, ...), kept, with any number of axes of space, or none
@@ -99,6 +105,7 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
     eps: float = attrs.field(default=1e-5, kw_only=True)
     weight_init: Initializer = attrs.field(default=ones(), kw_only=True)
     bias_init: Initializer = attrs.field(default=zeros(), kw_only=True)
+    over: Group | None = attrs.field(default=None, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         require_eps(self.eps)
@@ -110,6 +117,8 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Statistics | None]]:
         require_channels("BatchNorm", self.weight, self.bias, self.mean, self.var, x=x)  # the kernel would read past the end
+        if self.mean is None and self.over is not None and self.over.size > 1:
+            return self._forward_over(self.over, x)
         count = x.numel() // max(x.shape[1], 1)
         if count == 1 and self.mean is None:
             raise ValueError(
@@ -132,6 +141,8 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
         x, statistics = residuals
         require_sizes(grad, x.shape)
         require_channels("BatchNorm", self.weight, self.mean, x=x)
+        if statistics is not None and statistics.of_all is not None and self.over is not None:
+            return self._backward_over(self.over, x, statistics, statistics.of_all, grad)
         if not x.numel():
             return tree.with_trainable_leaves(self, [torch.zeros_like(leaf) for leaf in tree.trainable_leaves(self)]), grad
         # The kernel for inputs without space reads what belongs to the channels as if it were contiguous.
@@ -141,6 +152,19 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
         from_batch = statistics is not None
         grads = half.batch_norm_backward(self.bias, grad, x, weight, mean, var, batch_mean, rstd, from_batch, self.eps)
         return self.gradient(*grads[1:]), grads[0]
+
+    def _forward_over(self, group: Group, x: Tensor) -> tuple[Tensor, tuple[Tensor, Statistics | None]]:
+        mean, var, total = _batch_over.moments(group, x)
+        y = half.batch_norm(x, self.weight, self.bias, mean, var, self.eps)[0] if x.numel() else x
+        return y, (x, Statistics(mean, (var + self.eps).rsqrt(), x.numel() // max(x.shape[1], 1), total))
+
+    def _backward_over(self, group: Group, x: Tensor, batch: Statistics, total: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        normal = (half.widened(x) - batch.mean.view(shape)) * batch.rstd.view(shape)
+        factor = batch.rstd if self.weight is None else batch.rstd * half.widened(self.weight)
+        found = _batch_over.gradients(group, half.widened(grad), normal, factor, total)
+        grad_x, *grads = half.rounded(found, x, self.weight, self.bias)
+        return self.gradient(*grads), grad_x
 
     @override
     def output_shape(self, shape: Shape[Batch, Channels, *Rest]) -> Shape[Batch, Channels, *Rest]:
@@ -205,6 +229,20 @@ def without_statistics(model: P) -> P:
     (BatchNorm(weight=None, bias=None, mean=None, var=None),)
     """
     return _with_statistics(model, [(None, None)] * len(_layers(model)))
+
+
+def is_batch_norm(cls: type[Record]) -> bool:
+    """Whether records of a class are BatchNorms."""
+    return issubclass(cls, BatchNorm)
+
+
+def normalized_over(model: P, group: Group) -> P:
+    """The model whose BatchNorms, where they have no statistics, normalise with those of the batches of all processes."""
+
+    def over(record: Record) -> Record:
+        return attrs.evolve(record, over=group) if isinstance(record, BatchNorm) and record.mean is None else record
+
+    return tree.map_records(over, model)
 
 
 def _by_batch(model: Model) -> list[BatchNorm | None]:
@@ -291,9 +329,10 @@ def statistics_of(residuals: object) -> tuple[Statistics, ...]:
 
 
 def _followed(layer: BatchNorm, batch: Statistics, momentum: float) -> tuple[Tensor | None, Tensor | None]:
-    if batch.count < 2:
+    if batch.count < 2 and batch.of_all is None:
         return layer.mean, layer.var
-    batch_var = _var(layer, batch) * (batch.count / (batch.count - 1))
+    count = batch.count if batch.of_all is None else batch.of_all.to(batch.mean.dtype).clamp(min=2)
+    batch_var = _var(layer, batch) * (count / (count - 1))
     mean = torch.zeros_like(batch.mean) if layer.mean is None else layer.mean.to(batch.mean.dtype)
     var = torch.ones_like(batch.mean) if layer.var is None else layer.var.to(batch.mean.dtype)
     dtype = _dtype(layer, batch)

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, Generic, Literal
+from typing import Final, Generic, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from fundl import tree
 from fundl._common.modes import callers_mode, no_grad
+from fundl.collectives import reduced
+from fundl.groups import Group, device_of
 from fundl.layer import Prediction, Target
 from fundl.metrics import Metric
 from fundl.runs import Runs, T, each
+from fundl.training._over import has_rows
 from fundl.training.history import Evaluation
 from fundl.training.step import Report
 from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
@@ -26,21 +29,28 @@ class Means(Generic[Prediction, Target]):
         loss: what knows how the batches' losses weigh: the loss, or a step of it.
         metrics: to be measured as well, by their names.
         runs: one, or many.
+        over: the processes, each of which adds its part of each batch; None for one that adds all.
     """
 
-    def __init__(self, loss: object, metrics: Mapping[str, Metric[Prediction, Target]], runs: Runs) -> None:
+    def __init__(
+        self, loss: object, metrics: Mapping[str, Metric[Prediction, Target]], runs: Runs, over: Group | None = None
+    ) -> None:
         self.losses: list[Tensor] = []
         self.examples: int = 0
         self._rule: Rule = runs.each(rule_of(loss) or by_rows)
         self._axes = runs.axes
         self._weights: list[Weight] = []
         self._measured = _Measured(metrics, runs) if metrics else None
+        self.over = over
 
     def add(self, x: object, target: Target, report: Report[Prediction]) -> None:
         """Add a batch, and its report."""
         self.losses.append(report.loss)
-        self._weights.append(self._rule(report.prediction, target))
         self.examples += count_along(x, self._axes)
+        if self.over is not None and not has_rows(report.prediction):
+            self._weights.append(0.0)
+            return
+        self._weights.append(self._rule(report.prediction, target))
         if self._measured is not None:
             self._measured.add(report.prediction, target)
 
@@ -56,13 +66,20 @@ class Means(Generic[Prediction, Target]):
 
     def results(self) -> list[Evaluation]:
         """The means of each run; there must have been batches."""
-        losses = _mean(self.losses, self._weights, self._axes, "the loss")
-        metrics = {} if self._measured is None else self._measured.means()
-        return [Evaluation(loss, {name: of_runs[run] for name, of_runs in metrics.items()}) for run, loss in enumerate(losses)]
+        named = {"loss": _sums(self.losses, self._weights, self._axes, "the loss")}
+        if self._measured is not None:
+            named |= self._measured.sums()
+        if self.over is not None:
+            named = _of_all(named, self.over)
+        means = {name: [_mean(*of_run, name) for of_run in runs] for name, runs in named.items()}
+        losses = means.pop("loss")  # no metric is called so
+        return [Evaluation(loss, {name: of_runs[run] for name, of_runs in means.items()}) for run, loss in enumerate(losses)]
 
     def divergence(self) -> tuple[int, int, float] | None:
         """The first loss that counts and is not finite: its run, its place among the losses, and what it is."""
         weights = _values(self._weights, self._axes, "the loss")
+        if self.over is not None:
+            weights = _summed(weights, self.over)
         for of_run, losses in enumerate(_values(self.losses, self._axes, "the loss")):
             for place, (loss, weight) in enumerate(zip(losses, weights[of_run % len(weights)], strict=True)):
                 if weight and not math.isfinite(loss):
@@ -86,8 +103,8 @@ class _Numbers(Generic[Prediction, Target]):
         self._numbers.append(torch.stack(numbers) if self._runs.axes else numbers[0])
         self._weights.append(self._rule(prediction, target))
 
-    def mean(self) -> list[float]:
-        return _mean(self._numbers, self._weights, self._runs.axes, f"the metric {self._name!r}")
+    def sums(self) -> "list[Sums]":
+        return _sums(self._numbers, self._weights, self._runs.axes, f"the metric {self._name!r}")
 
     def _number(self, prediction: Prediction, target: Target) -> Tensor:
         """The metric, which must be a single number."""
@@ -133,10 +150,10 @@ class _Measured(Generic[Prediction, Target]):
             for one in tree.unstack(together, count):
                 self._measure(self._at_once, *one)
 
-    def means(self) -> dict[str, list[float]]:
-        """By the metrics' names, in their order: the mean for each run."""
+    def sums(self) -> "dict[str, list[Sums]]":
+        """By the metrics' names, in their order: what the mean is of, for each run."""
         self._measure_waiting()
-        return {name: one.mean() for name, one in self._all.items()}
+        return {name: one.sums() for name, one in self._all.items()}
 
     def _wait(self, prediction: Prediction, target: Target) -> None:
         self._waiting.append((prediction, target))
@@ -195,17 +212,42 @@ def _concatenated(batches: Sequence[T], axis: int) -> T:
 # --- Numbers --------------------------------------------------------------------------------------------------------
 
 
-def _mean(numbers: Sequence[Tensor], weights: Sequence[Weight], axes: Literal[0, 1], what: str) -> list[float]:
-    """The weighted mean of numbers, for each run. One of weight 0 does not count: it may be no number at all."""
+Sums: TypeAlias = tuple[float, float]
+"""The sum of numbers, each times its weight, and that of the weights."""
+
+
+def _sums(numbers: Sequence[Tensor], weights: Sequence[Weight], axes: Literal[0, 1], what: str) -> list[Sums]:
+    """What the weighted mean of numbers is of, for each run. One of weight 0 does not count: it may be no number at all."""
+    if not numbers:  # a process may have no rows at all
+        return [(0.0, 0.0)]
     heavy = _values(weights, axes, what)
-    return [_mean_of_run(values, heavy[run % len(heavy)], what) for run, values in enumerate(_values(numbers, axes, what))]
+    return [_sums_of_run(values, heavy[run % len(heavy)]) for run, values in enumerate(_values(numbers, axes, what))]
 
 
-def _mean_of_run(values: Sequence[float], weights: Sequence[float], what: str) -> float:
-    total = sum(weights)
-    if not total > 0:
+def _sums_of_run(values: Sequence[float], weights: Sequence[float]) -> Sums:
+    return sum([value * weight for value, weight in zip(values, weights, strict=True) if weight]), sum(weights)
+
+
+def _of_all(named: Mapping[str, list[Sums]], over: Group) -> dict[str, list[Sums]]:
+    """The sums of all processes."""
+    flat = [[number for runs in named.values() for of_run in runs for number in of_run]]
+    numbers = iter(_summed(flat, over)[0])
+    return {name: [(next(numbers), next(numbers)) for _ in runs] for name, runs in named.items()}
+
+
+def _summed(rows: list[list[float]], over: Group) -> list[list[float]]:
+    """The sums of the numbers of all processes."""
+    with no_grad():
+        numbers = torch.tensor(rows, dtype=torch.float64, device=device_of(over))
+        summed: list[list[float]] = reduced([numbers], over)[0].tolist()
+    return summed
+
+
+def _mean(total: float, weights: float, name: str) -> float:
+    if not weights > 0:
+        what = "the loss" if name == "loss" else f"the metric {name!r}"
         raise ValueError(f"there is nothing to average: what {what} divided by is 0 for all batches together")
-    return sum([value * weight for value, weight in zip(values, weights, strict=True) if weight]) / total
+    return total / weights
 
 
 def _values(numbers: Sequence[Weight], axes: Literal[0, 1], what: str) -> list[list[float]]:

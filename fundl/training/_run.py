@@ -12,6 +12,8 @@ from torch import Tensor
 from fundl import random, tree
 from fundl._common.modes import inference_mode
 from fundl._compiling.donation import clear_fields
+from fundl.collectives import gather_numbers, require_same
+from fundl.groups import Group
 from fundl.layer import P, Prediction, Target
 from fundl.metrics import Metric
 from fundl.random import Key
@@ -46,6 +48,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
             before were compiled; None for one by one.
         donate: whether each epoch uses up the good state that it begins with.
         every: how many steps an epoch has; None for as many as there are batches.
+        over: the processes that make the run together, more than one; None for this one alone.
     """
 
     runs: Runs
@@ -56,6 +59,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
     runner_for: "RunnerFor[P, S, X, Target, Prediction] | None" = None
     donate: bool = False
     every: int | None = None
+    over: Group | None = None
     history: list[tuple[Epoch, ...]] = attrs.field(factory=list, init=False)  # of the epochs that were finished
     examples: int = attrs.field(default=0, init=False)  # of all runs, in the last epoch
     source: Source[X, Target] = attrs.field(init=False)
@@ -70,6 +74,8 @@ class Run(Generic[P, S, X, Target, Prediction]):
                 f"the state is what train_state(key, model, optimizer) makes, or a step or fit returned, not"
                 f" {tree.describe(self.good)}"
             )
+        if self.over is not None:
+            require_same(self.good, self.over, "the state")
         self._current = self.good
         self.source = Source(self.batches, self._key_of_pass, self.every)
 
@@ -156,8 +162,10 @@ class Run(Generic[P, S, X, Target, Prediction]):
 
     def _go_through(self, first_step: int, shown: Progress) -> Means[Prediction, Target]:
         """Make a step of each batch."""
-        means = Means(self.step, self.metrics, self.runs)
+        means = Means(self.step, self.metrics, self.runs, self.over)
         batches = self.source.epoch(first_step)
+        if self.over is not None:
+            self._require_alike(self.over, first_step)
         if self._runner is None:
             steps = self.source.steps
             self._runner = one_by_one(self.step) if self.runner_for is None else self.runner_for(steps, self._before, shown)
@@ -177,6 +185,17 @@ class Run(Generic[P, S, X, Target, Prediction]):
                     means.add(x, target, report)
                 shown.move(before + len(means.losses) / max(steps, len(means.losses)))
         return means
+
+    def _require_alike(self, over: Group, first_step: int) -> None:
+        """Raise where processes begin an epoch otherwise than others: these would wait for steps that never come."""
+        found = gather_numbers([first_step, self.source.steps], over)
+        for what, numbers in ("begin at step", found[::2]), ("have batches, as many as", found[1::2]):
+            if len({*numbers}) > 1:
+                other = next(rank for rank, number in enumerate(numbers) if number != numbers[0])
+                raise ValueError(
+                    f"the processes {what} {numbers[0]} in process 0 and {numbers[other]} in process {other}: give each its"
+                    " part of the same batches, minibatches(key, data, batch_size, part=group)"
+                )
 
     def _key_of_pass(self, first_step: int) -> Key:
         with inference_mode():  # many small kernels
@@ -217,7 +236,11 @@ class Run(Generic[P, S, X, Target, Prediction]):
     def _require_finite(self, model: P, epoch: int, last_step: int) -> None:
         """Find what the last step of an epoch did to a model: no loss tells of it any more."""
         if _not_finite(model) is None:
+            if self.over is not None and any(gather_numbers([0], self.over)):
+                raise FloatingPointError(f"the model of another process is no longer finite after epoch {epoch}. {_ADVICE}")
             return
+        if self.over is not None:
+            gather_numbers([1], self.over)
         for run, of_run in enumerate(self.runs.apart(model)):
             if (path := _not_finite(of_run)) is not None:
                 whose = f" of run {run}" if self.runs.axes else ""

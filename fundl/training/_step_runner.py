@@ -12,6 +12,7 @@ from fundl import tree
 from fundl._compiling import inductor, torch_private, waiting
 from fundl._compiling.scan import Scanned, scan
 from fundl._compiling.tracing import TraceError
+from fundl.groups import Group
 from fundl.training._progress import Progress
 from fundl.training._signals import HeldSignals
 
@@ -78,8 +79,11 @@ class CompiledStepRunner(StepRunner[S, B, R]):
     If it is to insist, a step that cannot be compiled is an error; else all are taken one by one.
     """
 
-    def __init__(self, step: Callable[[S, B], tuple[S, R]], shown: Progress, *, insist: bool) -> None:
+    def __init__(
+        self, step: Callable[[S, B], tuple[S, R]], shown: Progress, *, insist: bool, over: Group | None = None
+    ) -> None:
         super().__init__(step)
+        self._over = over
         if insist:
             torch_private.require_known(torch_private.NAMES)
         self._many: Scanned[[S, B], tuple[S, R]] | None = scan(step) if torch_private.is_known("the step") else None

@@ -13,6 +13,8 @@ from typing import Final, TypeVar, final
 import attrs
 
 from fundl._common.listed import Listed
+from fundl.collectives import gather_numbers
+from fundl.groups import Group
 from fundl.saving import load, load_metadata, save
 from fundl.training.history import Epoch, Evaluation, Found
 from fundl.tree import describe
@@ -89,9 +91,10 @@ class Checkpoints(metaclass=Listed):
 
 @attrs.define
 class Writer:
-    """Finds and writes the checkpoints of a run."""
+    """Finds and writes the checkpoints of a run; of many processes the first writes, and all find the same."""
 
     where: Checkpoints
+    over: Group | None = None
     newest: Path | None = attrs.field(default=None, init=False)
     _written: float = attrs.field(init=False)
 
@@ -120,13 +123,24 @@ class Writer:
                 for reason in wrong:
                     warnings.warn(f"a checkpoint is left out, since it is not whole: {reason}", RuntimeWarning, stacklevel=2)
                 self.newest = path
+                self._require_alike(found.history[-1][0].step if found.history else 0)
                 return state, found
+        self._require_alike(-1)
         if wrong:
             raise ValueError(
                 f"no checkpoint in {self.folder} can be gone on from: give Checkpoints another folder, or fit the state that"
                 f" the run began with ({wrong[0]})"
             ) from wrong[0]
         return None
+
+    def _require_alike(self, step: int) -> None:
+        """Raise unless all processes have found a checkpoint of the same step."""
+        if self.over is not None and len(found := {*gather_numbers([step], self.over)}) > 1:
+            steps = ", ".join("none" if one < 0 else f"one of step {one}" for one in sorted(found))
+            raise ValueError(
+                f"the processes do not find the same checkpoint in {self.folder}, but {steps}: it must be a folder that all of"
+                " them share"
+            )
 
     def is_due(self, epoch: int) -> bool:
         """Whether a checkpoint is to be written at the end of an epoch."""
@@ -135,6 +149,8 @@ class Writer:
 
     def write(self, state: object, history: Sequence[tuple[Epoch, ...]], *, began: int, compiled: bool) -> None:
         """Write a checkpoint, and remove those that are not to be kept."""
+        if self.over is not None and self.over.rank:
+            return
         told = {"history": [[_texts(epoch) for epoch in row] for row in history], "began": began, "compiled": compiled}
         texts = {_RUN: json.dumps(told)}
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +162,7 @@ class Writer:
 
     def write_best(self, state: object, history: Sequence[tuple[Epoch, ...]]) -> None:
         """Write the state of an epoch that is better than all before it."""
-        if self.where.best is None:
+        if self.where.best is None or (self.over is not None and self.over.rank):
             return
         number = self._score(history[-1])
         if not math.isnan(number) and not any(self._score(row) <= number for row in history[:-1]):

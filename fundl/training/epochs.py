@@ -8,10 +8,12 @@ import attrs
 
 from fundl import tree
 from fundl._common.suggestions import with_suggestions
+from fundl.groups import Group
 from fundl.layer import P, Prediction, Target
 from fundl.memory import keep_freed_memory
 from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
+from fundl.training._over import processes_of
 from fundl.training._progress import Progress, show
 from fundl.training._run import Run, RunnerFor, one_by_one
 from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner, pays
@@ -54,6 +56,7 @@ def epochs(
     checkpoints: Checkpoints | None = None,
     compile: Compile = "auto",  # noqa: A002  # what it does; nobody compiles Python here
     donate: bool = False,
+    over: Group | None = None,
     progress: "bool | Console" = True,
 ) -> Generator[Milestone[P, S], TrainState[P, S] | None, None]:
     """A training run, epoch by epoch: to write down, to save, or to end early, by plain statements of a loop.
@@ -62,7 +65,8 @@ def epochs(
     numbers the epochs through. Whoever leaves the loop has the last state in his hands, whatever made him leave it.
 
     Args:
-        step, state, batches, metrics, evaluate, evaluated, evaluate_every, checkpoints, compile, donate, progress: see `fit`.
+        step, state, batches, metrics, evaluate, evaluated, evaluate_every, checkpoints, compile: see `fit`.
+        donate, over, progress: likewise.
         count: how many epochs there are at most.
         every: how many steps an epoch has, however many batches there are: an epoch begins where the one before it ended, and
             the batches are made anew when they end. For a data set that nobody finishes. None for as many as there are batches.
@@ -96,7 +100,9 @@ def epochs(
     >>> epoch.epoch < 50
     True
     """
-    run = Run(ONE, step, state, batches, require_metrics(metrics), runner_for(step, state, count, compile), donate, every)
+    together = processes_of(step, over)
+    runner = runner_for(step, state, count, compile, together)
+    run = Run(ONE, step, state, batches, require_metrics(metrics), runner, donate, every, together)
     return _milestones(
         run,
         reached(
@@ -127,6 +133,7 @@ def runner_for(
     state: TrainState[P, S],
     count: int,
     compile: Compile,  # noqa: A002  # as it is called above
+    over: Group | None = None,
 ) -> RunnerFor[P, S, X, Target, Prediction]:
     """What decides how the steps of a run of so many epochs are taken."""
     if compile != "auto" and not isinstance(compile, bool):
@@ -138,7 +145,7 @@ def runner_for(
         compiled = compile
         if compiled == "auto":
             compiled = pays(steps * count, state.model) if before is None else before
-        return CompiledStepRunner(step, shown, insist=compile is True) if compiled else one_by_one(step)
+        return CompiledStepRunner(step, shown, insist=compile is True, over=over) if compiled else one_by_one(step)
 
     return decide
 
@@ -179,7 +186,9 @@ def reached(
     if run.every is not None and run.every < 1:
         raise ValueError(f"every, the steps of an epoch, must be 1 or more, not {run.every}")
     keep_freed_memory()
-    writer = None if checkpoints is None else Writer(checkpoints)
+    if run.over is not None and run.over.rank:
+        progress = False
+    writer = None if checkpoints is None else Writer(checkpoints, run.over)
     if writer is not None and (found := writer.find(run.good)) is not None:
         run.take_up(*found)
     return _epoch_by_epoch(

@@ -7,10 +7,12 @@ from fundl._common.checks import loss_and_gradient, require_loss
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass
 from fundl._common.suggestions import with_suggestions
+from fundl.groups import Group, require_group
 from fundl.layer import Loss, Model, Prediction, Target
 from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._means import Means
+from fundl.training._over import has_rows
 from fundl.training.history import Evaluation
 from fundl.training.step import Report, X, pair
 from fundl.tree import describe
@@ -23,6 +25,7 @@ def evaluate(
     batches: Iterable[tuple[X, Target]],
     *,
     metrics: Mapping[str, Metric[Prediction, Target]] | None = None,
+    over: Group | None = None,
 ) -> Evaluation:
     """The loss and some metrics of a model on data that comes in batches.
 
@@ -39,6 +42,8 @@ def evaluate(
             any trees of them. They need not be of one length in all batches.
         metrics: by names of your own: ``{"accuracy": accuracy}``. Each goes from a prediction and its target to one number, a
             tensor without axes.
+        over: a group of processes, each of which has some of the data, such as ``minibatches(..., part=group)`` gives it. Each
+            gets what the data of all amount to.
 
     Raises:
         TypeError: what `batches` gives are not pairs, or a metric gives no single number.
@@ -56,14 +61,20 @@ def evaluate(
             "batches are pairs (x, target), such as minibatches(None, (x, target), 1000) or [(x, target)], not"
             f" {describe(batches)}"
         )
-    means = Means(loss, require_metrics(metrics), ONE)
+    if over is not None:
+        require_group(over)
+    means = Means(loss, require_metrics(metrics), ONE, over if over is not None and over.size > 1 else None)
+    came = False
     for batch in batches:
+        came = True
         x, target = pair(batch)
         with no_grad():
             output = Pass(model, x).output
             prediction = cast("Prediction", output)  # only the model's run tells what it gives: the loss says what it is for
+            if means.over is not None and not has_rows(prediction):
+                continue
             value, _ = loss_and_gradient(loss, prediction, target)
             means.add(x, target, Report(value, prediction))
-    if not means.losses:
+    if not came and means.over is None:
         raise ValueError("there is nothing to evaluate on: no batches came")
     return means.results()[0]

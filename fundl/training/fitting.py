@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from fundl._common.suggestions import with_suggestions
+from fundl.groups import Group
 from fundl.layer import P, Prediction, Target
 from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._means import for_any_use
+from fundl.training._over import processes_of
 from fundl.training._run import Run
 from fundl.training._step_runner import Compile
 from fundl.training.batches import Batches
@@ -35,6 +37,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     compile: Compile = "auto",  # noqa: A002  # what it does; nobody compiles Python here
     donate: bool = False,
+    over: Group | None = None,
     progress: "bool | Console" = True,
 ) -> tuple[TrainState[P, S], tuple[Epoch, ...]]:
     """A training run: the fold of a step over the batches of some epochs. `epochs` gives the same run epoch by epoch.
@@ -68,6 +71,9 @@ def fit(
             takes the memory of one state, that of the params and of what the optimizer remembers, and not of two beside the
             given one (of which nobody else must hold a part: ``del model``). What it costs: of an epoch at whose end a loss or
             a parameter is not finite, nothing is left but the error.
+        over: the processes that make the run together, that the step is over: each of them calls `fit` with the same state, and
+            with batches of which it has its part, ``minibatches(key, data, 256, part=group)``. They get the same result. The
+            first one alone writes checkpoints, from which all of them go on, and shows progress.
         progress: whether to show a bar (on a terminal) or some lines (elsewhere) on standard error; or where to show them.
 
     Returns:
@@ -75,6 +81,7 @@ def fit(
 
     Raises:
         ValueError: `epochs` is negative, `evaluate_every` less than 1, or an epoch has no batches.
+        ValueError: the step is over other processes than `over`, or their states or numbers of batches differ.
         TypeError: what `batches` gives are not pairs, the state is none, or a metric or `evaluate` returns something else.
         FloatingPointError: the loss, or a parameter, is no longer finite. Looked for after each epoch, since looking waits for
             the device.
@@ -90,7 +97,9 @@ def fit(
     >>> [epoch.step for epoch in history]
     [10, 20, 30]
     """
-    run = Run(ONE, step, state, batches, require_metrics(metrics), runner_for(step, state, epochs, compile), donate, every)
+    together = processes_of(step, over)
+    runner = runner_for(step, state, epochs, compile, together)
+    run = Run(ONE, step, state, batches, require_metrics(metrics), runner, donate, every, together)
     for _ in reached(
         run,
         epochs,

@@ -17,14 +17,23 @@ from fundl._common.ownership import Ownership
 from fundl._common.running import Pass
 from fundl._common.suggestions import with_suggestions
 from fundl._compiling.donation import clear_fields
+from fundl.groups import Group
 from fundl.layer import Loss, P, Prediction, Target
-from fundl.layers.batch_norm import Statistics, require_momentum, statistics_of, without_statistics
+from fundl.layers.batch_norm import (
+    Statistics,
+    is_batch_norm,
+    normalized_over,
+    require_momentum,
+    statistics_of,
+    without_statistics,
+)
 from fundl.layers.batch_norm import track as follow_statistics
 from fundl.layers.dropout import has_keys, is_stochastic, rekey
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
 from fundl.runs import ONE, Runs
+from fundl.training._over import mark, shares_of
 from fundl.tree import Record
 from fundl.weights import by_rows, rule_of, weighed_by
 
@@ -107,7 +116,12 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
 # know of a step that is handed on at once, as in jit(train_step(loss, optimizer)).
 @with_suggestions
 def train_step(
-    loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool = False, track: float | None = None
+    loss: Loss[Prediction, Target],
+    optimizer: Transform[S],
+    *,
+    donate: bool = False,
+    track: float | None = None,
+    over: Group | None = None,
 ) -> Callable[[TrainState[P, S], tuple[X, Target]], tuple[TrainState[P, S], Report[Prediction]]]:
     """The step of a training run: forward, loss, backward, update, as one pure function.
 
@@ -145,11 +159,17 @@ def train_step(
     >>> state.step, after.step, report
     (tensor(0), tensor(1), Report(loss=float32[], prediction=float32[4, 1]))
     """
-    return step_of(ONE, loss, optimizer, donate=donate, track=track)
+    return step_of(ONE, loss, optimizer, donate=donate, track=track, over=over)
 
 
 def step_of(
-    runs: Runs, loss: Loss[Prediction, Target], optimizer: Transform[S], *, donate: bool, track: float | None
+    runs: Runs,
+    loss: Loss[Prediction, Target],
+    optimizer: Transform[S],
+    *,
+    donate: bool,
+    track: float | None,
+    over: Group | None = None,
 ) -> Step[P, S, X, Target, Prediction]:
     """`train_step`, of one run or of many; the loss is of one run, the optimizer of all."""
     require_loss(loss)
@@ -158,6 +178,8 @@ def step_of(
         require_momentum("track", track)
     rule, gathers = rule_of(loss) or by_rows, optimizer.weighed(1.0) is not optimizer
     loss_of_all, rule_of_all = runs.each(loss), runs.each(rule)
+    if (shares := shares_of(over, loss)) is not None:
+        loss_of_all, rule_of_all = shares.loss_of_whole(), shares.weight_of_whole
 
     def differentiate(
         state: TrainState[P, S], batch: tuple[X, Target]
@@ -165,8 +187,11 @@ def step_of(
         """The gradients of a batch, the optimizer for it, its report, and the statistics to follow."""
         x, target = pair(batch)
         model = state.model if track is None else without_statistics(state.model)
-        if draws(model):
-            model = runs.each(lambda model, key: rekey(model, random.fold_in(key, state.step)))(model, state.key)
+        if shares is not None and holds(is_batch_norm, model):
+            model = normalized_over(model, shares.group)
+        if holds(is_stochastic, model):
+            key = state.key if shares is None else shares.key(state.key, x)
+            model = runs.each(lambda model, key: rekey(model, random.fold_in(key, state.step)))(model, key)
         ran = Pass(model, x)
         seen = () if track is None else statistics_of(ran.residuals)
         prediction = cast("Prediction", ran.output)  # only running tells what it gives: the loss says what it is for
@@ -174,6 +199,8 @@ def step_of(
         if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
             ran.grad = runs.each(scaled)(ran.grad, scale)
         grads = ran.backward_params()
+        if shares is not None:
+            grads = shares.summed(grads)
         transform = optimizer.weighed(rule_of_all(prediction, target)) if gathers else optimizer
         return grads, transform, Report(value, prediction), seen
 
@@ -207,6 +234,7 @@ def step_of(
     for made in (step, donating):
         made.__qualname__ = "train_step.<locals>.step"  # messages name a step by it: whoever made it called a train_step
         setattr(made, _DONATING, (made, donating))
+        mark(made, over)
     return donating if donate else step
 
 
@@ -247,26 +275,26 @@ def pair(batch: tuple[X, Target]) -> tuple[X, Target]:
     return x, target
 
 
-def draws(model: object) -> bool:
-    """Whether a layer of a model is stochastic. Each step asks, so it takes a microsecond; making keys takes a hundred."""
+def holds(kind: Callable[[type[Record]], bool], model: object) -> bool:
+    """Whether a model has a layer of a kind. Each step asks, so it takes a microsecond; making keys takes a hundred."""
     parts: Iterable[object] = ()
     if isinstance(model, Record):
-        stochastic, inner = _where_it_draws(type(model))  # type: ignore[arg-type]  # a class can be hashed, whatever its records can
-        if stochastic or not inner:
-            return stochastic
+        found, inner = _where_it_holds(kind, type(model))  # type: ignore[arg-type]  # a class can be hashed, whatever its records can
+        if found or not inner:
+            return found
         parts = [getattr(model, name) for name in inner]
     elif isinstance(model, tuple | list):
         parts = model
     elif isinstance(model, dict):
         parts = model.values()
     for part in parts:  # noqa: SIM110  # any() over a generator takes four times as long
-        if draws(part):
+        if holds(kind, part):
             return True
     return False
 
 
 @functools.cache
-def _where_it_draws(cls: type[Record]) -> tuple[bool, tuple[str, ...]]:
-    """Whether records of a class are stochastic, and which fields may hold more than a tensor."""
+def _where_it_holds(kind: Callable[[type[Record]], bool], cls: type[Record]) -> tuple[bool, tuple[str, ...]]:
+    """Whether records of a class are of a kind, and which fields may hold more than a tensor."""
     children = [field for field in attrs.fields(cls) if field.name in cls.children]
-    return is_stochastic(cls), tuple(field.name for field in children if field.type not in {Tensor, Tensor | None})
+    return kind(cls), tuple(field.name for field in children if field.type not in {Tensor, Tensor | None})

@@ -1,0 +1,154 @@
+"""A step of training over a group of processes: loss, gradients and random numbers are those of the whole batch.
+
+Each process has some rows of a batch, and sums travel, never means of means. A loss that is a mean is, over the whole batch,
+
+    (w_1 m_1 + ... + w_n m_n) / (w_1 + ... + w_n)
+
+where m_r is what it is for the rows of process r, and w_r what that divided by, 0 where nothing counts. So the gradient of m_r
+goes backward times w_r over the sum, and the gradients with respect to the parameters are added up.
+"""
+
+import functools
+from typing import Final, Generic, TypeVar
+
+import attrs
+import torch
+from torch import Tensor
+
+from fundl import random, tree
+from fundl._common.checks import loss_and_gradient, require_gradient
+from fundl._common.modes import is_readable
+from fundl.collectives import reduced
+from fundl.groups import Group, device_of, require_group
+from fundl.layer import Loss, Prediction, Target
+from fundl.random import Key
+from fundl.weights import Rule, Weight, adds_up, by_rows, count_along, rule_of
+
+T = TypeVar("T")
+
+
+@attrs.frozen(eq=False)
+class Shares(Generic[Prediction, Target]):
+    """What the processes of a group, of more than one, have of a step.
+
+    Args:
+        group: the processes.
+        loss: of the rows of one of them.
+    """
+
+    group: Group
+    loss: Loss[Prediction, Target]
+    _place: Tensor = attrs.field(init=False)  # a tensor, so that the graph of a step is one for all processes
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "_place", torch.tensor([self.group.rank, self.group.size], device=device_of(self.group)))
+
+    def loss_of_whole(self) -> Loss[Prediction, Target]:
+        """The loss of the whole batch, and its gradient with respect to the prediction of this process."""
+
+        @functools.wraps(self.loss)
+        def whole(prediction: Prediction, target: Target) -> tuple[Tensor, Prediction]:
+            value, grad, weight = self._own(prediction, target)
+            if adds_up(self.loss):
+                (total,) = reduced([value], self.group)
+                return total, grad
+            counted = torch.where(weight == 0, 0.0, value * weight)  # a mean over nothing is no number
+            total, weights = reduced([torch.stack((counted, weight))], self.group)[0].unbind()
+            share = torch.where(weights == 0, 0.0, weight / weights)
+            return (total / weights).to(value.dtype), tree.map(lambda part: _scaled(part, share), grad)
+
+        return whole
+
+    def weight_of_whole(self, prediction: object, target: object) -> Tensor:
+        """What the loss of the whole batch divides by."""
+        weight = part_weight(rule_of(self.loss) or by_rows, prediction, target)
+        (total,) = reduced([_as_tensor(weight, tree.leaves(prediction)[0])], self.group)
+        return torch.ones_like(total) if adds_up(self.loss) else total
+
+    def summed(self, grads: T) -> T:
+        """The sums of the gradients of all processes; buffers stay as they are."""
+        return tree.with_trainable_leaves(grads, reduced(tree.trainable_leaves(grads), self.group))
+
+    def key(self, key: Key, x: object) -> Key:
+        """The key that draws for the rows of this process."""
+        rows = self._place.new_full((1,), count_along(x, 0))
+        return random.of_part(key, torch.cat((self._place, rows)).to(key.device))
+
+    def _own(self, prediction: Prediction, target: Target) -> tuple[Tensor, Prediction, Tensor]:
+        """The loss of the rows of this process, its gradient, and its weight; of no rows, nothing."""
+        first = tree.leaves(prediction)[0]
+        if not has_rows(prediction):
+            nothing = first.new_zeros((), dtype=torch.float64)
+            return nothing, tree.map(torch.zeros_like, prediction), nothing
+        value, grad = loss_and_gradient(self.loss, prediction, target)
+        require_gradient(grad, prediction, self.loss)
+        return value, grad, _as_tensor((rule_of(self.loss) or by_rows)(prediction, target), first)
+
+
+def shares_of(over: Group | None, loss: Loss[Prediction, Target]) -> Shares[Prediction, Target] | None:
+    """What the processes of a group have of a step; None where one has all of it."""
+    if over is None:
+        return None
+    require_group(over)
+    return Shares(over, loss) if over.size > 1 else None
+
+
+def has_rows(prediction: object) -> bool:
+    """Whether a process has any rows of a batch: a small last one may not do for all of them."""
+    return count_along(prediction, 0) > 0
+
+
+def part_weight(rule: Rule, prediction: object, target: object) -> Weight:
+    """The weight of the mean over the rows of a process, which may be none."""
+    return rule(prediction, target) if has_rows(prediction) else 0
+
+
+def _as_tensor(weight: Weight, like: Tensor) -> Tensor:
+    if isinstance(weight, Tensor):
+        return weight.to(torch.float64)
+    return like.new_full((), weight, dtype=torch.float64)
+
+
+def _scaled(grad: Tensor, share: Tensor) -> Tensor:
+    """A gradient times a share of 0 to 1; where that is 0, the gradient of a user's loss may be no number."""
+    if not grad.is_floating_point():
+        return grad
+    if is_readable(share):
+        return grad * share if share.item() else torch.zeros_like(grad)
+    return torch.where(share == 0, 0.0, grad * share)
+
+
+_MARK: Final = "__fundl_group__"
+
+
+def mark(step: object, group: Group | None) -> None:
+    """Say of a step which processes it is over."""
+    if group is not None:
+        setattr(step, _MARK, group)
+
+
+def group_of_step(step: object) -> Group | None:
+    """The processes that a step, compiled or not, is over; None where nothing is known."""
+    while step is not None:
+        if isinstance(found := getattr(step, _MARK, None), Group):
+            return found
+        step = getattr(step, "__wrapped__", None)
+    return None
+
+
+def processes_of(step: object, over: Group | None) -> Group | None:
+    """The processes of a run of such a step; None for one alone.
+
+    Raises:
+        TypeError: it is no group.
+        ValueError: the step is over another one.
+    """
+    if over is not None:
+        require_group(over)
+    own = group_of_step(step)
+    if own is not None and own.size > 1 and own != over:
+        raise ValueError(
+            f"the step is over the {own.size} processes of {own.name!r}, but the run "
+            + ("is of one: give it the same group, over=group" if over is None else f"over those of {over.name!r}")
+        )
+    return over if over is not None and over.size > 1 else None
