@@ -213,8 +213,8 @@ def grid(**sizes: int) -> tuple[Group, ...]:
 
         data, tensor = grid(data=4, tensor=2)
 
-    of 8 processes, numbered 0 to 7: process 5 is in the third row and the second column, so that `data` is the group of 1, 3,
-    5, 7, and `tensor` that of 4, 5. Processes of the last axis are neighbours, on one machine: it is for those that say the
+    of 8 processes, numbered 0 to 7: process 5 is in the third row and the second column, so that ``data`` is the group of 1, 3,
+    5, 7, and ``tensor`` that of 4, 5. Processes of the last axis are neighbours, on one machine: it is for those that say the
     most to each other. Each process makes the same grids, in the same order.
 
     Args:

@@ -12,15 +12,18 @@ from sphinx.util.typing import ExtensionMetadata
 import fundl
 import fundl.interop.torch_nn
 
-OF_LAYERS = {"backward", "backward_input", "backward_params", "forward", "output_shape"}
+CONTRACTS = (fundl.Dependent, fundl.OwnFans, fundl.Record)  # written by those who derive, and called by fundl
 
 
 def _members(kind: type) -> Iterator[str]:
-    """What a user calls on a value of the class: its own documented methods and properties, but for the contract."""
-    contract = OF_LAYERS if issubclass(kind, fundl.Layer) and kind is not fundl.Layer else set()
-    for name, value in vars(kind).items():
+    """What a user calls on a value of the class: what its `dir` lists of the methods and properties that fundl gives it."""
+    contract = {name for of in CONTRACTS if kind is not of for name in vars(of)}
+    owners = {name: owner for owner in reversed(kind.__mro__) for name in vars(owner) if owner.__module__.startswith("fundl")}
+    for name, owner in owners.items():
+        value = vars(owner)[name]
         is_callable = inspect.isfunction(value) or isinstance(value, classmethod | staticmethod | property)
-        if is_callable and not name.startswith("_") and name not in contract and inspect.getdoc(getattr(kind, name)):
+        is_listed = name in dir(kind) and name not in contract and not name.startswith("_")
+        if is_callable and is_listed and inspect.getdoc(getattr(kind, name)):
             yield name
 
 
@@ -28,7 +31,10 @@ def _entry(name: str) -> Iterator[str]:
     value = attrgetter(name)(fundl)
     if inspect.isclass(value):
         yield f".. autoclass:: fundl.{name}"
-        yield from (f"   :members: {members}" for members in [", ".join(_members(value))] if members)
+        yield ""
+        for member in _members(value):
+            is_property = isinstance(inspect.getattr_static(value, member), property)
+            yield f"   .. {'autoproperty' if is_property else 'automethod'}:: fundl.{name}.{member}"
     elif inspect.isroutine(value):
         yield f".. autofunction:: fundl.{name}"
     elif inspect.ismodule(value):
