@@ -206,6 +206,7 @@ from fundl.training.interruption import Interrupted as Interrupted, last_good as
 from fundl.training.checkpoints import Checkpoints as Checkpoints
 from fundl.training.epochs import Milestone as Milestone, epochs as epochs
 from fundl.training.fitting import fit as fit
+from fundl.training.finishing import finish as finish
 
 # Data.
 from fundl.data import (

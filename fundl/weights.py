@@ -6,13 +6,13 @@ divided by is the batch's weight, and the mean over several batches is
     (w_1 m_1 + ... + w_k m_k) / (w_1 + ... + w_k)
 
 The losses and metrics of fundl can be asked for it, by `weight_of`, and so can one of a user's that `weighed_by` marks. Any
-other counts as a mean over the batch's rows.
+other counts as a mean over the batch's rows. A loss that is a sum divides by nothing: several are added up, w = 1.
 """
 
 import functools
 import types
 from collections.abc import Callable
-from typing import Final, ParamSpec, TypeAlias, TypeVar, cast
+from typing import Final, Literal, ParamSpec, TypeAlias, TypeVar, cast, overload
 
 from torch import Tensor
 
@@ -30,13 +30,31 @@ Rule: TypeAlias = Callable[[object, object], Weight]
 _MARK: Final = "__fundl_weight__"
 
 
-def weighed_by(rule: Callable[P, Weight]) -> Callable[[F], F]:
+class Sum(int):
+    """The weight of a sum, 1: those of several batches are added up, and their weights are not."""
+
+
+SUM: Final = Sum(1)
+
+
+def _of_a_sum(*_args: object, **_options: object) -> Weight:
+    return SUM
+
+
+@overload
+def weighed_by(rule: Callable[P, Weight]) -> Callable[[F], F]: ...
+@overload
+def weighed_by(rule: Literal["sum"]) -> Callable[[F], F]: ...
+def weighed_by(rule: Callable[P, Weight] | Literal["sum"]) -> Callable[[F], F]:
     """Say what a loss or a metric, which is a mean, divides by: a decorator that marks it, and changes nothing else.
 
     Args:
         rule: from the same arguments, options included, to what the mean is divided by: a number where the shapes alone decide
             it, else a tensor without axes, 0 or more. Like a loss, it must not look at the values of tensors to decide what
-            to do.
+            to do. Or "sum", for a loss that is a sum, and divides by nothing.
+
+    Raises:
+        TypeError: it is neither.
 
     A loss over the tokens that are not padding, by hand:
 
@@ -51,9 +69,14 @@ def weighed_by(rule: Callable[P, Weight]) -> Callable[[F], F]:
     >>> weight_of(squared, torch.zeros(2, 3), torch.tensor([[1.0, 1.0, -1.0], [1.0, -1.0, -1.0]]))
     tensor(3)
     """
+    if not callable(rule) and rule != "sum":
+        raise TypeError(
+            'weighed_by takes a function of a prediction and a target that returns what the mean divides by, or "sum", not'
+            f" {rule!r}"
+        )
 
     def mark(function: F) -> F:
-        setattr(function, _MARK, rule)
+        setattr(function, _MARK, rule if callable(rule) else _of_a_sum)
         return function
 
     return mark
@@ -69,8 +92,9 @@ def weight_of(mean: Callable[[Prediction, Target], object], prediction: Predicti
 
     Returns:
         A number, or a tensor without axes: for ``reduction="mean"`` the number of elements, or of samples that count, or the
-        sum of their weights; for "batch_mean" the number of samples, for "sum" 1. Of a function that nothing is known of, the
-        number of rows: the size of the first axis of the prediction, or of its first tensor that has one; 1 if none has.
+        sum of their weights; for "batch_mean" the number of samples; for "sum" a 1 that says that it is of a sum. Of a function
+        that nothing is known of, the number of rows: the size of the first axis of the prediction, or of its first tensor that
+        has one; 1 if none has.
 
     >>> import functools, torch
     >>> from fundl import cross_entropy, mse, weight_of

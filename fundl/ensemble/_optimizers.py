@@ -46,6 +46,13 @@ class _EachRun(Transform[S]):
         return self._of_each([transform.move for transform in self._transforms(params)], grads, state, params)
 
     @override
+    def rest(self, state: S, params: Tensors) -> tuple[Tensors, S]:
+        def rest(_grads: Tensors, of_one: S, params: Tensors) -> tuple[Tensors, S]:
+            return self.transform.rest(of_one, params)
+
+        return self._of_each([rest] * len(params[0]), params, state, params)
+
+    @override
     def loss_scale(self, state: S) -> Tensor | None:
         return self.transform.loss_scale(state)
 

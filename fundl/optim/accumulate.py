@@ -10,11 +10,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.listed import Listed
+from fundl._common.modes import is_readable
 from fundl._common.numbers import count_of_steps
 from fundl.optim._sometimes import Sometimes
 from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
 from fundl.optim.transform import P, Rule, S, State, Transform, require_transform
 from fundl.tree import Record, describe
+from fundl.weights import Sum
 
 
 @final
@@ -24,7 +26,7 @@ class AccumulateState(Record, Generic[S], metaclass=Listed):
 
     Args:
         count: the micro-batches since the last full step, int64 without axes.
-        weight: the sum of their weights, float64 without axes.
+        weight: the sum of their weights, float64 without axes; 1 if they are of sums.
         total: the weighted sum of their gradients.
         inner: the state of the transform that sees the mean.
     """
@@ -66,29 +68,14 @@ class Accumulate(Sometimes[S, AccumulateState[S]]):
         """As `Transform.step`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
         return self._run(self._counting(weight).move, grads, state, params)
 
-    def finish(self, state: State[P, AccumulateState[S]], params: P) -> tuple[P, State[P, AccumulateState[S]]]:
-        """A step of what has been gathered since the last full one, where batches end before there are k of them.
-
-        The mean is that of the micro-batches that came, by their weights. Where none is waiting, all stays as it is.
-
-        Args:
-            state, params: what the last step returned.
-
-        Returns:
-            The next params, and a state in which nothing is gathered.
-        """
-        return self._run(self._step_of_rest, params, state, params)
-
-    def _step_of_rest(self, _grads: Tensors, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
+    @override
+    def rest(self, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
         require_fit(state.total, params)
         waits = state.count > 0
         results, inner = self.transform.move(_mean(state.total, state.weight), state.inner, params)
-        return select(waits, results, params), AccumulateState(
-            count=torch.zeros_like(state.count),
-            weight=torch.zeros_like(state.weight),
-            total=zeros_like(state.total),
-            inner=select(waits, inner, state.inner),
-        )
+        results, inner = self.transform.rest(select(waits, inner, state.inner), select(waits, results, params))
+        empty = torch.zeros_like(state.count), torch.zeros_like(state.weight), zeros_like(state.total)
+        return results, AccumulateState(*empty, inner)
 
     def _counting(self, weight: float | Tensor | None) -> Self:
         """The transform for a micro-batch of this weight, which must be one number above 0."""
@@ -120,12 +107,12 @@ class Accumulate(Sometimes[S, AccumulateState[S]]):
         otherwise: Tensors,
     ) -> tuple[Tensors, AccumulateState[S]]:
         require_fit(state.total, grads)
-        weight = self.weight
-        if isinstance(weight, Tensor):
-            total = torch._foreach_add(state.total, times(grads, weight))
+        if isinstance(self.weight, Tensor):
+            total = torch._foreach_add(state.total, _products(grads, self.weight))
         else:
-            total = torch._foreach_add(state.total, grads, alpha=weight)
-        weights, count = state.weight + weight, state.count + 1
+            total = torch._foreach_add(state.total, grads, alpha=self.weight)
+        weights = torch.ones_like(state.weight) if isinstance(self.weight, Sum) else state.weight + self.weight
+        count = state.count + 1
         full = count >= self.steps  # the state may be of more steps
         results, inner = rule(_mean(total, weights), state.inner, params)
         return select(full, results, otherwise), AccumulateState(
@@ -147,15 +134,25 @@ class Accumulate(Sometimes[S, AccumulateState[S]]):
     ) -> tuple[Tensors, AccumulateState[S]]:
         require_fit(state.total, grads)
         if isinstance(self.weight, Tensor):
-            torch._foreach_add_(state.total, times(grads, self.weight))
+            torch._foreach_add_(state.total, _products(grads, self.weight))
         else:
             torch._foreach_add_(state.total, grads, alpha=self.weight)
-        state.weight.add_(self.weight)
+        if isinstance(self.weight, Sum):
+            state.weight.fill_(1)
+        else:
+            state.weight.add_(self.weight)
         if state.count.add_(1) < self.steps:
             return otherwise(params), state
         results, inner = rule(_mean(state.total, state.weight), state.inner, params)
         torch._foreach_zero_((*state.total, state.weight, state.count))
         return results, state if inner is state.inner else attrs.evolve(state, inner=inner)
+
+
+def _products(grads: Tensors, weight: Tensor) -> Tensors:
+    """The gradients by their weight: one of weight 0 adds nothing, whatever it is, as that of a loss that divided by 0."""
+    if is_readable(weight):
+        return times(grads, weight) if weight.item() else zeros_like(grads)
+    return tuple([torch.where(weight == 0, 0.0, product) for product in times(grads, weight)])
 
 
 def _mean(total: Tensors, weights: Tensor) -> Tensors:
@@ -174,13 +171,14 @@ def accumulate(transform: Transform[S], steps: int) -> Accumulate[S]:
 
         params, state = optimizer.step(grads, state, params, weight=len(x))
 
-    `train_step` does so, by itself and wherever in an optimizer the accumulation is: the weight is what the loss divided by. A
-    weight that is a tensor without axes may differ from call to call of a traced step.
+    `train_step` does so, by itself and wherever in an optimizer the accumulation is: the weight is what the loss divided by
+    (see `weight_of`). Of a loss that is a sum, which divides by nothing, the transform is given the sum of the gradients. A
+    weight that is a tensor without axes may differ from call to call of a traced step; what has the weight 0 adds nothing.
 
     Where batches end in the middle of a window, what was gathered waits for more, in the next epoch say: nothing is lost, and
-    ``state.inner.count`` tells how many micro-batches wait. After the last batch of a run, `finish` makes a step of them:
+    a run that ends so tells it. `finish` makes a step of what waits:
 
-        model, memory = optimizer.finish(state.optimizer, state.model)
+        state = finish(step, state)
 
     Args:
         transform: what sees the mean: an optimizer.

@@ -89,6 +89,11 @@ class Adjustable(Transform[AdjustableState[S]]):
         return self._by(self._adjusted(state).move_over, grads, state, params)
 
     @override
+    def rest(self, state: AdjustableState[S], params: Tensors) -> tuple[Tensors, AdjustableState[S]]:
+        adjusted = self._adjusted(state)
+        return self._by(lambda _grads, inner, leaves: adjusted.rest(inner, leaves), params, state, params)
+
+    @override
     def loss_scale(self, state: AdjustableState[S]) -> Tensor | None:
         return self.transform.loss_scale(state.inner)
 

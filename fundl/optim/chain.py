@@ -80,6 +80,17 @@ class _Chain(Transform[States]):
         return results, state if same else cast("States", tuple(states))
 
     @override
+    def rest(self, state: States, params: Tensors) -> tuple[Tensors, States]:
+        for place, transform in enumerate(self.transforms[:-1]):
+            if transform.weighed(1.0) is not transform:
+                raise ValueError(
+                    f"part {place} of the chain gathers micro-batches, but only the last can be finished in the middle of a"
+                    " window: write chain(..., accumulate(...))"
+                )
+        params, last = self.transforms[-1].rest(state[-1], params)
+        return params, state if last is state[-1] else cast("States", (*state[:-1], last))
+
+    @override
     def weighed(self, weight: float | Tensor) -> Self:
         parts = tuple([transform.weighed(weight) for transform in self.transforms])
         unchanged = all(part is transform for part, transform in zip(parts, self.transforms, strict=True))

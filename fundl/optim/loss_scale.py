@@ -117,6 +117,11 @@ class DynamicLossScale(Sometimes[S, LossScaleState[S]]):
         return state.scale
 
     @override
+    def rest(self, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
+        results, inner = self.transform.rest(state.inner, params)
+        return results, LossScaleState(state.scale, state.good_steps, inner)
+
+    @override
     def weighed(self, weight: float | Tensor) -> Self:
         transform = self.transform.weighed(weight)
         return self if transform is self.transform else attrs.evolve(self, transform=transform)

@@ -109,6 +109,13 @@ class Partition(Transform[PartitionState[_States]]):
         return self._by([transform.move_over for transform in self.transforms], grads, state, params)
 
     @override
+    def rest(self, state: PartitionState[_States], params: Tensors) -> tuple[Tensors, PartitionState[_States]]:
+        def rest_of(transform: AnyTransform) -> AnyRule:
+            return lambda _grads, its_state, its_params: transform.rest(its_state, its_params)
+
+        return self._by([rest_of(transform) for transform in self.transforms], params, state, params)
+
+    @override
     def weighed(self, weight: float | Tensor) -> Self:
         parts = tuple([transform.weighed(weight) for transform in self.transforms])
         unchanged = all(part is transform for part, transform in zip(parts, self.transforms, strict=True))

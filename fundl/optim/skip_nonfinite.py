@@ -45,6 +45,11 @@ class SkipNonfinite(Sometimes[S, SkipState[S]]):
         return state.skipped
 
     @override
+    def rest(self, state: SkipState[S], params: Tensors) -> tuple[Tensors, SkipState[S]]:
+        results, inner = self.transform.rest(state.inner, params)
+        return results, SkipState(state.skipped, inner)
+
+    @override
     def weighed(self, weight: float | Tensor) -> Self:
         transform = self.transform.weighed(weight)
         return self if transform is self.transform else attrs.evolve(self, transform=transform)

@@ -160,6 +160,13 @@ class Transform(Generic[S], metaclass=ListedABC):
         """
         return self
 
+    def rest(self, state: S, params: Tensors) -> tuple[Tensors, S]:
+        """The next params and state, once what was gathered and waits for more has been applied: see `accumulate`.
+
+        What is made of other transforms asks them.
+        """
+        return params, state
+
     # --- What its user calls ---
 
     def init(self, params: P) -> State[P, S]:
@@ -200,6 +207,16 @@ class Transform(Generic[S], metaclass=ListedABC):
         Nobody looks after that here. Use ``train_step(..., donate=True)``, which does, unless you know who holds what.
         """
         return self._run(self.move_over, grads, state, params, over=True)
+
+    def finish(self, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
+        """The next params and state, once what `accumulate` has gathered is applied, in a window that is not full.
+
+        The mean is that of the micro-batches that came, by their weights. Where none waits, all stays as it is.
+
+        Args:
+            state, params: what the last step returned.
+        """
+        return self._run(lambda _grads, inner, leaves: self.rest(inner, leaves), params, state, params)
 
     def _run(self, rule: Rule[S], grads: P, state: State[P, S], params: P, *, over: bool = False) -> tuple[P, State[P, S]]:
         """Apply a rule for flat tuples of tensors to trees; the results may be `over` the params and the state."""

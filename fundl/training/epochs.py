@@ -19,6 +19,7 @@ from fundl.training._run import Run, RunnerFor, one_by_one
 from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner, pays
 from fundl.training.batches import Batches
 from fundl.training.checkpoints import Checkpoints, Writer
+from fundl.training.finishing import warn_of_waiting
 from fundl.training.history import Epoch, Evaluation
 from fundl.training.interruption import Interrupted, Left, terminated_as_interrupted
 from fundl.training.step import Report, S, Step, TrainState, X
@@ -234,6 +235,7 @@ def _epoch_by_epoch(
                 if writer is not None and run.good is not given:
                     _write(run, writer, last=True)  # else it would be taken up without what was set
                 del given  # nothing holds a state longer than the run does
+        warn_of_waiting(run.good.optimizer)
     except GeneratorExit:  # whoever leaves the loop has the state
         raise
     except KeyboardInterrupt as error:

@@ -133,8 +133,7 @@ def train_step(
     If layers of the model draw random numbers, they get keys that are folded from the state's key and step: the same state
     and batch give the same next state. The model in the state never has keys. If the optimizer scales the loss (see
     `dynamic_loss_scale`), its gradient is scaled here. If it gathers micro-batches (`accumulate`), each has the weight that
-    its loss divided by (see `weight_of`), so that they are just one large batch; of a loss with ``reduction="sum"`` the
-    gradients are averaged.
+    its loss divided by (see `weight_of`), so that they are just one large batch.
 
     Args:
         loss: from a prediction and its target to the loss and its gradient.
@@ -231,14 +230,20 @@ def step_of(
             clear_fields(state)
             return after, report
 
+    def finished(state: TrainState[P, S]) -> TrainState[P, S]:
+        model, memory = optimizer.finish(state.optimizer, state.model)
+        return TrainState(model, memory, state.key, state.step)
+
     for made in (step, donating):
         made.__qualname__ = "train_step.<locals>.step"  # messages name a step by it: whoever made it called a train_step
         setattr(made, _DONATING, (made, donating))
         mark(made, over)
+        setattr(made, FINISHING, finished)
     return donating if donate else step
 
 
 _DONATING: Final = "__fundl_donating__"
+FINISHING: Final = "__fundl_finishing__"
 
 
 def donating_of(step: Step[P, S, X, Target, Prediction]) -> Step[P, S, X, Target, Prediction] | None:

@@ -5,6 +5,16 @@ from typing import Final
 from tests.bad_input import Row
 
 ROWS: Final[tuple[Row, ...]] = (
+    ("finish(mse, state)", TypeError, "finish takes a step that train_step made, not"),
+    ("finish(optimizer, state)", TypeError, "whoever writes a step writes as well: model, memory = optimizer.finish("),
+    ("finish(step, model)", TypeError, "finish(step, state) takes the state that a step or fit returned, not (Linear("),
+    ("finish(step)", TypeError, "finish lacks state: it takes step, state"),
+    (
+        "weighed_by(8)",
+        TypeError,
+        "weighed_by takes a function of a prediction and a target that returns what the mean divides by",
+    ),
+    ('weighed_by("mean")', TypeError, "or \"sum\", not 'mean'"),
     ("train_state(key(0), model)", TypeError, "train_state lacks optimizer: it takes key, model, optimizer"),
     ("train_state(model, optimizer)", TypeError, "train_state lacks optimizer: it takes key, model, optimizer"),
     (
