@@ -31,7 +31,7 @@ _MARK: Final = "__fundl_weight__"
 
 
 class Sum(int):
-    """The weight of a sum, 1: those of several batches are added up, and their weights are not."""
+    """The weight of a sum, 1: the sums of several batches are added up, and not averaged."""
 
 
 SUM: Final = Sum(1)
@@ -110,7 +110,11 @@ def rule_of(function: object) -> Rule | None:
     """How a function's results weigh; None if nothing is known."""
     if isinstance(function, functools.partial):
         rule = rule_of(function.func)
-        return None if rule is None else functools.partial(rule, *function.args, **function.keywords)
+        if rule is None or rule is _of_a_sum:
+            return rule
+        if function.keywords.get("reduction") == "sum":
+            return _of_a_sum
+        return functools.partial(rule, *function.args, **function.keywords)
     rule = cast("Rule | None", getattr(function, _MARK, None))  # only `weighed_by` writes it
     if rule is None:
         wrapped: object = getattr(function, "__wrapped__", None)
@@ -121,12 +125,8 @@ def rule_of(function: object) -> Rule | None:
 
 
 def adds_up(loss: object) -> bool:
-    """Whether a loss of fundl's is told to add up, by ``reduction="sum"``: of several batches its values are added, too."""
-    while isinstance(loss, functools.partial):
-        if "reduction" in loss.keywords:
-            return rule_of(loss) is not None and loss.keywords["reduction"] == "sum"
-        loss = loss.func
-    return False
+    """Whether a loss is a sum, and says so: of several batches its values are added, too."""
+    return rule_of(loss) is _of_a_sum
 
 
 def by_rows(prediction: object, _target: object) -> int:

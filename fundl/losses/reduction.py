@@ -11,7 +11,6 @@ from fundl._common import suggestions
 from fundl._common.half import HALF
 from fundl._common.modes import is_readable
 from fundl._common.numbers import non_negative
-from fundl.weights import SUM
 
 Reduction: TypeAlias = Literal["mean", "sum", "batch_mean"]
 """What becomes of the losses of a batch: see `fundl.losses`."""
@@ -26,7 +25,7 @@ def divisor(samples: Tensor, reduction: Reduction, each: int = 1) -> int:
     if reduction == "mean":
         count = samples.numel() // each
     elif reduction == "sum":
-        return SUM
+        return 1
     elif reduction == "batch_mean":
         if not samples.ndim:
             raise ValueError('reduction="batch_mean" divides by the size of the first axis, but the prediction has no axis')

@@ -22,7 +22,7 @@ from fundl.collectives import reduced
 from fundl.groups import Group, device_of, require_group
 from fundl.layer import Loss, Prediction, Target
 from fundl.random import Key
-from fundl.weights import Rule, Weight, adds_up, by_rows, count_along, rule_of
+from fundl.weights import SUM, Rule, Weight, adds_up, by_rows, count_along, rule_of
 
 T = TypeVar("T")
 
@@ -59,11 +59,13 @@ class Shares(Generic[Prediction, Target]):
 
         return whole
 
-    def weight_of_whole(self, prediction: object, target: object) -> Tensor:
+    def weight_of_whole(self, prediction: object, target: object) -> Weight:
         """What the loss of the whole batch divides by."""
+        if adds_up(self.loss):
+            return SUM
         weight = part_weight(rule_of(self.loss) or by_rows, prediction, target)
         (total,) = reduced([_as_tensor(weight, tree.leaves(prediction)[0])], self.group)
-        return torch.ones_like(total) if adds_up(self.loss) else total
+        return total
 
     def summed(self, grads: T) -> T:
         """The sums of the gradients of all processes; buffers stay as they are."""
