@@ -12,8 +12,8 @@ from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
-from sphinx.ext.autodoc.preserve_defaults import DefaultValue
 from sphinx.util.typing import ExtensionMetadata
+from typing_extensions import override
 
 import fundl
 
@@ -49,12 +49,22 @@ def _process(_app: Sphinx, _what: str, _name: str, _of: object, _options: object
     lines[:] = as_restructured(lines)
 
 
+class _AsIs(str):
+    """A text that stands for itself, in place of a default."""
+
+    __slots__ = ()
+
+    @override
+    def __repr__(self) -> str:
+        return str(self)
+
+
 def _show_defaults(_app: Sphinx, value: object, _is_method: bool) -> None:
     """Show the defaults of a constructor that attrs wrote as themselves, not as what attrs wrote."""
     if inspect.isfunction(value) and value.__code__.co_filename.startswith("<attrs generated"):
         signature = inspect.signature(value)
         shown = [
-            one if one.default is one.empty else one.replace(default=DefaultValue(repr(one.default)))
+            one if one.default is one.empty else one.replace(default=_AsIs(repr(one.default)))
             for one in signature.parameters.values()
         ]
         vars(value)["__signature__"] = signature.replace(parameters=shown)
@@ -80,7 +90,7 @@ OTHERS = ("torch.", "nn.", "functools.")
 def _is_code(target: str) -> bool:
     """Whether a name that leads nowhere is right all the same: a part of what is public, or of others."""
     owner, _, part = target.rpartition(".")
-    return target in CODE or target.startswith(OTHERS) or (part in CODE and owner in fundl.__all__)
+    return target in CODE or target.startswith(OTHERS) or (part in CODE and owner in dir(fundl))
 
 
 def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, shown: nodes.TextElement) -> nodes.Node | None:

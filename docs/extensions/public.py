@@ -8,6 +8,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
+from typing_extensions import override
 
 import fundl
 import fundl.interop.torch_nn
@@ -50,6 +51,7 @@ class Public(SphinxDirective):
 
     has_content = True
 
+    @override
     def run(self) -> list[nodes.Node]:
         """Hand the names on to autodoc, which is written in reStructuredText."""
         names = " ".join(self.content).split()

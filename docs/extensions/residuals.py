@@ -2,22 +2,30 @@
 
 from collections.abc import Iterator
 
-import torch
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import ExtensionMetadata
+from torch import Tensor
+from typing_extensions import override
 
-from fundl import forward, tree
+from fundl import Model, apply, tree
 from tests.samples import SAMPLES, Sample
 
 
 def _shape(tensors: object) -> str:
-    return ", ".join(" x ".join(map(str, leaf.shape)) or "1" for leaf in tree.leaves(tensors) if isinstance(leaf, torch.Tensor))
+    return ", ".join(" x ".join(map(str, leaf.shape)) or "1" for leaf in tree.leaves(tensors))
+
+
+def _output(model: Model, x: object) -> object:
+    if isinstance(model, tuple):
+        assert isinstance(x, Tensor)  # as it is in all samples
+        return apply(model, x)
+    return apply(model, x)
 
 
 def _cells(sample: Sample) -> Iterator[str]:
-    y, _ = forward(sample.model, sample.x)
+    y = _output(sample.model, sample.x)
     yield sample.name
     yield _shape(sample.x)
     yield _shape(y)
@@ -28,6 +36,7 @@ def _cells(sample: Sample) -> Iterator[str]:
 class Residuals(SphinxDirective):
     """A table with a row for each sample layer."""
 
+    @override
     def run(self) -> list[nodes.Node]:
         """Write the table in Markdown."""
         head = ["layer", "input", "output", "the input's bytes", "bytes kept"]
