@@ -16,10 +16,10 @@ reports: .venv/examples ## repeat the experiments of five reports with fundl and
 docs: .venv/docs ## the site, in docs/_build/html
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 
-test: lint types .venv/oldest-mypy ## all checks: style, types, tests
+test: lint types docs .venv/oldest-mypy ## all checks: style, types, the site, tests
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
-test-all: lint types .venv/oldest-mypy ## the same with the slow sweeps
+test-all: lint types docs .venv/oldest-mypy ## the same with the slow sweeps
 	$(BIN)/pytest -n auto --dist worksteal
 
 PART ?= 1/1
