@@ -14,26 +14,35 @@ from fundl._common import suggestions
 from fundl._common.checks import require_loss, require_model
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass
-from fundl.layer import Layer, Loss, Model, Prediction, Target
+from fundl.ensemble.models import Ensemble
+from fundl.layer import Layer, Loss, Model, P, Prediction, Target
 from fundl.layers.dropout import rekey
+from fundl.optim.loss_scale import LossScaleState, scale_loss
 from fundl.random import Key
+from fundl.runs import MANY, ONE, count_runs
+from fundl.training.step import S, TrainState
 from fundl.tree import describe
 
 
-def check_finite(model: Model, x: object, target: Target, loss: Loss[Prediction, Target], *, key: Key | None = None) -> None:
+def check_finite(
+    model: Model | TrainState[P, S], x: object, target: Target, loss: Loss[Prediction, Target], *, key: Key | None = None
+) -> None:
     """Raise a FloatingPointError that says where a NaN or an infinity arises first, if there is one.
 
     It looks at x, the target, and the model's tensors; then, as a training step goes through them, at what each layer is given
     and gives, forward; at the loss and its gradient; and at the gradients that each layer is given and gives, backward. Layers
     inside of others are looked at as well, also where they compute in other dtypes than they are kept in.
 
+    Of a run's state it looks at what its next step does: stochastic layers draw as they do there, and where a
+    `dynamic_loss_scale` scales the loss' gradient, it is scaled. Of an ensemble, or the state of one, it looks at one run after
+    the other.
+
     Args:
-        model: a layer or a nested tuple of layers, with values, such as the model of `last_good`'s state.
+        model: a layer or a nested tuple of layers, with values; or the state of a run, such as that which `last_good` gives.
         x: its input: a tensor, or any tree.
         target: as the loss takes it.
         loss: as `train_step` takes it.
-        key: what stochastic layers draw from; that of a step of a run is ``fold_in(state.key, state.step)``. None for layers
-            that draw nothing.
+        key: what the stochastic layers of a model draw from. None for layers that draw nothing, and for a state, which has one.
 
     Raises:
         FloatingPointError: there is one; the message has the layer's place in the model, as in ``model[2].weight``.
@@ -46,8 +55,31 @@ def check_finite(model: Model, x: object, target: Target, loss: Loss[Prediction,
     Traceback (most recent call last):
     FloatingPointError: forward of model[0], Linear(weight=float32[1, 2], bias=None): its output is inf (1 of 1 numbers)
     """
-    require_model(model)
     require_loss(loss)
+    scale: Tensor | None = None
+    if isinstance(model, TrainState):
+        state, model = model, model.model
+        runs = MANY if isinstance(model, Ensemble) else ONE
+        key = runs.each(lambda key: random.fold_in(key, state.step))(state.key) if key is None else key
+        scale = next((one.scale for one in tree.records(state.optimizer) if isinstance(one, LossScaleState)), None)
+    require_model(model)
+    if not isinstance(model, Ensemble):
+        _check(model, x, target, loss, key, scale)
+        return
+    for name, given in ("x", x), ("the target", target):
+        if count_runs(given, name) != model.runs:
+            raise ValueError(f"the ensemble has {model.runs} runs, but {name} is of {count_runs(given, name)}")
+    for run, of_run in enumerate(MANY.apart((model.models, x, target, key, scale))):
+        try:
+            _check(*of_run[:3], loss, *of_run[3:])
+        except FloatingPointError as error:
+            raise FloatingPointError(f"run {run}: {error}") from None
+
+
+def _check(  # noqa: PLR0917  # all that a step goes through
+    model: Model, x: object, target: Target, loss: Loss[Prediction, Target], key: Key | None, scale: Tensor | None
+) -> None:
+    """Look at one run."""
     for name, given in ("x", x), ("the target", target), ("model", model):
         if found := _first(given):
             raise FloatingPointError(f"{name}{found} before anything is computed")
@@ -55,17 +87,30 @@ def check_finite(model: Model, x: object, target: Target, loss: Loss[Prediction,
         random.require_key(key)
         model = rekey(model, key)
     with no_grad():
-        with _told():
-            ran = Pass(model, x)
-        prediction = cast("Prediction", ran.output)  # only running tells what it gives: the loss says what it is for
-        value = ran.differentiate(loss, prediction, target)
-        name, given = suggestions.name_of(loss), f"of a prediction that is finite, {_range(prediction)}"
-        if found := _first(value):
-            raise FloatingPointError(f"{name}: the loss{found}, {given}")
-        if found := _first(ran.grad):
-            raise FloatingPointError(f"{name}: the gradient with respect to the prediction{found}, {given}")
-        with _told():
-            ran.backward_params()
+        _pass(model, x, target, loss)
+        if scale is not None:
+            try:
+                _pass(model, x, target, scale_loss(loss, scale))
+            except FloatingPointError as error:
+                raise FloatingPointError(
+                    f"{error}. Only the scale of dynamic_loss_scale, {scale.item():g}, makes it so: such a step is left out,"
+                    " and the next tried at a smaller scale"
+                ) from None
+
+
+def _pass(model: Model, x: object, target: Target, loss: Loss[Prediction, Target]) -> None:
+    """Look at a pass through a model, forward and backward."""
+    with _told():
+        ran = Pass(model, x)
+    prediction = cast("Prediction", ran.output)  # only running tells what it gives: the loss says what it is for
+    value = ran.differentiate(loss, prediction, target)
+    name, given = suggestions.name_of(loss), f"of a prediction that is finite, {_range(prediction)}"
+    if found := _first(value):
+        raise FloatingPointError(f"{name}: the loss{found}, {given}")
+    if found := _first(ran.grad):
+        raise FloatingPointError(f"{name}: the gradient with respect to the prediction{found}, {given}")
+    with _told():
+        ran.backward_params()
 
 
 # Layers of layers run what is inside in ways of their own: cast, folded, sliced, in an order that they choose. So no walk from

@@ -3,9 +3,10 @@
 import functools
 import itertools
 import math
+import re
 import sys
-from collections.abc import Iterable
-from typing import Self
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Self
 
 import attrs
 import pytest
@@ -14,14 +15,18 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import (
+    AnyTransform,
     Dropout,
     Layer,
     Linear,
     Model,
     ReLU,
+    accumulate,
+    adam,
     batch_norm,
     check_finite,
     compose,
+    dynamic_loss_scale,
     ensemble,
     fit,
     fold_in,
@@ -33,6 +38,7 @@ from fundl import (
     mixed_precision,
     mse,
     parallel,
+    random,
     repeat,
     residual,
     sgd,
@@ -178,6 +184,66 @@ def test_stochastic_layers_draw_as_in_a_step() -> None:
     check_finite(layers, X, TARGET, steep)
 
 
+def test_of_a_state_it_looks_at_the_next_step() -> None:
+    layers = compose(Linear(torch.eye(2) * 3e38, bias=None), Dropout(0.5))
+    state = train_state(key(3), layers, sgd(0.0))
+    at_three = attrs.evolve(state, step=torch.tensor(3))
+    for one in (state, at_three):
+        drawn = fold_in(one.key, one.step)
+        with pytest.raises(
+            FloatingPointError, match=r"^forward of model\[1\], Dropout\(rate=0.5.*: its output is inf"
+        ) as by_key:
+            check_finite(layers, X, TARGET, steep, key=drawn)
+        with pytest.raises(FloatingPointError) as by_state:
+            check_finite(one, X, TARGET, steep)
+        assert str(by_state.value) == str(by_key.value)
+
+
+@pytest.mark.parametrize("around", [lambda one: one, lambda one: accumulate(one, 2)], ids=["alone", "inside"])
+def test_a_gradient_that_overflows_by_its_scale_alone_is_told(around: Callable[[AnyTransform], AnyTransform]) -> None:
+    optimizer = around(dynamic_loss_scale(sgd(0.1)))
+    half = tree.cast_to(model(), torch.float16)
+    x, target = tree.cast_to((X, TARGET - 8), torch.float16)
+    check_finite(half, x, target, mse)
+    check_finite(train_state(key(1), half, around(dynamic_loss_scale(sgd(0.1), initial=2.0))), x, target, mse)
+    with pytest.raises(
+        FloatingPointError, match=r"^mse: the gradient .* ends at 65504\).* Only the scale .*, 65536, makes it so"
+    ):
+        check_finite(train_state(key(1), half, optimizer), x, target, mse)
+    layers = initialize(key(0), mixed_precision(linear(2, 4), linear(4, 2), compute=torch.float16))
+    with pytest.raises(
+        FloatingPointError, match=r"^backward.* of model.*layers\[1\], .* Only the scale .*, 65536, makes it so"
+    ):
+        check_finite(train_state(key(1), layers, optimizer), X, TARGET - 8, mse)
+    with pytest.raises(FloatingPointError, match=r"^x is nan") as caught:
+        check_finite(train_state(key(1), layers, optimizer), X * math.nan, TARGET, mse)
+    assert "Only the scale" not in str(caught.value)
+
+
+def test_the_runs_of_an_ensemble_are_looked_at_one_by_one() -> None:
+    models = ensemble.stack([model(), tree.map(lambda leaf: leaf * 1e30, model())])
+    x, target = ensemble.share((X, TARGET), 2)
+    check_finite(ensemble.stack([model(), model()]), x, target, mse)
+    with pytest.raises(
+        FloatingPointError, match=r"^run 1: forward of model\[2\], Linear\(weight=float32\[2, 4\], .*: its output"
+    ):
+        check_finite(models, x, target, mse)
+    bad = torch.stack([X, X * math.inf])
+    with pytest.raises(FloatingPointError, match=r"^run 1: x is inf"):
+        check_finite(ensemble.stack([model(), model()]), bad, target, mse)
+    scaling = dynamic_loss_scale(sgd(0.1))
+    half = ensemble.stack([tree.cast_to(model(), torch.float16)] * 2)
+    state = ensemble.train_state(split(key(1), 2), half, scaling)
+    with pytest.raises(FloatingPointError, match=r"^run 0: mse: the gradient .* Only the scale of dynamic_loss_scale, 65536"):
+        check_finite(state, *tree.cast_to((x, target - 8), torch.float16), mse)
+    dropping = ensemble.stack([(Linear(torch.eye(2) * 3e38, bias=None), Dropout(0.5))] * 2)
+    drawing = ensemble.train_state(split(key(1), 2), dropping, sgd(0.1))
+    with pytest.raises(FloatingPointError, match=r"^run 0: forward of model\[1\], Dropout"):
+        check_finite(drawing, x, target, steep)
+    with pytest.raises(ValueError, match="the ensemble has 2 runs, but x is of 3"):
+        check_finite(models, X, TARGET, mse)
+
+
 def test_other_errors_are_what_they_are() -> None:
     before = sys.getprofile()
     with pytest.raises(ValueError, match="Linear expects 2 features"):
@@ -210,12 +276,50 @@ def test_the_batch_of_a_loss_that_is_not_finite_can_be_had_again(every: int | No
     step = train_step(picky, optimizer)
     with pytest.raises(FloatingPointError, match=r"the loss is nan in epoch .*, at step 12: the training diverges") as caught:
         fit(step, state, batches, epochs=10, every=every, compile=False, progress=False)
-    note = next(note for note in caught.value.__notes__ if "check_finite(model, x, target, loss)" in note)
+    note = next(note for note in caught.value.__notes__ if "check_finite(state, x, target, loss)" in note)
     words = note.removeprefix("the batch of step 12 is ").partition(";")[0]
     good, _ = last_good(caught.value, state)
     names = {"itertools": itertools, "batches": batches, "fold_in": fold_in, "state": good}
     x, _target = eval(words, names)
     assert torch.equal(x, seen[11])  # the model hands its input on
+
+
+ONE_BAD: Final = torch.cat([random.normal(key(0), (19, 2)), torch.full((1, 2), 1e38)]), torch.zeros(20, 2)
+
+
+@pytest.mark.parametrize("every", [None, 7])
+@pytest.mark.parametrize("way", ["eager", pytest.param("compiled", marks=pytest.mark.slow), "ensemble"])
+def test_the_way_that_the_note_shows_leads_to_the_layer(way: str, every: int | None) -> None:
+    optimizer, words = adam(0.1), compose(Linear(torch.eye(2) * 10, bias=None), Dropout(0.1))
+    given: list[Tensor] = []
+
+    def batches(key: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+        given.append(key)
+        if way == "ensemble":
+            return ensemble.minibatches(key, ensemble.share(ONE_BAD, 2), 4)
+        return minibatches(key, ONE_BAD, 4)
+
+    step: Any = train_step(mse, optimizer)  # type: ignore[explicit-any]  # of one run, or of two
+    state: Any = train_state(key(1), words, optimizer)  # type: ignore[explicit-any]
+    run: Any = functools.partial(fit, compile=way == "compiled")  # type: ignore[explicit-any]
+    if way == "ensemble":
+        step, run = ensemble.train_step(mse, optimizer), ensemble.fit
+        state = ensemble.train_state(split(key(1), 2), ensemble.stack([words] * 2), optimizer)
+    with pytest.raises(FloatingPointError) as caught:
+        run(step, state, batches, epochs=3, every=every, progress=False)
+    told = re.search(r"at step (\d+): ", str(caught.value))
+    assert told is not None
+    number, start = int(told[1]), f"the batch of step {told[1]} is "
+    note = next(note for note in caught.value.__notes__ if note.startswith(start))
+    assert "last_good(error, state) has the state of step 0: make the steps from there again; check_finite(state, x," in note
+    state, _ = last_good(caught.value, state)
+    names = {"itertools": itertools, "batches": batches, "fold_in": fold_in, "ensemble": ensemble, "state": state}
+    x, target = eval(note.removeprefix(start).partition(";")[0], names)
+    for before in itertools.islice(batches(given[-1]), number - 1):
+        check_finite(state, before[0], before[1], mse)
+        state, _ = step(state, before)
+    with pytest.raises(FloatingPointError, match=r"^(run \d: )?forward of model\[0\]"):
+        check_finite(state, x, target, mse)
 
 
 def test_a_model_that_the_last_step_broke_is_told_likewise() -> None:

@@ -64,6 +64,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
     examples: int = attrs.field(default=0, init=False)  # of all runs, in the last epoch
     source: Source[X, Target] = attrs.field(init=False)
     _current: TrainState[P, S] = attrs.field(init=False)
+    _start: int = attrs.field(default=0, init=False)  # the step at which the epoch began
     _runner: _Runner[P, S, X, Target, Prediction] | None = attrs.field(default=None, init=False)
     _before: bool | None = attrs.field(default=None, init=False)  # whether the steps that another process took were compiled
     _first: tuple[X, Target] | None = attrs.field(default=None, init=False)  # batch of the pass that it was in
@@ -81,7 +82,8 @@ class Run(Generic[P, S, X, Target, Prediction]):
 
     def epoch(self, shown: Progress) -> tuple[Epoch, ...]:
         """Make an epoch; its state is `good` once all is well with its numbers."""
-        start, first_step, number = time.perf_counter(), int(self.good.step), len(self.history) + 1
+        start, number = time.perf_counter(), len(self.history) + 1
+        self._start = first_step = int(self.good.step)
         means = self._go_through(first_step, shown)
         results = self._results(means, number, first_step)
         last_step = first_step + len(means.losses)
@@ -218,6 +220,8 @@ class Run(Generic[P, S, X, Target, Prediction]):
         """What is said of a loss that is not finite, and how to get the batch that it is of once more."""
         whose, its = (f" of run {run}", "its") if self.runs.axes else ("", "the")
         step = first_step + place
+        if not self.donate:
+            self._current = self.good  # with which the steps up to there can be made once more
         error = FloatingPointError(
             f"the loss{whose} is {value} in epoch {epoch}, at step {step + 1}: {its} training diverges. {_ADVICE}"
         )
@@ -228,9 +232,14 @@ class Run(Generic[P, S, X, Target, Prediction]):
         """What gives the batch of a step after so many others, and what looks for the layer."""
         folded = f"fold_in({'key' if self.runs.axes else 'state.key'}, 2**63 + {{began}})"
         batch = self.source.how_to_get(step, f"ensemble.each(lambda key: {folded})(state.key)" if self.runs.axes else folded)
+        again = (
+            ""
+            if self.donate
+            else f"last_good(error, state) has the state of step {self._start}: make the steps from there again; "
+        )
         return (
-            f"the batch of step {step + 1} is {batch}; check_finite(model, x, target, loss) says in which layer a NaN or an"
-            " infinity arises"
+            f"the batch of step {step + 1} is {batch}; {again}check_finite(state, x, target, loss) before a step says in which"
+            " layer it makes a NaN or an infinity"
         )
 
     def _require_finite(self, model: P, epoch: int, last_step: int) -> None:
