@@ -6,19 +6,24 @@
     python -m benchmarks --case deep --case blocks --case rows --case steps --case compile
     python -m benchmarks --check
     python -m benchmarks --names
+    python -m benchmarks --case disk --keep
+    python -m benchmarks --history
 
-It writes benchmarks.md, benchmarks.csv and benchmarks.png. Three things are commands of their own: ``python -m
-benchmarks.ensemble``, ``python -m benchmarks.corners`` and ``python -m benchmarks.plugin``; and ``python -m
-benchmarks.drawing`` is the quick way to some of the cases.
+It writes benchmarks.md, benchmarks.csv and benchmarks.png; ``--keep`` keeps the result by commit as well, and ``--history``
+draws all that were kept over time. Three things are commands of their own: ``python -m benchmarks.ensemble``, ``python -m
+benchmarks.corners`` and ``python -m benchmarks.plugin``; and ``python -m benchmarks.drawing`` is the quick way to some of the
+cases.
 """
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from benchmarks import history as kept
 from benchmarks import pairs
 from benchmarks.cases import CASES
 from benchmarks.peers import PEERS
@@ -42,6 +47,8 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="Three short rounds: to see that all runs, not for figures.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only compare the first losses of all peers.")] = False,
     names: Annotated[bool, typer.Option("--names", help="Only print the names of all that can be measured.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Also keep the result in benchmarks/results, by commit.")] = False,
+    history: Annotated[bool, typer.Option("--history", help="Only draw the results that were kept, over time.")] = False,
     out: Annotated[Path, typer.Option(help="Where tables and picture go.")] = Path("reports/benchmarks"),
 ) -> None:
     """Measure, and write tables and a picture."""
@@ -50,7 +57,11 @@ def main(
     if names:
         print("\n".join(cases))
         raise typer.Exit
+    if history:
+        over_time(out)
+        raise typer.Exit
     rounds, seconds = (3, 0.02) if quick else (rounds, 0.1)
+    before = os.getloadavg()[0]
     outcomes: list[Outcome] = []
     losses: dict[str, list[Losses]] = {}
     for name in cases:
@@ -68,14 +79,27 @@ def main(
         if not check:
             write(out, outcomes, losses)  # after each case: who stops the rest keeps these
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
-    for line in disagreements(losses):
-        print(line)
+    _tell(disagreements(losses))
     if check:
-        for each in outcomes:
-            if isinstance(each, Failed):
-                print(f"{each.name}, {PEERS[each.peer].name}: {each.reason}")
+        _tell(f"{each.name}, {PEERS[each.peer].name}: {each.reason}" for each in outcomes if isinstance(each, Failed))
         raise typer.Exit(bool(disagreements(losses)))
     print((out / "benchmarks.md").read_text())
+    if keep:
+        print(f"kept in {kept.keep(outcomes, before)}")
+
+
+def _tell(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(line)
+
+
+def over_time(out: Path) -> None:
+    """Draw all results that were kept."""
+    found = kept.results()
+    if not found:
+        raise typer.BadParameter(f"no result is in {kept.RESULTS} yet: measure with --keep", param_hint="--history")
+    kept.draw(found, out)
+    print((out / "history.md").read_text())
 
 
 def _of_processes(name: str, peers: Sequence[str], rounds: int) -> list[Outcome]:

@@ -139,14 +139,19 @@ def write(folder: Path, outcomes: Sequence[Outcome], losses: Mapping[str, Sequen
 
 def header() -> list[str]:
     """Of when, where and what."""
-    names = dict.fromkeys(("torch", *(package for peer in PEERS.values() for package in peer.packages)))
-    versions = ", ".join(f"{name} {_version(name)}" for name in names)
+    packages = ", ".join(f"{name} {number}" for name, number in versions().items())
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return [
         f"{date.today().isoformat()}; {processor()}, {os.cpu_count()} cores, load {load}; {platform.platform()}",
-        f"Python {platform.python_version()}, {versions}",
+        f"Python {platform.python_version()}, {packages}",
         shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
     ]
+
+
+def versions() -> dict[str, str]:
+    """Of torch and all that the peers need."""
+    names = dict.fromkeys(("torch", *(package for peer in PEERS.values() for package in peer.packages)))
+    return {name: _version(name) for name in names}
 
 
 def _version(package: str) -> str:
