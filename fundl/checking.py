@@ -14,6 +14,7 @@ from fundl._common import suggestions
 from fundl._common.checks import require_loss, require_model
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass
+from fundl._common.suggestions import with_suggestions
 from fundl.ensemble.models import Ensemble
 from fundl.layer import Layer, Loss, Model, P, Prediction, Target
 from fundl.layers.dropout import rekey
@@ -24,6 +25,7 @@ from fundl.training.step import S, TrainState
 from fundl.tree import describe
 
 
+@with_suggestions
 def check_finite(
     model: Model | TrainState[P, S], x: object, target: Target, loss: Loss[Prediction, Target], *, key: Key | None = None
 ) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fundl._common.listed import ListedABC
+from fundl._common.suggestions import with_suggestions
 from fundl.tree import Record
 
 
@@ -27,6 +28,7 @@ class Fans(NamedTuple):
         return (self.fan_in + self.fan_out) / 2
 
 
+@with_suggestions
 def fans(shape: tuple[int, ...]) -> Fans:
     """The fans of a weight whose first axis is that of the outputs, the second that of the inputs.
 
@@ -42,6 +44,8 @@ def fans(shape: tuple[int, ...]) -> Fans:
     >>> fans((16, 3, 5, 5))
     Fans(fan_in=75, fan_out=400)
     """
+    if not isinstance(shape, tuple):
+        raise TypeError(f"a shape is a tuple of ints, such as (16, 3, 5, 5), not {shape!r}")
     if len(shape) < 2:
         raise ValueError(f"fans are of a weight of two or more axes, (out, in, *kernel), not of shape {tuple(shape)}")
     receptive_field = math.prod(shape[2:])

@@ -11,6 +11,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from fundl._common.suggestions import with_suggestions
+
 _DTYPES: Final = {
     0x08: torch.uint8,
     0x09: torch.int8,
@@ -23,6 +25,7 @@ _DTYPES: Final = {
 _PART: Final = 2**20  # bytes that are read at once, and numbers that are turned round
 
 
+@with_suggestions
 def read_idx(path: str | os.PathLike[str]) -> Tensor:
     """The tensor in an IDX file, gzipped or not.
 

@@ -136,7 +136,7 @@ class Orthogonal(Initializer):
 class Constant(Initializer):
     """One number everywhere."""
 
-    value: float
+    value: float = attrs.field(validator=finite)
 
     @override
     def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -297,8 +297,13 @@ def ones() -> Constant:
     return Constant(1.0)
 
 
+@with_suggestions
 def constant(value: float) -> Constant:
-    """The value everywhere."""
+    """The value everywhere.
+
+    Raises:
+        ValueError: the value is not finite.
+    """
     return Constant(value)
 
 

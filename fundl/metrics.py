@@ -14,7 +14,7 @@ from fundl import tree
 from fundl._common import suggestions
 from fundl._common.class_axis import axis_hint, classes_along
 from fundl._common.modes import is_readable
-from fundl._common.suggestions import require_tensor
+from fundl._common.suggestions import require_tensor, with_explanations
 from fundl.layer import Prediction, Target
 from fundl.weights import weighed_by
 
@@ -58,6 +58,7 @@ def _decisions(prediction: Tensor, _target: Tensor, *, threshold: float | None =
 
 
 @weighed_by(_decisions)
+@with_explanations
 def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = None, axis: int = 1) -> Tensor:
     """The fraction of decisions that are right.
 
@@ -106,6 +107,7 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
     return right.to(torch.float32).mean()
 
 
+@with_explanations
 def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int, axis: int = 1) -> Tensor:
     """How often each class was taken for each: row i, column j counts the samples of the true class i predicted as j.
 

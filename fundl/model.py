@@ -267,6 +267,9 @@ def value_and_grad(loss: Loss[Prediction, Target], params: object, x: object, ta
         except TypeError:
             require_loss(loss)  # the model may be in its place
             raise
+        unchecked: object = loss
+        if not callable(unchecked):
+            require_loss(loss)
         ran = Pass(model, x)
         # the overloads say that the loss is for what the model gives
         value = ran.differentiate(loss, cast("Prediction", ran.output), target)

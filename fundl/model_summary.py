@@ -15,6 +15,7 @@ from fundl._common.checks import require_model
 from fundl._common.listed import Listed
 from fundl._common.modes import no_grad
 from fundl._common.running import first_forward, run_forward
+from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.masked import FromMasked, Masked, OnMasked, OnMaskedPair
@@ -113,6 +114,7 @@ def _size(nbytes: int) -> str:
     return f"{nbytes / 1024**power:,.1f} {units[power - 1]}" if power > 0 else f"{nbytes} B"
 
 
+@with_suggestions
 def summary(model: Model, input_shape: tuple[Shape, ...], *, dtype: torch.dtype = torch.float32) -> Summary:
     """The layers of a model, with the shapes of what they make of an input, and what their parameters take.
 

@@ -44,6 +44,7 @@ from torch import Tensor
 
 from fundl._common import draws, philox
 from fundl._common.modes import is_readable
+from fundl._common.suggestions import with_explanations
 
 __all__ = [
     "Key", "bernoulli", "bits", "fold_in", "key", "normal", "permutation", "randint", "split", "truncated_normal", "uniform",
@@ -62,6 +63,7 @@ _SHAPES: Final = {(2,), (5,)}  # of a key, and of one for a part of the rows
 # --- Keys -----------------------------------------------------------------------------------------------------------
 
 
+@with_explanations
 def key(seed: int, *, device: torch.device | str | None = None) -> Key:
     """The key of a seed.
 
@@ -293,12 +295,12 @@ def uniform(
     """
     digits = _digits(dtype)
     _require_key_and_shape(key, shape)
+    if type(low) is not float or type(high) is not float:
+        _require_numbers(low=low, high=high)
     if low == 0 and high == 1:
         return draws.unit(key, shape, digits, dtype)
-
-    span, greatest = (_bounds if torch.compiler.is_compiling() else _kept_bounds)(
-        low, high, dtype
-    )  # torch.compile warns of caches
+    bounds = _bounds if torch.compiler.is_compiling() else _kept_bounds  # torch.compile warns of caches
+    span, greatest = bounds(low, high, dtype)
     return draws.uniform(key, shape, digits, dtype, span=span, low=low, greatest=greatest)
 
 
@@ -392,9 +394,10 @@ def _normal_probability(x: float) -> float:
 
 def _digits(dtype: torch.dtype) -> int:
     """The precision of a dtype, in bits."""
-    if dtype not in _DIGITS:
-        raise TypeError(f"random numbers come in float64, float32, float16 and bfloat16, not in {dtype}")
-    return _DIGITS[dtype]
+    try:
+        return _DIGITS[dtype]
+    except (KeyError, TypeError):  # of what cannot be hashed
+        raise TypeError(f"random numbers come in float64, float32, float16 and bfloat16, not in {dtype}") from None
 
 
 def _bounds(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
@@ -410,8 +413,6 @@ _kept_bounds: Final = functools.lru_cache(_bounds)  # layers of a kind have the 
 
 def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
     """The greatest number in [low, high), both rounded to the dtype; raises if there is none."""
-    if type(low) is not float or type(high) is not float:
-        _require_numbers(low=low, high=high)
     most = _GREATEST[dtype]
     if not (abs(low) <= most and abs(high) <= most and math.isfinite(high - low)):
         raise ValueError(f"[low, high) = [{low}, {high}) is not a range of finite {dtype} numbers")
@@ -455,9 +456,8 @@ def require_key(key: Key) -> None:
 
 def _require_key_and_shape(key: Key, shape: tuple[int, ...]) -> None:
     require_key(key)
-    if not isinstance(shape, tuple):
-        raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
-    if not all(isinstance(size, int) for size in shape):
+    unchecked: object = shape
+    if not isinstance(unchecked, tuple) or not all(isinstance(size, int) for size in unchecked):
         raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
     if shape and min(shape) < 0:
         raise ValueError(f"a shape has sizes of 0 or more, not {tuple(shape)}")
@@ -472,7 +472,7 @@ def _require_64_bits(number: int, name: str) -> None:
 
 def _require_numbers(**numbers: object) -> None:
     for name, number in numbers.items():
-        if not isinstance(number, Real):
+        if isinstance(number, bool) or not isinstance(number, Real):
             raise TypeError(f"{name} must be a number, not {number!r}")
 
 

@@ -36,6 +36,8 @@ def each(function: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
     >>> points.shape, labels.shape
     (torch.Size([3, 100, 2]), torch.Size([3, 100]))
     """
+    if not callable(function):
+        raise TypeError(f"ensemble.each(function) takes a function of one run, not {describe(function)}")
 
     def of_runs(*trees: *Ts) -> T:
         count_runs(trees, "what is given")

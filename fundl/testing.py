@@ -12,11 +12,13 @@ from torch import Tensor
 from fundl import random, tree
 from fundl._common.layouts import LAYOUTS, expanded
 from fundl._common.running import run_backward, run_backward_input, run_backward_params, run_forward
+from fundl._common.suggestions import with_suggestions
 from fundl.layer import Model
 from fundl.model import compose
 from fundl.tree import describe
 
 
+@with_suggestions
 def check_vjp(
     params: Model,
     x: object,
@@ -85,6 +87,7 @@ def check_vjp(
         raise AssertionError("\n  ".join((f"{describe(params)} breaks the contract of a layer:", *faults)))
 
 
+@with_suggestions
 def assert_trees_close(actual: object, expected: object, *, rtol: float, atol: float) -> None:
     """Raise an AssertionError unless two trees have the same structure, shapes and dtypes, and nearly the same numbers.
 

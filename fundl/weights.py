@@ -103,6 +103,8 @@ def weight_of(mean: Callable[[Prediction, Target], object], prediction: Predicti
     >>> weight_of(functools.partial(cross_entropy, ignore_index=0), torch.zeros(3, 5), torch.tensor([2, 0, 4]))
     tensor(2)
     """
+    if not callable(mean):
+        raise TypeError(f"weight_of(mean, prediction, target) takes a loss or a metric, not {tree.describe(mean)}")
     return (rule_of(mean) or by_rows)(prediction, target)
 
 

@@ -604,6 +604,22 @@ class Scale(Layer[Tensor]):
         return Scale((grad * residuals).sum(0), self.weight_init), self.weight * grad
 
 
+@attrs.frozen(eq=False)
+class Loose(Layer[Tensor]):
+    """One whose annotation does not say what its initialiser must be."""
+
+    weight: Tensor
+    weight_init: object = zeros
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.weight * x, x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple["Loose", Tensor]:
+        return self.gradient((grad * residuals).sum(0)), self.weight * grad
+
+
 @attrs.frozen
 class Ramp(Initializer):
     """0, 1, 2, ... over the fan."""
@@ -644,9 +660,12 @@ def test_a_parameter_without_values_and_initialiser_is_told() -> None:
 def test_a_function_in_place_of_an_initialiser_is_told() -> None:
     with pytest.raises(TypeError, match=r"weight_init must be an initialiser, such as normal\(0.02\), not the function zeros"):
         linear(2, 3, weight_init=zeros)  # type: ignore[arg-type]  # the error under test
-    layer = attrs.evolve(linear(2, 3), weight_init=zeros)  # type: ignore[arg-type]  # likewise
-    with pytest.raises(TypeError, match=r"Linear.weight_init must be an initialiser, such as kaiming_uniform\(\) with its"):
-        initialize(key(0), layer)
+    with pytest.raises(
+        TypeError, match=r"Linear's weight_init must be an initialiser, such as normal\(0.02\), not the function"
+    ):
+        attrs.evolve(linear(2, 3), weight_init=zeros)  # type: ignore[arg-type]  # likewise
+    with pytest.raises(TypeError, match=r"Loose.weight_init must be an initialiser, such as kaiming_uniform\(\) with its"):
+        initialize(key(0), Loose(torch.empty(3, device="meta")))
 
 
 def test_what_is_no_model_is_told() -> None:

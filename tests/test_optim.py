@@ -765,7 +765,13 @@ def test_integer_leaves_are_refused() -> None:
         sgd(0.1).init((torch.ones(1, dtype=torch.complex64),))
 
 
-@pytest.mark.parametrize("params", [(), {}, (Affine(None, None, mean=torch.ones(2)),)], ids=repr)  # type: ignore[arg-type]
+@attrs.frozen(eq=False)
+class Untrained(Record):
+    weight: Tensor | None
+    mean: Tensor = attrs.field(metadata=tree.BUFFER)
+
+
+@pytest.mark.parametrize("params", [(), {}, (Untrained(None, mean=torch.ones(2)),)], ids=repr)
 def test_params_without_trainable_leaves_are_refused(params: object) -> None:
     for init in (sgd(0.1).init, ema(0.9).init):
         with pytest.raises(ValueError, match="params have no trainable leaf, so there is nothing to optimize"):

@@ -222,8 +222,8 @@ def test_channels_that_are_last_in_memory_stay_last(layer: Layer[object]) -> Non
     [
         (Upsample, "Upsample takes a factor or a size, one of the two, not None and None"),
         (lambda: Upsample(2, size=3), "Upsample takes a factor or a size, one of the two, not 2 and 3"),
-        (lambda: Upsample(0), "Upsample's factor must be positive, not 0"),
-        (lambda: Upsample(size=(2, -1)), "Upsample's size must be positive, not (2, -1)"),
+        (lambda: Upsample(0), "Upsample's factor must be a finite number above 0, not 0"),
+        (lambda: Upsample(size=(2, -1)), "Upsample's size must be above 0, not (2, -1)"),
         (
             lambda: Upsample(2, mode="bilinear"),  # type: ignore[arg-type]  # what is refused
             "Upsample's mode must be 'nearest' or 'linear', not 'bilinear'",
@@ -239,11 +239,8 @@ def test_channels_that_are_last_in_memory_stay_last(layer: Layer[object]) -> Non
         ),
         (lambda: Pad((1,), mode="reflect", value=1.0), "Pad has a value in mode='constant' alone, not in 'reflect'"),
         (lambda: Pad((1, 1, 1, 1), mode="reflect"), "Pad takes at most three axes in mode='reflect', not 4"),
-        (lambda: PixelShuffle(0), "PixelShuffle's factor must be an integer of at least 1, not 0"),
-        (
-            lambda: PixelUnshuffle(1.5),  # type: ignore[arg-type]  # what is refused
-            "PixelUnshuffle's factor must be an integer of at least 1, not 1.5",
-        ),
+        (lambda: PixelShuffle(0), "PixelShuffle's factor must be at least 1, not 0"),
+        (lambda: PixelUnshuffle(-1), "PixelUnshuffle's factor must be at least 1, not -1"),
     ],
 )
 def test_settings_that_are_wrong(make: Callable[[], object], message: str) -> None:

@@ -1,6 +1,7 @@
 """What arguments must be, as the annotations of the functions that take them say it.
 
-It is asked after something has failed, and of options that would be taken in silence for something else: ``bias="no"``.
+Numbers, texts, options and initialisers are looked at before a call: much of them would be taken in silence for something
+else, as ``bias="no"``. All else is looked at after something has failed.
 """
 
 import dis
@@ -8,9 +9,9 @@ import functools
 import inspect
 import os
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Final, TypeVar, Union, get_args, get_origin
+from typing import Final, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -18,18 +19,155 @@ from torch import Tensor
 from fundl._common.generated import Function
 
 _RAISE: Final = dis.opmap["RAISE_VARARGS"]
-_KINDS: Final[Mapping[object, tuple[tuple[type, ...], str]]] = {
-    int: ((Integral,), "an int"),
-    float: ((Real,), "a number"),
-    bool: ((bool,), "True or False"),
-    str: ((str,), "a text"),
-    Tensor: ((Tensor,), "a tensor"),
-    torch.dtype: ((torch.dtype,), "a dtype, such as torch.float32"),
-    torch.device: ((torch.device,), "a device"),
-    os.PathLike: ((os.PathLike,), "a path"),
-    type(None): ((type(None),), "None"),
+_SHORT: Final = 40  # letters
+
+
+# --- Kinds of values ---------------------------------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """What an annotation stands for."""
+
+    words: str
+    """What a value must be, as a sentence says it."""
+    takes: Callable[[object], bool]
+    usual: frozenset[type] = frozenset()
+    """Types whose values all are of this kind, which need no second look."""
+    plain: bool = False
+    """Whether it is looked at before a call."""
+
+
+def _of(*classes: type) -> Callable[[object], bool]:
+    def takes(value: object) -> bool:
+        return isinstance(value, classes) and (not isinstance(value, bool) or bool in classes)
+
+    return takes
+
+
+def _named(name: str) -> Callable[[object], bool]:
+    """Whether a value is of a class of that name: those of the library import this module."""
+
+    def takes(value: object) -> bool:
+        return any(cls.__name__ == name for cls in type(value).__mro__)
+
+    return takes
+
+
+def _is_device(value: object) -> bool:
+    if isinstance(value, str):
+        try:
+            torch.device(value)
+        except RuntimeError:
+            return False
+    return isinstance(value, torch.device | str)
+
+
+def _is_floating(value: object) -> bool:
+    return isinstance(value, torch.dtype) and value.is_floating_point
+
+
+_FLOATING: Final = Kind("a floating-point dtype, such as torch.float32", _is_floating, plain=True)
+_KINDS: Final[Mapping[object, Kind]] = {
+    int: Kind("an int", _of(Integral), frozenset({int}), plain=True),
+    float: Kind("a number", _of(Real), frozenset({int, float}), plain=True),
+    bool: Kind("True or False", _of(bool), frozenset({bool}), plain=True),
+    str: Kind("a text", _of(str), frozenset({str}), plain=True),
+    type(None): Kind("None", _of(type(None)), frozenset({type(None)}), plain=True),
+    torch.dtype: Kind("a dtype, such as torch.float32", _of(torch.dtype), frozenset({torch.dtype}), plain=True),
+    torch.device: Kind('a device, such as "cpu" or "cuda:0"', _is_device, frozenset({torch.device})),
+    Tensor: Kind("a tensor", _of(Tensor), frozenset({Tensor})),
+    os.PathLike: Kind("a path", _of(os.PathLike), plain=True),
+    Callable: Kind("a function", callable),
+    Mapping: Kind("a dict", _of(Mapping)),
+    Iterable: Kind("a list, or what else one can go through", _of(Iterable)),
+    Sequence: Kind("a list or a tuple", lambda value: isinstance(value, Sequence) and not isinstance(value, str)),
 }
-"""Annotations, each with the types that it stands for, and its name in a sentence."""
+_NAMED: Final[Mapping[str, Kind]] = {
+    "Initializer": Kind("an initialiser, such as normal(0.02)", _named("Initializer"), plain=True),
+    "Layer": Kind("a layer, such as ReLU()", _named("Layer")),
+    "Transform": Kind("an optimizer, such as sgd(0.1)", _named("Transform")),
+}
+"""Kinds of classes of the library."""
+
+
+def kind_of(annotation: object) -> Kind | None:
+    """What an annotation stands for; None if that is not known here."""
+    if isinstance(annotation, TypeVar):
+        return kind_of(annotation.__bound__)
+    origin, arguments = get_origin(annotation) or annotation, get_args(annotation)
+    if origin in {Union, types.UnionType}:
+        return _one_of(arguments)
+    if origin is Literal:
+        words = " or ".join(map(repr, arguments))
+        return Kind(words, lambda value: any(type(value) is type(one) and value == one for one in arguments))
+    if origin is tuple:
+        return _tuple_of(arguments)
+    if not isinstance(origin, type):
+        return None
+    return _KINDS.get(origin) or (_NAMED.get(origin.__name__) if origin.__module__.startswith("fundl.") else None)
+
+
+def _one_of(annotations: Sequence[object]) -> Kind | None:
+    if torch.device in annotations:
+        annotations = [one for one in annotations if one is not str]  # only that of a device will do
+    found = [kind_of(one) for one in annotations]
+    kinds = [kind for kind in found if kind is not None]
+    if len(kinds) < len(found):
+        return None
+    words = [*dict.fromkeys(kind.words for kind in kinds if kind.words != "None")]
+    return Kind(
+        " or ".join([*words, "None"] if type(None) in annotations else words),
+        lambda value: any(kind.takes(value) for kind in kinds),
+        frozenset().union(*(kind.usual for kind in kinds)),
+        all(kind.plain for kind in kinds),
+    )
+
+
+def _tuple_of(annotations: Sequence[object]) -> Kind | None:
+    items = {one for one in annotations if one is not ...}
+    if items != {int}:
+        return None
+    count = len(annotations)
+    many = "of ints" if ... in annotations else f"of {count} ints" if count > 1 else "of one int"
+    return Kind(f"a tuple {many}", lambda value: isinstance(value, tuple) and all(map(_KINDS[int].takes, value)))
+
+
+# --- Before a call -----------------------------------------------------------------------------------------------------
+
+
+def require_plain(function: Function, args: Sequence[object], keywords: Mapping[str, object]) -> None:
+    """Raise an error for the first number, text, option or initialiser of a call that is not what its annotation says."""
+    places, by_name = _plain(function)
+    for (word, usual, kind), value in zip(places, args, strict=False):
+        if type(value) not in usual and kind is not None and not kind.takes(value):
+            raise TypeError(sentence(word, kind, value))
+    for word, value in keywords.items():
+        if (found := by_name.get(word)) is not None and type(value) not in found.usual and not found.takes(value):
+            raise TypeError(sentence(word, found, value))
+
+
+@functools.cache
+def _plain(function: Function) -> tuple[Sequence[tuple[str, frozenset[type], Kind | None]], Mapping[str, Kind]]:
+    """The plain parameters of a function, by place (with gaps for those that are not plain) and by name."""
+    kinds: dict[str, Kind] = {}
+    places: list[str] = []
+    makes_layers = function.__module__.startswith("fundl.layers")
+    for word, parameter in inspect.signature(function).parameters.items():
+        kind = kind_of(parameter.annotation)
+        if kind is not None and kind.plain and parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+            kinds[word] = _FLOATING if makes_layers and parameter.annotation is torch.dtype else kind
+        if parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
+            places.append(word)
+    nothing: frozenset[type] = frozenset()
+    return [(word, kinds[word].usual if word in kinds else nothing, kinds.get(word)) for word in places], kinds
+
+
+def possessive(name: str) -> str:
+    """What makes a name the owner of something: "'s"."""
+    return "'" if name.endswith("s") else "'s"
+
+
+# --- After an error ----------------------------------------------------------------------------------------------------
 
 
 def is_told(error: Exception) -> bool:
@@ -43,83 +181,50 @@ def is_told(error: Exception) -> bool:
     return home.partition(".")[0] == "fundl" and code.co_code[trace.tb_lasti] == _RAISE
 
 
+def caller_of(error: Exception) -> str:
+    """The package whose code called the kernel, or the function of torch, that an error comes from."""
+    trace, home = error.__traceback__, ""
+    while trace is not None:
+        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        home, trace = home if package == "torch" else package, trace.tb_next
+    return home
+
+
 def wrong_argument(function: Function, args: Sequence[object], keywords: Mapping[str, object]) -> TypeError | None:
     """The error for the first argument of a call that is not what its annotation says; None if all are, as far as is known."""
-    signature = inspect.signature(function)
-    given = signature.bind(*args, **keywords).arguments
-    return wrong_value({word: (signature.parameters[word].annotation, value) for word, value in given.items()})
-
-
-def wrong_value(values: Mapping[str, tuple[object, object]], owner: str = "") -> TypeError | None:
-    """`wrong_argument`, of annotations and values by their names; an owner, such as a layer, looks at its tensors itself."""
-    its = f"{owner}'{'' if owner.endswith('s') else 's'} " if owner else ""
-    for word, (annotation, value) in values.items():
-        if owner and any(part is Tensor for part in (annotation, *get_args(annotation))):
-            continue
-        if (kind := _kind(annotation)) is not None and not _is_one(value, kind[0]):
-            return TypeError(f"{its}{word} must be {kind[1]}, not {_said(value)}")
+    parameters = inspect.signature(function).parameters
+    for word, value in inspect.signature(function).bind(*args, **keywords).arguments.items():
+        kind = kind_of(parameters[word].annotation)
+        many = parameters[word].kind in {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+        if kind is not None and not many and not kind.takes(value):
+            return TypeError(sentence(word, kind, value))
     return None
 
 
-def require_options(function: Function, keywords: Mapping[str, object]) -> None:
-    """Raise an error for an option that would be taken in silence for something else."""
-    options = _options(function)
-    for word, value in keywords.items():
-        if word in options and not options[word][0](value):
-            raise TypeError(f"{word} must be {options[word][1]}, not {_said(value)}")
+def wrong_field(record: object, annotations: Mapping[str, object]) -> TypeError | None:
+    """The error for the first field of a record that is not what its annotation says; a layer looks at its tensors itself."""
+    owner, children = type(record).__name__, getattr(record, "children", ())
+    for word, annotation in annotations.items():
+        kind, value = kind_of(annotation), getattr(record, word)
+        if kind is not None and word not in children and not kind.takes(value):
+            return TypeError(sentence(f"{owner}{possessive(owner)} {word}", kind, value))
+    return None
 
 
-@functools.cache
-def _options(function: Function) -> Mapping[str, tuple[Callable[[object], bool], str]]:
-    """The parameters of a function that anything would do for, with what they take."""
-    options: dict[str, tuple[Callable[[object], bool], str]] = {}
-    for word, parameter in inspect.signature(function).parameters.items():
-        annotation: object = parameter.annotation
-        if annotation is bool:
-            options[word] = (lambda value: type(value) is bool or value is None, "True or False")
-        elif annotation is torch.dtype and function.__module__.startswith("fundl.layers"):
-            options[word] = (_is_floating, "a floating-point dtype, such as torch.float32")
-        elif getattr(annotation, "__name__", "") == "Initializer" and isinstance(annotation, type):
-            options[word] = (functools.partial(_is_instance, annotation), "an initialiser, such as normal(0.02)")
-    return options
+def sentence(word: str, kind: Kind, value: object) -> str:
+    """What is wrong with a value of that name."""
+    return f"{word} must be {kind.words}, not {said(value)}"
 
 
-def _is_floating(value: object) -> bool:
-    return isinstance(value, torch.dtype) and value.is_floating_point
-
-
-def _is_instance(cls: type, value: object) -> bool:
-    return isinstance(value, cls)
-
-
-def _kind(annotation: object) -> tuple[tuple[type, ...], str] | None:
-    """The types that an annotation stands for, and their name; None if it is one of those that are not known here."""
-    if isinstance(annotation, TypeVar):
-        return _kind(annotation.__bound__)
-    if get_origin(annotation) in {Union, types.UnionType}:
-        kinds = [_kind(part) for part in get_args(annotation)]
-        known = [kind for kind in kinds if kind is not None]
-        names = dict.fromkeys(name for _, name in known if name != "None")
-        if len(known) < len(kinds):
-            return None
-        words = [*names, "None"] if type(None) in get_args(annotation) else [*names]
-        return tuple(one for kind in known for one in kind[0]), " or ".join(words)
-    key: object = get_origin(annotation) or annotation
-    return _KINDS.get(key) if isinstance(key, type) else None
-
-
-def _is_one(value: object, kinds: tuple[type, ...]) -> bool:
-    if isinstance(value, bool) and bool not in kinds:
-        return False
-    return isinstance(value, kinds)
-
-
-def _said(value: object) -> str:
+def said(value: object) -> str:
     """A value as one would write it, if that is short; else what it is."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     if isinstance(value, type) or callable(value):
         name: object = getattr(value, "__name__", type(value).__name__)
         return f"{'the class' if isinstance(value, type) else 'the function' if hasattr(value, '__name__') else 'a'} {name}"
-    said = repr(value)
-    return said if len(said) <= 40 else f"a {type(value).__name__}"
+    written = repr(value)
+    if len(written) <= _SHORT:
+        return written
+    found = (kind.words.partition(",")[0] for kind in _NAMED.values() if kind.takes(value))
+    return next(found, f"a {type(value).__name__}")

@@ -26,7 +26,7 @@ def define(source: str, name: str, scope: Mapping[str, object]) -> Function:
     file = f"{_FILE}{next(_NUMBERS)}: {name}>"
     # What is defined goes elsewhere than the scope, or the function would hold itself, and live until a collection of cycles.
     defined: dict[str, Function] = {}
-    exec(compile(source, file, "exec"), dict(scope), defined)
+    exec(compile(source, file, "exec"), {"__name__": __name__, **scope}, defined)
     linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
     function = defined[name]
     weakref.finalize(function, linecache.cache.pop, file, None).atexit = False  # the lines live as long as the function

@@ -4,7 +4,7 @@ Layers that contain models call these, too, in the caller's grad mode.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeAlias, cast
+from typing import Final, Generic, TypeAlias, cast
 
 import attrs
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fundl import tree
 from fundl._common import suggestions
-from fundl._common.arguments import is_told, wrong_value
+from fundl._common.arguments import caller_of, is_told, wrong_field
 from fundl._common.checks import as_model, loss_and_gradient, require_gradient, require_model
 from fundl._common.tape import refuse_tape
 from fundl.layer import AnyLayer, Loss, Model, P, Prediction, Target
@@ -187,13 +187,13 @@ def _run_back(params: Model, kept: list[object], grad: object, run: _Run) -> tup
         try:
             return run(params, kept, grad)
         except Exception as error:
-            if (wrong := _misuse(error, params, "a grad", grad)) is not None:
+            if (wrong := _misuse(error, params, "a grad", grad) or _misfit(error, params, grad)) is not None:
                 _note_layer(wrong, params, "grad", grad)
                 raise wrong from error
             _note_layer(error, params, "grad", grad)
             raise
     first = _first_trainable(params) if run is _backward_params else 0
-    inside, grads, place = [*_parts(kept.pop())], [*params], len(params)
+    inside, grads, place = [*_parts(kept.pop(), len(params))], [*params], len(params)
     try:
         while place > first:
             place -= 1
@@ -205,9 +205,12 @@ def _run_back(params: Model, kept: list[object], grad: object, run: _Run) -> tup
     return named_as(params, grads), grad
 
 
-def _parts(residuals: object) -> tuple[object, ...]:
-    if not isinstance(residuals, tuple):
-        raise TypeError(f"the residuals of a tuple of layers are a tuple, as forward returned it, not {describe(residuals)}")
+def _parts(residuals: object, count: int) -> tuple[object, ...]:
+    if not isinstance(residuals, tuple) or len(residuals) != count:
+        raise TypeError(
+            f"the residuals of a tuple of {count} {'layer is' if count == 1 else 'layers are'} a tuple of as many, as forward"
+            f" returned it, not {describe(residuals)}"
+        )
     return residuals
 
 
@@ -256,8 +259,23 @@ def _misuse(error: Exception, layer: AnyLayer, what: str, value: object) -> Type
         return None
     if isinstance(error, AttributeError) and error.obj is value and not isinstance(value, Tensor):
         return TypeError(f"{type(layer).__name__} takes {what} that is a tensor, not {describe(value)}")
-    fields = {field.name: (field.type, getattr(layer, field.name)) for field in attrs.fields(type(layer))}
-    return wrong_value(fields, type(layer).__name__)
+    return wrong_field(layer, {field.name: field.type for field in attrs.fields(type(layer))})
+
+
+def _misfit(error: Exception, layer: AnyLayer, grad: object) -> ValueError | None:
+    """What is said instead of the error of a kernel that could not compute with what a layer of the library was run back on."""
+    if type(error) not in _OF_KERNELS or _noted(error) is not None or is_told(error) or caller_of(error) != "fundl":
+        return None
+    said = str(error).partition("\n")[0]
+    if "memory" in said:
+        return None
+    return ValueError(
+        f"{type(layer).__name__} cannot be run backward with this grad and these residuals: grad must be of the shape and"
+        f" dtype of its output, not {describe(grad)}, if that is another, and the residuals what its forward returned ({said})"
+    )
+
+
+_OF_KERNELS: Final = frozenset({RuntimeError, IndexError, TypeError, ValueError, AttributeError})
 
 
 def _note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> None:

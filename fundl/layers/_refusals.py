@@ -2,12 +2,22 @@
 
 from torch import Tensor
 
+from fundl._common.arguments import said
+from fundl._common.suggestions import hint
+from fundl.layer import Layer
+
 
 def require_at_least_one(**sizes: int) -> None:
     """Raise unless each size, given by the name that the caller knows it by, is 1 or more."""
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, not {size}")
+
+
+def require_layer(name: str, value: object) -> None:
+    """Raise unless an activation, or another single layer, is one."""
+    if not isinstance(value, Layer):
+        raise TypeError(f"{name} must be a layer, such as SiLU(), not {said(value)}{hint(value)}")
 
 
 def require_dtype(claim: str, parameter: Tensor | None, x: Tensor, error: Exception | None = None) -> None:

@@ -77,7 +77,7 @@ class Spatial(Layer[Residuals], Generic[Residuals]):
     def _require_integers(cls, field: str, setting: object, least: int) -> None:
         """Raise unless a setting is an integer that is large enough, or a tuple of one for each axis."""
         sizes = setting if isinstance(setting, tuple) else (setting,) * cls.axes
-        if len(sizes) != cls.axes or not all(isinstance(size, int) for size in sizes):
+        if len(sizes) != cls.axes or not all(type(size) is int for size in sizes):
             raise TypeError(f"{cls.__name__}'s {field} is an integer{cls.tuples[cls.axes]}, not {setting!r}")
         if any(size < least for size in sizes if isinstance(size, int)):
             raise ValueError(f"{cls.__name__}'s {field} must be at least {least}, not {setting!r}")

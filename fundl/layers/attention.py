@@ -14,7 +14,7 @@ from fundl.layer import Layer
 from fundl.layers._attending import Attended, Attention
 from fundl.layers._layout import as_matrix
 from fundl.layers._refusals import require_at_least_one, require_dtype
-from fundl.layers.positional import Rotation, rotation
+from fundl.layers.positional import Rotation, rotation, turning
 from fundl.random import Key
 from fundl.shapes import Batch, Features, Shape, Steps, expect
 from fundl.tree import BUFFER
@@ -147,16 +147,16 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         few = self.key_value_heads or self.heads
         groups = self.heads, few, few
         heads = _heads(x, self.weight, self.bias, sum(groups), layer="SelfAttention")  # (B, H + 2 K, T, d)
-        turning = None
+        turn = None
         if self.rotary is not None:
-            turning = rotation(*heads.shape[2:], base=self.rotary, dtype=heads.dtype, device=heads.device)
+            turn = turning(*heads.shape[2:], base=self.rotary, dtype=heads.dtype, device=heads.device)
             # in place: the memory is the layer's own, and no one has seen it yet
             turned = heads.narrow(1, 0, groups[0] + groups[1])
-            turned.copy_(turning.forward(turned))
+            turned.copy_(turn.forward(turned))
         q, k, v = heads.split_with_sizes(groups, 1)
         attended = Attention(self.causal, self.dropout).forward(q, k, v, self.mask, self.key)
         y = products.linear(_merged(attended.output), self.output_weight, self.output_bias)
-        return y, (x, attended, turning)
+        return y, (x, attended, turn)
 
     @override
     def backward(self, residuals: _Kept, grad: Tensor) -> tuple[Self, Tensor]:

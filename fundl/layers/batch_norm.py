@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._common import half
+from fundl._common.checks import as_model
 from fundl._common.modes import no_grad
 from fundl._common.numbers import number
 from fundl._common.suggestions import with_suggestions
@@ -254,7 +255,7 @@ def _by_batch(model: Model) -> list[BatchNorm | None]:
 
 
 def _layers(model: Model) -> list[BatchNorm]:
-    return [layer for layer in _by_batch(model) if layer is not None]
+    return [layer for layer in _by_batch(as_model(model)) if layer is not None]
 
 
 def track(model: P, residuals: object, *, momentum: float = 0.1) -> P:
@@ -354,6 +355,7 @@ def _var(layer: BatchNorm, batch: Statistics) -> Tensor:
     return (batch.rstd.pow(-2) - layer.eps).clamp(min=0)
 
 
+@with_suggestions
 def calibrate(model: P, batches: Iterable[Tensor]) -> P:
     """The model with the statistics of data: of what its BatchNorms see, when the data run through the model in these batches.
 

@@ -13,7 +13,7 @@ from fundl import tree
 from fundl._common import dropping
 from fundl.layer import Layer, P
 from fundl.layers._same_shape import SameShape
-from fundl.random import Key, split
+from fundl.random import Key, require_key, split
 from fundl.tree import BUFFER, Record
 
 
@@ -103,6 +103,7 @@ def rekey(model: P, key: Key) -> P:
         unchecked: object = model
         if not isinstance(unchecked, Layer | tuple):
             raise TypeError(f"rekey(model, key) takes a model first, a layer or a tuple of layers, not {tree.describe(model)}")
+        require_key(key)
         return model
     keys = iter(split(key, count).unbind())
 

@@ -10,7 +10,7 @@ from typing_extensions import TypeVar, override
 from fundl._common import kernels
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer
-from fundl.layers._refusals import require_at_least_one
+from fundl.layers._refusals import require_at_least_one, require_layer
 from fundl.layers.activation import Sigmoid
 from fundl.layers.linear import Linear, linear
 from fundl.layers.self_gated import GELU, SiLU
@@ -62,8 +62,7 @@ class GLU(Layer[Tensor], Generic[Axis]):
     axis: int = attrs.field(default=-1, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.activation, Layer):
-            raise TypeError(f"GLU's activation must be a layer, such as SiLU(), not {self.activation!r}")
+        require_layer("GLU's activation", self.activation)
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,6 +139,7 @@ def feed_forward(
     >>> feed_forward(16, 64, bias=False)
     (Linear(weight=float32[64, 16], bias=None), GELU(), Linear(weight=float32[16, 64], bias=None))
     """
+    require_layer("activation", activation)
     return (
         linear(features, hidden, bias=bias, dtype=dtype),
         activation,
@@ -180,6 +180,7 @@ def gated_feed_forward(
     >>> gated_feed_forward(12, 32)
     (Linear(weight=float32[64, 12], bias=None), GLU(activation=SiLU()), Linear(weight=float32[12, 32], bias=None))
     """
+    require_layer("activation", activation)
     require_at_least_one(hidden=hidden)  # linear would speak of twice as many
     return (
         linear(features, 2 * hidden, bias=bias, dtype=dtype),

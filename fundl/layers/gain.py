@@ -1,6 +1,7 @@
 """The gain of an activation: what the weights before it are multiplied by, so that signals neither die nor explode."""
 
 from fundl.layer import AnyLayer, Layer
+from fundl.layers._refusals import require_layer
 
 
 def gain_of(activation: AnyLayer) -> float:
@@ -15,7 +16,7 @@ def gain_of(activation: AnyLayer) -> float:
 
     Raises:
         ValueError: no gain is known for the activation.
-        TypeError: it is a class, not a layer.
+        TypeError: it is no layer.
 
     Source: He, Zhang, Ren and Sun, "Delving deep into rectifiers", 2015.
 
@@ -24,10 +25,10 @@ def gain_of(activation: AnyLayer) -> float:
     >>> gain_of(LeakyReLU(1.0))
     1.0
     """
-    if isinstance(activation, type):
+    if isinstance(activation, type) and issubclass(activation, Layer):
         raise TypeError(f"the gain is that of a layer, not of the class {activation.__name__}: write {activation.__name__}()")
-    layer: object = activation
-    gain = layer.usual_gain if isinstance(layer, Layer) else None
+    require_layer("activation", activation)
+    gain = activation.usual_gain
     if gain is None:
         known = "ReLU, Tanh and all layers whose class says its usual_gain"
         raise ValueError(f"gains are known of {known}, not of {activation!r}: give the initialiser a number, gain=1.0, say")

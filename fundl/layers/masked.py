@@ -15,7 +15,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl._common.checks import models, require_model
+from fundl._common.checks import as_model, models, require_model
 from fundl._common.half import in_float32
 from fundl._common.listed import Listed
 from fundl.layer import AnyLayer, Layer, P, zero_gradient
@@ -81,6 +81,7 @@ def with_mask(model: P, mask: Tensor | None) -> P:
     """
     if mask is not None:
         _require_bool(mask)
+    as_model(model)
     return _with_masks(model, {"mask": mask}, keep=False)
 
 

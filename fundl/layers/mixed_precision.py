@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._common.checks import models
+from fundl._common.suggestions import with_suggestions
 from fundl.layers._inside import Around, Ts, fitting, forward_inside
 from fundl.shapes import S, Through
 from fundl.tree import Record
@@ -125,6 +126,7 @@ def _decided_inside(layers: object, wide: torch.dtype) -> Iterator[tuple[int, to
                 yield from _decided_inside(child, wide)
 
 
+@with_suggestions
 def mixed_precision(
     *layers: *Ts, compute: torch.dtype = torch.bfloat16, output: torch.dtype | None = None
 ) -> MixedPrecision[*Ts]:

@@ -270,6 +270,8 @@ def _expect_features(shape: Shape[*Lead, Features], features: int | tuple[int, .
 
 
 def _require_features_to_be_there(features: int | tuple[int, ...]) -> None:
+    if not all(type(size) is int for size in _sizes(features)):
+        raise TypeError(f"features must be an int or a tuple of ints, not {features!r}")
     if features == () or any(size < 1 for size in _sizes(features)):
         raise ValueError(f"features must be at least 1, not {features}")
 

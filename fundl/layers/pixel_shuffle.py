@@ -22,9 +22,8 @@ class _Pixels(Layer[None]):
     factor: int
 
     def __attrs_post_init__(self) -> None:
-        factor: object = self.factor
-        if not isinstance(factor, int) or factor < 1:
-            raise ValueError(f"{type(self).__name__}'s factor must be an integer of at least 1, not {factor}")
+        if self.factor < 1:
+            raise ValueError(f"{type(self).__name__}'s factor must be at least 1, not {self.factor}")
 
     # ATen gives back a tensor without elements as it is, in the shape that it has.
 

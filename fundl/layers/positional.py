@@ -241,6 +241,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.addcmul(swapped.mul_(sin), x, cos)
 
 
+@with_suggestions
 def rotation(
     steps: int,
     features: int,
@@ -274,6 +275,13 @@ def rotation(
     tensor([[1.0000, 1.0000, 0.0000, 0.0000],
             [0.5403, 0.9999, 0.8415, 0.0100]])
     """
+    return turning(steps, features, base=base, start=start, dtype=dtype, device=device)
+
+
+def turning(
+    steps: int, features: int, *, base: float, start: int = 0, dtype: torch.dtype, device: torch.device | str | None
+) -> Rotation:
+    """`rotation`, for layers, which know what they give."""
     _require_base(base)
     if features % 2:
         raise ValueError(f"a rotation turns pairs of features: their number must be even, not {features}")
@@ -321,7 +329,7 @@ class Rotary(SameShape, Layer[Rotation]):
     def forward(self, x: Tensor) -> tuple[Tensor, Rotation]:
         if x.ndim < 2:
             raise ValueError(f"Rotary expects an input of shape (..., steps, features), not {tuple(x.shape)}")
-        turn = rotation(x.shape[-2], x.shape[-1], base=self.base, dtype=x.dtype, device=x.device)
+        turn = turning(x.shape[-2], x.shape[-1], base=self.base, dtype=x.dtype, device=x.device)
         return turn.forward(x), turn
 
     @override

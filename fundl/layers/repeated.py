@@ -130,7 +130,7 @@ def repeat(count: int, *layers: *Ts) -> Repeat[*Ts]:
     Linear(weight=float32[3, 25, 25], bias=float32[3, 25])
     """
     unchecked: object = count
-    if not isinstance(unchecked, int):
+    if type(unchecked) is not int:
         raise TypeError(f"repeat(count, *layers) takes the number of blocks first, an int, not {tree.describe(unchecked)}")
     block = models(*layers)
     if count < 1:

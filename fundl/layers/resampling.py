@@ -4,6 +4,7 @@ The same holds for sequences and volumes: "pixels" may have any number of axes.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Generic, Literal, Self, final, get_args
 
 import attrs
@@ -74,10 +75,16 @@ class Upsample(Layer[Sizes], Generic[Factor, Size]):
     def __attrs_post_init__(self) -> None:
         if (self.factor is None) == (self.size is None):
             raise ValueError(f"Upsample takes a factor or a size, one of the two, not {self.factor} and {self.size}")
-        for name, setting in (("factor", self.factor), ("size", self.size)):
+        settings: Sequence[tuple[str, float | tuple[float, ...] | None, frozenset[type], str, str]] = (
+            ("factor", self.factor, frozenset({int, float}), "a number", "a finite number above 0"),
+            ("size", self.size, frozenset({int}), "an int", "above 0"),
+        )
+        for name, setting, kinds, kind, bounds in settings:
             numbers = setting if isinstance(setting, tuple) else (setting,)
-            if setting is not None and any(number is None or number <= 0 for number in numbers):
-                raise ValueError(f"Upsample's {name} must be positive, not {setting}")
+            if setting is not None and not all(type(number) in kinds for number in numbers):
+                raise TypeError(f"Upsample's {name} must be {kind}, or a tuple of one for each axis, not {setting!r}")
+            if any(number is not None and not 0 < number < math.inf for number in numbers):
+                raise ValueError(f"Upsample's {name} must be {bounds}, not {setting}")
         if self.mode not in {"nearest", "linear"}:
             raise ValueError(f"Upsample's mode must be 'nearest' or 'linear', not {self.mode!r}")
         if self.align_corners and self.mode == "nearest":

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar, override
 
 from fundl import tree
 from fundl._common.checks import models
+from fundl._common.suggestions import with_suggestions
 from fundl.layer import Layer
 from fundl.layers._inside import Around, Beside, Sizes, Ts, fitting, forward_inside
 from fundl.layers._same_shape import SameShape
@@ -331,6 +332,7 @@ def _require_one_shape_but_for(axis: int, outputs: Sequence[Tensor]) -> None:
         )
 
 
+@with_suggestions
 def parallel(*branches: *Ts, join: Literal["sum", "concatenate"] = "sum", axis: int = -1) -> Parallel[*Ts]:
     """A `Parallel` of branches, each a layer or a model, with its options. They are checked as by `compose`.
 

@@ -9,6 +9,7 @@ from typing_extensions import TypeVar, override
 
 from fundl._common import half, modes
 from fundl._common.checks import require_model
+from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Dependent, Initializer, ones
 from fundl.layer import AnyLayer
 from fundl.layers._inside import Around, forward_inside
@@ -133,6 +134,7 @@ class WeightNorm(Around[tuple[Tensor, Tensor]], Dependent, Generic[L]):
         return WeightNorm(self.layer, gain, axis=self.axis, gain_init=self.gain_init)
 
 
+@with_suggestions
 def weight_norm(layer: L, *, axis: int = 0, gain_init: Initializer = ones()) -> WeightNorm[L]:
     """A layer whose weight is a direction and a length, learnt apart. It begins as the layer itself.
 
@@ -233,6 +235,7 @@ class WeightStandardization(Around[tuple[Tensor, Tensor, Tensor]], Generic[L]):
         return Through(shape, (self.layer,))
 
 
+@with_suggestions
 def weight_standardization(layer: L, *, eps: float = 1e-5) -> WeightStandardization[L]:
     """A layer whose weights of each output have mean 0 and variance 1; before a `GroupNorm`, say.
 

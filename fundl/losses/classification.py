@@ -9,7 +9,7 @@ from fundl._common import kernels
 from fundl._common.class_axis import axis_hint, classes_along
 from fundl._common.half import narrowed
 from fundl._common.modes import is_readable, may_be_nan
-from fundl._common.suggestions import require_tensor
+from fundl._common.suggestions import require_tensor, with_explanations
 from fundl.losses.reduction import Reduction, ValueAndGrad, computable, divisor, require_weights, unlike
 from fundl.weights import Weight, weighed_by
 
@@ -36,6 +36,7 @@ def _samples(
 
 
 @weighed_by(_samples)
+@with_explanations
 def cross_entropy(
     prediction: Tensor,
     target: Tensor,
@@ -112,6 +113,7 @@ def cross_entropy(
 
 
 @weighed_by(_samples)
+@with_explanations
 def nll(
     prediction: Tensor,
     target: Tensor,

@@ -5,11 +5,13 @@ from torch import Tensor
 
 from fundl._common import kernels
 from fundl._common.modes import is_readable, may_be_nan
+from fundl._common.suggestions import with_explanations
 from fundl.losses.reduction import Reduction, ValueAndGrad, elements, over_elements, require_weights
 from fundl.weights import weighed_by
 
 
 @weighed_by(elements)
+@with_explanations
 def binary_cross_entropy(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> ValueAndGrad:
     """The cross-entropy of yes or no, from probabilities: of each element -t log(p) - (1 - t) log(1 - p).
 
@@ -40,6 +42,7 @@ def binary_cross_entropy(prediction: Tensor, target: Tensor, *, reduction: Reduc
 
 
 @weighed_by(elements)
+@with_explanations
 def binary_cross_entropy_with_logits(
     prediction: Tensor, target: Tensor, *, pos_weight: Tensor | float | None = None, reduction: Reduction = "mean"
 ) -> ValueAndGrad:
@@ -108,6 +111,7 @@ def _binary_of_any(x: Tensor, yes: Tensor, no: Tensor, scale: Tensor) -> Tensor:
 
 
 @weighed_by(elements)
+@with_explanations
 def kl_divergence(
     prediction: Tensor, target: Tensor, *, log_target: bool = False, reduction: Reduction = "mean"
 ) -> ValueAndGrad:
@@ -129,6 +133,8 @@ def kl_divergence(
     >>> kl_divergence(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[1.0, 0.0]]), reduction="batch_mean")
     (tensor(0.6931), tensor([[-1., -0.]]))
     """
+    if type(log_target) is not bool:
+        raise TypeError(f"log_target must be True or False, not {log_target!r}")
 
     def formula(x: Tensor, t: Tensor, scale: Tensor) -> ValueAndGrad:
         t, log_t = (t.exp(), t) if log_target else (t, t.log())

@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
+from fundl._common.suggestions import with_explanations
 from fundl.losses.reduction import Reduction, ValueAndGrad, elements, over_elements
 from fundl.weights import weighed_by
 
 
 @weighed_by(elements)
+@with_explanations
 def mse(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> ValueAndGrad:
     """The mean squared error: of each element (x - t)^2, with x the prediction and t the target.
 
@@ -39,6 +41,7 @@ def mse(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") ->
 
 
 @weighed_by(elements)
+@with_explanations
 def mae(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> ValueAndGrad:
     """The mean absolute error: of each element |x - t|, with x the prediction and t the target.
 
@@ -61,6 +64,7 @@ def mae(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") ->
 
 
 @weighed_by(elements)
+@with_explanations
 def huber(prediction: Tensor, target: Tensor, *, delta: float = 1.0, reduction: Reduction = "mean") -> ValueAndGrad:
     """Huber's loss: quadratic near the target, linear far from it, so that outliers pull with a bounded force.
 

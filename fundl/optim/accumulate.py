@@ -12,6 +12,7 @@ from typing_extensions import override
 from fundl._common.listed import Listed
 from fundl._common.modes import is_readable
 from fundl._common.numbers import count_of_steps
+from fundl._common.suggestions import with_suggestions
 from fundl.optim._sometimes import Sometimes
 from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
 from fundl.optim.transform import P, Rule, S, State, Transform, require_transform
@@ -160,6 +161,7 @@ def _mean(total: Tensors, weights: Tensor) -> Tensors:
     return times(total, torch.where(weights == 0, 0.0, weights.reciprocal()))
 
 
+@with_suggestions
 def accumulate(transform: Transform[S], steps: int) -> Accumulate[S]:
     """Apply a transform once in so many micro-batches, to the mean of their gradients.
 

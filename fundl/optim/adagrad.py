@@ -62,6 +62,7 @@ class _ScaleByAdagrad(Transform[AdagradState]):
         return torch._foreach_div(grads, shifted(torch._foreach_sqrt(square_sum), self.epsilon))
 
 
+@with_suggestions
 def scale_by_adagrad(*, initial: float = 0.0, epsilon: float = 1e-10) -> Transform[AdagradState]:
     """Divide by the root of the sum of all squares: s = s + g^2, u = g / (sqrt(s) + epsilon).
 

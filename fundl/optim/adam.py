@@ -134,6 +134,7 @@ def _greatest(state: AdamState, second_moment: Tensors) -> Tensors:
     return torch._foreach_maximum(state.max_second_moment, second_moment)
 
 
+@with_suggestions
 def scale_by_adam(
     *, beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8, amsgrad: bool = False
 ) -> Transform[AdamState]:

@@ -280,6 +280,8 @@ def with_hyperparameters(state: T, numbers: Mapping[str, float | Tensor] | None 
     >>> hyperparameters(state)["rate"]
     tensor(0.0100, dtype=torch.float64)
     """
+    if numbers is not None and not isinstance(numbers, Mapping):
+        raise TypeError(f'numbers are a dict of them by name, such as {{"head.rate": 0.1}}, not {describe(numbers)}')
     found, given = _found_in(state), {**(numbers or {}), **more}
     old, bounds = found.by_name(), dict(zip(found.names, found.bounds, strict=True))
     for name in given:

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from fundl._common.listed import Listed
 from fundl._common.numbers import non_negative
+from fundl._common.suggestions import with_suggestions
 from fundl.optim.flat import Number, Tensors, plus
 from fundl.optim.transform import Transform
 from fundl.tree import Record, describe
@@ -96,6 +97,7 @@ class AddDecayedWeights(Transform[DecayState]):
         return state.mask if isinstance(self.weight_decay, Tensor) or self.weight_decay else ()
 
 
+@with_suggestions
 def add_decayed_weights(weight_decay: float, *, where: Predicate | None = None) -> Transform[DecayState]:
     """Add a part of the params: u = g + weight_decay p.
 

@@ -63,6 +63,7 @@ class _ScaleByLion(Transform[LionState]):
         return torch._foreach_add(torch._foreach_sign(direction), direction, alpha=0)
 
 
+@with_suggestions
 def scale_by_lion(*, beta1: float = 0.9, beta2: float = 0.99) -> Transform[LionState]:
     """Replace the gradient by the sign of a momentum that looks ahead.
 

@@ -13,6 +13,7 @@ from fundl import tree
 from fundl._common.checks import loss_and_gradient, require_loss
 from fundl._common.listed import Listed
 from fundl._common.numbers import count_of_steps, positive
+from fundl._common.suggestions import with_suggestions
 from fundl.layer import Loss, Prediction, Target
 from fundl.optim._sometimes import Sometimes
 from fundl.optim.flat import Tensors, all_finite, new_count, select, times
@@ -162,6 +163,7 @@ class DynamicLossScale(Sometimes[S, LossScaleState[S]]):
         return scale.clamp(LEAST, MOST).to(torch.float32), torch.where(finite & ~due, good_steps, 0)
 
 
+@with_suggestions
 def dynamic_loss_scale(
     transform: Transform[S],
     *,

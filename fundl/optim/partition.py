@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.listed import Listed
+from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import AnyRule, AnyTransform
 from fundl.optim.decay import Predicate
 from fundl.optim.flat import Tensors
@@ -159,6 +160,7 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(name or "the root" for name in names)
 
 
+@with_suggestions
 def partition(transforms: Mapping[str, AnyTransform], *, where: Mapping[str, Chosen]) -> Partition:
     """Let each part of a model have a transform of its own; what a transform looks at, as a norm, is that of its part.
 

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from fundl._common.numbers import number
+from fundl._common.suggestions import with_suggestions
 from fundl.optim.adjustable import hyperparameters, with_hyperparameters
 
 T = TypeVar("T")
 
 
+@with_suggestions
 def reduce_on_plateau(state: T, losses: Sequence[float], *, factor: float = 0.1, patience: int = 10, least: float = 0.0) -> T:
     """The state with a smaller learning rate, if the losses so far end on a plateau; else the state as it is.
 

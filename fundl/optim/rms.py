@@ -78,6 +78,7 @@ class _ScaleByRMS(Transform[RMSState]):
         return torch._foreach_div(grads, shifted(torch._foreach_sqrt(variance), self.epsilon))
 
 
+@with_suggestions
 def scale_by_rms(*, decay: float = 0.99, epsilon: float = 1e-8, centered: bool = False) -> Transform[RMSState]:
     """Divide by the root of a decayed mean of squares.
 

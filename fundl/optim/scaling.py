@@ -9,6 +9,7 @@ from typing_extensions import override
 
 from fundl._common.listed import Listed
 from fundl._common.numbers import finite
+from fundl._common.suggestions import with_suggestions
 from fundl.optim.flat import Number, StateError, Tensors, new_count, scaled_by, times
 from fundl.optim.rate import Rate, learning_rate, rate_at
 from fundl.optim.transform import Stateless, Transform
@@ -28,6 +29,7 @@ class _Scale(Stateless):
         return scaled_by(grads, self.factor)
 
 
+@with_suggestions
 def scale(factor: float) -> Transform[tuple[()]]:
     """Multiply by a constant: u = factor g.
 
@@ -126,6 +128,7 @@ class ScaleByLearningRate(Transform[RateState]):
             state.count.add_(1)
 
 
+@with_suggestions
 def scale_by_learning_rate(rate: Rate) -> Transform[RateState]:
     """Multiply by the learning rate, downhill: u = -rate g.
 

@@ -290,6 +290,7 @@ def _at(schedule: Callable[[Tensor], Tensor], count: Tensor) -> Tensor:
     return torch.as_tensor(value_at(schedule, count.to(torch.int64)), dtype=torch.float64, device=count.device)
 
 
+@with_suggestions
 def join_schedules(schedules: Sequence[Callable[[Tensor], Tensor]], boundaries: Sequence[int]) -> Schedule:
     """Schedules one after the other, each counting its steps from where it begins.
 

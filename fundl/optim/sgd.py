@@ -110,6 +110,7 @@ class _Trace(Transform[TraceState]):
         return plus(grads, total, self.momentum) if self.nesterov else total
 
 
+@with_suggestions
 def trace(momentum: float, *, dampening: float = 0.0, nesterov: bool = False) -> Transform[TraceState]:
     """Momentum: replace the gradient by a decayed sum of all so far.
 

@@ -34,6 +34,8 @@ class Source(NamedTuple):
 
 def renamed(tensors: Mapping[str, Tensor], rename: Rename | None) -> dict[str, Source]:
     """The tensors of a file by the paths where they belong; what the map does not know keeps its name."""
+    if rename is not None and not callable(rename) and not hasattr(rename, "items"):
+        raise TypeError(f"rename must be a dict from names to paths, or a function of a name, not {describe(rename)}")
     rules = [] if rename is None or callable(rename) else [_rule(key, to) for key, to in rename.items()]
     found: dict[str, Source] = {}
     for name, like in tensors.items():

@@ -24,7 +24,7 @@ from fundl.training._signals import HeldSignals
 from fundl.training._step_runner import CompiledStepRunner, DonatingStepRunner, StepRunner
 from fundl.training.batches import Batches, Source
 from fundl.training.history import Epoch, Evaluation, Found
-from fundl.training.step import Report, S, Step, TrainState, X, donating_of
+from fundl.training.step import Report, S, Step, TrainState, X, donating_of, require_outcome, require_state
 
 _Runner: TypeAlias = StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]
 RunnerFor: TypeAlias = Callable[[int, bool | None, Progress], _Runner[P, S, X, Target, Prediction]]
@@ -70,11 +70,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
     _first: tuple[X, Target] | None = attrs.field(default=None, init=False)  # batch of the pass that it was in
 
     def __attrs_post_init__(self) -> None:
-        if not isinstance(self.good, TrainState):
-            raise TypeError(
-                f"the state is what train_state(key, model, optimizer) makes, or a step or fit returned, not"
-                f" {tree.describe(self.good)}"
-            )
+        require_state(self.good)
         if self.over is not None:
             require_same(self.good, self.over, "the state")
         self._current = self.good
@@ -179,6 +175,8 @@ class Run(Generic[P, S, X, Target, Prediction]):
         self._begin(self._runner)
         with HeldSignals() as signals, inference_mode():
             for after, (x, target), report, count in self._runner.take(self._current, batches, signals):
+                if after.__class__ is not TrainState or report.__class__ is not Report:
+                    require_outcome(after, report)
                 self._current = after
                 signals.release()
                 if count:

@@ -56,7 +56,10 @@ class StepRunner(Generic[S, B, R]):
         The signals may be held; whoever takes a state releases them once it has it.
         """
         for batch in batches:
-            state, report = self.step(state, batch)
+            returned: object = self.step(state, batch)
+            if type(returned) is not tuple or len(returned) != 2:
+                raise TypeError(f"a step returns a pair, the next state and a report, not {tree.describe(returned)}")
+            state, report = returned
             yield state, batch, report, 0
 
 

@@ -10,7 +10,8 @@ from fundl._common.donated import DonatedError
 from fundl._common.listed import Listed
 from fundl.layer import P
 from fundl.training.history import Epoch
-from fundl.training.step import S, TrainState
+from fundl.training.step import S, TrainState, require_state
+from fundl.tree import describe
 
 
 class Interrupted(KeyboardInterrupt, metaclass=Listed):
@@ -99,6 +100,10 @@ def last_good(error: BaseException, state: TrainState[P, S]) -> tuple[TrainState
     >>> state.step, history
     (tensor(1), ())
     """
+    unchecked: object = error
+    if not isinstance(unchecked, BaseException):
+        raise TypeError(f"last_good(error, state) takes the error that ended a fit, not {describe(unchecked)}")
+    require_state(state)
     notes = [note for note in getattr(error, "__notes__", ()) if isinstance(note, Left)]
     left = error if isinstance(error, Interrupted) else notes[-1] if notes else None
     if left is None:

@@ -76,7 +76,7 @@ def _ends_of(file: Path) -> tuple[list[str], bytes]:
         first = opened.readline(_TAIL)
         opened.seek(max(0, file.stat().st_size - _TAIL))
         lines = opened.read().splitlines(keepends=True)
-    columns = next(csv.reader([first.decode(errors="replace")]), [])
+    columns = next(csv.reader(first.decode(errors="replace").splitlines()), [])
     return columns, lines[-1] if lines else b""
 
 

@@ -175,6 +175,7 @@ def step_of(
     require_transform(optimizer)
     if track is not None:
         require_momentum("track", track)
+    axes_of_key = 1 + runs.axes
     rule, gathers = rule_of(loss) or by_rows, optimizer.weighed(1.0) is not optimizer
     loss_of_all, rule_of_all = runs.each(loss), runs.each(rule)
     if (shares := shares_of(over, loss)) is not None:
@@ -184,6 +185,8 @@ def step_of(
         state: TrainState[P, S], batch: tuple[X, Target]
     ) -> tuple[P, Transform[S], Report[Prediction], tuple[Statistics, ...]]:
         """The gradients of a batch, the optimizer for it, its report, and the statistics to follow."""
+        if state.__class__ is not TrainState or state.key.ndim != axes_of_key:
+            _require_state_of(runs, state)
         x, target = pair(batch)
         model = state.model if track is None else without_statistics(state.model)
         if shares is not None and holds(is_batch_norm, model):
@@ -266,6 +269,32 @@ def _updated_over(transform: Transform[S], grads: P, state: TrainState[P, S], ow
     trained, remembered = transform.step_over(grads, memory, model)
     step.add_(1)
     return after if trained is model and remembered is memory else TrainState(trained, remembered, key, step)
+
+
+def require_state(state: object) -> None:
+    """Raise an error that says what makes a state, unless this is one."""
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"the state is what train_state(key, model, optimizer) makes, or a step or fit returned, not {tree.describe(state)}"
+        )
+
+
+def _require_state_of(runs: Runs, state: object) -> None:
+    require_state(state)
+    if isinstance(state, TrainState) and state.key.ndim != 1 + runs.axes:
+        here, there = ("an ensemble", "one model") if runs.axes else ("one model", "an ensemble")
+        right = "train_step and train_state" if runs.axes else "ensemble.train_step and ensemble.train_state"
+        raise ValueError(f"this is a step of {here}, but the state is that of {there}: for {there}, take {right}")
+
+
+def require_outcome(state: object, report: object) -> None:
+    """Raise an error unless a step of a user's own returned what a step returns."""
+    if not isinstance(state, TrainState):
+        raise TypeError(f"a step returns the next state, a TrainState, and a report, but this state is {tree.describe(state)}")
+    if not isinstance(report, Report):
+        raise TypeError(
+            f"a step returns the next state and a report, Report(loss, prediction), but this report is {tree.describe(report)}"
+        )
 
 
 def pair(batch: tuple[X, Target]) -> tuple[X, Target]:

@@ -1,6 +1,6 @@
 """Trees made of other trees, leaf by leaf."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import overload
 
 import torch
@@ -61,6 +61,9 @@ def stack(trees: Sequence[T]) -> T:
     (tensor([[0., 0.],
             [1., 1.]]), None)
     """
+    unchecked: object = trees
+    if not isinstance(unchecked, Iterable):
+        raise TypeError(f"trees are stacked from a list of them, not from {describe(unchecked)}")
     flat = [flatten(tree) for tree in trees]
     if not flat:
         raise ValueError("there is nothing to stack: trees are one or more, in a list")
@@ -111,7 +114,8 @@ def cast_to(tree: T, dtype: torch.dtype) -> T:
     >>> tree.cast_to((torch.ones(1), torch.tensor(3)), torch.float64)
     (tensor([1.], dtype=torch.float64), tensor(3))
     """
-    if not getattr(dtype, "is_floating_point", False):
+    unchecked: object = dtype
+    if not isinstance(unchecked, torch.dtype) or not unchecked.is_floating_point:
         raise TypeError(f"tree.cast_to(tree, dtype) takes a floating-point dtype, such as torch.float32, not {describe(dtype)}")
     return map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, tree)
 
@@ -120,12 +124,12 @@ def move_to(tree: T, device: torch.device | str) -> T:
     """The tree with its tensors on another device.
 
     Raises:
-        ValueError: a tensor is on the meta device: it has no values to move.
+        ValueError: there is no such device; or a tensor is on the meta device: it has no values to move.
     """
     try:
         torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise type(error)(
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(
             f'tree.move_to(tree, device) takes a device, such as "cpu" or "cuda:0", not {describe(device)}'
         ) from error
     if torch.device(device).type != "meta" and any(leaf.is_meta for leaf in leaves(tree)):

@@ -8,7 +8,7 @@ from typing import Final, cast
 import attrs
 from torch import Tensor
 
-from fundl.tree._records import Record
+from fundl.tree._records import Record, describe
 from fundl.tree._structure import T, flatten
 
 
@@ -130,6 +130,8 @@ def map_records(function: Callable[[Record], Record], tree: T) -> T:
     The function sees a record whose inner records are still the old ones; those of what it returns come next. If it puts
     something around a record, as `frozen` does, it does not see that record again, only those in it.
     """
+    if not callable(function):
+        raise TypeError(f"the function comes first, tree.map_records(function, tree), but here is {describe(function)}")
     try:
         mapped = _map_records(function, tree)
     except RecursionError as error:

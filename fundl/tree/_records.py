@@ -92,8 +92,9 @@ class Record:
         """Register the class as a tree node; attrs calls this once, on the finished class."""
         if cls.__setattr__ is object.__setattr__:
             raise TypeError(f"{cls.__name__} can be mutated: decorate it with @attrs.frozen(eq=False)")
-        _find_children(cls)
-        _write_functions(cls)
+        annotations = _annotations(cls)
+        _find_children(cls, annotations)
+        _write_functions(cls, annotations)
         if cls.__repr__.__code__.co_filename.startswith("<attrs generated"):  # not where the class defines its own
             type.__setattr__(cls, "__repr__", Record.__repr__)  # attrs' own would print all numbers of all tensors
 
@@ -170,9 +171,9 @@ def _shown(record: Record) -> Iterator[tuple[str, object]]:
 _RESERVED: Final = ("children", "trainable", "kept_wide", "trees_of", "child_of", "gradient")
 
 
-def _find_children(cls: type[Record]) -> None:
+def _find_children(cls: type[Record], annotations: Mapping[str, object]) -> None:
     """Find out which fields of a class are children."""
-    fields, annotations = attrs.fields(cls), _annotations(cls)
+    fields = attrs.fields(cls)
     for field in fields:
         if field.name in _RESERVED:
             raise TypeError(
@@ -241,7 +242,7 @@ _GRADIENT_DOC: Final = (
 )
 
 
-def _write_functions(cls: type[Record]) -> None:
+def _write_functions(cls: type[Record], annotations: Mapping[str, object]) -> None:
     """Write what takes records of a class apart, and what puts them together, for optree and for the class itself."""
     names = [field.name for field in attrs.fields(cls)]
     stores = {name: _store(cls, name) for name in names}
@@ -274,7 +275,8 @@ def _write_functions(cls: type[Record]) -> None:
         "_with_leaves": lambda: made("_with_leaves", ["self", "leaves", "replace"], renewed),
         "_with_children": lambda: made("_with_children", ["self", *cls.children], {name: name for name in cls.children}),
     }
-    if init := constructor.new_constructor(cls, cls.trainable, stores):
+    of_fields = {name: annotations[name] for name in names}
+    if init := constructor.new_constructor(cls, of_fields, cls.trainable, stores):
         late["__init__"] = init
     for name, write in late.items():
         type.__setattr__(cls, name, _Late(cls, name, write))

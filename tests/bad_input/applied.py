@@ -387,7 +387,7 @@ ROWS: Final[tuple[Row, ...]] = (
         ValueError,
         "a mask is of shape (B, T), the first two axes of the values (2, 5, 4), not of shape (2, 4)",
     ),
-    ("Masked(sequence, [[True]])", TypeError, "a mask is a tensor of shape (B, T) and dtype torch.bool, not [[True]]"),
+    ("Masked(sequence, [[True]])", TypeError, "Masked's mask must be a tensor, not [[True]]"),
     (
         "apply(with_mask(made(lstm(4, 8)), torch.ones(2, 4, dtype=torch.bool)), sequence)",
         ValueError,

@@ -22,16 +22,8 @@ ROWS: Final[tuple[Row, ...]] = (
         'jit(..., static=...) names arguments of the function, such as static="state", not 0',
     ),
     ('jit(lambda a: a, static=["a", "b"])', ValueError, "static='b' is not a parameter of <lambda>(a)"),
-    (
-        'jit(lambda a: a, max_traces="1")',
-        TypeError,
-        "max_traces, how often it may be compiled, is an int of 0 or more, or None, not '1'",
-    ),
-    (
-        "jit(lambda a: a, max_traces=1.5)",
-        TypeError,
-        "max_traces, how often it may be compiled, is an int of 0 or more, or None, not 1.5",
-    ),
+    ('jit(lambda a: a, max_traces="1")', TypeError, "max_traces must be an int or None, not '1'"),
+    ("jit(lambda a: a, max_traces=1.5)", TypeError, "max_traces must be an int or None, not 1.5"),
     (
         "jit(lambda a: a, static_argnums=0)",
         TypeError,

@@ -142,7 +142,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "a rotation turns pairs of features: their number must be even, not 3",
     ),
     ("self_attention(8, 2, rotary=-1.0)", ValueError, "base must be a finite number above 1, not -1.0"),
-    ("self_attention(8, 2, rotary=True)", ValueError, "base must be a finite number above 1, not True"),
+    ("self_attention(8, 2, rotary=True)", TypeError, "rotary must be a number or None, not True"),
     ("cross_attention(8, 3)", ValueError, "the heads must divide the features, but 8 features do not go into 3 heads"),
     ("transformer_block(8, 3)", ValueError, "the heads must divide the features, but 8 features do not go into 3 heads"),
     ("transformer_block(8, 2, hidden=0)", ValueError, "out_features must be at least 1, not 0"),

@@ -89,11 +89,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ("clip_by_global_norm(-1.0)", ValueError, "max_norm must be a finite number above 0, not -1.0"),
     ("clip_by_global_norm(nan)", ValueError, "max_norm must be a finite number above 0, not nan"),
     ('clip_by_global_norm("1")', TypeError, "max_norm must be a number, not '1'"),
-    (
-        "clip_by_global_norm(model)",
-        TypeError,
-        "max_norm must be a number, not (Linear(weight=float32[8, 2], bias=float32[8]), ReLU(),",
-    ),
+    ("clip_by_global_norm(model)", TypeError, "max_norm must be a number, not a tuple"),
     ("clip_by_value(0)", ValueError, "limit must be a finite number above 0, not 0"),
     ("clip_by_value((-1, 1))", TypeError, "limit must be a number, not (-1, 1)"),
     ("clip_by_value(-0.5)", ValueError, "limit must be a finite number above 0, not -0.5"),
@@ -109,7 +105,7 @@ ROWS: Final[tuple[Row, ...]] = (
         "the scale is one number: a floating-point tensor without axes, not float32[2]",
     ),
     ("scale_loss(1024.0, mse)", TypeError, "a loss is a function of a prediction and a target"),
-    ("scale(sgd(0.1))", TypeError, "factor must be a number, not _SGD(decay=AddDecayedWeights(weight_decay=0.0, where=None),"),
+    ("scale(sgd(0.1))", TypeError, "factor must be a number, not an optimizer"),
     ('scale_by_learning_rate("0.1")', TypeError, "the learning rate must be a number, not '0.1'"),
     ("add_decayed_weights(-0.1)", ValueError, "weight_decay must be a finite number of 0 or more, not -0.1"),
     ('add_decayed_weights("0.1")', TypeError, "weight_decay must be a number, not '0.1'"),
@@ -142,7 +138,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ('with_hyperparameters(adjustable(adam(0.1)).init(x), rate="0.1")', TypeError, "rate must be a number, not '0.1'"),
     ("ema(1.0)", ValueError, "decay must be in [0, 1), not 1.0"),
     ("ema(-0.5)", ValueError, "decay must be in [0, 1), not -0.5"),
-    ("ema(model)", TypeError, "decay must be a number, not (Linear(weight=float32[8, 2], bias=float32[8]), ReLU(),"),
+    ("ema(model)", TypeError, "decay must be a number, not a tuple"),
     ("ema(0.9).init(None)", ValueError, "params have no trainable leaf, so there is nothing to optimize: None"),
     ("averaged(state)", ValueError, "has no average: one of chain(ema(0.999), optimizer) has"),
     (
@@ -170,7 +166,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ("accumulate(optimizer, -2)", ValueError, "steps must be 1 or more, not -2"),
     ("accumulate(optimizer, 2.0)", TypeError, "steps must be an int, not 2.0"),
     ('accumulate(optimizer, "4")', TypeError, "steps must be an int, not '4'"),
-    ("accumulate(4, optimizer)", TypeError, "an optimizer is what adam(0.001), say, makes, not 4"),
+    ("accumulate(4, optimizer)", TypeError, "steps must be an int, not an optimizer"),
     ("dynamic_loss_scale(optimizer, initial=0)", ValueError, "initial must be a finite number above 0, not 0"),
     (
         "dynamic_loss_scale(optimizer, growth=0.5)",
@@ -282,11 +278,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ("cosine_schedule(0.1, 1e4)", TypeError, "steps must be an int, not 10000.0"),
     ("cosine_schedule(100, 0.1)", TypeError, "steps must be an int, not 0.1"),
     ('cosine_schedule("0.1", 10)', TypeError, "initial must be a number, not '0.1'"),
-    (
-        "cosine_schedule(optimizer, 10)",
-        TypeError,
-        "initial must be a number, not _SGD(decay=AddDecayedWeights(weight_decay=0.0, where=None),",
-    ),
+    ("cosine_schedule(optimizer, 10)", TypeError, "initial must be a number, not an optimizer"),
     ("step_schedule(0.1, 10)", TypeError, "step_schedule takes 1 by place (initial), not 2; by name, factor, every"),
     ("step_schedule(0.1, every=0)", ValueError, "every must be 1 or more, not 0"),
     (

@@ -59,7 +59,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "step((x, target), state)",
         TypeError,
-        "a batch is a pair (x, target), not TrainState(model=(Linear(weight=float32[8, 2], bias=float32[8]),",
+        "the state is what train_state(key, model, optimizer) makes, or a step or fit returned, not",
     ),
     ("step(state, x)", TypeError, "a batch is a pair (x, target), not float32[4, 2]; the batches of a data set in memory are"),
     (
@@ -110,7 +110,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "step(many, (x, target))",
         ValueError,
-        "an ensemble of 2 models takes an input whose first axis is that of the runs, of size 2, but its",
+        "this is a step of one model, but the state is that of an ensemble: for an ensemble, take",
     ),
     (
         "fit(step, state, batches)",
@@ -123,10 +123,10 @@ ROWS: Final[tuple[Row, ...]] = (
         "fit takes 3 by place (step, state, batches), not 4; by name, epochs, every, metrics, evaluate,",
     ),
     ("fit(step, state, batches, epochs=-1)", ValueError, "the number of epochs must be 0 or more, not -1"),
-    ("fit(step, state, batches, epochs=1.5, progress=False)", TypeError, "the number of epochs must be an int, not 1.5"),
-    ('fit(step, state, batches, epochs="3", progress=False)', TypeError, "the number of epochs must be an int, not '3'"),
-    ("fit(step, state, batches, epochs=None, progress=False)", TypeError, "the number of epochs must be an int, not None"),
-    ("fit(step, state, batches, epochs=True, progress=False)", TypeError, "the number of epochs must be an int, not True"),
+    ("fit(step, state, batches, epochs=1.5, progress=False)", TypeError, "epochs must be an int, not 1.5"),
+    ('fit(step, state, batches, epochs="3", progress=False)', TypeError, "epochs must be an int, not '3'"),
+    ("fit(step, state, batches, epochs=None, progress=False)", TypeError, "epochs must be an int, not None"),
+    ("fit(step, state, batches, epochs=True, progress=False)", TypeError, "epochs must be an int, not True"),
     (
         "fit(mse, state, batches, epochs=1, progress=False)",
         TypeError,
@@ -150,7 +150,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "fit(step, many, batches, epochs=1, progress=False)",
         ValueError,
-        "an ensemble of 2 models takes an input whose first axis is that of the runs, of size 2, but its",
+        "this is a step of one model, but the state is that of an ensemble: for an ensemble, take",
     ),
     (
         "fit(step, state, [], epochs=1, progress=False)",
@@ -222,16 +222,8 @@ ROWS: Final[tuple[Row, ...]] = (
         ValueError,
         "every, the steps of an epoch, must be 1 or more, not 0",
     ),
-    (
-        "fit(step, state, batches, epochs=1, every=1.5, progress=False)",
-        TypeError,
-        "every, the steps of an epoch, must be an int, not 1.5",
-    ),
-    (
-        'fit(step, state, batches, epochs=1, every="1", progress=False)',
-        TypeError,
-        "every, the steps of an epoch, must be an int, not '1'",
-    ),
+    ("fit(step, state, batches, epochs=1, every=1.5, progress=False)", TypeError, "every must be an int or None, not 1.5"),
+    ('fit(step, state, batches, epochs=1, every="1", progress=False)', TypeError, "every must be an int or None, not '1'"),
     (
         'fit(step, state, batches, epochs=1, metrics={"loss": accuracy}, progress=False)',
         ValueError,
@@ -372,10 +364,10 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     ("epochs(step, state, batches, epochs=3)", TypeError, "epochs has no epochs: write epochs(..., ..., ..., count=3)"),
     ("epochs(step, state, batches, count=-1)", ValueError, "the number of epochs must be 0 or more, not -1"),
-    ("run(epochs(step, state, batches, count=1.0, progress=False))", TypeError, "the number of epochs must be an int, not 1.0"),
-    ('epochs(step, state, batches, count="3")', TypeError, "the number of epochs must be an int, not '3'"),
-    ("run(epochs(step, state, batches, count=inf, progress=False))", TypeError, "the number of epochs must be an int, not inf"),
-    ("epochs(step, state, batches, count=None)", TypeError, "the number of epochs must be an int, not None"),
+    ("run(epochs(step, state, batches, count=1.0, progress=False))", TypeError, "count must be an int, not 1.0"),
+    ('epochs(step, state, batches, count="3")', TypeError, "count must be an int, not '3'"),
+    ("run(epochs(step, state, batches, count=inf, progress=False))", TypeError, "count must be an int, not inf"),
+    ("epochs(step, state, batches, count=None)", TypeError, "count must be an int, not None"),
     ("epochs(step, state, batches, count=1, every=-1)", ValueError, "every, the steps of an epoch, must be 1 or more, not -1"),
     ("epochs(step, state, batches, count=1, evaluate_every=-1)", ValueError, "evaluate_every must be 1 epoch or more, not -1"),
     (

@@ -64,7 +64,7 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     (
         'tree.move_to(model, "gpu")',
-        RuntimeError,
+        ValueError,
         'tree.move_to(tree, device) takes a device, such as "cpu" or "cuda:0", not \'gpu\'',
     ),
     ("tree.move_to(model, 3.5)", TypeError, 'tree.move_to(tree, device) takes a device, such as "cpu" or "cuda:0", not 3.5'),
