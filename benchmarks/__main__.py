@@ -16,6 +16,7 @@ cases.
 """
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -57,6 +58,8 @@ def main(
     if names:
         print("\n".join(cases))
         raise typer.Exit
+    if not check:
+        _make(out)
     if history:
         over_time(out)
         raise typer.Exit
@@ -115,11 +118,19 @@ def _of_pair(name: str, peers: Sequence[str], rounds: int) -> list[Measured]:
     return [each for each in pairs.measured(name, _PAIRS[name](), rounds) if each.peer in peers]
 
 
+def _make(folder: Path) -> None:
+    """Make the folder of the results, or say why that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"the folder {str(folder)!r} cannot be made: {error.strerror}", param_hint="--out") from error
+
+
 def _chosen(option: str, wanted: Sequence[str] | None, names: Sequence[str]) -> list[str]:
     """The names that are wanted, or begin with what is wanted and a hyphen."""
     for word in wanted or ():
         if not any(_meant(name, word) for name in names):
-            raise typer.BadParameter(f"there is no {option} {word}, but {', '.join(names)}")
+            raise typer.BadParameter(f"there is no {option} {word}, but {', '.join(names)}", param_hint=f"--{option}")
     return [name for name in names if not wanted or any(_meant(name, word) for word in wanted)]
 
 
@@ -127,5 +138,20 @@ def _meant(name: str, word: str) -> bool:
     return name == word or name.startswith(f"{word}-")
 
 
+def start(arguments: Sequence[str] | None = None) -> int:
+    """Measure what stands on the command line, or other arguments; what is wrong with them is one line, and the status 2."""
+    app = typer.Typer(add_completion=False)
+    app.command()(main)
+    try:
+        status: object = app(None if arguments is None else [*arguments], standalone_mode=False)
+    except Exception as error:
+        said: object = getattr(error, "format_message", None)
+        if not callable(said):
+            raise
+        print(f"python -m benchmarks: {' '.join(said().split())}", file=sys.stderr)
+        return 2
+    return status if isinstance(status, int) else 0
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(start())

@@ -95,7 +95,7 @@ def learn(
 
     # A run makes one state of another, step by step, with the points of each epoch in another order.
     state = fundl.train_state(run_key, fundl.initialize(model_key, model, dtype=dtype, device=device), optimizer)
-    with of_checkpoints():
+    with of_checkpoints(checkpoints, seed=seed):
         run = fundl.epochs(
             fundl.train_step(loss, optimizer),
             state,

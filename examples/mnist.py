@@ -176,7 +176,7 @@ def learn(
             fundl.cross_entropy, model, fundl.minibatches(None, images, 500), metrics={"accuracy": fundl.accuracy}
         )
 
-    with of_checkpoints():
+    with of_checkpoints(checkpoints):
         run = fundl.epochs(
             fundl.train_step(fundl.cross_entropy, optimizer),
             state,

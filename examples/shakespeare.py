@@ -171,7 +171,7 @@ def learn(
     def validate(model: Model) -> Evaluation:
         return fundl.evaluate(loss, model, fundl.minibatches(None, all_pieces(validation, length), 64))
 
-    with of_checkpoints():
+    with of_checkpoints(checkpoints):
         run = fundl.epochs(
             fundl.train_step(loss, optimizer),
             state,

@@ -25,10 +25,12 @@ from fundl import (
     train_state,
     train_step,
 )
-from tests.bad_input import Row, applied, compiling, data, files, layers, losses, optimizers, training, trees
+from tests.bad_input import Row, applied, backward, compiling, data, files, layers, losses, optimizers, steps, training, trees
 
 ROWS: tuple[Row, ...] = tuple(
-    row for family in (layers, applied, losses, optimizers, data, training, compiling, files, trees) for row in family.ROWS
+    row
+    for family in (layers, applied, backward, losses, optimizers, data, training, steps, compiling, files, trees)
+    for row in family.ROWS
 )
 
 

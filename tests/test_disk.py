@@ -71,7 +71,9 @@ def test_a_run_that_was_stopped_goes_on(tmp_path: Path) -> None:
     assert [line.split(",")[0] for line in log.read_text().splitlines()] == ["epoch", *map(str, range(1, 21))]
     code, words = words_of("disk", *options, "--hidden", "3")
     assert code == 2
-    assert "--checkpoints: what is there is no run with these options" in " ".join(words)
+    assert "--checkpoints: what is there was begun with --hidden '25,25,25', not with --hidden '3': give that" in " ".join(
+        words
+    )
     log.write_text("my thesis")
     code, words = words_of("disk", *options)
     assert code == 2

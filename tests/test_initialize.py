@@ -285,7 +285,7 @@ def test_gains_of_leaky_relu_are_those_of_torch() -> None:
 def test_unknown_gains_are_told() -> None:
     with pytest.raises(ValueError, match=r"gains are known of ReLU, .*, not of Softplus\(\): give the initialiser a number"):
         gain_of(Softplus())
-    with pytest.raises(TypeError, match=r"not of the class Tanh: write Tanh\(\)"):
+    with pytest.raises(TypeError, match=r"not the class Tanh: write Tanh\(\)"):
         gain_of(Tanh)  # type: ignore[arg-type]  # the error under test
 
 

@@ -2,13 +2,16 @@
 
 import functools
 import importlib.util
+import json
 import math
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from types import MappingProxyType
 from typing import ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -18,6 +21,8 @@ from typer import BadParameter
 import fundl
 
 Options = ParamSpec("Options")
+asked_for: ContextVar[Mapping[str, object]] = ContextVar("asked_for", default=MappingProxyType({}))
+"""The options of the command line, by their names."""
 P = TypeVar("P", bound=fundl.Model)
 S = TypeVar("S")
 
@@ -42,6 +47,7 @@ def start(main: Callable[Options, None], arguments: Sequence[str] | None = None)
 
     @functools.wraps(main)
     def told(*args: Options.args, **options: Options.kwargs) -> None:
+        asked_for.set(options)
         try:
             with terminated_as_by_ctrl_c():
                 main(*args, **options)
@@ -89,15 +95,56 @@ def checkpoints_in(folder: Path | None) -> fundl.Checkpoints | None:
     return fundl.Checkpoints(folder, keep=2, best=lambda epoch: epoch.numbers.get("test_loss", math.nan))
 
 
+ELSEWHERE = {"checkpoints", "log", "plot", "quiet", "no_jit", "device", "runs", "prompt", "count", "temperature"}
+"""Options that do not make another run."""
+
+
 @contextmanager
-def of_checkpoints() -> Generator[None]:
-    """What cannot be gone on from is told as what is wrong with an option."""
+def of_checkpoints(folder: Path | None, **own: object) -> Generator[None]:
+    """What cannot be gone on from is told as what is wrong with an option: which one, as the folder keeps those it began with.
+
+    Args:
+        folder: of the checkpoints.
+        own: options that are others for this run than on the command line.
+    """
+    if folder is None:
+        yield
+        return
+    options = {name: str(value) for name, value in {**asked_for.get(), **own}.items() if name not in ELSEWHERE}
+    began = options_in(folder, options)
     try:
         yield
     except ValueError as error:
-        reason = str(error.__cause__ or error).partition("\n")[0].rstrip(":")
-        message = f"what is there is no run with these options: give those it began with, or another folder ({reason})"
+        other = [name for name in options if began.get(name, options[name]) != options[name]]
+        if other:
+            was, now = (" ".join(f"{flag(name)} {values[name]!r}" for name in other) for values in (began, options))
+            message = f"what is there was begun with {was}, not with {now}: give that, or another folder"
+        else:
+            reason = str(error.__cause__ or error).partition("\n    what they")[0]
+            message = f"what is there is no run with these options: give those it began with, or another folder ({reason})"
         raise BadParameter(message, param_hint="--checkpoints") from error
+
+
+def options_in(folder: Path, options: Mapping[str, str]) -> Mapping[str, str]:
+    """The options that the run in a folder began with; where none has begun, these, which are written there."""
+    file = folder / "options.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not any(folder.glob("*.safetensors")):
+            file.write_text(json.dumps(options, indent=4), encoding="utf-8")
+        return {name: str(value) for name, value in json.loads(file.read_text(encoding="utf-8")).items()}
+    except FileNotFoundError:
+        return {}
+    except ValueError:  # somebody wrote something else into it
+        return {}
+    except OSError as error:
+        message = f"the folder {str(folder)!r} cannot be made, or not be written to: {error.strerror}"
+        raise BadParameter(message, param_hint="--checkpoints") from error
+
+
+def flag(name: str) -> str:
+    """The option of a name."""
+    return f"--{name.replace('_', '-')}"
 
 
 def go_through(
@@ -116,7 +163,9 @@ def require_log(log: Path | None) -> None:
     """Refuse a file that cannot be written to, before the work is done rather than after."""
     if log is None:
         return
-    if not log.parent.is_dir() or log.is_dir():
+    if log.is_dir():
+        raise BadParameter(f"{str(log)!r} is a folder: give a file in it, such as {str(log / 'run.csv')!r}", param_hint="--log")
+    if not log.parent.is_dir():
         raise BadParameter(f"there is no folder {str(log.parent)!r} to put the log into", param_hint="--log")
     if log.is_file() and log.stat().st_size and not log.read_bytes().startswith(b"epoch,step,seconds"):
         raise BadParameter(f"{log} is there, and is no log of a run", param_hint="--log")
@@ -134,7 +183,8 @@ def require_device(device: str) -> None:
     try:
         torch.ones((), device=device).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        names = "it is none; write cpu, cuda or cuda:1"
+        reason = names if "Expected one of" in str(error) else str(error).splitlines()[0]
         raise BadParameter(f"the device {device!r} cannot be used here: {reason}", param_hint="--device") from error
 
 

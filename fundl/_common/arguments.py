@@ -98,7 +98,7 @@ def kind_of(annotation: object) -> Kind | None:
     if origin in {Union, types.UnionType}:
         return _one_of(arguments)
     if origin is Literal:
-        words = " or ".join(map(repr, arguments))
+        words = _either(list(map(repr, arguments)))
         return Kind(words, lambda value: any(type(value) is type(one) and value == one for one in arguments))
     if origin is tuple:
         return _tuple_of(arguments)
@@ -116,11 +116,18 @@ def _one_of(annotations: Sequence[object]) -> Kind | None:
         return None
     words = [*dict.fromkeys(kind.words for kind in kinds if kind.words != "None")]
     return Kind(
-        " or ".join([*words, "None"] if type(None) in annotations else words),
+        _either([*words, "None"] if type(None) in annotations else words),
         lambda value: any(kind.takes(value) for kind in kinds),
         frozenset().union(*(kind.usual for kind in kinds)),
         all(kind.plain for kind in kinds),
     )
+
+
+def _either(words: Sequence[str]) -> str:
+    """Alternatives, as a sentence has them."""
+    *others, last = words
+    long = any("," in word for word in others)  # has an example behind it
+    return f"{', '.join(others)}{',' if long else ''} or {last}" if others else last
 
 
 def _tuple_of(annotations: Sequence[object]) -> Kind | None:
@@ -227,4 +234,5 @@ def said(value: object) -> str:
     if len(written) <= _SHORT:
         return written
     found = (kind.words.partition(",")[0] for kind in _NAMED.values() if kind.takes(value))
-    return next(found, f"a {type(value).__name__}")
+    name = type(value).__name__
+    return next(found, f"a {name}" if type(value).__module__ == "builtins" else f"a value of type {name}")

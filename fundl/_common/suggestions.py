@@ -23,6 +23,7 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "beta1": ("betas", "b1"),
     "beta2": ("betas", "b2"),
     "epsilon": ("eps",),
+    "delta": ("beta",),
     "decay": ("alpha",),
     "rate_decay": ("lr_decay",),
     "initial": ("initial_accumulator_value", "init_value"),

@@ -16,6 +16,8 @@ def require_at_least_one(**sizes: int) -> None:
 
 def require_layer(name: str, value: object) -> None:
     """Raise unless an activation, or another single layer, is one."""
+    if isinstance(value, type) and issubclass(value, Layer):
+        raise TypeError(f"{name} must be a layer, not the class {value.__name__}: write {value.__name__}()")
     if not isinstance(value, Layer):
         raise TypeError(f"{name} must be a layer, such as SiLU(), not {said(value)}{hint(value)}")
 

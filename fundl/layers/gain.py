@@ -1,6 +1,6 @@
 """The gain of an activation: what the weights before it are multiplied by, so that signals neither die nor explode."""
 
-from fundl.layer import AnyLayer, Layer
+from fundl.layer import AnyLayer
 from fundl.layers._refusals import require_layer
 
 
@@ -25,8 +25,6 @@ def gain_of(activation: AnyLayer) -> float:
     >>> gain_of(LeakyReLU(1.0))
     1.0
     """
-    if isinstance(activation, type) and issubclass(activation, Layer):
-        raise TypeError(f"the gain is that of a layer, not of the class {activation.__name__}: write {activation.__name__}()")
     require_layer("activation", activation)
     gain = activation.usual_gain
     if gain is None:

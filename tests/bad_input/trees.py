@@ -251,4 +251,21 @@ ROWS: Final[tuple[Row, ...]] = (
     ("fundl.DataLoader", AttributeError, "module 'fundl' has no attribute 'DataLoader'"),
     ("fundl.Adam", AttributeError, "module 'fundl' has no attribute 'Adam': write adam(...)"),
     ("fundl.nn", AttributeError, "module 'fundl' has no attribute 'nn'"),
+    ('key(0, device="gpu")', TypeError, 'device must be a device, such as "cpu" or "cuda:0", or None, not \'gpu\''),
+    ("key(0, device=3.5)", TypeError, 'device must be a device, such as "cpu" or "cuda:0", or None, not 3.5'),
+    (
+        'random.normal(key(0), (2,), dtype=["float32"])',
+        TypeError,
+        "random numbers come in float64, float32, float16 and bfloat16, not in ['float32']",
+    ),
+    ("random.uniform(key(0), (2,), low=[0.0])", TypeError, "low must be a number, not [0.0]"),
+    ("random.uniform(key(0), (2,), high=True)", TypeError, "high must be a number, not True"),
+    ("random.bernoulli(key(0), (2,), probability=True)", TypeError, "probability must be a number, not True"),
+    ("tree.stack(3)", TypeError, "trees are stacked from a list of them, not from 3"),
+    ("tree.map_records(3, model)", TypeError, "the function comes first, tree.map_records(function, tree), but here is 3"),
+    (
+        "tree.cast_to(model, torch.ones(2))",
+        TypeError,
+        "tree.cast_to(tree, dtype) takes a floating-point dtype, such as torch.float32, not float32[2]",
+    ),
 )

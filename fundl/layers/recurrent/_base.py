@@ -13,6 +13,7 @@ from fundl import tree
 from fundl._common.half import HALF, narrowed, widened
 from fundl.initializers import Initializer, VarianceScaling
 from fundl.layer import Layer
+from fundl.layers._layout import require_sizes
 from fundl.layers._refusals import require_at_least_one
 from fundl.layers.linear import explain_misfit
 from fundl.layers.recurrent.sweeps import Kept, Recurrence, States, Sweep, SweptBack
@@ -97,6 +98,9 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
             grads, grad_x, state = wide.run_back(residuals, _widened(states), widened(grad), _widened(grad_last))
             return lambda: tree.cast_to(grads(), grad.dtype), lambda: narrowed(grad_x(), grad), _narrowed(state, grad)
         inputs, kept = residuals
+        steps, batch = inputs[0].shape[:2]
+        last = self.layers[-1]
+        require_sizes(grad, (batch, steps, len(last) * last[0].weight_hh.shape[1]))  # the fused kernel does not ask
         every: list[list[SweptBack]] = []
         back: list[SweptBack] = []
         grad = grad.transpose(0, 1)

@@ -24,6 +24,7 @@ from typing_extensions import override
 from fundl._common import fused_lstm, kernels, products
 from fundl._common.listed import Listed
 from fundl.initializers import Initializer
+from fundl.layers._layout import require_sizes
 from fundl.tree import Record, describe
 
 Activation: TypeAlias = Literal["tanh", "relu"]
@@ -367,6 +368,8 @@ def _fused_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
 
 def _fused_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
     hidden, last_hidden, last_cell, workspace = kept
+    for part in grad_last or ():
+        require_sizes(part, hidden.shape[1:])
     biased = sweep.weights.bias_ih is not None
     grad_x, weight_ih, weight_hh, bias_ih, bias_hh, *state = fused_lstm.lstm_backward(
         _fused_tensors(sweep),

@@ -1,0 +1,121 @@
+"""Mistakes on the command lines of the examples and of the benchmarks; what stands in braces, the test makes or leaves out."""
+
+from typing import Final, TypeAlias
+
+CommandLine: TypeAlias = tuple[str, str, str]
+"""A program, options, and what the one line of its answer says."""
+
+# What typer says of a kind or a bound is for it to choose: it names the option.
+_ALL: Final[tuple[tuple[str, str], ...]] = (
+    ("--nonsense", "--nonsense"),
+    ("--epochs", "--epochs"),
+    ("--epochs two", "--epochs"),
+    ("--epochs 1.5", "--epochs"),
+    ("--epochs 0", "--epochs"),
+    ("--seed x", "--seed"),
+    ("--seed -1", "--seed"),
+    ("--seed 4294967297", "--seed"),
+    ("extra", "extra"),
+)
+_LEARNING: Final[tuple[tuple[str, str], ...]] = (
+    *_ALL,
+    ("--batch-size 0", "--batch-size"),
+    ("--batch-size many", "--batch-size"),
+    ("--learning-rate fast", "--learning-rate"),
+    ("--learning-rate 0", "--learning-rate: a learning rate is a number above 0, not 0.0"),
+    ("--learning-rate -1", "--learning-rate: a learning rate is a number above 0, not -1.0"),
+    ("--learning-rate inf", "--learning-rate: a learning rate is a number above 0, not inf"),
+    ("--device gpu", "--device: the device 'gpu' cannot be used here: it is none; write cpu, cuda or cuda:1"),
+    ("--device meta", "--device: the device 'meta' cannot be used here: "),
+    ("--log {missing}/run.csv", "--log: there is no folder '{missing}' to put the log into"),
+    ("--log {file}/run.csv", "--log: there is no folder '{file}' to put the log into"),
+    ("--log {folder}", "--log: '{folder}' is a folder: give a file in it, such as '{folder}/run.csv'"),
+    ("--log {file}", "--log: {file} is there, and is no log of a run"),
+    (
+        "--checkpoints {file}/below",
+        "--checkpoints: the folder '{file}/below{seed}' cannot be made, or not be written to: Not a directory",
+    ),
+    ("--plot {missing}/run.png", "--plot: there is no folder '{missing}' to put the plot into"),
+    ("--plot run.txt", "--plot: a plot is a .png, .pdf or .svg file, not 'run.txt'"),
+    ("--plot {folder}", "--plot: a plot is a .png, .pdf or .svg file, not "),
+    ("--quiet=maybe", "--quiet"),
+)
+
+ROWS: Final[tuple[CommandLine, ...]] = (
+    *(("disk", options, sentence) for options, sentence in _LEARNING),
+    ("disk", "--hidden 0", "--hidden: sizes are whole numbers above 0, separated by commas, such as 25,25,25, not '0'"),
+    ("disk", "--hidden wide", "--hidden: sizes are whole numbers above 0, separated by commas, such as 25,25,25, not 'wide'"),
+    (
+        "disk",
+        "--hidden 25,,25",
+        "--hidden: sizes are whole numbers above 0, separated by commas, such as 25,25,25, not '25,,25'",
+    ),
+    ("disk", "--activation elu", "'elu' is not one of 'relu', 'tanh', 'gelu', 'silu'"),
+    ("disk", "--loss l1", "'l1' is not one of 'cross-entropy', 'binary-cross-entropy', 'mse'"),
+    ("disk", "--optimizer adamw", "'adamw' is not one of 'sgd', 'momentum', 'adam'"),
+    ("disk", "--dtype float16", "'float16' is not one of 'float32', 'float64'"),
+    ("disk", "--train-count 0", "--train-count"),
+    ("disk", "--test-count 0", "--test-count"),
+    ("disk", "--runs 0", "--runs"),
+    *(("mnist", options, sentence) for options, sentence in _LEARNING),
+    (
+        "mnist",
+        "--data {missing}",
+        "--data: {missing} holds neither train-images-idx3-ubyte nor t10k-images-idx3-ubyte, with or",
+    ),
+    ("mnist", "--data {file}", "--data: {file} holds neither train-images-idx3-ubyte nor t10k-images-idx3-ubyte, with or"),
+    ("mnist", "--data {folder}", "--data: {folder} holds neither train-images-idx3-ubyte nor t10k-images-idx3-ubyte, with or"),
+    ("mnist", "--data {images}", "--data: {images}/train-images-idx3-ubyte is not an IDX file: it must begin with two zeros"),
+    ("mnist", "--channels 3", "--channels"),
+    ("mnist", "--channels 6", "--channels: the number of channels is a multiple of 4, not 6"),
+    ("mnist", "--hidden 0", "--hidden"),
+    ("mnist", "--dropout 1", "--dropout"),
+    ("mnist", "--dropout -0.1", "--dropout"),
+    ("mnist", "--norm layer", "'layer' is not one of 'none', 'batch', 'group'"),
+    ("mnist", "--batch-size 1", "--batch-size"),
+    *(("shakespeare", options, sentence) for options, sentence in _LEARNING),
+    ("shakespeare", "--text {missing}", "--text: {missing} cannot be read as a text: [Errno 2] No such file or directory"),
+    ("shakespeare", "--text {folder}", "--text: {folder} cannot be read as a text: [Errno 21] Is a directory"),
+    ("shakespeare", "--text {bytes}", "--text: {bytes} cannot be read as a text: 'utf-8' codec can't decode byte 0x80"),
+    ("shakespeare", "--text {file}", "--text: {file} has 5 characters; a tenth of them, for validation, must be more than a"),
+    ("shakespeare", "--length 1000000", "must be more than a piece of 1000000. Take a longer text, or a smaller --length"),
+    ("shakespeare", "--length 0", "--length"),
+    ("shakespeare", "--model gpt", "'gpt' is not one of 'transformer', 'lstm'"),
+    ("shakespeare", "--features 0", "--features"),
+    ("shakespeare", "--heads 3", "--heads: each of 3 heads takes an even number of the features, and 8 cannot be shared so"),
+    ("shakespeare", "--depth 0", "--depth"),
+    ("shakespeare", "--dropout 1", "--dropout"),
+    ("shakespeare", "--steps 0", "--steps"),
+    ("shakespeare", "--count -1", "--count"),
+    ("shakespeare", "--prompt é", "--prompt: there is no 'é' in the text, and the model knows none"),
+    ("shakespeare", "--prompt ", "--prompt: a model needs a character to begin with"),
+    ("shakespeare", "--temperature 0", "--temperature: a temperature is a number above 0, not 0.0"),
+    ("shakespeare", "--temperature nan", "--temperature: a temperature is a number above 0, not nan"),
+    *(("reports", f"kong2020 {options}", sentence) for options, sentence in _ALL),
+    ("reports", "", "Missing argument"),
+    ("reports", "smith2020", "'smith2020' is not one of 'humne2020', 'kong2020'"),
+    ("reports", "kong2020 --runs 0", "--runs"),
+    ("reports", "kong2020 --processes 0", "--processes"),
+    ("reports", "kong2020 --out {file}", "--out: the folder '{file}/kong2020' cannot be made: Not a directory"),
+    ("benchmarks", "--nonsense", "--nonsense"),
+    ("benchmarks", "--case mnist", "--case: there is no case mnist, but disk-sgd-1, "),
+    ("benchmarks", "--peer keras", "--peer: there is no peer keras, but "),
+    ("benchmarks", "--rounds 0", "--rounds"),
+    ("benchmarks", "--rounds many", "--rounds"),
+    ("benchmarks", "--patience long", "--patience"),
+    ("benchmarks", "--case import --out {file}/below", "--out: the folder '{file}/below' cannot be made: Not a directory"),
+)
+
+OTHER_OPTIONS: Final[tuple[CommandLine, ...]] = (
+    (
+        "disk",
+        "--hidden 3",
+        "--checkpoints: what is there was begun with --hidden '4', not with --hidden '3': give that, or another",
+    ),
+    ("disk", "--optimizer adam", "was begun with --optimizer 'sgd', not with --optimizer 'adam': give that"),
+    ("mnist", "--channels 8", "was begun with --channels '4', not with --channels '8': give that"),
+    ("mnist", "--seed 1", "was begun with --seed '0', not with --seed '1': give that"),
+    ("shakespeare", "--features 16", "was begun with --features '8', not with --features '16': give that"),
+    ("shakespeare", "--model lstm --depth 2", "with --model 'transformer' --depth '1', not with --model 'lstm' --depth '2'"),
+)
+"""Mistakes with a folder of checkpoints that another command made."""
