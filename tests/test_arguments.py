@@ -249,6 +249,7 @@ CALLED: Final[Mapping[str, tuple[str, ...]]] = {
     "schedules": ("schedule",),
     "dtype": ("random numbers come in",),
     "updates": ("updates",),
+    **dict.fromkeys(("over", "part"), ("group",)),
     "error": ("last_good(error",),
 }
 """How sentences may call an argument besides by its name, or a word of it."""

@@ -19,7 +19,7 @@ from fundl._common.checks import as_model
 from fundl._common.modes import no_grad
 from fundl._common.numbers import number
 from fundl._common.suggestions import with_suggestions
-from fundl.groups import Group
+from fundl.groups import Group, require_group
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer, Model, P
 from fundl.layers import _batch_over
@@ -110,6 +110,8 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
 
     def __attrs_post_init__(self) -> None:
         require_eps(self.eps)
+        if self.over is not None:
+            require_group(self.over)
         if (self.mean is None) != (self.var is None):
             raise ValueError(
                 "BatchNorm has a mean and a var, or neither: give both, or let calibrate(model, batches) find them"

@@ -175,7 +175,6 @@ def step_of(
     require_transform(optimizer)
     if track is not None:
         require_momentum("track", track)
-    axes_of_key = 1 + runs.axes
     rule, gathers = rule_of(loss) or by_rows, optimizer.weighed(1.0) is not optimizer
     loss_of_all, rule_of_all = runs.each(loss), runs.each(rule)
     if (shares := shares_of(over, loss)) is not None:
@@ -185,8 +184,7 @@ def step_of(
         state: TrainState[P, S], batch: tuple[X, Target]
     ) -> tuple[P, Transform[S], Report[Prediction], tuple[Statistics, ...]]:
         """The gradients of a batch, the optimizer for it, its report, and the statistics to follow."""
-        if state.__class__ is not TrainState or state.key.ndim != axes_of_key:
-            _require_state_of(runs, state)
+        _require_state_of(runs, state)
         x, target = pair(batch)
         model = state.model if track is None else without_statistics(state.model)
         if shares is not None and holds(is_batch_norm, model):
@@ -280,8 +278,9 @@ def require_state(state: object) -> None:
 
 
 def _require_state_of(runs: Runs, state: object) -> None:
-    require_state(state)
-    if isinstance(state, TrainState) and state.key.ndim != 1 + runs.axes:
+    if not isinstance(state, TrainState):
+        require_state(state)
+    elif state.key.ndim != 1 + runs.axes:
         here, there = ("an ensemble", "one model") if runs.axes else ("one model", "an ensemble")
         right = "train_step and train_state" if runs.axes else "ensemble.train_step and ensemble.train_state"
         raise ValueError(f"this is a step of {here}, but the state is that of {there}: for {there}, take {right}")
