@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fundl._common import folder, store
-from fundl._compiling import inductor, library, loops, lstm_operators, waiting
+from fundl._compiling import inductor, library, loops, lstm_operators, processes, waiting
 from fundl._compiling.graphs import Graph
 from fundl._compiling.torch_settings import torch_settings
 from fundl.memory import keep_freed_memory
@@ -42,7 +42,8 @@ def _of_graph(graph: Graph, examples: Sequence[Tensor], load: Callable[[Path], F
         with waiting.shown(graph):
             inductor.compile_graph(graph, examples, made)
 
-    return _loaded(_key(graph), make, load)
+    key = _key(graph)
+    return processes.compiled_once(graph, key, lambda: _loaded(key, make, load))
 
 
 def load(place: Path, devices: Iterable[torch.device]) -> inductor.Run:

@@ -102,8 +102,12 @@ class CompiledFunction(Generic[Kind, Run], metaclass=ListedABC):
         return self._run_as_it_is(args, kwargs) if result is MISS else result
 
     def _explain(self, error: RuntimeError, args: tuple[object, ...], kwargs: dict[str, object]) -> NoReturn:
-        """Raise what the function itself raises for arguments that its program refused: it knows better what is wrong."""
-        if not isinstance(error, DonatedError):
+        """Raise what the function itself raises for arguments that its program refused: it knows better what is wrong.
+
+        One that exchanges tensors with other processes is not run again: they would take what it sends for something else.
+        """
+        together = any(program.interface.together for program in self._programs.all())
+        if not isinstance(error, DonatedError) and not together:
             try:
                 self._run_as_it_is(args, kwargs)
             except Exception as better:

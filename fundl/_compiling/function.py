@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Concatenate, Generic, ParamSpec, Self, TypeVar, cast, final, overload
 
+import attrs
 from torch import Tensor
 from typing_extensions import override
 
@@ -73,11 +74,14 @@ class Compiled(CompiledFunction[CallInterface, inductor.Run], Generic[P, R]):
 
         examples = [*map(torch_private.as_normal, flat.leaves)]
         traced = trace(function, examples)
-        inputs = [*examples, *traced.constants]
+        inputs, together = [*examples, *traced.constants], bool(traced.graph.groups)
         if donated := donated_arguments(self._name, self._options["donate"], traced, key, flat):
             graph, interface, slots = write_back(traced, donated, len(inputs))
+            interface = attrs.evolve(interface, together=together)
             return interface, *cache.compiled(graph, inputs + slots)
-        interface = CallInterface(constants=traced.constants, result=traced.result, outputs=traced.graph.outputs)
+        interface = CallInterface(
+            constants=traced.constants, result=traced.result, outputs=traced.graph.outputs, together=together
+        )
         return interface, *cache.compiled(traced.graph, inputs)
 
     @override

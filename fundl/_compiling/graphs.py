@@ -37,6 +37,16 @@ class Graph:
         """How many operations it has."""
         return sum(node.op == "call_function" for node in self.module.graph.nodes)
 
+    @property
+    def groups(self) -> list[str]:
+        """The names of the groups of processes that it exchanges tensors with."""
+        return sorted({str(node.args[-1]) for node in _collectives(self.module)})
+
+    @property
+    def collectives(self) -> list[str]:
+        """What it exchanges with other processes, in order, as text."""
+        return [_exchange(node) for node in _collectives(self.module)]
+
     def write_back(self, writes: Sequence[tuple[int, Leaf]], returns: Sequence[Leaf]) -> "Graph":
         """The graph that writes to inputs, given by number, after all else is computed; and what it still returns."""
         module = copy.deepcopy(self.module)
@@ -92,6 +102,25 @@ def _inputs(module: "GraphModule") -> "list[Node]":
 def _outputs(module: "GraphModule") -> "list[Node]":
     (outputs,) = module.graph.output_node().args
     return [*outputs] if isinstance(outputs, tuple | list) else []
+
+
+def _collectives(module: "GraphModule") -> "list[Node]":
+    """The nodes that exchange tensors with other processes; their last argument is the name of the group."""
+    return [node for node in module.graph.nodes if is_collective(node)]
+
+
+def is_collective(node: "Node") -> bool:
+    """Whether a node begins to exchange tensors with other processes."""
+    return isinstance(node.target, torch._ops.OpOverload) and (
+        node.target.namespace == "_c10d_functional" and node.target is not kernels.wait
+    )
+
+
+def _exchange(node: "Node") -> str:
+    target, value = node.target, _value(node.all_input_nodes[0])
+    assert isinstance(target, torch._ops.OpOverload)
+    settings = ", ".join(str(setting) for setting in node.args[1:])
+    return f"{target._opname} of {str(value.dtype).removeprefix('torch.')}{list(value.shape)} ({settings})"
 
 
 def _value(node: "Node") -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fundl._common import kernels, products
 from fundl._common.processor import instructions
-from fundl._compiling import bounds, corrections, graphs, library, lowering, torch_private
+from fundl._compiling import bounds, corrections, graphs, library, lowering, overlap, torch_private
 from fundl._compiling.graphs import Graph
 from fundl._compiling.lock import COMPILER_LOCK, uninterrupted
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch._inductor.cpu_vec_isa import VecISA
 
 NAMES: Final = (
+    "torch._C._AutoDispatchBelowAutograd",
     "torch._guards.TracingContext",
     "torch._guards.tracing",
     "torch._inductor.config.patch",
@@ -67,7 +68,7 @@ def fingerprint(graph: Graph) -> str:
 @functools.cache
 def _code() -> str:
     """A digest of the modules that decide what a graph is compiled to."""
-    modules = (bounds, corrections, graphs, library, lowering, products, kernels)
+    modules = (bounds, corrections, graphs, library, lowering, overlap, products, kernels)
     files = [*map(Path, (__file__, *map(inspect.getfile, modules))), *library.HEADERS]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -78,7 +79,7 @@ def require_known() -> None:
     Raises:
         UnknownTorchError: it does.
     """
-    names = NAMES, bounds.NAMES, corrections.NAMES, library.NAMES, lowering.NAMES
+    names = NAMES, bounds.NAMES, corrections.NAMES, library.NAMES, lowering.NAMES, overlap.NAMES
     torch_private.require_known((*torch_private.NAMES, *itertools.chain(*names)))
 
 
@@ -149,6 +150,9 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         lowering.state_storage_offsets(module)
         lowering.compute_scalars_once(module)
         lowering.finish_before_writing(module)
+        if any(map(graphs.is_collective, module.graph.nodes)):
+            overlap.spread(module)
+            stack.enter_context(config.patch(overlap.SETTINGS))
         outputs = module.graph.output_node()
         outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has
         inputs: list[Tensor] = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
@@ -198,5 +202,19 @@ def load(folder: Path, device: torch.device) -> Run:
         return library.load(file)
     file = next(folder.glob("*.so"))
     if device.type == "cpu":
-        return torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1).run
-    return torch._C._aoti.AOTIModelContainerRunnerCuda(str(file), 1, str(device), str(folder)).run
+        return _below_autograd(torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1).run)
+    return _below_autograd(torch._C._aoti.AOTIModelContainerRunnerCuda(str(file), 1, str(device), str(folder)).run)
+
+
+def _below_autograd(run: Run) -> Run:
+    """A function whose operators go past rules for derivatives.
+
+    Those of exchanges between processes are written in Python: their tensors would become objects of Python's, which gloo's
+    threads then free, each waiting for Python, while Python waits for gloo.
+    """
+
+    def below(tensors: list[Tensor]) -> list[Tensor]:
+        with torch._C._AutoDispatchBelowAutograd():
+            return run(tensors)
+
+    return below

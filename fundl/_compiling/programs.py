@@ -23,6 +23,7 @@ class Interface:
 
     constants: Sequence[Tensor] = ()  # further inputs: the tensors that the function uses without being given them
     result: object = None  # what it returns, with a `Leaf` for each tensor
+    together: bool = False  # whether it exchanges tensors with other processes
 
 
 Kind = TypeVar("Kind", bound=Interface)

@@ -129,7 +129,9 @@ class Scanned(CompiledFunction[Plan, Loop], Generic[P, R]):
         examples = [*inputs, *traced.constants, *slots]
         writes = [*enumerate(joined), *enumerate(computed, len(inputs) + len(traced.constants))]
         result = replace(report, iter([Leaf("output", number) for number in range(len(slots))]))
-        plan = attrs.evolve(plan, constants=traced.constants, result=result, reports=[*map(spec_of, slots)])
+        together = bool(traced.graph.groups)
+        reports = [*map(spec_of, slots)]
+        plan = attrs.evolve(plan, constants=traced.constants, result=result, reports=reports, together=together)
         return plan, *cache.compiled_loop(graph.write_back(writes, []), examples, plan)
 
     @override

@@ -58,6 +58,9 @@ class Means(Generic[Prediction, Target]):
         """Add batches, and their reports, that are along a first axis."""
         count = len(reports.loss)
         self.losses += reports.loss.unbind()
+        if self.over is not None and not count_along(reports.prediction, 1):
+            self._weights += [0.0] * count
+            return
         weights = each(self._rule)(reports.prediction, target)
         self._weights += weights.unbind() if isinstance(weights, Tensor) else [weights] * count
         self.examples += count * count_along(x, 1)

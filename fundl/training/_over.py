@@ -68,8 +68,11 @@ class Shares(Generic[Prediction, Target]):
         return total
 
     def summed(self, grads: T) -> T:
-        """The sums of the gradients of all processes; buffers stay as they are."""
-        return tree.with_trainable_leaves(grads, reduced(tree.trainable_leaves(grads), self.group))
+        """The sums of the gradients of all processes; buffers stay as they are.
+
+        Those of the last layers, which are there first, travel first.
+        """
+        return tree.with_trainable_leaves(grads, reduced(tree.trainable_leaves(grads)[::-1], self.group)[::-1])
 
     def key(self, key: Key, x: object) -> Key:
         """The key that draws for the rows of this process."""

@@ -10,8 +10,10 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._compiling import inductor, torch_private, waiting
+from fundl._compiling.processes import UnlikeProcessesError
 from fundl._compiling.scan import Scanned, scan
 from fundl._compiling.tracing import TraceError
+from fundl.collectives import gather_numbers
 from fundl.groups import Group
 from fundl.training._progress import Progress
 from fundl.training._signals import HeldSignals
@@ -99,9 +101,8 @@ class CompiledStepRunner(StepRunner[S, B, R]):
 
     @override
     def take(self, state: S, batches: Iterable[B], signals: HeldSignals) -> Iterator[tuple[S, B, R, int]]:
-        for kind, group in _groups(batches):
-            self._kind = self._kind or kind
-            many = self._compiled(state, group[0]) if kind == self._kind else None
+        for is_like_first, group in self._alike(_groups(batches)):
+            many = self._compiled(state, group[0]) if is_like_first else None
             if many is None:
                 for taken in super().take(state, group, signals):
                     state = taken[0]
@@ -110,6 +111,28 @@ class CompiledStepRunner(StepRunner[S, B, R]):
                 stacked = tree.stack(group)
                 state, reports = many(state, stacked)
                 yield state, stacked, reports, len(group)
+
+    def _alike(self, groups: "Iterator[tuple[_Kind, list[B]]]") -> Iterator[tuple[bool, list[B]]]:
+        """Groups of batches, and whether they are like the first: in all processes or in none, and of as many in each."""
+        kind: _Kind | None = None
+        rest: list[B] = []
+        while True:
+            if not rest:
+                kind, rest = next(groups, (None, []))
+                self._kind = self._kind or kind
+            count, is_like_first = len(rest), kind == self._kind
+            if self._over is not None:
+                counts = gather_numbers([count, is_like_first], self._over)
+                count, is_like_first = min(counts[::2]), all(counts[1::2])
+                if not count and any(counts[::2]):
+                    raise ValueError(
+                        f"process {counts[::2].index(0)} has no more batches, while others have: give each process its part of"
+                        " the same batches, minibatches(key, data, batch_size, part=group)"
+                    )
+            if not count:
+                return
+            yield is_like_first, rest[:count]
+            rest = rest[count:]
 
     def _compiled(self, state: S, batch: B) -> "Scanned[[S, B], tuple[S, R]] | None":
         """What takes many steps at once, compiled by now; None if it cannot be."""
@@ -120,6 +143,8 @@ class CompiledStepRunner(StepRunner[S, B, R]):
         try:
             with waiting.told_to(self._shown.say):
                 self._many(state, tree.stack([batch]))
+        except UnlikeProcessesError:
+            raise
         except Exception as error:  # what is wrong with the step itself comes up again as it runs as it is
             if self._insist:
                 raise

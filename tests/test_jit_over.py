@@ -1,0 +1,153 @@
+"""Compiled steps of many processes: one compiles, all run the same exchanges, and the numbers are those of one process."""
+
+import math
+from typing import Final
+
+import pytest
+import torch
+from torch import Tensor
+
+from fundl import (
+    Dropout,
+    ReLU,
+    TrainState,
+    adam,
+    chain,
+    clip_by_global_norm,
+    compose,
+    cross_entropy,
+    fit,
+    initialize,
+    jit,
+    key,
+    linear,
+    minibatches,
+    random,
+    train_state,
+    train_step,
+    tree,
+)
+from fundl._common import kernels
+from fundl._compiling import graphs, overlap
+from fundl.distributed import Group, all_sum
+from tests.processes import together
+
+ALONE: Final = Group("alone", 1, 0)
+OPTIMIZER: Final = chain(clip_by_global_norm(0.5), adam(1e-2))
+DATA: Final = (
+    random.normal(key(1), (44, 6), dtype=torch.float64),
+    torch.where(random.bernoulli(key(3), (44,), probability=0.5), -100, random.randint(key(2), (44,), low=0, high=5)),
+)
+
+
+def start_of_run() -> TrainState[object, object]:
+    dtype = torch.float64
+    model = compose(linear(6, 8, dtype=dtype), ReLU(), Dropout(0.5), linear(8, 5, dtype=dtype))
+    return train_state(key(6), initialize(key(5), model), OPTIMIZER)  # type: ignore[return-value]  # of any kind
+
+
+def stepped(group: Group, steps: int, *, compiled: bool) -> tuple[list[Tensor], list[bool]]:
+    """A state after some steps, and whether what was compiled was on disk."""
+    step = train_step(cross_entropy, OPTIMIZER, over=group)
+    run = jit(step, donate="state") if compiled else step
+    state = tree.map(torch.clone, start_of_run())
+    batches = [*minibatches(key(7), DATA, 8, drop_last=True, part=group)]
+    for number in range(steps):
+        state, report = run(state, batches[number % len(batches)])
+        assert math.isfinite(report.loss.item())
+    return tree.leaves(state), [trace.cached for trace in run.traces] if compiled else []
+
+
+def fitted(group: Group, compiled: bool) -> tuple[list[Tensor], list[float]]:
+    """Steps with batches of 8, which all processes run compiled, and a last one of 4."""
+    state, history = fit(
+        train_step(cross_entropy, OPTIMIZER, over=group),
+        start_of_run(),
+        lambda key: minibatches(key, DATA, 8, part=group),
+        epochs=2,
+        compile=compiled,
+        over=group,
+        progress=False,
+    )
+    return tree.leaves(state), [epoch.train.loss for epoch in history]
+
+
+def test_a_step() -> None:
+    expected, _ = stepped(ALONE, 7, compiled=False)
+    results = together(2, stepped_compiled, 7)
+    for leaves, _ in results:
+        torch.testing.assert_close(leaves, expected, rtol=0, atol=1e-12)
+        assert tree.equal(leaves, results[0][0])
+    assert sum(all(cached) for _, cached in results) >= 1  # who had not to compile
+
+
+def stepped_compiled(group: Group, steps: int) -> tuple[list[Tensor], list[bool]]:
+    return stepped(group, steps, compiled=True)
+
+
+@pytest.mark.slow  # it compiles a loop
+def test_a_run() -> None:
+    expected, losses = fitted(ALONE, compiled=False)
+    for leaves, own_losses in together(2, fitted, True):
+        torch.testing.assert_close(leaves, expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(own_losses, losses, rtol=1e-12, atol=0)
+
+
+def unlike(group: Group) -> str:
+    @jit
+    def of_rank(x: Tensor) -> Tensor:
+        x = all_sum(x, group)
+        return all_sum(x[:1], group) if group.rank else x
+
+    with pytest.raises(RuntimeError) as caught:
+        of_rank(torch.ones(3))
+    return str(caught.value)
+
+
+def test_processes_that_would_wait_for_ever() -> None:
+    first, second = together(2, unlike)
+    assert (
+        "exchange 1 of the function is nothing in process 0, and all_reduce of float32[1, 1] (sum, fundl) in process 1" in first
+    )
+    assert "exchange 1 of the function is all_reduce of float32[1, 1] (sum, fundl) in process 1, and nothing" in second
+
+
+def no_batches(group: Group) -> str:
+    with pytest.raises(ValueError, match="no more batches") as caught:
+        fit(
+            train_step(cross_entropy, OPTIMIZER, over=group),
+            start_of_run(),
+            lambda _: iter([tree.map(lambda leaf: leaf[:4], DATA)] * (2 + group.rank)),
+            epochs=1,
+            compile=True,
+            over=group,
+            progress=False,
+        )
+    return str(caught.value)
+
+
+@pytest.mark.slow  # it compiles once more
+def test_a_process_that_has_fewer_batches() -> None:
+    for told in together(2, no_batches):
+        assert told.startswith("process 0 has no more batches, while others have")
+
+
+def test_exchanges_begin_early_and_are_awaited_late() -> None:
+    def step(*tensors: Tensor) -> list[Tensor]:
+        x, y = tensors
+        products = [x @ y, y @ x, x @ x]
+        begun = [kernels.all_reduce(product, "sum", "g") for product in products]
+        return [kernels.wait(one) * 2 for one in begun]
+
+    graph, _ = graphs.trace(step, [torch.ones(4, 4), torch.ones(4, 4)])
+    overlap.spread(graph.module)
+    names = [node.target._opname for node in graph.module.graph.nodes if node.op == "call_function"]
+    assert names == ["mm", "all_reduce", "mm", "all_reduce", "mm", "all_reduce", *["wait_tensor", "mul"] * 3]
+    assert graph.groups == ["g"]
+    assert graph.collectives == ["all_reduce of float32[4, 4] (sum, g)"] * 3
+
+
+@pytest.mark.slow  # many steps
+def test_no_deadlock_in_a_thousand_steps() -> None:
+    for leaves, _ in together(2, stepped_compiled, 1000):
+        assert all(leaf.isfinite().all() for leaf in leaves)
