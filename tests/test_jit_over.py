@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fundl import (
+    Compiled,
     Dropout,
     ReLU,
-    TrainState,
     adam,
     chain,
     clip_by_global_norm,
@@ -40,29 +40,26 @@ DATA: Final = (
 )
 
 
-def start_of_run() -> TrainState[object, object]:
-    dtype = torch.float64
-    model = compose(linear(6, 8, dtype=dtype), ReLU(), Dropout(0.5), linear(8, 5, dtype=dtype))
-    return train_state(key(6), initialize(key(5), model), OPTIMIZER)  # type: ignore[return-value]  # of any kind
+MODEL: Final = compose(linear(6, 8, dtype=torch.float64), ReLU(), Dropout(0.5), linear(8, 5, dtype=torch.float64))
 
 
 def stepped(group: Group, steps: int, *, compiled: bool) -> tuple[list[Tensor], list[bool]]:
     """A state after some steps, and whether what was compiled was on disk."""
     step = train_step(cross_entropy, OPTIMIZER, over=group)
     run = jit(step, donate="state") if compiled else step
-    state = tree.map(torch.clone, start_of_run())
+    state = tree.map(torch.clone, train_state(key(6), initialize(key(5), MODEL), OPTIMIZER))
     batches = [*minibatches(key(7), DATA, 8, drop_last=True, part=group)]
     for number in range(steps):
         state, report = run(state, batches[number % len(batches)])
         assert math.isfinite(report.loss.item())
-    return tree.leaves(state), [trace.cached for trace in run.traces] if compiled else []
+    return tree.leaves(state), [trace.cached for trace in run.traces] if isinstance(run, Compiled) else []
 
 
 def fitted(group: Group, compiled: bool) -> tuple[list[Tensor], list[float]]:
     """Steps with batches of 8, which all processes run compiled, and a last one of 4."""
     state, history = fit(
         train_step(cross_entropy, OPTIMIZER, over=group),
-        start_of_run(),
+        train_state(key(6), initialize(key(5), MODEL), OPTIMIZER),
         lambda key: minibatches(key, DATA, 8, part=group),
         epochs=2,
         compile=compiled,
@@ -116,7 +113,7 @@ def no_batches(group: Group) -> str:
     with pytest.raises(ValueError, match="no more batches") as caught:
         fit(
             train_step(cross_entropy, OPTIMIZER, over=group),
-            start_of_run(),
+            train_state(key(6), initialize(key(5), MODEL), OPTIMIZER),
             lambda _: iter([tree.map(lambda leaf: leaf[:4], DATA)] * (2 + group.rank)),
             epochs=1,
             compile=True,
