@@ -14,6 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import (
+    Accumulate,
     AnyTransform,
     Checkpoints,
     Linear,
@@ -183,6 +184,17 @@ def test_by_hand_a_sum_is_told_by_its_weight() -> None:
     for grad in (1.0, 2.0):
         params, state = optimizer.step(torch.tensor([grad]), state, params, weight=weight)
     assert params.tolist() == [-3.0]
+
+
+@pytest.mark.parametrize("weight", [0, torch.tensor(0.0), torch.tensor(0)], ids=["number", "float", "int"])
+def test_what_weighs_nothing_adds_nothing_whatever_it_is(weight: float | Tensor) -> None:
+    optimizer, params = accumulate(sgd(1.0), 2), torch.zeros(1)
+    nothing = optimizer.weighed(weight)
+    for step in (Accumulate.step, Accumulate.step_over):
+        state = optimizer.init(params)
+        moved, state = step(nothing, torch.tensor([math.nan]), state, params.clone())
+        moved, state = step(optimizer.weighed(3), torch.tensor([2.0]), state, moved)
+        assert moved.tolist() == [-2.0]
 
 
 # --- Windows that are not full -------------------------------------------------------------------------------------------

@@ -111,7 +111,7 @@ class Accumulate(Sometimes[S, AccumulateState[S]]):
         if isinstance(self.weight, Tensor):
             total = torch._foreach_add(state.total, _products(grads, self.weight))
         else:
-            total = torch._foreach_add(state.total, grads, alpha=self.weight)
+            total = torch._foreach_add(state.total, grads, alpha=self.weight) if self.weight else state.total
         weights = torch.ones_like(state.weight) if isinstance(self.weight, Sum) else state.weight + self.weight
         count = state.count + 1
         full = count >= self.steps  # the state may be of more steps
@@ -136,7 +136,7 @@ class Accumulate(Sometimes[S, AccumulateState[S]]):
         require_fit(state.total, grads)
         if isinstance(self.weight, Tensor):
             torch._foreach_add_(state.total, _products(grads, self.weight))
-        else:
+        elif self.weight:
             torch._foreach_add_(state.total, grads, alpha=self.weight)
         if isinstance(self.weight, Sum):
             state.weight.fill_(1)

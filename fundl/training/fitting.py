@@ -46,6 +46,8 @@ def fit(
     fit(a + b epochs): an epoch's key is folded from the state's key and step. (What is compiled rounds differently: to add up
     to the bit, all of the three are compiled, or none.)
 
+    Where micro-batches wait at its end, in a window of `accumulate` that is not full, a warning tells so: see `finish`.
+
     Whatever error ends it, nothing is lost: `last_good` has the state and the history that it carries.
 
     Args:
