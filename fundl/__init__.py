@@ -32,7 +32,7 @@ from fundl import distributed as distributed, ensemble as ensemble, random as ra
 from fundl._common import aliases, suggestions
 
 # Models: layers, and tuples of them, applied and differentiated.
-from fundl.layer import Layer as Layer, Loss as Loss, Model as Model
+from fundl.layer import Layer as Layer, Loss as Loss, Model as Model, zero_gradient as zero_gradient
 from fundl.model import (
     apply as apply, backward as backward, backward_input as backward_input, backward_params as backward_params,
     compose as compose, forward as forward, output_shape as output_shape, value_and_grad as value_and_grad, vjp as vjp,

@@ -152,6 +152,8 @@ def zero_gradient(x: Tensor) -> Tensor:
 
     It is one zero, seen as often as there are elements, and takes no memory.
 
+    >>> import torch
+    >>> from fundl import zero_gradient
     >>> zero_gradient(torch.tensor([3, 1]))
     tensor([0, 0])
     """
