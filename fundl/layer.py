@@ -164,7 +164,7 @@ def zero_gradient(x: Tensor) -> Tensor:
 # invariant in all three, because forward and backward use them in both directions.
 AnyLayer: TypeAlias = Layer[Any, Any, Any]  # type: ignore[explicit-any]
 Model: TypeAlias = "AnyLayer | tuple[Model, ...]"
-"""A layer, or a tuple of models: the layers of a tuple are applied one after the other.
+"""A layer, or a tuple of models, which are applied one after the other.
 
 A named tuple of models is one, too. `compose` makes one, and checks that its layers fit.
 
@@ -175,7 +175,7 @@ A named tuple of models is one, too. `compose` makes one, and checks that its la
 P = TypeVar("P", bound=Model)
 
 Loss: TypeAlias = Callable[[Prediction, Target], tuple[Tensor, Prediction]]
-"""A loss: from a prediction and its target to the loss' value and its gradient with respect to the prediction.
+"""A loss goes from a prediction and its target to the loss' value and its gradient with respect to the prediction.
 
 `mse` is one, and a configured one is a `functools.partial`, ``partial(huber, delta=0.1)``. One of your own is a function:
 

@@ -19,7 +19,9 @@ from fundl.layer import Prediction, Target
 from fundl.weights import weighed_by
 
 Metric: TypeAlias = Callable[[Prediction, Target], Tensor]
-"""A metric: from a prediction and its target to one number. `accuracy` is one; one of your own is a function:
+"""A metric goes from a prediction and its target to one number, as `accuracy` does.
+
+One of your own is a function:
 
 >>> from torch import Tensor
 >>> def largest_error(prediction: Tensor, target: Tensor) -> Tensor:

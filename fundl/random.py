@@ -51,7 +51,7 @@ __all__ = [
 ]  # fmt: skip
 
 Key: TypeAlias = Tensor
-"""Two 32-bit words in an int64 tensor of shape (2,): what `key`, `split` and `fold_in` make. To checkers it is a Tensor."""
+"""Two 32-bit words in an int64 tensor of shape (2,), as `key`, `split` and `fold_in` make them. To checkers it is a Tensor."""
 
 _DIGITS: Final = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
 _GREATEST: Final = {dtype: torch.finfo(dtype).max for dtype in _DIGITS}

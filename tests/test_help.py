@@ -95,6 +95,7 @@ def test_aliases_are_documented(name: str) -> None:
     alias: object = getattr(fundl, name)
     documented = inspect.getdoc(alias)
     assert documented
+    assert ":" not in documented.splitlines()[0]  # Sphinx would take what is before it for a type
     assert f"{name} = typing.Annotated[" in helped(name)
     test = doctest.DocTestParser().get_doctest(documented, {}, name, None, None)
     assert doctest.DocTestRunner().run(test).failed == 0

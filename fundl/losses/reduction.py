@@ -13,7 +13,7 @@ from fundl._common.modes import is_readable
 from fundl._common.numbers import non_negative
 
 Reduction: TypeAlias = Literal["mean", "sum", "batch_mean"]
-"""What becomes of the losses of a batch: see `fundl.losses`."""
+"""What becomes of the losses of a batch, see `fundl.losses`."""
 
 ValueAndGrad: TypeAlias = tuple[Tensor, Tensor]
 

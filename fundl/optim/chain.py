@@ -21,7 +21,7 @@ States = TypeVar("States", bound=tuple[object, ...])
 # A chain holds transforms of any states, and no other type says so: Transform is invariant in its state, because `change`
 # takes one and returns one.
 AnyTransform: TypeAlias = Transform[Any]  # type: ignore[explicit-any]
-"""A transform of any state, for what takes transforms of all kinds: a list of optimizers to compare, say."""
+"""A transform of any state, for what takes transforms of all kinds, such as a list of optimizers to compare."""
 
 AnyRule: TypeAlias = Rule[Any]  # type: ignore[explicit-any]
 

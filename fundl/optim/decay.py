@@ -16,7 +16,7 @@ from fundl.optim.transform import Transform
 from fundl.tree import Record, describe
 
 Predicate: TypeAlias = Callable[[str, Tensor], bool]
-"""Chooses leaves, by path (``"[0].weight"``, say) and tensor: `is_matrix` is one.
+"""Chooses leaves, by path (``"[0].weight"``, say) and tensor, as `is_matrix` does.
 
 >>> from fundl import Predicate
 >>> not_the_head: Predicate = lambda path, leaf: not path.startswith("[2]")

@@ -13,7 +13,7 @@ from fundl._common.numbers import number
 from fundl.tree import describe
 
 Rate: TypeAlias = float | Callable[[Tensor], Tensor]
-"""A learning rate: a number, or a schedule, from the count of steps (int64, no axes) to a number (float64, no axes).
+"""A learning rate, a number or a schedule, which goes from the count of steps (int64, no axes) to a number (float64, no axes).
 
 >>> from fundl import Rate, cosine_schedule
 >>> rates: list[Rate] = [0.1, cosine_schedule(0.1, 1000), lambda count: 0.1 / (1 + count)]

@@ -16,7 +16,7 @@ from fundl.training.step import X
 from fundl.tree import describe
 
 Batches: TypeAlias = Callable[[Key], Iterable[tuple[X, Target]]] | Iterable[tuple[X, Target]]
-"""The batches (x, target) of an epoch: as a function of the epoch's key, or something to go through once per epoch."""
+"""The batches (x, target) of an epoch, as a function of the epoch's key, or something to go through once per epoch."""
 
 
 @attrs.define

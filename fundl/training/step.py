@@ -75,7 +75,7 @@ class Report(Record, Generic[Reported], metaclass=Listed):
 
 
 Step: TypeAlias = Callable[[TrainState[P, S], tuple[X, Target]], tuple[TrainState[P, S], Report[Prediction]]]
-"""A step: from a state and a batch (x, target) to the next state and a report. It counts `TrainState.step` up by one.
+"""A step goes from a state and a batch (x, target) to the next state and a report. It counts `TrainState.step` up by one.
 
 `train_step` makes one, which `fit` and `epochs` run; a function of your own that does the same may take its place.
 """
