@@ -15,11 +15,11 @@ DIRECTIVE = re.compile(r"^```\{public\}\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def of_module(module: ModuleType) -> set[str]:
-    """The names that a user reads with a module's, but for those that fundl has itself."""
+    """The names that a user reads with a module's, but for those that fundl has itself, `Key` with its documentation."""
     names = vars(module).get("__all__") or [name for name in dir(module) if not name.startswith("_")]
     own = {name for name in names if not inspect.ismodule(getattr(module, name))}
     prefix = module.__name__.removeprefix("fundl.")
-    return {f"{prefix}.{name}" for name in own if getattr(fundl, name, None) is not getattr(module, name)}
+    return {f"{prefix}.{name}" for name in own if getattr(fundl, name, None) is not getattr(module, name) and name != "Key"}
 
 
 def test_the_reference_has_each_public_name_once() -> None:
