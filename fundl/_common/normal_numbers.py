@@ -15,6 +15,10 @@ from torch import Tensor
 
 BITS: Final = 53
 
+_MANTISSA: Final = 52
+_BIAS: Final = 1023
+"""How a float64 lies in memory: the bits of its mantissa without the first one, and what is added to its exponent."""
+
 # log m = 2 s + 2 s^3 / 3 + 2 s^5 / 5 + ..., where s = (m - 1) / (m + 1) is below 0.172: the rest is less than 2**-55 of it.
 _LOGARITHM: Final = tuple(2.0 / odd for odd in range(19, 1, -2))
 # For angles up to pi / 4 likewise, from the last term to the first but for t and 1.
@@ -37,13 +41,11 @@ def pairs(radius: Tensor, angle: Tensor) -> Tensor:
 
 def _logarithm(x: Tensor, scale: int) -> Tensor:
     """log(x / 2**scale), of numbers from 1 to 2**scale."""
-    fraction, exponent = x, torch.zeros_like(x)
-    for shift in (32, 16, 8, 4, 2, 1):  # torch 2.13 compiles no frexp
-        is_small = fraction < 2.0 ** (scale - shift)
-        fraction = torch.where(is_small, fraction * 2.0**shift, fraction)
-        exponent = torch.where(is_small, exponent - shift, exponent)
-    is_low = fraction < math.sqrt(0.5) * 2.0**scale
-    fraction = torch.where(is_low, fraction * 2.0, fraction) * 2.0**-scale  # from sqrt(1 / 2) to sqrt(2)
+    bits = x.view(torch.int64)  # torch 2.13 compiles no frexp
+    exponent = ((bits >> _MANTISSA) - (_BIAS - 1 + scale)).to(torch.float64)
+    fraction = ((bits & ((1 << _MANTISSA) - 1)) | ((_BIAS - 1) << _MANTISSA)).view(torch.float64)  # from 1 / 2 to 1
+    is_low = fraction < math.sqrt(0.5)
+    fraction = torch.where(is_low, fraction * 2.0, fraction)  # from sqrt(1 / 2) to sqrt(2)
     exponent = torch.where(is_low, exponent - 1.0, exponent)
     s = (fraction - 1.0) / (fraction + 1.0)
     square = s * s
