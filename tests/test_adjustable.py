@@ -379,24 +379,30 @@ def test_a_run_goes_on_with_what_it_is_sent(*, compiled: bool, donate: bool) -> 
 
 
 @pytest.mark.parametrize("seconds", [None, 1e-9])
-def test_a_checkpoint_has_what_was_sent(tmp_path: Path, seconds: float | None) -> None:
+@pytest.mark.parametrize("before", [False, True])
+def test_what_was_sent_is_sent_again_where_a_run_is_taken_up(tmp_path: Path, before: bool, seconds: float | None) -> None:
+    """Whether the loop was left before, or after: a number that depends on the one before it is changed once."""
     optimizer = adjustable(sgd(0.1))
     step: TypedStep = train_step(mse, optimizer)
 
-    def run_of(count: int, *, leave_after: int) -> list[tuple[int, float, float]]:
+    def run_of(folder: str, *, leave_after: int) -> list[tuple[int, float, float]]:
         state = train_state(key(3), model(), optimizer)
-        kept = Checkpoints(tmp_path) if seconds is None else Checkpoints(tmp_path, seconds=seconds)
-        run, seen = epochs(step, state, [BATCH], count=count, checkpoints=kept, compile=False, progress=False), []
+        kept = Checkpoints(tmp_path / folder, seconds=seconds)
+        run, seen = epochs(step, state, [BATCH] * 2, count=5, checkpoints=kept, compile=False, progress=False), []
         for epoch in run:
-            seen.append((epoch.epoch, epoch.train.loss, float(hyperparameters(epoch.state)["rate"])))
+            rate = float(hyperparameters(epoch.state)["rate"])
+            seen.append((epoch.epoch, epoch.train.loss, rate))
+            if epoch.epoch == leave_after and before:
+                break
+            run.send(with_hyperparameters(epoch.state, rate=0.5 * rate))
             if epoch.epoch == leave_after:
                 break
-            run.send(with_hyperparameters(epoch.state, rate=0.1 / (1 + epoch.epoch)))
         return seen
 
-    whole = run_of(5, leave_after=3) + run_of(5, leave_after=9)
-    assert [epoch for epoch, _, _ in whole] == [1, 2, 3, 4, 5]
-    assert [rate for _, _, rate in whole] == [0.1, 0.05, 0.1 / 3, 0.1 / 3, 0.02]
+    whole = run_of("whole", leave_after=9)
+    assert [rate for _, _, rate in whole] == pytest.approx([0.1, 0.05, 0.025, 0.0125, 0.00625])
+    assert run_of("parts", leave_after=3) == whole[:3]
+    assert run_of("parts", leave_after=9) == whole[2:]
 
 
 def test_what_is_no_state_of_the_run_is_not_taken() -> None:

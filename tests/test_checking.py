@@ -325,7 +325,7 @@ def test_the_way_that_the_note_shows_leads_to_the_layer(way: str, every: int | N
 def test_a_model_that_the_last_step_broke_is_told_likewise() -> None:
     optimizer = sgd(1e30)
     large = [(X, TARGET), (X * 1e10, TARGET)]
-    with pytest.raises(FloatingPointError, match=r"after the last step of epoch 1, step 1: model") as caught:
+    with pytest.raises(FloatingPointError, match=r"after step 1, in epoch 1: model") as caught:
         fit(train_step(mse, optimizer), train_state(key(1), model(), optimizer), large[1:], epochs=1, progress=False)
     assert any("the batch of step 1 is next(itertools.islice(batches, 0, None))" in note for note in caught.value.__notes__)
 

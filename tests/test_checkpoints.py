@@ -1,11 +1,12 @@
 """Checkpoints: a run that stops anywhere, and however, is taken up and ends with the same bits."""
 
-import itertools
+import errno
 import json
-import random as python_random
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +23,7 @@ from fundl import (
     Dropout,
     Epoch,
     Evaluation,
+    Interrupted,
     Key,
     Linear,
     ReLU,
@@ -51,7 +53,12 @@ from fundl import (
     train_step,
     tree,
 )
+from fundl.saving._writing import Content, write
+from fundl.training import _means, _step_runner
+from fundl.training import checkpoints as checkpoints_module
 from fundl.training import epochs as epochs_module
+from fundl.training._run import Run
+from fundl.training.checkpoints import Writer
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 Trained: TypeAlias = tuple[Linear[int, int], ReLU, Dropout, Linear[int, int]]
@@ -81,6 +88,9 @@ KINDS: Final[dict[str, Batches[Tensor, Tensor]]] = {
 }
 
 
+METRICS: Final = {"accuracy": accuracy}
+
+
 def measured(model: Trained) -> Evaluation:
     return evaluate(cross_entropy, model, [DATA], metrics={"accuracy": accuracy})
 
@@ -100,7 +110,7 @@ def run(
         batches,
         epochs=count,
         every=every,
-        metrics={"accuracy": accuracy},
+        metrics=METRICS,
         evaluate=measured,
         evaluate_every=2,
         checkpoints=None if folder is None else Checkpoints(folder),
@@ -204,15 +214,79 @@ def test_the_newest_are_kept_and_the_best(tmp_path: Path) -> None:
     assert tree.equal(load(tmp_path / "a" / "b" / "best.safetensors", first), best)
 
 
-def test_how_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_often(tmp_path: Path) -> None:
     first = train_state(key(2), model(), OPTIMIZER)
     fit(STEP, first, batches, epochs=5, checkpoints=Checkpoints(tmp_path / "a", every=2, keep=9), progress=False)
     assert names(tmp_path / "a") == [f"epoch-00000{number}.safetensors" for number in (2, 4, 5)]
-    clock = itertools.count(0.0, 10.0)
-    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
-    checkpoints = Checkpoints(tmp_path / "b", every=1000, seconds=25, keep=9)
-    fit(STEP, first, batches, epochs=6, checkpoints=checkpoints, progress=False)
-    assert names(tmp_path / "b") == ["epoch-000003.safetensors", "epoch-000006.safetensors"]
+
+
+def test_so_many_seconds_after_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the middle of an epoch, and as soon as there are no predictions left to measure."""
+    clock = [0.0]
+
+    def slow(key: Key) -> Iterable[Batch]:
+        for batch in batches(key):
+            clock[0] += 10
+            yield batch
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    first, where = train_state(key(2), model(), OPTIMIZER), Checkpoints(tmp_path, every=1000, seconds=25, keep=9)
+    fit(STEP, first, slow, epochs=2, checkpoints=where, compile=False, progress=False)
+    assert names(tmp_path) == [
+        "epoch-000001-step-000003.safetensors",
+        "epoch-000002-step-000006.safetensors",
+        "epoch-000002-step-000009.safetensors",
+        "epoch-000002.safetensors",
+    ]
+    for path in tmp_path.iterdir():
+        path.unlink()
+    fit(STEP, first, slow, epochs=2, metrics={"accuracy": accuracy}, checkpoints=where, compile=False, progress=False)
+    assert names(tmp_path) == ["epoch-000001.safetensors", "epoch-000002.safetensors"]  # till then all wait to be measured
+
+
+@pytest.mark.parametrize(
+    ("kind", "every", "compiled", "donate"),
+    [
+        *[(kind, every, False, every is not None) for kind in KINDS for every in (None, 7)],
+        ("minibatches", None, True, True),
+        pytest.param("minibatches", 7, True, False, marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_interrupted_between_any_two_steps_has_the_bits_of_a_whole_one(
+    *, kind: str, every: int | None, compiled: bool, donate: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_means, "_BUFFER_NUMBERS", 0)
+    monkeypatch.setattr(_step_runner, "_MOST_STEPS", 3)  # in one call, and so between two checkpoints
+    state, history = run(None, 3, every=every, batches=KINDS[kind], compiled=compiled)
+    interrupted = interrupt_between_steps(monkeypatch)
+    again: tuple[object, tuple[Epoch, ...]] | None = None
+    while again is None:
+        try:
+            again = run(tmp_path, 3, every=every, batches=KINDS[kind], compiled=compiled, donate=donate)
+        except Interrupted as stop:
+            left, _ = last_good(stop, train_state(key(2), model(), OPTIMIZER))
+            steps = [int(left.step), int(names(tmp_path)[-1].partition("-step-")[2].removesuffix(".safetensors"))]
+            assert steps == [interrupted[-1]] * 2
+    assert interrupted[-1] == history[-1].step
+    assert len(interrupted) == history[-1].step + 1 or compiled
+    assert tree.equal(again[0], state)
+    assert again[1] == history
+
+
+def interrupt_between_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Have runs interrupted after each step, once; the steps."""
+    interrupted, write_if_late = [0], epochs_module._write_if_late
+
+    def between(run: Run[Trained, object, Tensor, Tensor, Tensor], writer: Writer) -> None:
+        write_if_late(run, writer)
+        snapshot = run.snapshot()
+        if snapshot is not None and int(snapshot.step) > interrupted[-1]:
+            interrupted.append(int(snapshot.step))
+            del snapshot
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(epochs_module, "_write_if_late", between)
+    return interrupted
 
 
 def test_a_run_that_is_finished_gives_its_last_epoch_once_more(tmp_path: Path) -> None:
@@ -230,7 +304,7 @@ def test_the_history_has_what_was_before(tmp_path: Path) -> None:
         if epoch.epoch == 3:
             break
     seen = [*epochs(STEP, first, batches, count=5, checkpoints=checkpoints, progress=False)]
-    assert [one.epoch for one in seen] == [4, 5]
+    assert [one.epoch for one in seen] == [3, 4, 5]  # what was to be done with the third may not have been done
     assert [one.epoch for one in seen[-1].history] == [1, 2, 3, 4, 5]
     told = json.loads(load_metadata(tmp_path / "epoch-000005.safetensors")["run"])
     assert [row[0]["epoch"] for row in told["history"]] == [1, 2, 3, 4, 5]
@@ -312,83 +386,132 @@ def test_numbers_that_make_no_sense() -> None:
         run(None, 1, every=0)
 
 
-def test_a_folder_that_vanishes_is_made_again(tmp_path: Path) -> None:
-    first, folder = train_state(key(2), model(), OPTIMIZER), tmp_path / "a"
-    for epoch in epochs(STEP, first, batches, count=3, checkpoints=Checkpoints(folder), progress=False):
-        if epoch.epoch == 1:
-            for path in folder.iterdir():
-                path.unlink()
-            folder.rmdir()
-    assert names(folder) == ["epoch-000002.safetensors", "epoch-000003.safetensors"]
+def test_leaving_the_loop_leaves_a_checkpoint_of_where_it_was_left(tmp_path: Path) -> None:
+    first, where = train_state(key(2), model(), OPTIMIZER), Checkpoints(tmp_path, every=100)
+    for epoch in epochs(STEP, first, batches, count=9, checkpoints=where, progress=False):
+        if epoch.epoch == 3:
+            break
+    assert names(tmp_path) == ["epoch-000003.safetensors"]
+    again = next(epochs(STEP, first, batches, count=9, checkpoints=where, progress=False))
+    assert again == epoch
+    assert tree.equal(again.state, epoch.state)
 
 
-def test_a_file_in_place_of_the_folder_leaves_the_state_in_memory(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("")
+def test_other_metrics_in_the_middle_of_an_epoch_are_an_error(tmp_path: Path) -> None:
+    first, where = train_state(key(2), model(), OPTIMIZER), Checkpoints(tmp_path, seconds=1e-9, keep=99)
+    fit(STEP, first, batches, epochs=1, checkpoints=where, compile=False, progress=False)
+    (tmp_path / "epoch-000001.safetensors").unlink()
+    message = r"step-000005.safetensors cannot be gone on from: .* in which no metric was measured, not 'accuracy': give those"
+    with pytest.raises(ValueError, match=message):
+        fit(STEP, first, batches, epochs=1, metrics={"accuracy": accuracy}, checkpoints=where, progress=False)
+
+
+def test_a_later_file_that_is_not_whole_costs_no_other(tmp_path: Path) -> None:
+    (tmp_path / "epoch-000009.safetensors").write_bytes(b"")
+    where, first = Checkpoints(tmp_path, keep=1), train_state(key(2), model(), OPTIMIZER)
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be gone on from"):
+        fit(STEP, first, batches, epochs=2, checkpoints=where, progress=False)
+    (tmp_path / "epoch-000009.safetensors").unlink()
+    run_ = epochs(STEP, first, batches, count=3, checkpoints=where, progress=False)
+    next(run_)
+    (tmp_path / "epoch-000009.safetensors").write_bytes(b"")
+    assert len([*run_]) == 2
+    assert names(tmp_path) == ["epoch-000003.safetensors", "epoch-000009.safetensors"]
+
+
+# --- Beside the run ---------------------------------------------------------------------------------------------------
+
+
+def write_after(monkeypatch: pytest.MonkeyPatch, wait: Callable[[], object]) -> None:
+    """Have the files of checkpoints written after something else."""
+
+    def write_later(path: Path, content: Content, worker: None) -> None:
+        wait()
+        write(path, content, worker)
+
+    monkeypatch.setattr(checkpoints_module, "write", write_later)
+
+
+@pytest.mark.parametrize(("donate", "compiled"), [(False, False), (True, False), (False, True)])
+def test_what_is_written_is_the_state_as_it_was(
+    donate: bool, compiled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is written over the tensors before the thread gets there: in the middle of epochs, and at their ends."""
     first = train_state(key(2), model(), OPTIMIZER)
-    with pytest.raises(OSError, match="a") as caught:
-        fit(STEP, first, batches, epochs=3, checkpoints=Checkpoints(tmp_path / "a"), progress=False)
+    expected = [one.state for one in epochs(STEP, first, batches, count=5, every=1, compile=compiled, progress=False)]
+    write_after(monkeypatch, lambda: time.sleep(0.05))
+    where = Checkpoints(tmp_path, seconds=1e-9, keep=99)
+    monkeypatch.setattr(_step_runner, "_MOST_STEPS", 1)
+    fit(STEP, first, batches, epochs=1, checkpoints=where, compile=compiled, donate=donate, progress=False)
+    first = train_state(key(2), model(), OPTIMIZER)
+    like = train_state(key(2), model(), OPTIMIZER)
+    for step, state in enumerate(expected, 1):
+        assert tree.equal(load(tmp_path / f"epoch-000001-step-{step:06}.safetensors", like), state)
+    assert tree.equal(load(tmp_path / "epoch-000001.safetensors", like), expected[-1])
+
+
+def test_a_run_does_not_wait_for_what_is_written_but_one_that_donates_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    write_after(monkeypatch, lambda: go.wait(20))
+    passed = epochs(STEP, train_state(key(2), model(), OPTIMIZER), batches, count=2, checkpoints=Checkpoints(tmp_path / "a"))
+    next(passed)
+    assert names(tmp_path / "a") == []
+    go.set()
+    passed.close()
+    assert names(tmp_path / "a") == ["epoch-000001.safetensors"]
+    first = train_state(key(2), model(), OPTIMIZER)
+    passed = epochs(STEP, first, batches, count=2, checkpoints=Checkpoints(tmp_path / "b"), donate=True, progress=False)
+    next(passed)
+    assert names(tmp_path / "b") == ["epoch-000001.safetensors"]
+
+
+def test_an_error_beside_the_run_ends_it_at_the_end_of_the_epoch_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, failing = train_state(key(2), model(), OPTIMIZER), [True]
+
+    def third_fails(path: Path, content: Content, worker: None) -> None:
+        if failing and path.name == "epoch-000003.safetensors":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content, worker)
+
+    monkeypatch.setattr(checkpoints_module, "write", third_fails)
+    seen: list[int] = []
+
+    def loop() -> None:
+        for epoch in epochs(STEP, first, batches, count=9, metrics=METRICS, checkpoints=Checkpoints(tmp_path), progress=False):
+            seen.append(epoch.epoch)
+            time.sleep(0.1)
+
+    with pytest.raises(OSError, match=r"No space left on device") as caught:
+        loop()
+    assert seen == [1, 2, 3]
+    assert names(tmp_path) == ["epoch-000001.safetensors", "epoch-000002.safetensors"]
     state, history = last_good(caught.value, first)
-    expected, _ = run(None, 1)
-    assert tree.equal(state, expected)
-    assert len(history) == 1
+    assert len(history) == 4
+    assert tree.equal(state, run(None, 4)[0])
+    note = next(note for note in caught.value.__notes__ if "Nothing is lost" in note)
+    assert note.endswith(f"The same call goes on from {tmp_path / 'epoch-000002.safetensors'}.")
+    failing.clear()
+    again, _ = run(tmp_path, 5)
+    assert tree.equal(again, run(None, 5)[0])
+
+
+def test_an_error_at_the_end_is_raised_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    first = train_state(key(2), model(), OPTIMIZER)
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(OSError, match="No space left") as caught:
+        fit(STEP, first, batches, epochs=1, checkpoints=Checkpoints(tmp_path), progress=False)
+    assert tree.equal(last_good(caught.value, first)[0], run(None, 1)[0])
+    assert names(tmp_path) == []
 
 
 # --- Processes that end -----------------------------------------------------------------------------------------------
-
-PROGRAM: Final = """
-import sys
-from pathlib import Path
-
-sys.path.insert(0, {root!r})
-import torch
-
-torch.set_num_threads(1)
-from tests.test_checkpoints import run
-from fundl import save
-
-state, history = run(Path({folder!r}), 8, every=3, compiled={compiled!r})
-save({result!r}, state, metadata={{"history": repr([(one.epoch, one.step, one.train) for one in history])}})
-"""
-
-
-def program(tmp_path: Path, *, compiled: bool) -> tuple[list[str], Path]:
-    root, result = str(Path(__file__).parent.parent), tmp_path / "result.safetensors"
-    text = PROGRAM.format(root=root, folder=str(tmp_path / "runs"), result=str(result), compiled=compiled)
-    return [sys.executable, "-c", text], result
-
-
-def killed_until_done(tmp_path: Path, *, times: int, compiled: bool, number: int, seed: int) -> bytes:
-    """What a process writes in the end that was ended so many times, each at a random instant."""
-    command, result = program(tmp_path, compiled=compiled)
-    start = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True)
-    whole, expected = time.monotonic() - start, result.read_bytes()
-    for path in (tmp_path / "runs").iterdir():
-        path.unlink()
-    result.unlink()
-    draw = python_random.Random(seed)
-    for _ in range(times):
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            time.sleep(draw.uniform(0.3, 1.0) * whole)
-            process.send_signal(number)
-            process.communicate()
-    subprocess.run(command, check=True, capture_output=True)
-    assert result.read_bytes() == expected
-    return expected
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_killed_and_taken_up_again(tmp_path: Path) -> None:
-    killed_until_done(tmp_path, times=3, compiled=False, number=signal.SIGKILL, seed=1)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_ended_at_many_random_instants(compiled: bool, number: int, tmp_path: Path) -> None:
-    killed_until_done(tmp_path, times=25, compiled=compiled, number=number, seed=number)
-
 
 TERMINATED: Final = """
 import os, signal, sys

@@ -185,16 +185,25 @@ def test_a_folder_that_is_read_only(path: Path) -> None:
     assert tree.equal(load(path, [torch.zeros(1000)]), [torch.ones(1000)])
 
 
-def test_a_folder_that_vanishes(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_told_at_once(tmp_path: Path) -> None:
     path = folder(tmp_path / "runs") / "x"
+    told = rf"there is no folder {path.parent} to save x in: make it first"
     with Saver() as saver:
         saver.save(path, MODEL)
         saver.wait()
         path.unlink()
         path.parent.rmdir()
-        saver.save(path, MODEL)
-        with pytest.raises(FileNotFoundError, match=rf"there is no folder {path.parent} to save x in: make it first"):
-            saver.wait()
+        with pytest.raises(FileNotFoundError, match=told):
+            saver.save(path, MODEL)
         path.parent.mkdir()
         saver.save(path, MODEL)
     assert load_metadata(path) == {}
+
+
+def test_a_folder_that_vanishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder(tmp_path / "runs") / "x"
+    with Saver() as saver, monkeypatch.context() as patch:
+        patch.setattr("fundl.saving._background.require_folder", lambda path: path.parent.rmdir())
+        saver.save(path, MODEL)
+        with pytest.raises(FileNotFoundError, match=rf"there is no folder {path.parent} to save x in: make it first"):
+            saver.wait()

@@ -29,9 +29,7 @@ def atomic_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Ite
     Unfinished files that dead processes have left in the folder are removed. Without a mode, the file has the mode, owner and
     group of what was there, or the usual ones.
     """
-    target = Path(os.path.realpath(path))  # what a link leads to is replaced, not the link
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {target.parent} to save {target.name} in: make it first, with os.makedirs")
+    target = require_folder(path)
     if target.exists() and not target.is_file():
         raise OSError(f"{target} is a folder or a device, not a file: give the path of a file to save to")
     _clear(target.parent)
@@ -48,6 +46,14 @@ def atomic_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Ite
     finally:
         unfinished.unlink(missing_ok=True)
     _sync_folder(target.parent)
+
+
+def require_folder(path: str | os.PathLike[str]) -> Path:
+    """Where a file is to be written: what a link leads to is replaced, not the link. Raises an error if there is no folder."""
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {target.parent} to save {target.name} in: make it first, with os.makedirs")
+    return target
 
 
 def existing_file(path: str | os.PathLike[str]) -> str:

@@ -1,14 +1,16 @@
 """Saving beside training: a snapshot, and a thread that writes it."""
 
 import atexit
+import functools
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self, final
 
 from torch import Tensor
 
+from fundl._common.files import require_folder
 from fundl._common.listed import Listed
 from fundl.saving._choice import Where
 from fundl.saving._writing import Content, content_of, write
@@ -43,8 +45,7 @@ class Saver(metaclass=Listed):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._last: _Writing | None = None
+        self._background = Background()
 
     def save(
         self,
@@ -64,46 +65,76 @@ class Saver(metaclass=Listed):
 
         Raises:
             OSError: the file before could not be written; nothing of this one is, so call it again to try.
+            FileNotFoundError: there is no folder to save it in.
             TypeError, ValueError: the tree cannot be saved, as for `fundl.save`.
         """
-        with self._lock:
-            self.wait()
-            tensors, texts = content_of(tree, metadata or {}, where)
-            self._last = _Writing(os.path.abspath(path), (_copies(tensors), texts))
+        require_folder(path)
+        self._background.wait()
+        tensors, texts = content_of(tree, metadata or {}, where)
+        self._background.start(functools.partial(_write, os.path.abspath(path), [(_copies(tensors), texts)]))
 
     def wait(self) -> None:
         """Wait until the last file is written; raises the error of one that could not be."""
-        with self._lock:
-            if self._last is None:
-                return
-            self._last.thread.join()
-            writing, self._last = self._last, None
-            writing.tell()
+        self._background.wait()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+        if error is None:
+            self.wait()
+        else:
+            self._background.wait_beside(error)
+
+
+class Background:
+    """Does one thing at a time beside the program, each in a thread; what fails is told to whoever waits for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._last: _Work | None = None
+
+    def start(self, what: Callable[[], None]) -> None:
+        """Begin with something, once what was begun before is done; raises the error of that."""
+        with self._lock:
+            self.wait()
+            self._last = _Work(what)
+
+    def wait(self) -> None:
+        """Wait until all is done; raises the error of what failed, once."""
+        with self._lock:
+            if self._last is None:
+                return
+            self._last.thread.join()
+            work, self._last = self._last, None
+            work.tell()
+
+    def look(self) -> None:
+        """Raise the error of what has failed by now."""
+        with self._lock:
+            if self._last is not None and not self._last.thread.is_alive():
+                self.wait()
+
+    def wait_beside(self, error: BaseException) -> None:
+        """Wait while an error is on its way; one of what failed is a note on it."""
         try:
             self.wait()
         except Exception as second:
-            if error is None:
-                raise
             error.add_note(f"besides, the last file could not be saved: {second}")
 
 
-class _Writing:
-    """A file that a thread writes, and what came of it."""
+class _Work:
+    """What a thread does, and what came of it."""
 
-    def __init__(self, path: str, content: Content) -> None:
+    def __init__(self, what: Callable[[], None]) -> None:
         self._error: BaseException | None = None
-        self.thread = threading.Thread(target=self._write, args=(path, [content]), name="fundl.Saver")
+        self.thread = threading.Thread(target=self._do, args=([what],), name="fundl.Saver")
         self.thread.start()  # it is no daemon: a program that ends waits for it
         atexit.register(self.tell)
 
-    def _write(self, path: str, contents: list[Content]) -> None:
+    def _do(self, work: list[Callable[[], None]]) -> None:
         try:
-            write(path, contents.pop(), None)  # a program that ends starts no more threads: so there is no worker
+            work.pop()()  # nothing else holds what it works on
         except BaseException as error:  # it is raised where somebody waits
             self._error = error
 
@@ -113,6 +144,10 @@ class _Writing:
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+
+def _write(path: str, contents: list[Content]) -> None:
+    write(path, contents.pop(), None)  # a program that ends starts no more threads: so there is no worker
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

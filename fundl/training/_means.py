@@ -1,9 +1,10 @@
 """Means over batches: of losses, and of metrics, each weighted by what it divided by."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Final, Generic, Literal, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Generic, Literal
 
+import attrs
 import torch
 from torch import Tensor
 
@@ -15,99 +16,198 @@ from fundl.layer import Prediction, Target
 from fundl.metrics import Metric
 from fundl.runs import Runs, T, each
 from fundl.training._over import has_rows
-from fundl.training.history import Evaluation
+from fundl.training.history import Evaluation, Sums, WeighedSum
 from fundl.training.step import Report
 from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
 
 _BUFFER_NUMBERS: Final = 2**20  # so many predicted numbers wait to be measured together
+_BUFFER_WORK: Final = 2**32  # and so much work was done for them: products of a number of x and one of the model
+_GATHERED: Final = 4096  # so many numbers of batches are kept one by one
 
 
 class Means(Generic[Prediction, Target]):
-    """The mean loss and metrics of many batches, of each run. Numbers stay on their device until the results are asked for.
+    """The mean loss and metrics of many batches, of each run. Numbers stay on their device until they are gathered.
 
     Args:
         loss: what knows how the batches' losses weigh: the loss, or a step of it.
         metrics: to be measured as well, by their names.
         runs: one, or many.
         over: the processes, each of which adds its part of each batch; None for one that adds all.
+        size: how many numbers the model has, if it is known: of a large one, few predictions wait to be measured together.
     """
 
     def __init__(
-        self, loss: object, metrics: Mapping[str, Metric[Prediction, Target]], runs: Runs, over: Group | None = None
+        self,
+        loss: object,
+        metrics: Mapping[str, Metric[Prediction, Target]],
+        runs: Runs,
+        over: Group | None = None,
+        size: int = 0,
     ) -> None:
-        self.losses: list[Tensor] = []
+        self.over = over
+        self.count: int = 0  # of batches
         self.examples: int = 0
         self._rule: Rule = runs.each(rule_of(loss) or by_rows)
         self._axes = runs.axes
-        self._weights: list[Weight] = []
-        self._measured = _Measured(metrics, runs) if metrics else None
-        self.over = over
+        self._loss = _Mean("the loss", runs.axes, over)
+        self._measured = _Measured(metrics, runs, size) if metrics else None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no predictions wait: whether all that there is to know of the batches are numbers."""
+        return self._measured is None or not self._measured.waiting
 
     def add(self, x: object, target: Target, report: Report[Prediction]) -> None:
         """Add a batch, and its report."""
-        self.losses.append(report.loss)
+        has_part = self.over is None or has_rows(report.prediction)
+        self._loss.add(report.loss, self._rule(report.prediction, target) if has_part else 0.0)
         self.examples += count_along(x, self._axes)
-        if self.over is not None and not has_rows(report.prediction):
-            self._weights.append(0.0)
-            return
-        self._weights.append(self._rule(report.prediction, target))
-        if self._measured is not None:
-            self._measured.add(report.prediction, target)
+        if self._measured is not None and has_part:
+            self._measured.add(x, report.prediction, target)
+        self.count += 1  # at last: an error leaves a count that does not fit
 
     def add_many(self, x: object, target: Target, reports: Report[Prediction]) -> None:
         """Add batches, and their reports, that are along a first axis."""
         count = len(reports.loss)
-        self.losses += reports.loss.unbind()
-        if self.over is not None and not count_along(reports.prediction, 1):
-            self._weights += [0.0] * count
-            return
-        weights = each(self._rule)(reports.prediction, target)
-        self._weights += weights.unbind() if isinstance(weights, Tensor) else [weights] * count
+        has_part = self.over is None or count_along(reports.prediction, 1) > 0
+        weights = each(self._rule)(reports.prediction, target) if has_part else 0.0
+        self._loss.add_many(reports.loss.unbind(), weights.unbind() if isinstance(weights, Tensor) else [weights] * count)
         self.examples += count * count_along(x, 1)
+        if self._measured is not None and has_part:
+            self._measured.add_many(count, x, reports.prediction, target)
+        self.count += count
+
+    def settle(self) -> None:
+        """Measure the predictions that wait, at the end of all batches."""
         if self._measured is not None:
-            self._measured.add_many(count, reports.prediction, target)
+            self._measured.measure_waiting()
 
     def results(self) -> list[Evaluation]:
         """The means of each run; there must have been batches."""
-        named = {"loss": _sums(self.losses, self._weights, self._axes, "the loss")}
+        self.settle()
+        named = {"loss": self._loss.sums()}  # no metric is called so
         if self._measured is not None:
             named |= self._measured.sums()
         if self.over is not None:
             named = _of_all(named, self.over)
         means = {name: [_mean(*of_run, name) for of_run in runs] for name, runs in named.items()}
-        losses = means.pop("loss")  # no metric is called so
+        losses = means.pop("loss")
         return [Evaluation(loss, {name: of_runs[run] for name, of_runs in means.items()}) for run, loss in enumerate(losses)]
 
     def divergence(self) -> tuple[int, int, float] | None:
         """The first loss that counts and is not finite: its run, its place among the losses, and what it is."""
-        weights = _values(self._weights, self._axes, "the loss")
-        if self.over is not None:
-            weights = _summed(weights, self.over)
-        for of_run, losses in enumerate(_values(self.losses, self._axes, "the loss")):
-            for place, (loss, weight) in enumerate(zip(losses, weights[of_run % len(weights)], strict=True)):
-                if weight and not math.isfinite(loss):
-                    return of_run, place, loss
+        return self._loss.divergence()
+
+    def sums(self) -> Sums:
+        """What there is to know of the batches so far; none of them may wait."""
+        measured = {} if self._measured is None else self._measured.sums()
+        return Sums(self.count, self.examples, self._loss.sums(), measured)
+
+    def go_on_from(self, sums: Sums) -> None:
+        """Go on from batches that another process has seen; of several that go on together, the first adds them.
+
+        Raises:
+            ValueError: it has measured something else.
+        """
+        names = [] if self._measured is None else self._measured.names
+        if {*names} != {*sums.metrics}:
+            raise ValueError(
+                f"it is in the middle of an epoch in which {_words(sums.metrics)} was measured, not {_words(names)}: give those"
+                " metrics, or remove it, so that the one before is gone on from"
+            )
+        if self.over is not None and self.over.rank:
+            sums = attrs.evolve(sums, loss=_nothing(sums.loss), metrics={name: _nothing(sums.metrics[name]) for name in names})
+        self.count, self.examples = sums.count, sums.examples
+        self._loss.go_on_from(sums.loss, sums.count)
+        if self._measured is not None:
+            self._measured.go_on_from(sums.metrics)
+
+
+def _nothing(of_runs: Sequence[WeighedSum]) -> list[WeighedSum]:
+    return [(0.0, 0.0)] * len(of_runs)
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "no metric"
+
+
+class _Mean:
+    """The weighted mean of numbers that come one by one, for each run. One of weight 0 does not count: it may be no number."""
+
+    def __init__(self, what: str, axes: Literal[0, 1], over: Group | None = None) -> None:
+        self._what, self._axes, self._over = what, axes, over
+        self._numbers: list[Tensor] = []  # that are not gathered yet
+        self._weights: list[Weight] = []
+        self._gathered = 0
+        self._sums: list[WeighedSum] = []
+        self._wrong: dict[
+            int, list[tuple[int, float, float]]
+        ] = {}  # by runs, what is not finite: its place, what it is, its weight
+
+    def add(self, number: Tensor, weight: Weight) -> None:
+        self._numbers.append(number)
+        self._weights.append(weight)
+        if len(self._numbers) >= _GATHERED:
+            self._gather()
+
+    def add_many(self, numbers: Sequence[Tensor], weights: Sequence[Weight]) -> None:
+        self._numbers += numbers
+        self._weights += weights
+        if len(self._numbers) >= _GATHERED:
+            self._gather()
+
+    def sums(self) -> list[WeighedSum]:
+        if self._numbers:
+            self._gather()
+        return self._sums or [(0.0, 0.0)]  # a process may have no rows at all
+
+    def go_on_from(self, sums: Sequence[WeighedSum], count: int) -> None:
+        self._sums, self._gathered = [*sums], count
+
+    def divergence(self) -> tuple[int, int, float] | None:
+        self.sums()
+        for run, wrong in sorted(self._wrong.items()):
+            weights = [weight for _, _, weight in wrong]
+            if self._over is not None:  # the losses are those of all processes, and the same in each
+                (weights,) = _summed([weights], self._over)
+            for (place, value, _), weight in zip(wrong, weights, strict=True):
+                if weight:
+                    return run, place, value
         return None
 
+    def _gather(self) -> None:
+        """Add up what came in: the numbers are added in their order, so that it does not matter when."""
+        weights = _values(self._weights, self._axes, self._what)
+        numbers = _values(self._numbers, self._axes, self._what)
+        before = self._sums or [(0.0, 0.0)] * len(numbers)
+        self._sums = [self._sum(run, before[run], of_run, weights[run % len(weights)]) for run, of_run in enumerate(numbers)]
+        self._gathered += len(self._numbers)
+        self._numbers, self._weights = [], []
 
-class _Numbers(Generic[Prediction, Target]):
+    def _sum(self, run: int, before: WeighedSum, values: Sequence[float], weights: Sequence[float]) -> WeighedSum:
+        total, heavy = before
+        for place, (value, weight) in enumerate(zip(values, weights, strict=True), self._gathered):
+            heavy += weight
+            if weight:
+                total += value * weight
+            if not math.isfinite(value) and (self._over is not None or (weight and run not in self._wrong)):
+                self._wrong.setdefault(run, []).append((place, value, weight))
+        return total, heavy
+
+
+class _Metric(Generic[Prediction, Target]):
     """What a metric was for each batch, or for several as one."""
 
     def __init__(self, name: str, metric: Metric[Prediction, Target], runs: Runs) -> None:
         rule = rule_of(metric)
         self.may_wait = rule is not None
+        self.mean = _Mean(f"the metric {name!r}", runs.axes)
         self._name, self._metric, self._runs = name, metric, runs
         self._rule = runs.each(rule or by_rows)
-        self._numbers: list[Tensor] = []
-        self._weights: list[Weight] = []
 
     def measure(self, prediction: Prediction, target: Target) -> None:
         numbers = [self._number(*of_run) for of_run in self._runs.apart((prediction, target))]
-        self._numbers.append(torch.stack(numbers) if self._runs.axes else numbers[0])
-        self._weights.append(self._rule(prediction, target))
-
-    def sums(self) -> "list[Sums]":
-        return _sums(self._numbers, self._weights, self._runs.axes, f"the metric {self._name!r}")
+        self.mean.add(torch.stack(numbers) if self._runs.axes else numbers[0], self._rule(prediction, target))
 
     def _number(self, prediction: Prediction, target: Target) -> Tensor:
         """The metric, which must be a single number."""
@@ -124,60 +224,74 @@ class _Measured(Generic[Prediction, Target]):
     """The means of metrics over many batches.
 
     Measuring many small batches costs as much as their training. Where it is known what a metric is a mean over, it makes no
-    difference to measure several batches as one: so predictions wait, and are measured together.
+    difference to measure several batches as one: so predictions wait, and are measured together. How many do depends on their
+    sizes alone, so that the same batches give the same bits; where steps take long, it is one.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric[Prediction, Target]], runs: Runs) -> None:
-        self._all = {name: _Numbers(name, metric, runs) for name, metric in metrics.items()}
+    def __init__(self, metrics: Mapping[str, Metric[Prediction, Target]], runs: Runs, size: int) -> None:
+        self._all = {name: _Metric(name, metric, runs) for name, metric in metrics.items()}
         self._at_once = [one for one in self._all.values() if not one.may_wait]
         self._later = [one for one in self._all.values() if one.may_wait]
-        self._runs = runs
-        self._waiting: list[tuple[Prediction, Target]] = []
-        self._waiting_numbers = 0
+        self._runs, self._size = runs, size
+        self.waiting: list[tuple[Prediction, Target]] = []
+        self._waiting_numbers = self._waiting_work = 0
         self._mode = callers_mode()
 
-    def add(self, prediction: Prediction, target: Target) -> None:
+    @property
+    def names(self) -> list[str]:
+        return [*self._all]
+
+    def add(self, x: object, prediction: Prediction, target: Target) -> None:
         if self._at_once:
             self._measure(self._at_once, prediction, target)
         if self._later:
-            self._wait(prediction, target)
+            self.waiting.append((prediction, target))
+            self._measure_if_many(x, prediction)
 
-    def add_many(self, count: int, prediction: Prediction, target: Target) -> None:
+    def add_many(self, count: int, x: object, prediction: Prediction, target: Target) -> None:
         together = prediction, target
         if self._later and all(leaf.ndim > 1 for leaf in tree.leaves(together)):
-            self._wait(*tree.map(lambda leaf: leaf.flatten(0, 1), together))
+            self.waiting.append(tree.map(lambda leaf: leaf.flatten(0, 1), together))
         elif self._later:
-            for one in tree.unstack(together, count):
-                self._wait(*one)
+            self.waiting += tree.unstack(together, count)
         if self._at_once:
             for one in tree.unstack(together, count):
                 self._measure(self._at_once, *one)
+        if self._later:
+            self._measure_if_many(x, prediction)
 
-    def sums(self) -> "dict[str, list[Sums]]":
+    def sums(self) -> dict[str, list[WeighedSum]]:
         """By the metrics' names, in their order: what the mean is of, for each run."""
-        self._measure_waiting()
-        return {name: one.sums() for name, one in self._all.items()}
+        return {name: one.mean.sums() for name, one in self._all.items()}
 
-    def _wait(self, prediction: Prediction, target: Target) -> None:
-        self._waiting.append((prediction, target))
-        leaves = [prediction] if isinstance(prediction, Tensor) else tree.leaves(prediction)
-        self._waiting_numbers += sum([leaf.numel() for leaf in leaves])
-        if self._waiting_numbers > _BUFFER_NUMBERS:
-            self._measure_waiting()
+    def go_on_from(self, sums: Mapping[str, Sequence[WeighedSum]]) -> None:
+        for name, one in self._all.items():
+            one.mean.go_on_from(sums[name], 0)
 
-    def _measure_waiting(self) -> None:
+    def _measure_if_many(self, x: object, prediction: Prediction) -> None:
+        """Measure what waits, if that is much, or if it took long to come by."""
+        self._waiting_numbers += _numbers_in(prediction)
+        self._waiting_work += _numbers_in(x) * self._size
+        if self._waiting_numbers > _BUFFER_NUMBERS or self._waiting_work > _BUFFER_WORK:
+            self.measure_waiting()
+
+    def measure_waiting(self) -> None:
         alike: dict[object, list[tuple[Prediction, Target]]] = {}
-        for place, batch in enumerate(self._waiting):
+        for place, batch in enumerate(self.waiting):
             alike.setdefault(_kind(*batch, self._runs.axes) or place, []).append(batch)
         for batches in alike.values():
             self._measure(self._later, *_concatenated(batches, self._runs.axes))
-        self._waiting, self._waiting_numbers = [], 0
+        self.waiting, self._waiting_numbers, self._waiting_work = [], 0, 0
 
-    def _measure(self, metrics: Sequence[_Numbers[Prediction, Target]], prediction: Prediction, target: Target) -> None:
+    def _measure(self, metrics: Sequence[_Metric[Prediction, Target]], prediction: Prediction, target: Target) -> None:
         with self._mode, no_grad():
             prediction, target = for_any_use((prediction, target))
             for metric in metrics:
                 metric.measure(prediction, target)
+
+
+def _numbers_in(values: object) -> int:
+    return values.numel() if isinstance(values, Tensor) else sum([leaf.numel() for leaf in tree.leaves(values)])
 
 
 def for_any_use(values: T) -> T:
@@ -215,23 +329,7 @@ def _concatenated(batches: Sequence[T], axis: int) -> T:
 # --- Numbers --------------------------------------------------------------------------------------------------------
 
 
-Sums: TypeAlias = tuple[float, float]
-"""The sum of numbers, each times its weight, and that of the weights."""
-
-
-def _sums(numbers: Sequence[Tensor], weights: Sequence[Weight], axes: Literal[0, 1], what: str) -> list[Sums]:
-    """What the weighted mean of numbers is of, for each run. One of weight 0 does not count: it may be no number at all."""
-    if not numbers:  # a process may have no rows at all
-        return [(0.0, 0.0)]
-    heavy = _values(weights, axes, what)
-    return [_sums_of_run(values, heavy[run % len(heavy)]) for run, values in enumerate(_values(numbers, axes, what))]
-
-
-def _sums_of_run(values: Sequence[float], weights: Sequence[float]) -> Sums:
-    return sum([value * weight for value, weight in zip(values, weights, strict=True) if weight]), sum(weights)
-
-
-def _of_all(named: Mapping[str, list[Sums]], over: Group) -> dict[str, list[Sums]]:
+def _of_all(named: Mapping[str, list[WeighedSum]], over: Group) -> dict[str, list[WeighedSum]]:
     """The sums of all processes."""
     flat = [[number for runs in named.values() for of_run in runs for number in of_run]]
     numbers = iter(_summed(flat, over)[0])

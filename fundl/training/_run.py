@@ -23,7 +23,7 @@ from fundl.training._progress import Progress
 from fundl.training._signals import HeldSignals
 from fundl.training._step_runner import CompiledStepRunner, DonatingStepRunner, StepRunner
 from fundl.training.batches import Batches, Source
-from fundl.training.history import Epoch, Evaluation, Found
+from fundl.training.history import Course, Epoch, Evaluation, Unfinished
 from fundl.training.step import Report, S, Step, TrainState, X, donating_of, require_outcome, require_state
 
 _Runner: TypeAlias = StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]
@@ -31,6 +31,16 @@ RunnerFor: TypeAlias = Callable[[int, bool | None, Progress], _Runner[P, S, X, T
 
 _EPOCHS: Final = 2**63  # the keys of steps are folded from the numbers below, those of epochs from the numbers above
 _ADVICE: Final = "Try a smaller learning rate, clip the gradients, or look for NaN in the data"
+
+
+@attrs.define
+class _UnderWay(Generic[Prediction, Target]):
+    """An epoch that is not finished: its first step, its means, and when it would have begun if it had not been interrupted."""
+
+    number: int
+    first_step: int
+    means: Means[Prediction, Target]
+    start: float
 
 
 @attrs.define
@@ -64,8 +74,8 @@ class Run(Generic[P, S, X, Target, Prediction]):
     examples: int = attrs.field(default=0, init=False)  # of all runs, in the last epoch
     source: Source[X, Target] = attrs.field(init=False)
     _current: TrainState[P, S] = attrs.field(init=False)
-    _start: int = attrs.field(default=0, init=False)  # the step at which the epoch began
     _runner: _Runner[P, S, X, Target, Prediction] | None = attrs.field(default=None, init=False)
+    _under_way: _UnderWay[Prediction, Target] | None = attrs.field(default=None, init=False)
     _before: bool | None = attrs.field(default=None, init=False)  # whether the steps that another process took were compiled
     _first: tuple[X, Target] | None = attrs.field(default=None, init=False)  # batch of the pass that it was in
 
@@ -76,19 +86,26 @@ class Run(Generic[P, S, X, Target, Prediction]):
         self._current = self.good
         self.source = Source(self.batches, self._key_of_pass, self.every)
 
-    def epoch(self, shown: Progress) -> tuple[Epoch, ...]:
-        """Make an epoch; its state is `good` once all is well with its numbers."""
-        start, number = time.perf_counter(), len(self.history) + 1
-        self._start = first_step = int(self.good.step)
-        means = self._go_through(first_step, shown)
-        results = self._results(means, number, first_step)
-        last_step = first_step + len(means.losses)
-        self._require_finite(self._current.model, number, last_step)
+    def epoch(self, shown: Progress, between: Callable[[], None] | None = None) -> tuple[Epoch, ...]:
+        """Make an epoch; its state is `good` once all is well with its numbers. It is under way until it is finished.
+
+        Args:
+            shown: what shows how far it is.
+            between: to be done between steps, where the run could be taken up; signals wait for such a place.
+        """
+        epoch = self._under_way = self._under_way or self._new_epoch()
+        self._go_through(epoch, shown, between)
+        results = self._results(epoch)
+        self._require_finite(epoch)
         self._keep()
-        self.examples = means.examples * len(results)
-        seconds = time.perf_counter() - start
-        self.history.append(tuple([Epoch(number, last_step, of_run, None, seconds) for of_run in results]))
+        self.examples = epoch.means.examples * len(results)
+        seconds, last_step = time.perf_counter() - epoch.start, epoch.first_step + epoch.means.count
+        self.history.append(tuple([Epoch(epoch.number, last_step, of_run, None, seconds) for of_run in results]))
         return self.history[-1]
+
+    def finish(self, passed: tuple[Epoch, ...]) -> None:
+        """Take for done the epoch that is under way, of which more is known by now."""
+        self.history[-1], self._under_way = passed, None
 
     @property
     def compiled(self) -> bool:
@@ -111,23 +128,70 @@ class Run(Generic[P, S, X, Target, Prediction]):
             )
         self.good = self._current = state
 
-    def take_up(self, state: TrainState[P, S], found: Found) -> None:
+    @property
+    def is_under_way(self) -> bool:
+        """Whether an epoch has begun, and is not finished."""
+        return self._under_way is not None
+
+    def course(self) -> Course:
+        """What there is to know of the run beside its state, so that it can be gone on from here."""
+        epoch = self._under_way
+        if epoch is None:
+            return Course(tuple(self.history), self.source.began, self.compiled)
+        unfinished = Unfinished(epoch.first_step, time.perf_counter() - epoch.start, epoch.means.sums())
+        return Course(tuple(self.history[: epoch.number - 1]), self.source.began, self.compiled, unfinished)
+
+    def snapshot(self) -> TrainState[P, S] | None:
+        """The state after the last step, for good; None if the run cannot be gone on from here, or no step was made.
+
+        No step writes over what somebody else holds; of another kind of step it is not known what it writes over.
+
+        Raises:
+            FloatingPointError: a loss or a parameter is not finite.
+        """
+        epoch = self._under_way
+        if epoch is None:
+            return self.good
+        means = epoch.means
+        if not means.count or not means.is_settled or int(self._current.step) != epoch.first_step + means.count:
+            return None  # no step was made, predictions wait to be measured, or what was made of a step is not complete
+        if (found := means.divergence()) is not None:
+            raise self._diverged(*found, epoch)
+        self._require_finite(epoch)
+        if self._runner is not None and not self._runner.writes_over:
+            return tree.map(torch.clone, self._current)
+        return attrs.evolve(self._current)
+
+    def take_up(self, state: TrainState[P, S], course: Course) -> None:
         """Go on where another process has come to.
 
         Raises:
-            ValueError: that was another run.
+            ValueError: that was another run, or it has measured something else.
         """
         if not torch.equal(state.key, self.good.key):
             raise ValueError(
-                f"{found.path} is a checkpoint of a run with another key: give Checkpoints another folder, or fit the state"
-                " that it began with"
+                "it is of a run with another key: give Checkpoints another folder, or fit the state that it began with"
             )
+        if (unfinished := course.unfinished) is not None:
+            epoch = self._under_way = self._new_epoch(len(course.history) + 1, unfinished.first_step, unfinished.seconds)
+            epoch.means.go_on_from(unfinished.sums)
         if self.donate:
             clear_fields(self.good)
         self.good = self._current = state
-        self.history, self._before = found.history, found.compiled
-        if self.every is not None:
-            self._first = self.source.take_up(found.began, int(state.step))
+        self.history, self._before = [*course.history], course.compiled
+        if self.every is not None or unfinished is not None:
+            self._first = self.source.take_up(course.began, int(state.step))
+
+    def _new_epoch(
+        self, number: int | None = None, first_step: int | None = None, seconds: float = 0.0
+    ) -> _UnderWay[Prediction, Target]:
+        """The next epoch, or one that has begun already, and has taken some seconds."""
+        return _UnderWay(
+            len(self.history) + 1 if number is None else number,
+            int(self.good.step) if first_step is None else first_step,
+            Means(self.step, self.metrics, self.runs, self.over, tree.count(self.good.model)),
+            time.perf_counter() - seconds,
+        )
 
     def last(self) -> TrainState[P, S] | None:
         """The state after the last step, if all is well with it; else the last good one, if that was not donated."""
@@ -158,18 +222,19 @@ class Run(Generic[P, S, X, Target, Prediction]):
         else:
             self.good = tree.map(torch.clone, self._current)
 
-    def _go_through(self, first_step: int, shown: Progress) -> Means[Prediction, Target]:
-        """Make a step of each batch."""
-        means = Means(self.step, self.metrics, self.runs, self.over)
-        batches = self.source.epoch(first_step)
+    def _go_through(self, epoch: _UnderWay[Prediction, Target], shown: Progress, between: Callable[[], None] | None) -> None:
+        """Make a step of each batch of an epoch that are left."""
+        means = epoch.means
+        step = epoch.first_step + means.count
+        batches = self.source.epoch(epoch.first_step, step)
         if self.over is not None:
-            self._require_alike(self.over, first_step)
+            self._require_alike(self.over, step)
         if self._runner is None:
             steps = self.source.steps
             self._runner = one_by_one(self.step) if self.runner_for is None else self.runner_for(steps, self._before, shown)
             if self._first is not None:
                 self._runner.expect(self._first)
-        before, steps = len(self.history), self.source.steps
+        steps = self.source.steps
         # Inference mode makes small kernels cheaper by a tenth. Only the steps run in it: a user's code that makes batches, or
         # measures, may do with tensors what it forbids.
         self._begin(self._runner)
@@ -178,13 +243,17 @@ class Run(Generic[P, S, X, Target, Prediction]):
                 if after.__class__ is not TrainState or report.__class__ is not Report:
                     require_outcome(after, report)
                 self._current = after
-                signals.release()
                 if count:
                     means.add_many(x, target, report)
                 else:
                     means.add(x, target, report)
-                shown.move(before + len(means.losses) / max(steps, len(means.losses)))
-        return means
+                shown.move(epoch.number - 1 + means.count / max(steps, means.count))
+                if between is None:
+                    signals.release()
+                elif means.is_settled:
+                    signals.release()
+                    between()
+            means.settle()
 
     def _require_alike(self, over: Group, first_step: int) -> None:
         """Raise where processes begin an epoch otherwise than others: these would wait for steps that never come."""
@@ -202,26 +271,27 @@ class Run(Generic[P, S, X, Target, Prediction]):
             folded = self.runs.each(lambda key: random.fold_in(key, _EPOCHS + first_step))(self._current.key)
         return folded.clone()
 
-    def _results(self, means: Means[Prediction, Target], epoch: int, first_step: int) -> list[Evaluation]:
+    def _results(self, epoch: _UnderWay[Prediction, Target]) -> list[Evaluation]:
         """The means of an epoch, if there were batches, and their losses finite."""
-        if not means.losses:
+        means = epoch.means
+        if not means.count:
             raise ValueError(
-                f"epoch {epoch} has no batches: batches are a list, a DataLoader, or a function of the epoch's key; an iterator"
-                " can be gone through only once"
+                f"epoch {epoch.number} has no batches: batches are a list, a DataLoader, or a function of the epoch's key; an"
+                " iterator can be gone through only once"
             )
         results = means.results()
         if not all(math.isfinite(result.loss) for result in results) and (found := means.divergence()) is not None:
-            raise self._diverged(*found, epoch, first_step)
+            raise self._diverged(*found, epoch)
         return results
 
-    def _diverged(self, run: int, place: int, value: float, epoch: int, first_step: int) -> FloatingPointError:
+    def _diverged(self, run: int, place: int, value: float, epoch: _UnderWay[Prediction, Target]) -> FloatingPointError:
         """What is said of a loss that is not finite, and how to get the batch that it is of once more."""
         whose, its = (f" of run {run}", "its") if self.runs.axes else ("", "the")
-        step = first_step + place
+        step = epoch.first_step + place
         if not self.donate:
             self._current = self.good  # with which the steps up to there can be made once more
         error = FloatingPointError(
-            f"the loss{whose} is {value} in epoch {epoch}, at step {step + 1}: {its} training diverges. {_ADVICE}"
+            f"the loss{whose} is {value} in epoch {epoch.number}, at step {step + 1}: {its} training diverges. {_ADVICE}"
         )
         error.add_note(self._how_to_look(step))
         return error
@@ -233,18 +303,21 @@ class Run(Generic[P, S, X, Target, Prediction]):
         again = (
             ""
             if self.donate
-            else f"last_good(error, state) has the state of step {self._start}: make the steps from there again; "
+            else f"last_good(error, state) has the state of step {int(self.good.step)}: make the steps from there again; "
         )
         return (
             f"the batch of step {step + 1} is {batch}; {again}check_finite(state, x, target, loss) before a step says in which"
             " layer it makes a NaN or an infinity"
         )
 
-    def _require_finite(self, model: P, epoch: int, last_step: int) -> None:
-        """Find what the last step of an epoch did to a model: no loss tells of it any more."""
+    def _require_finite(self, epoch: _UnderWay[Prediction, Target]) -> None:
+        """Find what the last step of an epoch so far did to the model: no loss tells of it yet."""
+        model, last_step = self._current.model, epoch.first_step + epoch.means.count
         if _not_finite(model) is None:
             if self.over is not None and any(gather_numbers([0], self.over)):
-                raise FloatingPointError(f"the model of another process is no longer finite after epoch {epoch}. {_ADVICE}")
+                raise FloatingPointError(
+                    f"the model of another process is no longer finite after epoch {epoch.number}. {_ADVICE}"
+                )
             return
         if self.over is not None:
             gather_numbers([1], self.over)
@@ -252,7 +325,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
             if (path := _not_finite(of_run)) is not None:
                 whose = f" of run {run}" if self.runs.axes else ""
                 error = FloatingPointError(
-                    f"the model{whose} is no longer finite after the last step of epoch {epoch}, step {last_step}: model{path}"
+                    f"the model{whose} is no longer finite after step {last_step}, in epoch {epoch.number}: model{path}"
                     f" holds nan or inf. {_ADVICE}"
                 )
                 error.add_note(self._how_to_look(last_step - 1))

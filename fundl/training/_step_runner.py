@@ -52,16 +52,17 @@ class StepRunner(Generic[S, B, R]):
     def expect(self, batch: B) -> None:
         """A batch that the others are like, where the first that comes may be another."""
 
-    def take(self, state: S, batches: Iterable[B], signals: HeldSignals) -> Iterator[tuple[S, B, R, int]]:  # noqa: ARG002
+    def take(self, state: S, batches: Iterable[B], signals: HeldSignals) -> Iterator[tuple[S, B, R, int]]:
         """The states after some steps, their batches and reports, and how many these are; 0 for one without a first axis.
 
-        The signals may be held; whoever takes a state releases them once it has it.
+        The signals are held; whoever takes a state releases them once all is done with it.
         """
         for batch in batches:
             returned: object = self.step(state, batch)
             if type(returned) is not tuple or len(returned) != 2:
                 raise TypeError(f"a step returns a pair, the next state and a report, not {tree.describe(returned)}")
             state, report = returned
+            signals.hold()
             yield state, batch, report, 0
 
 
@@ -110,6 +111,7 @@ class CompiledStepRunner(StepRunner[S, B, R]):
             else:
                 stacked = tree.stack(group)
                 state, reports = many(state, stacked)
+                signals.hold()
                 yield state, stacked, reports, len(group)
 
     def _alike(self, groups: "Iterator[tuple[_Kind, list[B]]]") -> Iterator[tuple[bool, list[B]]]:

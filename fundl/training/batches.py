@@ -43,12 +43,15 @@ class Source(Generic[X, Target]):
         """How many steps an epoch has, as far as is known once it has begun; else 0."""
         return self.every or self._length
 
-    def epoch(self, step: int) -> Iterator[tuple[X, Target]]:
-        """The batches of the epoch that begins at a step. It begins now, and asks for what a user wrote in the mode of now."""
+    def epoch(self, first: int, step: int) -> Iterator[tuple[X, Target]]:
+        """The batches of the epoch that began at a first step, from another step on.
+
+        Whatever a user wrote is asked in the mode of now.
+        """
         self._begun = [self.began]
         if self._rest is None:
             self._begin_pass(step)
-        return self._through_passes(step) if self.every else self._through_one()
+        return self._through_passes(step, first + self.every) if self.every else self._through_one(step)
 
     def how_to_get(self, step: int, key: str) -> str:
         """What gives the batch of a step of the current epoch once more, as Python; the key of a pass is called so.
@@ -71,16 +74,15 @@ class Source(Generic[X, Target]):
                 next(islice(self._rest, done - 1, done - 1), None)
         return first
 
-    def _through_one(self) -> Iterator[tuple[X, Target]]:
-        rest, count = self._rest or iter(()), 0
-        self._rest = None
+    def _through_one(self, step: int) -> Iterator[tuple[X, Target]]:
+        rest, self._rest = self._rest or iter(()), None
         for batch in rest:
-            count += 1
+            step += 1
             yield batch
-        self._length = count
+        self._length = step - self.began
 
-    def _through_passes(self, step: int) -> Iterator[tuple[X, Target]]:
-        mode, end = callers_mode(), step + (self.every or 0)
+    def _through_passes(self, step: int, end: int) -> Iterator[tuple[X, Target]]:
+        mode = callers_mode()
         while step < end:
             for batch in islice(self._rest or iter(()), end - step):
                 step += 1

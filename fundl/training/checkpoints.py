@@ -1,5 +1,6 @@
 """Checkpoints of a run: files from which it goes on as if it had never stopped."""
 
+import functools
 import json
 import math
 import os
@@ -15,13 +16,15 @@ import attrs
 from fundl._common.listed import Listed
 from fundl.collectives import gather_numbers
 from fundl.groups import Group
-from fundl.saving import load, load_metadata, save
-from fundl.training.history import Epoch, Evaluation, Found
+from fundl.saving import load, load_metadata
+from fundl.saving._background import Background
+from fundl.saving._writing import Content, content_of, write
+from fundl.training.history import Course, Epoch, Evaluation, Sums, Unfinished, WeighedSum
 from fundl.tree import describe
 
 T = TypeVar("T")
 
-_NAME: Final = re.compile(r"epoch-(\d{6,})\.safetensors")
+_NAME: Final = re.compile(r"epoch-(\d{6,})(?:-step-(\d{6,}))?\.safetensors")
 _BEST: Final = "best.safetensors"
 _RUN: Final = "run"  # the name of what is told of the run, among the metadata of a file
 
@@ -31,15 +34,20 @@ _RUN: Final = "run"  # the name of what is told of the run, among the metadata o
 class Checkpoints(metaclass=Listed):
     """Where checkpoints of a run are kept, and which; for `epochs` and `fit`, which go on from the newest that they find there.
 
-    A checkpoint is a file, written whole or not at all, with the state at the end of an epoch and the history so far. A run
-    that was killed is taken up by starting the same program again: it goes on from the newest checkpoint that is whole, and
-    ends with the same bits as one that was not killed. What was done since that checkpoint is done again; where epochs take
-    hours, let an epoch be some hundred steps, ``epochs(..., every=500)``.
+    A checkpoint is a file, written whole or not at all, with the state, the history so far, and in the middle of an epoch what
+    its means are made of. A run that was killed is taken up by starting the same program again: it goes on from the newest
+    checkpoint that is whole, and ends with the same bits as one that was not killed, its history's numbers among them. What
+    was done since that checkpoint is done again. Ctrl-C and SIGTERM write one before the run ends, between two steps.
+
+    Files are written while the run goes on, by a thread; what is written there needs memory of its own until it is done, for
+    as much of the state as changes in the meantime. A run that donates its states has none to spare: it waits. An error is
+    raised at the end of the epoch that is on the way, or of the run; whatever ends the run, the file that has been begun is
+    written to its end.
 
     Args:
         folder: of the files, for this run alone; it is made if it is not there.
         every: after how many epochs one is written. After the last one is written in any case.
-        seconds: or after so many seconds, at the end of the epoch that is on the way then; None for never.
+        seconds: and after so many seconds, also in the middle of an epoch; None for never.
         keep: so many of the newest are kept.
         best: what is kept besides, as ``best.safetensors``: the state after the epoch of which this number is the least, such
             as ``lambda epoch: epoch.train.loss``.
@@ -59,7 +67,7 @@ class Checkpoints(metaclass=Listed):
     ...     return [epoch.epoch for epoch in passed]
     >>> with TemporaryDirectory() as folder:
     ...     run(folder, 2), run(folder, 5)
-    ([1, 2], [3, 4, 5])
+    ([1, 2], [2, 3, 4, 5])
     """
 
     folder: str | os.PathLike[str]
@@ -95,18 +103,22 @@ class Writer:
 
     where: Checkpoints
     over: Group | None = None
-    newest: Path | None = attrs.field(default=None, init=False)
-    _written: float = attrs.field(init=False)
+    newest: Path | None = attrs.field(default=None, init=False)  # that is whole
+    _last: Path | None = attrs.field(default=None, init=False)  # that was begun
+    _begun: float = attrs.field(init=False)
+    _least: float | None = attrs.field(default=None, init=False)  # what the best epoch's number is, once it is known
+    _judged: int = attrs.field(default=0, init=False)  # of so many epochs
+    _background: Background = attrs.field(factory=Background, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._written = time.monotonic()
+        self._begun = time.monotonic()
 
     @property
     def folder(self) -> Path:
         """Where they are."""
         return Path(self.where.folder)
 
-    def find(self, like: T) -> tuple[T, Found] | None:
+    def find(self, like: T) -> tuple[T, Course] | None:
         """The newest checkpoint that is whole, and its state, which is one like a given state; None if there is none.
 
         Raises:
@@ -115,17 +127,17 @@ class Writer:
         wrong: list[ValueError] = []
         for path in reversed(self._paths()):
             try:
-                found = _found(path, load_metadata(path).get(_RUN))
+                course = _course(path, load_metadata(path).get(_RUN))
                 state = load(path, like)
             except ValueError as error:
                 wrong.append(error)
             else:
                 for reason in wrong:
                     warnings.warn(f"a checkpoint is left out, since it is not whole: {reason}", RuntimeWarning, stacklevel=2)
-                self.newest = path
-                self._require_alike(found.history[-1][0].step if found.history else 0)
-                return state, found
-        self._require_alike(-1)
+                self.newest = self._last = path
+                self._require_alike(course)
+                return state, course
+        self._require_alike(None)
         if wrong:
             raise ValueError(
                 f"no checkpoint in {self.folder} can be gone on from: give Checkpoints another folder, or fit the state that"
@@ -133,41 +145,120 @@ class Writer:
             ) from wrong[0]
         return None
 
-    def _require_alike(self, step: int) -> None:
-        """Raise unless all processes have found a checkpoint of the same step."""
-        if self.over is not None and len(found := {*gather_numbers([step], self.over)}) > 1:
+    def _require_alike(self, course: Course | None) -> None:
+        """Raise unless all processes have found the same checkpoint."""
+        if self.over is None:
+            return
+        step = -1 if course is None else _step(course)
+        if len(found := {*gather_numbers([step], self.over)}) > 1:
             steps = ", ".join("none" if one < 0 else f"one of step {one}" for one in sorted(found))
             raise ValueError(
                 f"the processes do not find the same checkpoint in {self.folder}, but {steps}: it must be a folder that all of"
                 " them share"
             )
 
+    @property
+    def is_anothers(self) -> bool:
+        """Whether another process writes."""
+        return self.over is not None and self.over.rank > 0
+
+    def prepare(self) -> None:
+        """Make the folder, if it is not there, and find out whether files can be written there, before any work is done."""
+        if self.is_anothers:
+            return
+        where = self.folder.absolute()
+        if where.exists() and not where.is_dir():
+            raise NotADirectoryError(
+                f"{where} is a file: give Checkpoints the path of a folder, which is made if it is not there"
+            )
+        where.mkdir(parents=True, exist_ok=True)
+        if not os.access(where, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(
+                f"no file may be written into the folder {where}: give Checkpoints another one, or the right to write there"
+            )
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it is so many seconds since the last one was begun that one is due."""
+        return self.where.seconds is not None and time.monotonic() - self._begun >= self.where.seconds
+
     def is_due(self, epoch: int) -> bool:
-        """Whether a checkpoint is to be written at the end of an epoch."""
-        late = self.where.seconds is not None and time.monotonic() - self._written >= self.where.seconds
-        return epoch % self.where.every == 0 or late
+        """Whether one is due at the end of an epoch."""
+        return epoch % self.where.every == 0 or self.is_late
 
-    def write(self, state: object, history: Sequence[tuple[Epoch, ...]], *, began: int, compiled: bool) -> None:
-        """Write a checkpoint, and remove those that are not to be kept."""
-        if self.over is not None and self.over.rank:
+    def is_best(self, history: Sequence[tuple[Epoch, ...]]) -> bool:
+        """Whether the last epoch is better than all before it; each is to be asked about."""
+        if self.where.best is None or self.is_anothers:
+            return False
+        best = False
+        for row in history[self._judged :]:
+            number = self._score(row)
+            best = not math.isnan(number) and (self._least is None or number < self._least)
+            self._least = number if best else self._least
+        self._judged = len(history)
+        return best
+
+    def has(self, course: Course) -> bool:
+        """Whether the last one that was begun is of this place of the run."""
+        return self._last is not None and self._last.name == _name(course)
+
+    def write(self, state: object, course: Course, *, is_best: bool = False, is_due: bool = True, wait: bool = False) -> None:
+        """Begin to write a checkpoint, or the best state, or both; what is not to be kept is removed once that is done.
+
+        Args:
+            state: whose tensors nobody writes over until then.
+            course: what is told of the run.
+            is_best: whether to write the best state.
+            is_due: whether to write a checkpoint.
+            wait: whether to wait until all is written.
+
+        Raises:
+            OSError: one before could not be written; or this one, if it is waited for.
+        """
+        if self.is_anothers:
             return
-        told = {"history": [[_texts(epoch) for epoch in row] for row in history], "began": began, "compiled": compiled}
-        texts = {_RUN: json.dumps(told)}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"epoch-{len(history):06}.safetensors"
-        save(path, state, metadata=texts)
-        self.newest, self._written = path, time.monotonic()
-        for old in self._paths()[: -self.where.keep]:
+        self._background.wait()
+        began, files = time.monotonic(), list[tuple[Path, Content]]()
+        if is_best:  # at first: where a run is taken up, all epochs before have been judged
+            only_last = {"history": [[_texts(one) for one in course.history[-1]]]}
+            files.append((self.folder / _BEST, content_of(state, {_RUN: json.dumps(only_last)}, None)))
+        path = self.folder / _name(course) if is_due else None
+        if path is not None:
+            files.append((path, content_of(state, {_RUN: json.dumps(_told(course))}, None)))
+            self._last, self._begun = path, began
+        work = functools.partial(self._write, files, path)
+        del state  # from now on the files alone hold it
+        if wait:
+            work()
+        elif files:
+            self._background.start(work)
+
+    def look(self) -> None:
+        """Raise the error of a file that could not be written."""
+        self._background.look()
+
+    def wait(self) -> None:
+        """Wait until all is written."""
+        self._background.wait()
+
+    def wait_beside(self, error: BaseException) -> None:
+        """Wait until all is written, while an error is on its way."""
+        self._background.wait_beside(error)
+
+    def _write(self, files: list[tuple[Path, Content]], path: Path | None) -> None:
+        if not self.folder.is_dir():
+            raise FileNotFoundError(
+                f"the folder {self.folder.absolute()} of the checkpoints is gone, and nothing can be written there: give"
+                " Checkpoints one that stays, or make it again"
+            )
+        while files:
+            write(*files.pop(0), None)
+        if path is None:
+            return
+        self.newest = path
+        before = [old for old in self._paths() if _place(old) < _place(path)]  # a later one is not whole, or of another run
+        for old in before[: max(0, len(before) + 1 - self.where.keep)]:
             old.unlink(missing_ok=True)
-
-    def write_best(self, state: object, history: Sequence[tuple[Epoch, ...]]) -> None:
-        """Write the state of an epoch that is better than all before it."""
-        if self.where.best is None or (self.over is not None and self.over.rank):
-            return
-        number = self._score(history[-1])
-        if not math.isnan(number) and not any(self._score(row) <= number for row in history[:-1]):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save(self.folder / _BEST, state, metadata={_RUN: json.dumps({"history": [[_texts(one) for one in history[-1]]]})})
 
     def _score(self, row: tuple[Epoch, ...]) -> float:
         assert self.where.best is not None
@@ -185,10 +276,29 @@ class Writer:
         """The checkpoints, from the oldest to the newest."""
         if not self.folder.is_dir():
             return []
-        return sorted(
-            (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)),
-            key=lambda path: int(path.stem.removeprefix("epoch-")),
-        )
+        return sorted([path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)], key=_place)
+
+
+def _name(course: Course) -> str:
+    """What a checkpoint is called: after an epoch, or a step in one."""
+    number, unfinished = len(course.history), course.unfinished
+    if unfinished is None:
+        return f"epoch-{number:06}.safetensors"
+    return f"epoch-{number + 1:06}-step-{_step(course):06}.safetensors"
+
+
+def _step(course: Course) -> int:
+    """How many steps were made."""
+    if (unfinished := course.unfinished) is not None:
+        return unfinished.first_step + unfinished.sums.count
+    return course.history[-1][0].step if course.history else 0
+
+
+def _place(path: Path) -> tuple[int, float]:
+    """The place of a checkpoint in the run, by its name: the epoch, and the step in it."""
+    parts = _NAME.fullmatch(path.name)
+    assert parts is not None
+    return int(parts[1]), math.inf if parts[2] is None else int(parts[2])
 
 
 # --- As text ----------------------------------------------------------------------------------------------------------
@@ -202,7 +312,16 @@ def _texts(epoch: Epoch) -> dict[str, object]:
     return texts
 
 
-def _found(path: Path, text: str | None) -> Found:
+def _told(course: Course) -> dict[str, object]:
+    """The course of a run, for JSON, which keeps each bit of a number."""
+    told: dict[str, object] = {"history": [[_texts(epoch) for epoch in row] for row in course.history]}
+    told |= {"began": course.began, "compiled": course.compiled}
+    if course.unfinished is not None:
+        told["unfinished"] = attrs.asdict(course.unfinished)
+    return told
+
+
+def _course(path: Path, text: str | None) -> Course:
     """What a checkpoint tells of its run.
 
     Raises:
@@ -211,8 +330,14 @@ def _found(path: Path, text: str | None) -> Found:
     try:
         told = json.loads(text or "null")
         history = [tuple([_epoch(one) for one in row]) for row in told["history"]]
-        return Found(path, history, int(told["began"]), bool(told["compiled"]))
-    except (KeyError, TypeError, ValueError) as error:
+        unfinished = None
+        if (epoch := told.get("unfinished")) is not None:
+            means = epoch["sums"]
+            metrics = {str(name): _sums(of_runs) for name, of_runs in means["metrics"].items()}
+            sums = Sums(int(means["count"]), int(means["examples"]), _sums(means["loss"]), metrics)
+            unfinished = Unfinished(int(epoch["first_step"]), float(epoch["seconds"]), sums)
+        return Course(history, int(told["began"]), bool(told["compiled"]), unfinished)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not tell of a run, as a checkpoint does ({error!r})") from error
 
 
@@ -224,3 +349,7 @@ def _epoch(told: Mapping[str, object]) -> Epoch:
 
 def _evaluation(told: Mapping[str, float]) -> Evaluation:
     return Evaluation(told["loss"], {name: number for name, number in told.items() if name != "loss"})
+
+
+def _sums(of_runs: Sequence[tuple[float, float]]) -> list[WeighedSum]:
+    return [(float(total), float(weight)) for total, weight in of_runs]

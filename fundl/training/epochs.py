@@ -1,5 +1,6 @@
 """A training run as an iterator: what it has reached, epoch by epoch."""
 
+import functools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Generic, final
@@ -73,8 +74,9 @@ def epochs(
             the batches are made anew when they end. For a data set that nobody finishes. None for as many as there are batches.
 
     Returns:
-        An iterator; each item is made when it is asked for. A run that is taken up from a checkpoint gives what comes after it;
-        one that is finished already gives its last epoch once more. Its `send` takes another state for the next epoch to begin
+        An iterator; each item is made when it is asked for. A run that is taken up from a checkpoint at the end of an epoch
+        gives that epoch once more, since it is not known whether all was done with it, and then what comes after it; from
+        one in the middle of an epoch, that epoch is the first. Its `send` takes another state for the next epoch to begin
         with: one made of ``epoch.state``, in which something else was set. It can be called within the loop, and returns the
         item with that state:
 
@@ -82,7 +84,7 @@ def epochs(
                 if epoch.epoch == 50:
                     run.send(with_hyperparameters(epoch.state, rate=1e-4))
 
-        Checkpoints have what was sent once the next epoch is asked for.
+        What is sent is a part of the run, as all that the loop does with an epoch: a run that is taken up does it again.
 
     Raises:
         TypeError, ValueError: what is sent is no state, or of another step or key.
@@ -190,11 +192,22 @@ def reached(
     if run.over is not None and run.over.rank:
         progress = False
     writer = None if checkpoints is None else Writer(checkpoints, run.over)
-    if writer is not None and (found := writer.find(run.good)) is not None:
-        run.take_up(*found)
+    if writer is not None:
+        _take_up(run, writer, count)
     return _epoch_by_epoch(
         run, count, evaluate=evaluate, evaluated=evaluated, evaluate_every=evaluate_every, writer=writer, progress=progress
     )
+
+
+def _take_up(run: Run[P, S, X, Target, Prediction], writer: Writer, count: int) -> None:
+    """Go on from the newest checkpoint, if there is one; and see that there can be more, if more is to be done."""
+    if (found := writer.find(run.good)) is not None:
+        try:
+            run.take_up(*found)
+        except ValueError as error:
+            raise ValueError(f"{writer.newest} cannot be gone on from: {error}") from None
+    if run.is_under_way or len(run.history) < count:
+        writer.prepare()
 
 
 def _require_whole(what: str, number: object) -> None:
@@ -212,44 +225,81 @@ def _epoch_by_epoch(
     writer: Writer | None,
     progress: "bool | Console",
 ) -> Iterator[tuple[Epoch, ...]]:
-    first = len(run.history) + 1
-    if run.history and first > count:
+    if run.history and not run.is_under_way:  # what was done with it may not have come to its end
         yield run.history[-1]
-        return
+    first = len(run.history) + 1
     try:
         with show(progress, "epoch", count) as shown:
-            for number in range(first, count + 1):
+            for number in range(first, max(count, first if run.is_under_way else 0) + 1):
                 with terminated_as_interrupted():
-                    passed = run.epoch(shown)
-                    if evaluate is not None and (number % evaluate_every == 0 or number == count):
+                    passed = run.epoch(shown, _between_steps(run, writer))
+                    if evaluate is not None and (number % evaluate_every == 0 or number >= count):
                         models = run.good.model if evaluated is None else evaluated(run.good)
                         tests = [_require_evaluation(evaluate(model)) for model in run.runs.apart(models)]
                         passed = tuple([attrs.evolve(epoch, test=test) for epoch, test in zip(passed, tests, strict=True)])
-                        run.history[-1] = passed
+                    run.finish(passed)
                     if writer is not None:
-                        _write(run, writer, last=number == count)
+                        _write(run, writer, is_last=number >= count)
                 mean = _over_runs(passed)
                 shown.finish(number, _summary(mean), f"{run.examples / mean.seconds:,.0f} examples/s")
                 given = run.good
-                yield passed
-                if writer is not None and run.good is not given:
-                    _write(run, writer, last=True)  # else it would be taken up without what was set
+                try:
+                    yield passed
+                except GeneratorExit:
+                    if writer is not None:
+                        writer.wait()
+                        _write_if_new(run, writer, given)
+                    raise
                 del given  # nothing holds a state longer than the run does
+            if writer is not None:
+                writer.wait()
         warn_of_waiting(run.good.optimizer)
     except GeneratorExit:  # whoever leaves the loop has the state
         raise
     except KeyboardInterrupt as error:
+        if writer is not None:
+            _write_beside(error, run, writer)
         raise Interrupted(run.last(), _means(run), _how_to_go_on(writer)) from error
     except BaseException as error:
+        if writer is not None:
+            writer.wait_beside(error)
         error.add_note(Left.of(run.last(), _means(run), _how_to_go_on(writer)))
         raise
 
 
-def _write(run: Run[P, S, X, Target, Prediction], writer: Writer, *, last: bool) -> None:
+def _write(run: Run[P, S, X, Target, Prediction], writer: Writer, *, is_last: bool) -> None:
     """Write what checkpoints there are to be at the end of an epoch."""
-    writer.write_best(run.good, run.history)
-    if last or writer.is_due(len(run.history)):
-        writer.write(run.good, run.history, began=run.source.began, compiled=run.compiled)
+    writer.look()
+    is_best, is_due = writer.is_best(run.history), is_last or writer.is_due(len(run.history))
+    if is_best or is_due:
+        writer.write(run.good, run.course(), is_best=is_best, is_due=is_due, wait=run.donate)
+
+
+def _between_steps(run: Run[P, S, X, Target, Prediction], writer: Writer | None) -> Callable[[], None] | None:
+    """What is to be done between two steps: processes that make a run together write at the ends of epochs alone."""
+    return None if writer is None or run.over is not None else functools.partial(_write_if_late, run, writer)
+
+
+def _write_if_late(run: Run[P, S, X, Target, Prediction], writer: Writer) -> None:
+    """Write a checkpoint between two steps, if one is due."""
+    if writer.is_late and (state := run.snapshot()) is not None:
+        writer.write(state, run.course(), wait=run.donate)
+
+
+def _write_if_new(run: Run[P, S, X, Target, Prediction], writer: Writer, state: TrainState[P, S]) -> None:
+    """Write a checkpoint of where the run has come to, if there is none."""
+    if not writer.has(course := run.course()):
+        writer.write(state, course, wait=True)
+
+
+def _write_beside(error: KeyboardInterrupt, run: Run[P, S, X, Target, Prediction], writer: Writer) -> None:
+    """Write a checkpoint before an interrupted run ends, if that can be; whatever happens, the run ends as interrupted."""
+    try:
+        writer.wait_beside(error)
+        if run.over is None and (state := run.snapshot()) is not None:
+            _write_if_new(run, writer, state)
+    except BaseException as second:  # Ctrl-C once more, among others
+        error.add_note(f"besides, no checkpoint could be written: {second}")
 
 
 def _means(run: Run[P, S, X, Target, Prediction]) -> tuple[Epoch, ...]:

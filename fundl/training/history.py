@@ -1,8 +1,7 @@
 """What is told of a run: epoch by epoch, and by a checkpoint."""
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias, final
 
 import attrs
 from typing_extensions import override
@@ -124,11 +123,54 @@ class Epoch(metaclass=Listed):
         return numbers
 
 
-@attrs.frozen
-class Found:
-    """What a checkpoint tells of a run, beside its state."""
+WeighedSum: TypeAlias = tuple[float, float]
+"""The sum of numbers, each times its weight, and the sum of these weights."""
 
-    path: Path
-    history: list[tuple[Epoch, ...]]
-    began: int  # the step at which the pass through the batches began
-    compiled: bool  # whether its steps are
+
+@attrs.frozen
+class Sums:
+    """What is known of batches, of which means are to be made.
+
+    Args:
+        count: of batches.
+        examples: in them.
+        loss: for each run.
+        metrics: by their names, likewise.
+    """
+
+    count: int
+    examples: int
+    loss: Sequence[WeighedSum]
+    metrics: Mapping[str, Sequence[WeighedSum]]
+
+
+@attrs.frozen
+class Unfinished:
+    """How far an epoch has come that is not finished.
+
+    Args:
+        first_step: how many steps the state had made when it began.
+        seconds: that it took so far.
+        sums: of its batches.
+    """
+
+    first_step: int
+    seconds: float
+    sums: Sums
+
+
+@attrs.frozen
+class Course:
+    """What a checkpoint tells of a run, beside its state.
+
+    Args:
+        history: of the epochs that are finished.
+        began: how many steps the state had made when the pass through the batches began.
+        compiled: whether its steps are.
+        unfinished: the epoch that is under way; None between two epochs.
+    """
+
+    history: Sequence[tuple[Epoch, ...]]
+    began: int
+    compiled: bool
+    unfinished: Unfinished | None = None
