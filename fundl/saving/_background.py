@@ -99,13 +99,15 @@ class Background:
         with self._lock:
             self.wait()
             self._last = _Work(what)
+            self._last.begin()  # whoever is interrupted here waits for it nevertheless
 
     def wait(self) -> None:
         """Wait until all is done; raises the error of what failed, once."""
         with self._lock:
             if self._last is None:
                 return
-            self._last.thread.join()
+            if self._last.thread.ident is not None:  # else its beginning was interrupted
+                self._last.thread.join()
             work, self._last = self._last, None
             work.tell()
 
@@ -128,9 +130,11 @@ class _Work:
 
     def __init__(self, what: Callable[[], None]) -> None:
         self._error: BaseException | None = None
-        self.thread = threading.Thread(target=self._do, args=([what],), name="fundl.Saver")
-        self.thread.start()  # it is no daemon: a program that ends waits for it
+        self.thread = threading.Thread(target=self._do, args=([what],), name="fundl.Saver")  # a program that ends waits for it
+
+    def begin(self) -> None:
         atexit.register(self.tell)
+        self.thread.start()
 
     def _do(self, work: list[Callable[[], None]]) -> None:
         try:

@@ -225,13 +225,14 @@ class Writer:
         path = self.folder / _name(course) if is_due else None
         if path is not None:
             files.append((path, content_of(state, {_RUN: json.dumps(_told(course))}, None)))
-            self._last, self._begun = path, began
         work = functools.partial(self._write, files, path)
         del state  # from now on the files alone hold it
         if wait:
             work()
-        elif files:
+        else:
             self._background.start(work)
+        if path is not None:
+            self._last, self._begun = path, began
 
     def look(self) -> None:
         """Raise the error of a file that could not be written."""
