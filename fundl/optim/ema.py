@@ -66,7 +66,11 @@ class _Ema(Transform[EmaState]):
     @override
     def change(self, grads: Tensors, state: EmaState, params: Tensors) -> tuple[Tensors, EmaState]:
         count = state.count + 1
-        return grads, EmaState(state.with_newest(params), self._share(count), count)
+        # A few operations on numbers cost less than as many on tensors.
+        share = self._share(count.item() if is_readable(count) and not count.ndim else count)
+        if not isinstance(share, Tensor):
+            share = torch.full_like(state.share, share)
+        return grads, EmaState(state.with_newest(params), share, count)
 
     @override
     def change_over(self, grads: Tensors, state: EmaState, params: Tensors) -> tuple[Tensors, EmaState]:
@@ -77,13 +81,16 @@ class _Ema(Transform[EmaState]):
             torch._foreach_copy_(state.average, params)
         else:
             torch._foreach_lerp_(state.average, params, weight)
-        state.share.copy_(self._share(state.count.add_(1)))
+        state.share.fill_(self._share(state.count.add_(1).item()))
         return grads, state
 
-    def _share(self, count: Tensor) -> Tensor:
+    def _share(self, count: Number) -> Number:
         """What the newest of so many params weighs."""
-        own, count = 1 - self.decay, count.to(torch.float64)
-        return own / (1 - torch.pow(self.decay, count)) if self.debias else torch.zeros_like(count) + own
+        if isinstance(count, Tensor):
+            count = count.to(torch.float64)
+            own = torch.zeros_like(count) + (1 - self.decay)
+            return own / (1 - torch.pow(self.decay, count)) if self.debias else own
+        return (1 - self.decay) / (1 - self.decay**count) if self.debias else 1 - self.decay
 
 
 @with_suggestions
