@@ -1,7 +1,7 @@
 """Records, leaves, mapping, measures, and places: every function of a tree."""
 
 from collections.abc import Callable
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 import attrs
 import pytest
@@ -34,6 +34,27 @@ class Tracked(Record):
     weight: Tensor
     inner: Pair
     rate: float = 0.5
+
+
+@attrs.frozen(eq=False)
+class Nothing(Record):
+    """A record without leaves."""
+
+
+class Named(NamedTuple):
+    a: Tensor
+    b: Record
+
+
+def twin() -> Record:
+    """A record of another class of the same name, as a notebook makes it whose cell is run twice."""
+
+    @attrs.frozen(eq=False)
+    class Pair(Record):
+        left: Tensor
+        right: Tensor
+
+    return Pair(ONE, TWO)
 
 
 ONE, TWO, THREE, FOUR = (torch.full((size,), float(size)) for size in (1, 2, 3, 4))
@@ -238,7 +259,10 @@ def test_records_come_outer_before_inner() -> None:
         ((ONE, TWO), (ONE,), r"here has a leaf at \[1\] that there lacks"),
         ((ONE,), {"a": ONE}, r"here has a leaf at \[0\] that there lacks"),
         ((ONE,), (ONE, {"a": ONE}), r"there has a leaf at \[1\]\['a'\] that here lacks"),
-        (Pair(ONE, TWO), Pair(ONE, TWO, label="odd"), "but their records or static fields differ"),
+        (Pair(ONE, TWO), Pair(ONE, TWO, label="odd"), "at the root, both are of class Pair, but their static fields differ"),
+        ([{"a": (ONE,)}], [{"a": [ONE]}], r"at \[0\]\['a'\], here is of class tuple, and there of class list"),
+        (Named(ONE, Pair(ONE, TWO)), Named(ONE, twin()), r"at \.b, both are of a class Pair, but it was defined twice"),
+        ((Nothing(),), (Nothing(), Nothing()), r"at the root, here has the parts \[0\], and there \[0, 1\]"),
     ],
 )
 def test_require_same_structure(first: object, second: object, where: str) -> None:

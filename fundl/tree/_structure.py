@@ -23,7 +23,11 @@ if TYPE_CHECKING:
         """What is left of a tree of type T when its leaves are taken out: comparable, and hashable."""
 
         num_leaves: int
+        type: type[object] | None
+        kind: optree.PyTreeKind
 
+        def entries(self) -> list[object]: ...
+        def children(self) -> "list[Structure[object]]": ...
         def _of(self, tree: T) -> T: ...  # states that T is invariant; nothing calls it
 
 else:
@@ -76,7 +80,8 @@ def paths(tree: object) -> list[str]:
 
 def require_same_structure(first: object, second: object, *, names: tuple[str, str]) -> None:
     """Raise a TypeError that tells where two trees differ in structure, if they do."""
-    if flatten(first)[1] == flatten(second)[1]:
+    (_, structure), (_, other) = flatten(first), flatten(second)
+    if structure == other:
         return
     first_paths, second_paths = paths(first), paths(second)
     only_first = [path for path in first_paths if path not in second_paths]
@@ -86,5 +91,29 @@ def require_same_structure(first: object, second: object, *, names: tuple[str, s
     elif only_second:
         where = f"{names[1]} has a leaf at {only_second[0]} that {names[0]} lacks"
     else:
-        where = "their leaves are at the same places, but their records or static fields differ"
+        where = _difference(structure, other, "", names)
     raise TypeError(f"{names[0]} and {names[1]} are not of the same structure: {where}")
+
+
+def _difference(first: "Structure[object]", second: "Structure[object]", path: str, names: tuple[str, str]) -> str:
+    """Where two structures differ whose leaves are at the same places, and how."""
+    here = f"at {path or 'the root'}"
+    if first.type is not second.type:
+        kinds = [getattr(structure.type, "__name__", "leaf") for structure in (first, second)]
+        if kinds[0] == kinds[1]:
+            return f"{here}, both are of a class {kinds[0]}, but it was defined twice, and these are two classes"
+        return f"{here}, {names[0]} is of class {kinds[0]}, and {names[1]} of class {kinds[1]}"
+    if first.entries() != second.entries():
+        return f"{here}, {names[0]} has the parts {first.entries()}, and {names[1]} {second.entries()}"
+    for place, (one, other) in enumerate(zip(first.children(), second.children(), strict=True)):
+        if one != other:
+            return _difference(one, other, path + _step(first, place), names)
+    return f"{here}, both are of class {getattr(first.type, '__name__', 'leaf')}, but their static fields differ"
+
+
+def _step(structure: "Structure[object]", place: int) -> str:
+    """How a part of a node is written behind the node."""
+    entry = structure.entries()[place]
+    if structure.kind == optree.PyTreeKind.NAMEDTUPLE:
+        return f".{structure.type._fields[place]}"  # type: ignore[union-attr]  # it is one
+    return f".{entry}" if structure.kind == optree.PyTreeKind.CUSTOM else f"[{entry!r}]"
