@@ -1,0 +1,75 @@
+"""A run of two processes of which one is killed, now and then; torchrun starts both again. See test_restarts.py."""
+
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from fundl import (
+    Checkpoints,
+    Dropout,
+    ReLU,
+    adam,
+    compose,
+    cross_entropy,
+    epochs,
+    initialize,
+    key,
+    linear,
+    minibatches,
+    save,
+    train_state,
+    train_step,
+    tree,
+)
+from fundl.distributed import Group, start
+from fundl.random import Key, normal, randint
+
+Batch = tuple[torch.Tensor, torch.Tensor]
+EVERY, COUNT = 3, 8  # steps of an epoch, and epochs
+
+
+def run(group: Group, folder: str, kills: int) -> list[torch.Tensor]:
+    """The state after all epochs of the run; in the first so many starts a process dies on the way."""
+    begun = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    dice = random.Random(begun)
+    victim, at = dice.randrange(group.size), dice.randrange(1, 3 * EVERY)
+    made = 0
+    data = normal(key(1), (40, 6)), randint(key(2), (40,), low=0, high=5)
+
+    def batches(some_key: Key) -> Iterator[Batch]:
+        nonlocal made
+        for batch in minibatches(some_key, data, 8, part=group):
+            made += 1
+            if begun < kills and group.rank == victim and made == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield batch
+
+    optimizer = adam(1e-2)
+    state = train_state(key(3), initialize(key(0), compose(linear(6, 16), ReLU(), Dropout(0.2), linear(16, 5))), optimizer)
+    step = train_step(cross_entropy, optimizer, over=group)
+    passed = epochs(
+        step,
+        state,
+        batches,
+        count=COUNT,
+        every=EVERY,
+        checkpoints=Checkpoints(folder),
+        over=group,
+        compile=False,
+        progress=False,
+    )
+    for epoch in passed:
+        state = epoch.state
+    return tree.leaves(state)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    group, _ = start(device="cpu", minutes=2)
+    leaves = run(group, sys.argv[1], int(sys.argv[2]))
+    if group.rank == 0:
+        save(sys.argv[3], leaves)
