@@ -39,12 +39,12 @@ def test_help_shows_what_a_reader_wants(name: str) -> None:
     assert not [word for word in INTERNALS if word in said]
     if inspect.isclass(value):
         assert f"{name}(" in said or not inspect.signature(value).parameters
-        assert said.count("\n") < 2 * documented.count("\n") + 80
+        assert said.count("\n") < 2 * documented.count("\n") + 150
 
 
 def test_help_of_all_can_be_read() -> None:
     said = pydoc.plain(pydoc.render_doc(fundl))
-    assert said.count("\n") < 9000
+    assert said.count("\n") < 11_000  # from Python 3.13 on, long signatures take more than a line
     assert said.index("train_step") < 2000  # an overview comes first
 
 
