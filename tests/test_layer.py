@@ -84,7 +84,7 @@ def test_it_is_a_tree() -> None:
 
 
 def test_it_is_a_value() -> None:
-    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+    with pytest.raises(attrs.exceptions.FrozenInstanceError, match=r"a Scale is a value, .* tree\.at\(record, .*weight"):
         SCALE.weight = OTHER  # type: ignore[misc]  # what must not be done
     assert tree.equal(pickle.loads(pickle.dumps(SCALE)), SCALE)
     assert tree.equal(copy.deepcopy(SCALE), SCALE)

@@ -3,7 +3,7 @@
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, Never, Self, TypeAlias, TypeVar
 
 import attrs
 from torch import Tensor
@@ -97,6 +97,18 @@ class Record:
         _write_functions(cls, annotations)
         if cls.__repr__.__code__.co_filename.startswith("<attrs generated"):  # not where the class defines its own
             type.__setattr__(cls, "__repr__", Record.__repr__)  # attrs' own would print all numbers of all tensors
+        if not getattr(cls, "__abstractmethods__", ()):  # attrs knows by its own that what derives from a class is frozen
+            type.__setattr__(cls, "__setattr__", _refuse_to_set)
+
+
+def _refuse_to_set(record: Record, name: str, _value: object) -> Never:
+    """Raise attrs' error, with what to write."""
+    is_field = name in [field.name for field in attrs.fields(type(record))]
+    how = f": tree.at(record, lambda record: record.{name}).set(value) makes another one" if is_field else ""
+    error = attrs.exceptions.FrozenInstanceError()
+    error.msg = f"a {type(record).__name__} is a value, and stays as it is{how}"
+    error.args = (error.msg,)
+    raise error
 
 
 # --- How records print -------------------------------------------------------------------------------------------------
