@@ -29,7 +29,7 @@ from fundl import (
 )
 from fundl._common import kernels
 from fundl._compiling import graphs, overlap
-from fundl.distributed import Group, all_sum
+from fundl.distributed import Group, all_gather, all_sum, scatter_sum
 from tests.processes import together
 
 ALONE: Final = Group("alone", 1, 0)
@@ -114,7 +114,7 @@ def no_batches(group: Group) -> str:
         fit(
             train_step(cross_entropy, OPTIMIZER, over=group),
             train_state(key(6), initialize(key(5), MODEL), OPTIMIZER),
-            lambda _: iter([tree.map(lambda leaf: leaf[:4], DATA)] * (2 + group.rank)),
+            lambda _: (tree.map(lambda leaf: leaf[:4], DATA) for _ in range(2 + group.rank)),
             epochs=1,
             compile=True,
             over=group,
@@ -148,3 +148,27 @@ def test_exchanges_begin_early_and_are_awaited_late() -> None:
 def test_no_deadlock_in_a_thousand_steps() -> None:
     for leaves, _ in together(2, stepped_compiled, 1000):
         assert all(leaf.isfinite().all() for leaf in leaves)
+
+
+def gathering(group: Group) -> tuple[Tensor, int]:
+    """Steps in which rows are gathered and sums scattered, as sharded parameters are."""
+
+    @jit
+    def step(rows: Tensor, x: Tensor) -> Tensor:
+        whole = all_gather(rows, group)
+        return rows - scatter_sum(whole * 0.1 + x, group) * 0.01
+
+    rows = torch.arange(40_000.0).reshape(200, 200) / 4e4
+    for number in range(500):
+        rows = step(rows + group.rank * (number == 0), torch.full((200 * group.size, 200), 0.5))
+    return rows, len(step.traces)
+
+
+@pytest.mark.slow  # what torch has no stable interface for takes long to compile
+def test_no_deadlock_where_rows_travel() -> None:
+    for rank, (rows, traces) in enumerate(together(2, gathering)):
+        expected = torch.arange(40_000.0).reshape(200, 200) / 4e4 + rank
+        for _ in range(500):
+            expected = expected - (expected * 0.1 + 0.5) * 2 * 0.01
+        torch.testing.assert_close(rows, expected, rtol=1e-4, atol=1e-4)
+        assert traces == 1
