@@ -118,7 +118,7 @@ def test_repeated_blocks_in_few_bits() -> None:
 
 
 def test_only_floating_point_dtypes_are_accepted() -> None:
-    with pytest.raises(TypeError, match=r"mixed_precision's compute must be a floating-point dtype.*not torch\.int32"):
+    with pytest.raises(TypeError, match=r"compute must be a floating-point dtype.*not torch\.int32"):
         mixed_precision(Tanh(), compute=torch.int32)
     with pytest.raises(TypeError, match=r"mixed_precision's output must be a floating-point dtype"):
         MixedPrecision((Tanh(),), output=torch.int64)

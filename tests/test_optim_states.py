@@ -59,7 +59,9 @@ class Change:
 
 
 def changes(transform: AnyTransform) -> Iterator[Change]:
-    """The optimizers that differ in one hyper-parameter."""
+    """The optimizers that differ in one hyper-parameter, but for what `adjustable` has in the state from `init` on."""
+    if isinstance(transform, Adjustable):
+        return
     for name, value in values_of(transform).items():
         parts: tuple[object, ...] = value if isinstance(value, tuple) else (value,)
         if all(isinstance(part, Transform) for part in parts):
@@ -133,8 +135,6 @@ def pairs() -> Iterator[Pair]:
     """Each change of each sample, forth and back; quick are those of which nothing alike came before."""
     seen: set[tuple[str, str, bool, str]] = set()
     for name, optimizer in OPTIMIZERS.items():
-        if isinstance(optimizer, Adjustable):  # what is in the record is in the state from `init` on
-            continue
         for number, change in enumerate(changes(optimizer)):
             for forth in (True, False):
                 pair = (optimizer, change.changed) if forth else (change.changed, optimizer)

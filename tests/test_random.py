@@ -472,7 +472,7 @@ def test_bernoulli_means_and_certainties() -> None:
 
 def test_bernoulli_compares_whole_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(draws, "functions", dict)
-    monkeypatch.setattr(ours, "integers", lambda _key, _position, _count, _bits: torch.tensor([0, 1, WORD - 1, WORD]))
+    monkeypatch.setattr(ours, "integers", lambda _key, _positions, _bits: torch.tensor([0, 1, WORD - 1, WORD]))
     assert bernoulli(key(0), (4,), probability=2.0**-32).tolist() == [True, False, False, False]
     assert bernoulli(key(0), (4,), probability=1 - 2.0**-32).tolist() == [True, True, True, False]
     assert bernoulli(key(0), (4,), probability=1.0).tolist() == [True] * 4
@@ -593,7 +593,7 @@ def test_uniform_never_gives_its_upper_bound(
     monkeypatch: pytest.MonkeyPatch, low: float, high: float, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(draws, "functions", dict)
-    monkeypatch.setattr(ours, "integers", lambda _key, _position, _count, bits: torch.tensor([0, 2**bits - 1]))
+    monkeypatch.setattr(ours, "integers", lambda _key, _positions, bits: torch.tensor([0, 2**bits - 1]))
     least, greatest = uniform(key(0), (2,), low=low, high=high, dtype=dtype)
     assert least == torch.tensor(low, dtype=dtype)
     assert greatest < torch.tensor(high, dtype=dtype)
@@ -642,7 +642,7 @@ def test_uniform_refuses_wrong_ranges() -> None:
 def test_normal_numbers_are_finite_at_the_extremes(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     extremes = torch.tensor([[0, 0, 2**53 - 1, 2**53 - 1], [0, 2**53 - 1, 0, 2**53 - 1]])
     monkeypatch.setattr(draws, "functions", dict)
-    monkeypatch.setattr(ours, "wide", lambda _key, _position, _count, _bits: extremes)
+    monkeypatch.setattr(ours, "wide", lambda _key, _positions, _bits: extremes)
     numbers = normal(key(0), (8,), dtype=dtype)
     assert numbers.isfinite().all()
     assert 8.5 < numbers.abs().max() < 8.6

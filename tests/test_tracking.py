@@ -170,5 +170,5 @@ def test_statistics_to_begin_with() -> None:
 def test_what_is_no_weight_is_refused(wrong: float) -> None:
     with pytest.raises(ValueError, match=f"track is the weight of the batch, between 0 and 1, not {wrong}"):
         train_step(mse, OPTIMIZER, track=wrong)
-    with pytest.raises(TypeError, match="track must be a number, not True"):
+    with pytest.raises(TypeError, match="track must be a number or None, not True"):
         train_step(mse, OPTIMIZER, track=True)

@@ -373,7 +373,7 @@ def test_what_evaluate_must_return_is_said() -> None:
 
 
 def test_batch_sizes_are_whole_numbers() -> None:
-    with pytest.raises(TypeError, match=r"the batch size must be an int, not 2\.0"):
+    with pytest.raises(TypeError, match=r"batch_size must be an int, not 2\.0"):
         minibatches(None, DATA, 2.0)  # type: ignore[arg-type]  # what the test is about
 
 

@@ -51,11 +51,14 @@ ELEMENTWISE: Final = frozenset(LOSSES) - CLASSWISE
 def compare(name: str, operator: Operator, call: Call) -> None:
     """Raise unless value and gradient are the operator's."""
     a = arguments(call, ("input", "target"))
-    value, grad = evaluate(name, a)
-    x = a["input"]
+    x, weight = a["input"], a.get("weight")
     assert isinstance(x, Tensor)
     variable = x.detach().clone().requires_grad_()
-    expected = run(operator, call, {id(x): variable})
+    replaced = {id(x): variable}
+    if isinstance(weight, Tensor):  # fundl refuses weights below 0
+        a["weight"] = replaced[id(weight)] = weight.detach().abs()
+    value, grad = evaluate(name, a)
+    expected = run(operator, call, replaced)
     (expected_grad,) = torch.autograd.grad(expected, [variable])
     assert_trees_close((value, grad), (expected.detach(), expected_grad), rtol=1e-8, atol=1e-8)
 
