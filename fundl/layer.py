@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common.listed import ListedABC
+from fundl._common.suggestions import require_tensor
 from fundl.shapes import AnyShape, Shape
 from fundl.tree import Record
 
@@ -157,6 +158,7 @@ def zero_gradient(x: Tensor) -> Tensor:
     >>> zero_gradient(torch.tensor([3, 1]))
     tensor([0, 0])
     """
+    require_tensor(x, "zero_gradient takes")
     return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape)
 
 
