@@ -158,7 +158,7 @@ def zero_gradient(x: Tensor) -> Tensor:
     >>> zero_gradient(torch.tensor([3, 1]))
     tensor([0, 0])
     """
-    require_tensor(x, "zero_gradient takes")
+    require_tensor(x, "zero_gradient(x): x must be")
     return torch.zeros((), dtype=x.dtype, device=x.device).expand(x.shape)
 
 
