@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import Tensor
 
 import fundl
@@ -122,6 +123,11 @@ def test_a_newer_torch_compiles_with_a_warning(version: str, warned: bool, monke
 def test_the_oldest_is_the_one_that_is_asked_for() -> None:
     dependencies: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert f"torch>={'.'.join(map(str, torch_private.OLDEST))}" in dependencies
+
+
+@pytest.mark.skipif(torch.__version__ < "2.13", reason="it is told nothing that it does not know")
+def test_the_compiler_knows_what_it_is_told() -> None:
+    assert {*inductor._SETTINGS} <= {*torch._inductor.config.get_config_copy()}
 
 
 def test_all_is_there() -> None:

@@ -54,6 +54,9 @@ _SETTINGS: Final[dict[str, object]] = {
     "compile_threads": 1,
     "aot_inductor.enable_frame_pointer": False,
     "aot_inductor.enable_line_tables": False,
+    # A value that is used several times is computed anew for each use, up to so many operations: with 2.13's 50 in place of
+    # the 30 before, a chain of small ones, each used three times, takes minutes and more to compile.
+    "realize_cpu_opcount_threshold": 30,
 }
 
 
@@ -139,7 +142,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         settings: dict[str, object] = {"cpp_wrapper": True, "aot_inductor.output_path": str(folder)}
         # Nothing that is returned may be on the stack: the next call would overwrite it.
         settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
-        known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks two
+        known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks some
         stack.enter_context(config.patch({**known, **settings}))
         stack.enter_context(_instruction_sets_not_tried_out())
         stack.enter_context(corrections.write_order_kept())
