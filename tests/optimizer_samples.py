@@ -104,8 +104,8 @@ OPTIMIZERS: Final[dict[str, AnyTransform]] = {
     ),
     "skip_nonfinite": skip_nonfinite(adamw(0.1)),
     "skip_nonfinite: inside": accumulate(skip_nonfinite(chain(clip_by_global_norm(1.0), sgd(0.1, momentum=0.9))), steps=2),
-    "ema": ema(0.9),
-    "ema: from the first on": ema(0.5, debias=False),
+    "ema": chain(ema(0.9), sgd(0.1)),
+    "ema: from the first on": chain(sgd(0.1), ema(0.5, debias=False)),
     "ema: before an optimizer": chain(ema(0.9), adamw(0.1)),
     "ema: in parts and windows": accumulate(
         partition(
