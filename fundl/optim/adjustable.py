@@ -239,8 +239,8 @@ def adjustable(transform: Transform[S]) -> Adjustable[S]:
     require_transform(transform)
     if not numbers_of(transform):
         raise ValueError(
-            f"{transform!r} has no number that could be adjusted: a schedule decides by itself, and a transform of your own names"
-            ' its numbers on its class, numbers = ("factor",)'
+            f"{transform!r} has no number that could be adjusted: a schedule decides by itself, and a transform of your own says"
+            ' on its class which numbers it has, numbers = ("factor",)'
         )
     return Adjustable(transform)
 
