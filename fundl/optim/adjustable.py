@@ -239,7 +239,7 @@ def adjustable(transform: Transform[S]) -> Adjustable[S]:
     require_transform(transform)
     if not numbers_of(transform):
         raise ValueError(
-            f"{transform!r} has no number that could be adjusted: a schedule decides by itself, and a transform of your own says"
+            f"{transform!r} has no number that could be adjusted: a schedule decides by itself, and a transform of yours says"
             ' on its class which numbers it has, numbers = ("factor",)'
         )
     return Adjustable(transform)
