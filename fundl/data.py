@@ -104,12 +104,9 @@ class Minibatches(Generic[T], metaclass=Listed):
         step = max(1, _CHUNK_BYTES // max(1, batch_bytes)) * self.batch_size
         for start in range(0, self.rows, step):
             rows = range(start, min(start + step, self.rows))
-            sizes = [
-                len(self._own(range(first, min(first + self.batch_size, rows.stop)))) for first in rows[:: self.batch_size]
-            ]
-            columns = [
-                repeat(None) if leaf is None else self._take(leaf, self._own(rows)).split_with_sizes(sizes) for leaf in leaves
-            ]
+            sizes = self._sizes(rows)
+            own = self._own(rows)
+            columns = [repeat(None) if leaf is None else torch.split(self._take(leaf, own), sizes) for leaf in leaves]
             for batch in zip(*columns, strict=False):  # as many as the tensors have pieces: None repeats without end
                 yield tree.unflatten(structure, batch)
 
@@ -147,6 +144,12 @@ class Minibatches(Generic[T], metaclass=Listed):
             tree.map(several, self.data) if full else None,
             tree.map(lambda leaf: self._take(leaf, self._own(rest)), self.data) if rest else None,
         )
+
+    def _sizes(self, rows: range) -> int | list[int]:
+        """How many of some rows belong to each batch: to this process's part of it."""
+        if self.part is None or self.part.size == 1:
+            return self.batch_size
+        return [len(self._own(range(first, min(first + self.batch_size, rows.stop)))) for first in rows[:: self.batch_size]]
 
     def _own(self, rows: range) -> Sequence[int]:
         """Of the rows of some batches, one behind the other, those of this process."""
