@@ -81,14 +81,14 @@ def main(
             outcomes += _of_pair(name, peers, rounds) if name in _PAIRS else _of_processes(name, peers, 1 if quick else rounds)
         if not check:
             write(out, outcomes, losses)  # after each case: who stops the rest keeps these
+            if keep:
+                kept.keep(outcomes, before)
         print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
     _tell(disagreements(losses))
     if check:
         _tell(f"{each.name}, {PEERS[each.peer].name}: {each.reason}" for each in outcomes if isinstance(each, Failed))
         raise typer.Exit(bool(disagreements(losses)))
     print((out / "benchmarks.md").read_text())
-    if keep:
-        print(f"kept in {kept.keep(outcomes, before)}")
 
 
 def _tell(lines: Iterable[str]) -> None:
