@@ -50,7 +50,7 @@ def require_name(name: object) -> str:
     if not isinstance(name, str) or not name or not name.isprintable():
         raise TypeError(f'the name of a metric is a word, such as "accuracy", not {name!r}')
     if name == "loss":
-        raise ValueError('no metric can be called "loss": the loss itself is there besides')
+        raise ValueError('no metric can be called "loss": the loss itself has that name')
     return name
 
 
@@ -182,8 +182,8 @@ def _require_range(indices: Tensor, classes: int, name: str) -> None:
     wrong = indices[(indices < 0) | (indices >= classes)]
     if wrong.numel():
         raise IndexError(
-            f"a class index of the {name} is {int(wrong[0])}, but there are {classes} classes: indices go from 0 to"
-            f" {classes - 1}"
+            f"a class index of the {name} is {int(wrong[0])}, but there {'is' if classes == 1 else 'are'} {classes}"
+            f" class{'es' * (classes != 1)}: indices go from 0 to {classes - 1}"
         )
 
 

@@ -236,7 +236,7 @@ def permutation(key: Key, count: int) -> Tensor:
     tensor([4, 0, 3, 1, 2])
     """
     if type(count) is not int:
-        raise TypeError(f"a permutation is of so many integers as an int says, not {count!r}: permutation(key, 10)")
+        raise TypeError(f"how many integers to permute must be an int, not {count!r}: write permutation(key, 10), say")
     if count < 0:
         raise ValueError(f"a permutation is of 0 or more integers, not {count}")
     require_key(key)
@@ -444,7 +444,7 @@ def _integers(key: Key, shape: tuple[int, ...], digits: int) -> Tensor:
 def require_key(key: Key) -> None:
     """Raise an error that says what a key is, unless this is one."""
     if not isinstance(key, Tensor):
-        raise TypeError(f"a key is made by key(seed), split or fold_in; {key!r} is none")
+        raise TypeError(f"a key is made by key(seed), split or fold_in, and is not {key!r}")
     if key.dtype != torch.int64:
         raise TypeError(f"a key is an int64 tensor made by key(seed), split or fold_in, not a tensor of {key.dtype}")
     if key.shape in _SHAPES:

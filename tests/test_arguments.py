@@ -245,7 +245,7 @@ CALLED: Final[Mapping[str, tuple[str, ...]]] = {
     **dict.fromkeys(("first", "second"), ("model",)),
     "feed_forward": ("layer 2",),
     "count": ("how many", "permutation"),
-    "step": ("function is compiled",),
+    "step": ("what is compiled",),
     "schedules": ("schedule",),
     "dtype": ("random numbers come in",),
     "updates": ("updates",),

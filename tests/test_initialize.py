@@ -678,7 +678,7 @@ def test_what_is_no_model_is_told() -> None:
 
 
 def test_what_is_no_key_is_told() -> None:
-    with pytest.raises(TypeError, match=r"a key is made by key\(seed\), split or fold_in; 0 is none"):
+    with pytest.raises(TypeError, match=r"a key is made by key\(seed\), split or fold_in, and is not 0"):
         initialize(0, linear(2, 3))  # type: ignore[arg-type]  # the error under test
     with pytest.raises(ValueError, match="one key is needed, but here are 3"):
         initialize(random.split(key(0), 3), linear(2, 3))

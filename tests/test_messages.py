@@ -472,13 +472,13 @@ MODELS: Final[tuple[Case, ...]] = (
     Case(
         "initialize(0, model)",
         TypeError,
-        "a key is made by key(seed), split or fold_in; 0 is none",
+        "a key is made by key(seed), split or fold_in, and is not 0",
     ),
     Case(
         "initialize(model, key(0))",
         TypeError,
-        "a key is made by key(seed), split or fold_in; (Linear(weight=float32[8, 2], bias=float32[8]),"
-        " ReLU(), Linear(weight=float32[1, 8], bias=float32[1])) is none",
+        "a key is made by key(seed), split or fold_in, and is not (Linear(weight=float32[8, 2], bias=float32[8]),"
+        " ReLU(), Linear(weight=float32[1, 8], bias=float32[1]))",
     ),
     Case(
         "initialize(key(0), Linear)",
@@ -633,32 +633,32 @@ TRAINING: Final[tuple[Case, ...]] = (
     Case(
         "train_step(mse, adam)",
         TypeError,
-        "an optimizer is what adam(0.001), say, makes, not the function adam: write adam(...)",
+        "an optimizer is what adam(0.001) makes, for example, not the function adam: write adam(...)",
     ),
     Case(
         "train_step(mse, torch.optim.Adam([torch.ones(1, requires_grad=True)]))",
         TypeError,
-        "an optimizer is what adam(0.001), say, makes, not Adam: it is torch.optim's; write adam(...)",
+        "an optimizer is what adam(0.001) makes, for example, not Adam: it is torch.optim's; write adam(...)",
     ),
     Case(
         "train_step(mse, torch.optim.LBFGS)",
         TypeError,
-        "an optimizer is what adam(0.001), say, makes, not LBFGS: it is torch.optim's",
+        "an optimizer is what adam(0.001) makes, for example, not LBFGS: it is torch.optim's",
     ),
     Case(
         "train_step(mse, 0.001)",
         TypeError,
-        "an optimizer is what adam(0.001), say, makes, not 0.001",
+        "an optimizer is what adam(0.001) makes, for example, not 0.001",
     ),
     Case(
         "train_state(key(0), model, adam)",
         TypeError,
-        "an optimizer is what adam(0.001), say, makes, not the function adam: write adam(...)",
+        "an optimizer is what adam(0.001) makes, for example, not the function adam: write adam(...)",
     ),
     Case(
         "train_state(0, model, optimizer)",
         TypeError,
-        "a key is made by key(seed), split or fold_in; 0 is none",
+        "a key is made by key(seed), split or fold_in, and is not 0",
     ),
     Case(
         "train_state(key(0), linear(2, 1), optimizer)",
@@ -668,12 +668,12 @@ TRAINING: Final[tuple[Case, ...]] = (
     Case(
         "accumulate(adam, 4)",
         TypeError,
-        "an optimizer is what adam(0.001), say, makes, not the function adam: write adam(...)",
+        "an optimizer is what adam(0.001) makes, for example, not the function adam: write adam(...)",
     ),
     Case(
         "dynamic_loss_scale(adam)",
         TypeError,
-        "an optimizer is what adam(0.001), say, makes, not the function adam: write adam(...)",
+        "an optimizer is what adam(0.001) makes, for example, not the function adam: write adam(...)",
     ),
     Case(
         "chain(clip_by_global_norm(1.0), adam)",

@@ -667,7 +667,7 @@ def test_bad_hyper_parameters_are_refused(message: str, make: Callable[[], objec
         ("beta1 must be a number, not True", lambda: adam(0.1, beta1=True)),
         ("steps must be an int, not 2.0", lambda: accumulate(sgd(0.1), 2.0)),  # type: ignore[arg-type]
         ("part 1 of the chain is sgd, not a transform: call it", lambda: chain(scale(1.0), sgd)),  # type: ignore[call-overload]
-        ("part 0 of the chain is 3, not a transform$", lambda: chain(3)),  # type: ignore[call-overload]
+        ("part 0 of the chain is 3, not a transform, such as sgd", lambda: chain(3)),  # type: ignore[call-overload]
     ],
 )
 def test_what_is_no_hyper_parameter_is_refused(message: str, make: Callable[[], object]) -> None:

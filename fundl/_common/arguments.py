@@ -10,6 +10,7 @@ import inspect
 import os
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from numbers import Integral, Real
 from typing import Final, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
@@ -31,7 +32,7 @@ class Kind(NamedTuple):
     words: str
     """What a value must be, as a sentence says it."""
     takes: Callable[[object], bool]
-    usual: frozenset[type] = frozenset()
+    usual: AbstractSet[type] = frozenset()
     """Types whose values all are of this kind, which need no second look."""
     plain: bool = False
     """Whether it is looked at before a call."""
@@ -44,13 +45,18 @@ def _of(*classes: type) -> Callable[[object], bool]:
     return takes
 
 
-def _named(name: str) -> Callable[[object], bool]:
-    """Whether a value is of a class of that name: those of the library import this module."""
+def _named(name: str, words: str, *, plain: bool = False) -> Kind:
+    """What is of a class of that name, or of one derived from it: those of the library import this module."""
+    seen: set[type] = set()
 
     def takes(value: object) -> bool:
-        return any(cls.__name__ == name for cls in type(value).__mro__)
+        cls = type(value)
+        fits = any(base.__name__ == name for base in cls.__mro__)
+        if fits and cls.__module__.startswith("fundl."):
+            seen.add(cls)
+        return fits
 
-    return takes
+    return Kind(words, takes, seen, plain)
 
 
 def _is_device(value: object) -> bool:
@@ -71,7 +77,7 @@ _KINDS: Final[Mapping[object, Kind]] = {
     int: Kind("an int", _of(Integral), frozenset({int}), plain=True),
     float: Kind("a number", _of(Real), frozenset({int, float}), plain=True),
     bool: Kind("True or False", _of(bool), frozenset({bool}), plain=True),
-    str: Kind("a text", _of(str), frozenset({str}), plain=True),
+    str: Kind("a string", _of(str), frozenset({str}), plain=True),
     type(None): Kind("None", _of(type(None)), frozenset({type(None)}), plain=True),
     torch.dtype: Kind("a dtype, such as torch.float32", _of(torch.dtype), frozenset({torch.dtype}), plain=True),
     torch.device: Kind('a device, such as "cpu" or "cuda:0"', _is_device, frozenset({torch.device})),
@@ -83,9 +89,9 @@ _KINDS: Final[Mapping[object, Kind]] = {
     Sequence: Kind("a list or a tuple", lambda value: isinstance(value, Sequence) and not isinstance(value, str)),
 }
 _NAMED: Final[Mapping[str, Kind]] = {
-    "Initializer": Kind("an initialiser, such as normal(0.02)", _named("Initializer"), plain=True),
-    "Layer": Kind("a layer, such as ReLU()", _named("Layer")),
-    "Transform": Kind("an optimizer, such as sgd(0.1)", _named("Transform")),
+    "Initializer": _named("Initializer", "an initialiser, such as normal(0.02)", plain=True),
+    "Layer": _named("Layer", "a layer, such as ReLU()"),
+    "Transform": _named("Transform", "an optimizer, such as sgd(0.1)"),
 }
 """Kinds of classes of the library."""
 
@@ -154,7 +160,7 @@ def require_plain(function: Function, args: Sequence[object], keywords: Mapping[
 
 
 @functools.cache
-def _plain(function: Function) -> tuple[Sequence[tuple[str, frozenset[type], Kind | None]], Mapping[str, Kind]]:
+def _plain(function: Function) -> tuple[Sequence[tuple[str, AbstractSet[type], Kind | None]], Mapping[str, Kind]]:
     """The plain parameters of a function, by place (with gaps for those that are not plain) and by name."""
     kinds: dict[str, Kind] = {}
     places: list[str] = []

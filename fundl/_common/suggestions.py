@@ -14,7 +14,7 @@ from typing import Final, TypeVar, cast
 from torch import Tensor
 
 from fundl._common.arguments import is_told, require_plain, wrong_argument
-from fundl._common.generated import Function
+from fundl._common.generated import Function, define
 
 F = TypeVar("F")
 
@@ -112,18 +112,50 @@ def with_suggestions(function: F) -> F:
     return cast("F", run)  # which is called as the function is
 
 
+# Its own parameters are handed on by name, without tuples and dicts. What cannot be right goes the way of any call.
+_EXPLAINED: Final = """
+def {name}({parameters}):
+    if {wrong}:
+        return anyhow(({places}, *more), {{{by_name}}}, other)
+    try:
+        return called({places}, {named})
+    except Exception as error:
+        wrong = explanation(error, called, ({places},), {{{by_name}}})
+        if wrong is None:
+            raise
+        raise wrong from None
+"""
+_NOTHING: Final = object()
+
+
 def with_explanations(function: F) -> F:
     """`with_suggestions` for functions that each step calls, such as losses: nothing is looked at unless a call has failed."""
     called = cast("Function", function)
+    known = inspect.signature(called).parameters
+    places = [word for word, parameter in known.items() if parameter.kind is not parameter.KEYWORD_ONLY]
+    defaults = {word: known[word].default for word in known if word not in places}
 
-    def run(*args: object, **keywords: object) -> object:
-        try:
-            return called(*args, **keywords)
-        except Exception as error:
-            if (wrong := _explanation(error, called, args, keywords)) is not None:
-                raise wrong from None
-            raise
+    def anyhow(args: Sequence[object], named: Mapping[str, object], other: Mapping[str, object]) -> object:
+        """The result of a call of which something is missing, too much or unknown."""
+        count = args.index(_NOTHING) if any(value is _NOTHING for value in args) else len(args)
+        behind = {word: value for word, value in zip(places[count:], args[count:], strict=False) if value is not _NOTHING}
+        given = {word: value for word, value in named.items() if value is not defaults[word] and value is not _NOTHING}
+        return with_suggestions(called)(*args[:count], **behind, **given, **other)
 
+    source = _EXPLAINED.format(
+        name=called.__name__,
+        parameters=", ".join(
+            [*(f"{word}=NOTHING" for word in places), "*more", *(f"{word}=default_{word}" for word in defaults), "**other"]
+        ),
+        wrong=" or ".join(["more", "other", *(f"{word} is NOTHING" for word in known)]),
+        places=", ".join(places),
+        named=", ".join(f"{word}={word}" for word in defaults),
+        by_name=", ".join(f"{word!r}: {word}" for word in defaults),
+    )
+    scope: dict[str, object] = {"called": called, "anyhow": anyhow, "explanation": _explanation, "NOTHING": _NOTHING}
+    missing = inspect.Parameter.empty
+    scope |= {f"default_{word}": _NOTHING if value is missing else value for word, value in defaults.items()}
+    run = define(source, called.__name__, scope)
     functools.update_wrapper(run, called)
     return cast("F", run)
 

@@ -51,7 +51,7 @@ class CompiledFunction(Generic[Kind, Run], metaclass=ListedABC):
     ) -> None:
         if not callable(function):
             raise TypeError(
-                f"a function is compiled, of tensors to tensors, but this is {describe(function)}{_how_to_call(function)}"
+                f"what is compiled must be a function from tensors to tensors, not {describe(function)}{_how_to_call(function)}"
             )
         if max_traces is not None and (type(max_traces) is not int or max_traces < 0):
             raise TypeError(f"max_traces, how often it may be compiled, is an int of 0 or more, or None, not {max_traces!r}")

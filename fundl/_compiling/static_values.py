@@ -29,7 +29,10 @@ class StaticValue:
 
     def __init__(self, value: object, path: str = "a static value") -> None:
         if isinstance(value, Tensor):
-            raise TypeError(f"{path} is a tensor, which is no static value: its numbers are not a part of what is compiled")
+            raise TypeError(
+                f"{path} is a tensor, which is no static value: its numbers are not a part of what is compiled; leave it out of"
+                " static, or give a number"
+            )
         try:
             hash(value)
         except TypeError as error:

@@ -14,12 +14,12 @@ def require_at_least_one(**sizes: int) -> None:
             raise ValueError(f"{name} must be at least 1, not {size}")
 
 
-def require_layer(name: str, value: object) -> None:
+def require_layer(name: str, value: object, *, example: str = "SiLU()") -> None:
     """Raise unless an activation, or another single layer, is one."""
     if isinstance(value, type) and issubclass(value, Layer):
         raise TypeError(f"{name} must be a layer, not the class {value.__name__}: write {value.__name__}()")
     if not isinstance(value, Layer):
-        raise TypeError(f"{name} must be a layer, such as SiLU(), not {said(value)}{hint(value)}")
+        raise TypeError(f"{name} must be a layer, such as {example}, not {said(value)}{hint(value)}")
 
 
 def require_dtype(claim: str, parameter: Tensor | None, x: Tensor, error: Exception | None = None) -> None:

@@ -410,9 +410,7 @@ def _head_size(features: int, heads: int, key_value_heads: int | None) -> int:
 def _require_heads(heads: int, key_value_heads: int | None) -> None:
     require_at_least_one(heads=heads)
     if key_value_heads is not None and (key_value_heads < 1 or heads % key_value_heads):
-        raise ValueError(
-            f"key_value_heads must divide the heads, each serving as many, but {heads} heads cannot share {key_value_heads}"
-        )
+        raise ValueError(f"key_value_heads must divide the heads evenly, but {heads} heads cannot share {key_value_heads}")
 
 
 def _require_dropout(layer: str, rate: float) -> None:

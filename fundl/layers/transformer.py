@@ -16,7 +16,7 @@ from fundl._common.running import note_place, run_backward
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers._inside import forward_inside
-from fundl.layers._refusals import require_at_least_one
+from fundl.layers._refusals import require_at_least_one, require_layer
 from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention, self_attention
 from fundl.layers.dropout import Dropout
 from fundl.layers.feed_forward import feed_forward as feed_forward_of
@@ -131,6 +131,7 @@ def transformer_block(
     torch.Size([64, 16])
     """
     norm = norm if norm is not None else layer_norm(features, bias=bias, dtype=dtype)
+    require_layer("norm", norm, example=f"layer_norm({features})")
     attention = self_attention(
         features,
         heads,

@@ -282,6 +282,6 @@ def _misshapen_indices(prediction: Tensor, target: Tensor) -> ValueError:
 def _out_of_range(target: Tensor, classes: int, ignore_index: int) -> IndexError:
     wrong = target[(target != ignore_index) & ((target < 0) | (target >= classes))]
     return IndexError(
-        f"a class index is {int(wrong[0])}, but there are {classes} classes: indices go from 0 to {classes - 1}, and"
-        f" {ignore_index} (ignore_index) marks samples to leave out"
+        f"a class index is {int(wrong[0])}, but there {'is' if classes == 1 else 'are'} {classes} class{'es' * (classes != 1)}:"
+        f" indices go from 0 to {classes - 1}, and {ignore_index} (ignore_index) marks samples to leave out"
     )

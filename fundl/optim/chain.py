@@ -139,7 +139,7 @@ def chain(*transforms: AnyTransform) -> AnyTransform:
                 raise TypeError(f"part {place} of the chain is a {name_of(part)}, not a transform: write chain(*transforms)")
             if callable(part):
                 raise TypeError(f"part {place} of the chain is {name_of(part)}, not a transform: call it to make one")
-            raise TypeError(f"part {place} of the chain is {part!r}, not a transform")
+            raise TypeError(f"part {place} of the chain is {part!r}, not a transform, such as sgd(0.1)")
         if isinstance(part, DynamicLossScale):
             raise ValueError("dynamic_loss_scale is the outermost of all transforms: write dynamic_loss_scale(chain(...))")
     return _Chain(transforms)

@@ -25,7 +25,7 @@ def learning_rate(_record: object, _field: "attrs.Attribute[Rate]", value: Rate)
     if callable(value):
         if isinstance(value, type) or getattr(value, "__name__", "").endswith("_schedule"):
             name = suggestions.name_of(value)
-            raise TypeError(f"{name} makes schedules, and is none: call it, {name}(...)")
+            raise TypeError(f"{name} makes schedules, but is not one itself: call it, {name}(...)")
         return
     if not 0 <= number("the learning rate", value) < math.inf:
         raise ValueError(f"the learning rate must be a finite number of 0 or more, or a schedule, not {value}")

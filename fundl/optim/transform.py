@@ -290,7 +290,7 @@ def require_transform(optimizer: object) -> None:
         what = f"the function {suggestions.name_of(optimizer)}"
     else:
         what = suggestions.name_of(optimizer) if said else describe(optimizer)
-    raise TypeError(f"an optimizer is what adam(0.001), say, makes, not {what}{said}")
+    raise TypeError(f"an optimizer is what adam(0.001) makes, for example, not {what}{said}")
 
 
 def apply_updates(params: P, updates: P) -> P:

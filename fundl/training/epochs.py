@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Generic, final
 import attrs
 
 from fundl import tree
-from fundl._common.suggestions import with_suggestions
+from fundl._common.suggestions import name_of, with_suggestions
 from fundl.groups import Group
 from fundl.layer import P, Prediction, Target
 from fundl.memory import keep_freed_memory
@@ -182,6 +182,8 @@ def reached(
         )
     if not callable(run.step):
         raise TypeError(f"a step is what train_step(loss, optimizer) makes, not {tree.describe(run.step)}")
+    if str(getattr(run.step, "__module__", "")).startswith("fundl.losses."):
+        raise TypeError(f"a step is what train_step({name_of(run.step)}, optimizer) makes, not the loss itself")
     if count < 0:
         raise ValueError(f"the number of epochs must be 0 or more, not {count}")
     if evaluate_every < 1:

@@ -53,7 +53,7 @@ def _gather(tree: object, found: list[Tensor]) -> None:
             _gather(tree[key], found)
     elif tree is not None:
         raise TypeError(
-            f"a tree is made of tensors, None, records, tuples, lists and dicts, but here is a {type(tree).__name__}: {tree!r}"
+            f"a tree is made of tensors, None, records, tuples, lists and dicts, but here is {tree!r} ({type(tree).__name__})"
         )
 
 

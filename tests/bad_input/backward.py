@@ -75,8 +75,8 @@ ROWS: Final[tuple[Row, ...]] = (
         TypeError,
         "a loss is a function of a prediction and a target that returns its value and its gradient, such as",
     ),
-    ("rekey(model, 0)", TypeError, "a key is made by key(seed), split or fold_in; 0 is none"),
-    ("rekey(model, None)", TypeError, "a key is made by key(seed), split or fold_in; None is none"),
+    ("rekey(model, 0)", TypeError, "a key is made by key(seed), split or fold_in, and is not 0"),
+    ("rekey(model, None)", TypeError, "a key is made by key(seed), split or fold_in, and is not None"),
     ("with_mask(3, None)", TypeError, "the model is of type int, not a layer or a tuple of layers: 3"),
     ('with_statistics("model")', TypeError, "the model is of type str, not a layer or a tuple of layers: 'model'"),
     (

@@ -6,10 +6,10 @@ from tests.bad_input import Row
 
 ROWS: Final[tuple[Row, ...]] = (
     ("jit()", TypeError, "jit lacks function: it takes function, static, donate, max_traces"),
-    ("jit(3)", TypeError, "a function is compiled, of tensors to tensors, but this is 3"),
-    ("jit(None)", TypeError, "a function is compiled, of tensors to tensors, but this is None"),
-    ('jit("f")', TypeError, "a function is compiled, of tensors to tensors, but this is 'f'"),
-    ("jit(model)", TypeError, "a function is compiled, of tensors to tensors, but this is (Linear(weight=float32[8, 2],"),
+    ("jit(3)", TypeError, "what is compiled must be a function from tensors to tensors, not 3"),
+    ("jit(None)", TypeError, "what is compiled must be a function from tensors to tensors, not None"),
+    ('jit("f")', TypeError, "what is compiled must be a function from tensors to tensors, not 'f'"),
+    ("jit(model)", TypeError, "what is compiled must be a function from tensors to tensors, not (Linear(weight=float32[8, 2],"),
     ('jit(lambda a: a, static="b")', ValueError, "static='b' is not a parameter of <lambda>(a)"),
     (
         "jit(lambda a: a, static=3)",
@@ -50,16 +50,20 @@ ROWS: Final[tuple[Row, ...]] = (
         ValueError,
         "the model has no values yet, only shapes: call initialize(key(0), model) and apply what it returns",
     ),
-    ("jit(jit)(x)", TypeError, "a function is compiled, of tensors to tensors, but this is float32[4, 2]"),
+    ("jit(jit)(x)", TypeError, "what is compiled must be a function from tensors to tensors, not float32[4, 2]"),
     (
         "jit(step)(state, x)",
         TypeError,
         "a batch is a pair (x, target), not float32[4, 2]; the batches of a data set in memory are",
     ),
     ("scan()", TypeError, "scan lacks step: it takes step, max_traces"),
-    ("scan(3)", TypeError, "a function is compiled, of tensors to tensors, but this is 3"),
-    ("scan(None)", TypeError, "a function is compiled, of tensors to tensors, but this is None"),
-    ("scan(model)", TypeError, "a function is compiled, of tensors to tensors, but this is (Linear(weight=float32[8, 2],"),
+    ("scan(3)", TypeError, "what is compiled must be a function from tensors to tensors, not 3"),
+    ("scan(None)", TypeError, "what is compiled must be a function from tensors to tensors, not None"),
+    (
+        "scan(model)",
+        TypeError,
+        "what is compiled must be a function from tensors to tensors, not (Linear(weight=float32[8, 2],",
+    ),
     ("scan(step, length=3)", TypeError, "scan has no length: it takes step, max_traces"),
     ("scan(step)(state)", TypeError, "a scan takes the state and the batches, by place"),
     (

@@ -11,7 +11,7 @@ ROWS: Final[tuple[Row, ...]] = (
         TypeError,
         "a key is an int64 tensor made by key(seed), split or fold_in, not a tensor of torch.float32",
     ),
-    ("minibatches(0, x, 2)", TypeError, "a key is made by key(seed), split or fold_in; 0 is none"),
+    ("minibatches(0, x, 2)", TypeError, "a key is made by key(seed), split or fold_in, and is not 0"),
     ("minibatches(key(0), x, 0)", ValueError, "the batch size must be at least 1, not 0"),
     ("minibatches(key(0), x, -1)", ValueError, "the batch size must be at least 1, not -1"),
     ("minibatches(key(0), x, 2.0)", TypeError, "batch_size must be an int, not 2.0"),
@@ -104,7 +104,7 @@ ROWS: Final[tuple[Row, ...]] = (
         TypeError,
         "train_test_split takes 2 by place (key, data), not 3; by name, test_fraction, test_count",
     ),
-    ("train_test_split(0, x, test_count=1)", TypeError, "a key is made by key(seed), split or fold_in; 0 is none"),
+    ("train_test_split(0, x, test_count=1)", TypeError, "a key is made by key(seed), split or fold_in, and is not 0"),
     (
         "mean_and_std(x.long())",
         TypeError,
@@ -141,13 +141,13 @@ ROWS: Final[tuple[Row, ...]] = (
     ("disk(key(0), 0)", ValueError, "the disk needs at least 1 point, not 0"),
     ("disk(key(0), 10.0)", TypeError, "count must be an int, not 10.0"),
     ('disk(key(0), "10")', TypeError, "count must be an int, not '10'"),
-    ("disk(0, 10)", TypeError, "a key is made by key(seed), split or fold_in; 0 is none"),
+    ("disk(0, 10)", TypeError, "a key is made by key(seed), split or fold_in, and is not 0"),
     ("disk(10, key(0))", TypeError, "count must be an int, not a tensor of shape (2,)"),
     (
         "disk(key(0), 10, dtype=torch.int64)",
         TypeError,
         "random numbers come in float64, float32, float16 and bfloat16, not in torch.int64",
     ),
-    ("generator(0)", TypeError, "a key is made by key(seed), split or fold_in; 0 is none"),
+    ("generator(0)", TypeError, "a key is made by key(seed), split or fold_in, and is not 0"),
     ("generator(keys)", ValueError, "one key is needed, but here are 2, as from split: iterate over them or pick one"),
 )

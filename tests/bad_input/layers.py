@@ -128,12 +128,12 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "self_attention(8, 4, key_value_heads=3)",
         ValueError,
-        "key_value_heads must divide the heads, each serving as many, but 4 heads cannot share 3",
+        "key_value_heads must divide the heads evenly, but 4 heads cannot share 3",
     ),
     (
         "self_attention(8, 4, key_value_heads=0)",
         ValueError,
-        "key_value_heads must divide the heads, each serving as many, but 4 heads cannot share 0",
+        "key_value_heads must divide the heads evenly, but 4 heads cannot share 0",
     ),
     ('self_attention(8, 2, causal="yes")', TypeError, "causal must be True or False, not 'yes'"),
     (
@@ -146,11 +146,11 @@ ROWS: Final[tuple[Row, ...]] = (
     ("cross_attention(8, 3)", ValueError, "the heads must divide the features, but 8 features do not go into 3 heads"),
     ("transformer_block(8, 3)", ValueError, "the heads must divide the features, but 8 features do not go into 3 heads"),
     ("transformer_block(8, 2, hidden=0)", ValueError, "out_features must be at least 1, not 0"),
-    ('transformer_block(8, 2, norm="pre")', TypeError, "layer 1 is of type str, not a layer or a tuple of layers: 'pre'"),
+    ('transformer_block(8, 2, norm="pre")', TypeError, "norm must be a layer, such as layer_norm(8), not 'pre'"),
     (
         "transformer_block(8, 2, norm=layer_norm)",
         TypeError,
-        "layer 1 is the function layer_norm, not a layer: write layer_norm(...)",
+        "norm must be a layer, such as layer_norm(8), not the function layer_norm: write layer_norm(...)",
     ),
     (
         "transformer_block(8, 2, dropout=2)",

@@ -124,7 +124,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "cross_entropy(torch.zeros(4, 1), labels)",
         IndexError,
-        "a class index is 1, but there are 1 classes: indices go from 0 to 0, and -100 (ignore_index) marks",
+        "a class index is 1, but there is 1 class: indices go from 0 to 0, and -100 (ignore_index) marks",
     ),
     (
         "cross_entropy(torch.zeros(4), labels)",

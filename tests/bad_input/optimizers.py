@@ -13,7 +13,11 @@ ROWS: Final[tuple[Row, ...]] = (
     ("sgd(True)", TypeError, "the learning rate must be a number, not True"),
     ("sgd(torch.tensor(0.1))", TypeError, "the learning rate must be a number, not tensor(0.1000)"),
     ("sgd([0.1])", TypeError, "the learning rate must be a number, not [0.1]"),
-    ("sgd(cosine_schedule)", TypeError, "cosine_schedule makes schedules, and is none: call it, cosine_schedule(...)"),
+    (
+        "sgd(cosine_schedule)",
+        TypeError,
+        "cosine_schedule makes schedules, but is not one itself: call it, cosine_schedule(...)",
+    ),
     (
         "sgd(model)",
         TypeError,
@@ -168,12 +172,12 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     ("dynamic_loss_scale(optimizer, every=0)", ValueError, "every must be 1 or more, not 0"),
     ('dynamic_loss_scale(optimizer, initial="65536")', TypeError, "initial must be a number, not '65536'"),
-    ("dynamic_loss_scale(0.1)", TypeError, "an optimizer is what adam(0.001), say, makes, not 0.1"),
+    ("dynamic_loss_scale(0.1)", TypeError, "an optimizer is what adam(0.001) makes, for example, not 0.1"),
     ("optimizer.init(None)", ValueError, "params have no trainable leaf, so there is nothing to optimize: None"),
     (
         'optimizer.init("model")',
         TypeError,
-        "a tree is made of tensors, None, records, tuples, lists and dicts, but here is a str: 'model'",
+        "a tree is made of tensors, None, records, tuples, lists and dicts, but here is 'model' (str)",
     ),
     (
         "optimizer.update(x, optimizer.init(model), model)",

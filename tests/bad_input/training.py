@@ -20,7 +20,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "train_state(model, key(0), optimizer)",
         TypeError,
-        "a key is made by key(seed), split or fold_in; (Linear(weight=float32[8, 2], bias=float32[8]),",
+        "a key is made by key(seed), split or fold_in, and is not (Linear(weight=float32[8, 2],",
     ),
     ("train_state(key(0), optimizer, model)", TypeError, "the model is of type _SGD, not a layer or a tuple of layers:"),
     (
@@ -38,7 +38,7 @@ ROWS: Final[tuple[Row, ...]] = (
         ValueError,
         "one key is needed, but here are 2, as from split: iterate over them or pick one",
     ),
-    ('train_state(key(0), model, "sgd")', TypeError, "an optimizer is what adam(0.001), say, makes, not 'sgd'"),
+    ('train_state(key(0), model, "sgd")', TypeError, "an optimizer is what adam(0.001) makes, for example, not 'sgd'"),
     ("train_step(mse)", TypeError, "train_step lacks optimizer: it takes loss, optimizer, donate"),
     (
         'train_step("mse", optimizer)',
@@ -50,7 +50,7 @@ ROWS: Final[tuple[Row, ...]] = (
         TypeError,
         "a loss is a function of a prediction and a target that returns its value and its gradient, such as",
     ),
-    ("train_step(mse, None)", TypeError, "an optimizer is what adam(0.001), say, makes, not None"),
+    ("train_step(mse, None)", TypeError, "an optimizer is what adam(0.001) makes, for example, not None"),
     (
         "train_step(mse(x, x), optimizer)",
         TypeError,
@@ -105,7 +105,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "train_step(cross_entropy, optimizer)(state, (x, labels))",
         IndexError,
-        "a class index is 1, but there are 1 classes: indices go from 0 to 0, and -100 (ignore_index) marks",
+        "a class index is 1, but there is 1 class: indices go from 0 to 0, and -100 (ignore_index) marks",
     ),
     (
         "step(many, (x, target))",
@@ -130,7 +130,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "fit(mse, state, batches, epochs=1, progress=False)",
         TypeError,
-        "the prediction must be a tensor, not TrainState: write torch.tensor(...)",
+        "a step is what train_step(mse, optimizer) makes, not the loss itself",
     ),
     (
         "fit(step, model, batches, epochs=1, progress=False)",
@@ -227,7 +227,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         'fit(step, state, batches, epochs=1, metrics={"loss": accuracy}, progress=False)',
         ValueError,
-        'no metric can be called "loss": the loss itself is there besides',
+        'no metric can be called "loss": the loss itself has that name',
     ),
     (
         "fit(step, state, batches, epochs=1, metrics={1: accuracy}, progress=False)",
