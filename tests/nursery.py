@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +15,7 @@ from typing import Final, Self, final
 ROOT: Final = Path(__file__).parent.parent
 
 _SERVER: Final = """
-import importlib, json, os, sys, traceback
+import importlib, json, os, signal, sys, traceback
 module = importlib.import_module(sys.argv[1])
 print("ready", flush=True)
 for line in sys.stdin:
@@ -22,6 +23,7 @@ for line in sys.stdin:
     child = os.fork()
     if not child:
         os.setsid()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
@@ -37,6 +39,14 @@ for line in sys.stdin:
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+
+
+def open_to_all(folder: Path) -> None:
+    """Let other users come to a folder for temporary files, as pytest does not."""
+    for parent in (folder, *folder.parents):
+        if parent == Path(tempfile.gettempdir()):
+            break
+        parent.chmod(0o755)
 
 
 @final

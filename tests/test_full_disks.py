@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 
 from fundl import Checkpoints, epochs, fit, key, last_good, load, save, train_state, tree
-from tests.nursery import Nursery
+from tests.nursery import Nursery, open_to_all
 from tests.test_checkpoints import OPTIMIZER, STEP, batches, model, names
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits, modes, and what is in /proc")
@@ -80,8 +80,7 @@ def test_a_disk_that_is_spoiled_while_a_run_goes_on(
     nursery: Nursery, happens: str, seconds: float | None, tmp_path: Path
 ) -> None:
     """In the middle of an epoch, or at its end."""
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):  # pytest lets nobody else in
-        parent.chmod(0o755)
+    open_to_all(tmp_path)
     folder, left, first = tmp_path / "run", tmp_path / "left", train_state(key(2), model(), OPTIMIZER)
     arguments = {"folder": str(folder), "left": str(left), "happens": happens, "after": 2, "seconds": seconds}
     assert nursery.run("train", **arguments) == 0, nursery.printed
@@ -108,8 +107,7 @@ def test_a_disk_that_is_spoiled_while_a_run_goes_on(
 
 
 def test_a_folder_that_may_not_be_written_to_is_told_before_any_work_is_done(nursery: Nursery, tmp_path: Path) -> None:
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
-        parent.chmod(0o755)
+    open_to_all(tmp_path)
     folder = tmp_path / "run"
     folder.mkdir()
     arguments = {"folder": str(folder), "left": str(tmp_path / "left"), "happens": "closed", "after": 0, "seconds": None}

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from fundl import Saver, initialize, key, linear, load, load_metadata, save, tree
+from tests.nursery import open_to_all
 
 MODEL: Final = initialize(key(0), linear(2, 3))
 
@@ -176,8 +177,7 @@ for write in (save, Saver().save):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes")
 def test_a_folder_that_is_read_only(path: Path) -> None:
-    for parent in (path.parent, *list(path.parents)[:3]):  # pytest lets nobody else in
-        parent.chmod(0o755)
+    open_to_all(path.parent)
     result = run(READ_ONLY, path)
     told = f"[Errno 13] Permission denied: {path} is not written; what was there before is as it was"
     assert result.stdout.splitlines() == [told, told], result.stderr
