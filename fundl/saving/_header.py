@@ -103,7 +103,11 @@ def parsed(text: bytes, behind: int) -> tuple[dict[str, Entry], dict[str, str]]:
 
 def is_text(text: str) -> bool:
     """Whether a text is Unicode: JSON can have half of a letter, a surrogate, which no file and no terminal takes."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:

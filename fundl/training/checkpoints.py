@@ -108,6 +108,7 @@ class Writer:
     _begun: float = attrs.field(init=False)
     _least: float | None = attrs.field(default=None, init=False)  # what the best epoch's number is, once it is known
     _judged: int = attrs.field(default=0, init=False)  # of so many epochs
+    _rows: list[str] = attrs.field(factory=list, init=False)  # of the history, as texts, each made once
     _background: Background = attrs.field(factory=Background, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -220,11 +221,13 @@ class Writer:
         self._background.wait()
         began, files = time.monotonic(), list[tuple[Path, Content]]()
         if is_best:  # at first: where a run is taken up, all epochs before have been judged
-            only_last = {"history": [[_texts(one) for one in course.history[-1]]]}
-            files.append((self.folder / _BEST, content_of(state, {_RUN: json.dumps(only_last)}, None)))
+            only_last = f'{{"history": [{_row(course.history[-1])}]}}'
+            files.append((self.folder / _BEST, content_of(state, {_RUN: only_last}, None)))
         path = self.folder / _name(course) if is_due else None
         if path is not None:
-            files.append((path, content_of(state, {_RUN: json.dumps(_told(course))}, None)))
+            self._rows += map(_row, course.history[len(self._rows) :])
+            told = _told(course, self._rows[: len(course.history)])
+            files.append((path, content_of(state, {_RUN: told}, None)))
         work = functools.partial(self._write, files, path)
         del state  # from now on the files alone hold it
         if wait:
@@ -305,21 +308,24 @@ def _place(path: Path) -> tuple[int, float]:
 # --- As text ----------------------------------------------------------------------------------------------------------
 
 
+def _row(row: tuple[Epoch, ...]) -> str:
+    """An epoch of each run, as JSON, which keeps each bit of a number."""
+    return json.dumps([_texts(epoch) for epoch in row])
+
+
 def _texts(epoch: Epoch) -> dict[str, object]:
-    """An epoch, for JSON."""
     texts: dict[str, object] = {"epoch": epoch.epoch, "step": epoch.step, "seconds": epoch.seconds}
     texts["train"] = epoch.train.numbers
     texts["test"] = None if epoch.test is None else epoch.test.numbers
     return texts
 
 
-def _told(course: Course) -> dict[str, object]:
-    """The course of a run, for JSON, which keeps each bit of a number."""
-    told: dict[str, object] = {"history": [[_texts(epoch) for epoch in row] for row in course.history]}
-    told |= {"began": course.began, "compiled": course.compiled}
+def _told(course: Course, rows: Sequence[str]) -> str:
+    """The course of a run, as JSON, of the rows of its history."""
+    rest: dict[str, object] = {"began": course.began, "compiled": course.compiled}
     if course.unfinished is not None:
-        told["unfinished"] = attrs.asdict(course.unfinished)
-    return told
+        rest["unfinished"] = attrs.asdict(course.unfinished)
+    return f'{{"history": [{", ".join(rows)}], {json.dumps(rest)[1:]}'
 
 
 def _course(path: Path, text: str | None) -> Course:
