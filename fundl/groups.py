@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Final, final
 import attrs
 import torch
 import torch.distributed
+from torch import Tensor
 
+from fundl._common import kernels
 from fundl._common.listed import Listed
 from fundl._common.suggestions import with_suggestions
 from fundl.memory import keep_freed_memory
@@ -69,6 +71,17 @@ class Group(metaclass=Listed):
         if found is None and self.size > 1:
             raise not_up(self)
         return found
+
+    def of_all(self, tensor: Tensor, /) -> Tensor:
+        """The rows of all processes, (n k, ...) of (k, ...) each, in the order of the ranks; all of them ask together."""
+        if self.size == 1:
+            return tensor
+        try:
+            return kernels.wait(kernels.all_gather(tensor.contiguous(), self.size, self.name))
+        except RuntimeError as error:
+            if "resolve the process group" in str(error):
+                raise not_up(self) from error
+            raise
 
 
 def require_group(group: object) -> None:

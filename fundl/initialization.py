@@ -16,7 +16,7 @@ from fundl.initializers import Dependent, Initializer
 from fundl.layer import Model, P
 from fundl.model import require_fitting
 from fundl.random import Key
-from fundl.tree import Record, describe
+from fundl.tree import Divided, Record, describe
 
 
 @with_suggestions
@@ -82,12 +82,14 @@ class _Part(NamedTuple):
     """A record of the model.
 
     Args:
+        place: which record it is, from the first on; what divides its layers among processes is not counted.
         size: how many leaves it has, those of inner records included.
         own: its tensors that are not those of an inner record, by their places among its leaves.
         is_flat: whether its children are its leaves.
         is_dependent: whether some of its new values depend on others.
     """
 
+    place: int
     size: int
     own: Mapping[int, _Leaf]
     is_flat: bool
@@ -119,7 +121,7 @@ def _plan(model: Model, device: torch.device | None, dtype: torch.dtype | None) 
     if (known := _PLANS.get(like)) is not None:
         return known
     parts = _parts(model, device, dtype)
-    places = array("q", [place for place, part in enumerate(parts) if part.own])
+    places = array("q", [part.place for part in parts if part.own])
     most = max((part.size for part in parts if part.own and part.size <= _FEW), default=0)
     plan = _Plan(parts, places, most, any(part.is_dependent for part in parts))
     if all(part.is_flat or not part.own for part in parts):  # else it counts which tensors are the same
@@ -136,10 +138,12 @@ def _parts(model: Model, device: torch.device | None, dtype: torch.dtype | None)
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"parameters are of a floating-point dtype, such as torch.float32, not {dtype}")
     parts: list[_Part] = []
+    counted = 0
     for (record, is_frozen), (size, own) in zip(records, named, strict=True):
         is_kept = is_frozen and not any(leaf.is_meta for _, leaf in own.values())
         leaves = {place: _leaf(record, place, own, device, dtype, is_frozen=is_frozen) for place in own}
-        parts.append(_Part(size, leaves, _is_flat(record), isinstance(record, Dependent) and not is_kept))
+        parts.append(_Part(counted, size, leaves, _is_flat(record), isinstance(record, Dependent) and not is_kept))
+        counted += not isinstance(record, Divided)
     return parts
 
 
@@ -213,9 +217,9 @@ _FEW: Final = 8  # leaves, as almost all records have
 def _keys(key: Key, plan: _Plan) -> Iterator[Sequence[Key]]:
     """The keys of each record that has own leaves: split from its own key, which is split from that of the model."""
     keys = random.split_twice(key, plan.places, plan.most)  # a few too many, in one call
-    for turn, place in enumerate(plan.places):
-        if (size := plan.parts[place].size) > plan.most:
-            yield random.split(random.split(key, place + 1)[place], size).unbind()
+    for turn, part in enumerate([part for part in plan.parts if part.own]):
+        if part.size > plan.most:
+            yield random.split(random.split(key, part.place + 1)[part.place], part.size).unbind()
         else:
             yield keys[turn * plan.most : (turn + 1) * plan.most]
 

@@ -16,7 +16,7 @@ from fundl._common.suggestions import with_suggestions
 from fundl.optim._sometimes import Sometimes
 from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
 from fundl.optim.transform import P, Rule, S, State, Transform, require_transform
-from fundl.tree import Record, describe
+from fundl.tree import Record, Splits, describe
 from fundl.weights import Sum
 
 
@@ -60,14 +60,16 @@ class Accumulate(Sometimes[S, AccumulateState[S]]):
         self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor | None = None
     ) -> tuple[P, State[P, AccumulateState[S]]]:
         """As `Transform.update`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
-        return self._run(self._counting(weight).change, grads, state, params)
+        own = self._counting(weight)._for(params)
+        return own._run(own.change, grads, state, params)
 
     @override
     def step(
         self, grads: P, state: State[P, AccumulateState[S]], params: P, *, weight: float | Tensor | None = None
     ) -> tuple[P, State[P, AccumulateState[S]]]:
         """As `Transform.step`, with the weight of this micro-batch, a number above 0: of how many examples it is."""
-        return self._run(self._counting(weight).move, grads, state, params)
+        own = self._counting(weight)._for(params)
+        return own._run(own.move, grads, state, params)
 
     @override
     def rest(self, state: AccumulateState[S], params: Tensors) -> tuple[Tensors, AccumulateState[S]]:
@@ -92,6 +94,11 @@ class Accumulate(Sometimes[S, AccumulateState[S]]):
     @override
     def weighed(self, weight: float | Tensor) -> Self:
         return attrs.evolve(self, weight=weight)
+
+    @override
+    def divided(self, splits: Splits) -> Self:
+        transform = self.transform.divided(splits)
+        return self if transform is self.transform else attrs.evolve(self, transform=transform)
 
     @override
     def loss_scale(self, state: AccumulateState[S]) -> Tensor | None:

@@ -1,6 +1,6 @@
 """Adam and AdamW: steps of about the size of the learning rate, by the first two moments of the gradient."""
 
-from typing import TypeAlias, final
+from typing import Self, TypeAlias, final
 
 import attrs
 import torch
@@ -16,7 +16,7 @@ from fundl.optim.flat import Number, StateError, Tensors, mixed, new_count, requ
 from fundl.optim.rate import Rate
 from fundl.optim.scaling import RateState, ScaleByLearningRate
 from fundl.optim.transform import Transform
-from fundl.tree import Record
+from fundl.tree import Record, Splits
 
 
 @final
@@ -183,6 +183,10 @@ class _Adam(Transform[AdamChainState]):
     @override
     def elementwise(self) -> bool:
         return self.decay.elementwise
+
+    @override
+    def divided(self, splits: Splits) -> Self:
+        return self  # whichever leaves decay
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> AdamChainState:

@@ -102,6 +102,11 @@ class Adjustable(Transform[AdjustableState[S]]):
         transform = self.transform.weighed(weight)
         return self if transform is self.transform else attrs.evolve(self, transform=transform)
 
+    @override
+    def divided(self, splits: tree.Splits) -> Self:
+        transform = self.transform.divided(splits)
+        return self if transform is self.transform else attrs.evolve(self, transform=transform)
+
     def _by(
         self, rule: Rule[S], grads: Tensors, state: AdjustableState[S], params: Tensors
     ) -> tuple[Tensors, AdjustableState[S]]:

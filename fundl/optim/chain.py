@@ -10,6 +10,7 @@ from fundl._common.suggestions import name_of
 from fundl.optim.flat import Tensors
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.transform import Rule, Transform
+from fundl.tree import Splits
 
 S1 = TypeVar("S1")
 S2 = TypeVar("S2")
@@ -95,6 +96,10 @@ class _Chain(Transform[States]):
         parts = tuple([transform.weighed(weight) for transform in self.transforms])
         unchanged = all(part is transform for part, transform in zip(parts, self.transforms, strict=True))
         return self if unchanged else attrs.evolve(self, transforms=parts)
+
+    @override
+    def divided(self, splits: Splits) -> Self:
+        return attrs.evolve(self, transforms=tuple([transform.divided(splits) for transform in self.transforms]))
 
 
 @overload

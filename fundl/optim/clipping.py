@@ -1,6 +1,6 @@
 """Clipping: bounds for the updates' norm, and for each of their elements."""
 
-from typing import final
+from typing import Self, final
 
 import attrs
 import torch
@@ -20,10 +20,15 @@ class _ClipByGlobalNorm(Stateless):
     numbers = ("max_norm",)
 
     max_norm: Number = attrs.field(validator=positive)
+    splits: tree.Splits = attrs.field(default=(), repr=False)
+
+    @override
+    def divided(self, splits: tree.Splits) -> Self:
+        return attrs.evolve(self, splits=splits)
 
     @override
     def updates(self, grads: Tensors) -> Tensors:
-        norm = tree.norm_of(grads)
+        norm = tree.norm_of(grads, self.splits)
         most = self.max_norm.to(norm) if isinstance(self.max_norm, Tensor) else self.max_norm
         return times(grads, most / norm.clamp(min=most))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import compress
-from typing import TypeAlias, final
+from typing import Self, TypeAlias, final
 
 import attrs
 from torch import Tensor
@@ -13,7 +13,7 @@ from fundl._common.numbers import non_negative
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.flat import Number, Tensors, plus
 from fundl.optim.transform import Transform
-from fundl.tree import Record, describe
+from fundl.tree import Record, Splits, describe
 
 Predicate: TypeAlias = Callable[[str, Tensor], bool]
 """Chooses leaves, by path (``"[0].weight"``, say) and tensor, as `is_matrix` does.
@@ -67,6 +67,10 @@ class AddDecayedWeights(Transform[DecayState]):
     @override
     def elementwise(self) -> bool:
         return self.where is None  # which looks at paths and shapes
+
+    @override
+    def divided(self, splits: Splits) -> Self:
+        return self  # rows of a matrix are one
 
     @property
     @override

@@ -77,8 +77,15 @@ def _for_each(number: Tensor, tensors: Tensors) -> Tensors:
     return tuple(number.to(tensor) for tensor in tensors)
 
 
-def all_finite(tensors: Tensors) -> Tensor:
-    """Whether all numbers are finite: the largest of each tensor tells."""
+def all_finite(tensors: Tensors, splits: tree.Splits = ()) -> Tensor:
+    """Whether all numbers are finite, those of others too that have parts of the same: the largest of each tensor tells."""
+    finite = _all_finite(tensors)
+    for among in dict.fromkeys(split.among for split in splits if split is not None):
+        finite = among.of_all(finite.reshape(1).to(torch.uint8)).to(torch.bool).all()
+    return finite
+
+
+def _all_finite(tensors: Tensors) -> Tensor:
     filled = tuple(tensor for tensor in tensors if tensor.numel())
     if not filled:
         return torch.ones((), dtype=torch.bool, device=tensors[0].device)

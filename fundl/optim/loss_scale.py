@@ -96,6 +96,7 @@ class DynamicLossScale(Sometimes[S, LossScaleState[S]]):
     growth: float = attrs.field(default=2.0, validator=positive, kw_only=True)
     backoff: float = attrs.field(default=0.5, validator=positive, kw_only=True)
     every: int = attrs.field(default=2000, validator=count_of_steps, kw_only=True)
+    splits: tree.Splits = attrs.field(default=(), kw_only=True, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if not self.backoff < 1 <= self.growth:
@@ -128,11 +129,15 @@ class DynamicLossScale(Sometimes[S, LossScaleState[S]]):
         return self if transform is self.transform else attrs.evolve(self, transform=transform)
 
     @override
+    def divided(self, splits: tree.Splits) -> Self:
+        return attrs.evolve(self, transform=self.transform.divided(splits), splits=splits)
+
+    @override
     def _selected(
         self, rule: Rule[S], grads: Tensors, state: LossScaleState[S], params: Tensors, *, otherwise: Tensors
     ) -> tuple[Tensors, LossScaleState[S]]:
         unscaled = times(grads, state.scale.reciprocal())
-        finite = all_finite(unscaled)
+        finite = all_finite(unscaled, self.splits)
         results, inner = rule(unscaled, state.inner, params)
         scale, good_steps = self._next_scale(state, finite)
         return select(finite, results, otherwise), LossScaleState(scale, good_steps, select(finite, inner, state.inner))
@@ -148,7 +153,7 @@ class DynamicLossScale(Sometimes[S, LossScaleState[S]]):
         otherwise: Callable[[Tensors], Tensors],
     ) -> tuple[Tensors, LossScaleState[S]]:
         unscaled = times(grads, state.scale.reciprocal())
-        finite = all_finite(unscaled)
+        finite = all_finite(unscaled, self.splits)
         scale, good_steps = self._next_scale(state, finite)
         results, inner = rule(unscaled, state.inner, params) if finite else (otherwise(params), state.inner)
         state.scale.copy_(scale)

@@ -1,7 +1,7 @@
 """Other optimizers for other parts of a model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Generic, Self, TypeAlias, final
+from typing import Generic, Self, TypeAlias, TypeVar, final
 
 import attrs
 from torch import Tensor
@@ -14,10 +14,12 @@ from fundl.optim.decay import Predicate
 from fundl.optim.flat import Tensors
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.transform import S, Transform, require_transform
-from fundl.tree import Record, describe
+from fundl.tree import Record, Splits, describe
 
 Chosen: TypeAlias = str | Predicate
 """Which leaves a part has: those at a path and below it, such as ".head" or "[2]", or those of which a function says so."""
+
+T = TypeVar("T")
 
 _States: TypeAlias = tuple[object, ...]
 
@@ -44,6 +46,7 @@ class Partition(Transform[PartitionState[_States]]):
     labels: tuple[str, ...]
     transforms: tuple[AnyTransform, ...]
     chosen: tuple[Chosen | None, ...]
+    splits: Splits = attrs.field(default=(), repr=False)
 
     @property
     @override
@@ -60,7 +63,7 @@ class Partition(Transform[PartitionState[_States]]):
                     f" some at {_listed(paths)}"
                 )
         states: list[object] = []
-        for place, transform in enumerate(self.transforms):
+        for place, transform in enumerate(self._for_parts(part)):
             its_paths = tuple([path for path, its in zip(paths, part, strict=True) if its == place])
             states.append(transform.start(_of(leaves, part, place), its_paths) if its_paths else ())
         return PartitionState(tuple(states), part)
@@ -91,36 +94,46 @@ class Partition(Transform[PartitionState[_States]]):
     def change(
         self, grads: Tensors, state: PartitionState[_States], params: Tensors
     ) -> tuple[Tensors, PartitionState[_States]]:
-        return self._by([transform.change for transform in self.transforms], grads, state, params)
+        return self._by([transform.change for transform in self._for_parts(state.part)], grads, state, params)
 
     @override
     def move(self, grads: Tensors, state: PartitionState[_States], params: Tensors) -> tuple[Tensors, PartitionState[_States]]:
-        return self._by([transform.move for transform in self.transforms], grads, state, params)
+        return self._by([transform.move for transform in self._for_parts(state.part)], grads, state, params)
 
     @override
     def change_over(
         self, grads: Tensors, state: PartitionState[_States], params: Tensors
     ) -> tuple[Tensors, PartitionState[_States]]:
-        return self._by([transform.change_over for transform in self.transforms], grads, state, params)
+        return self._by([transform.change_over for transform in self._for_parts(state.part)], grads, state, params)
 
     @override
     def move_over(
         self, grads: Tensors, state: PartitionState[_States], params: Tensors
     ) -> tuple[Tensors, PartitionState[_States]]:
-        return self._by([transform.move_over for transform in self.transforms], grads, state, params)
+        return self._by([transform.move_over for transform in self._for_parts(state.part)], grads, state, params)
 
     @override
     def rest(self, state: PartitionState[_States], params: Tensors) -> tuple[Tensors, PartitionState[_States]]:
         def rest_of(transform: AnyTransform) -> AnyRule:
             return lambda _grads, its_state, its_params: transform.rest(its_state, its_params)
 
-        return self._by([rest_of(transform) for transform in self.transforms], params, state, params)
+        return self._by([rest_of(transform) for transform in self._for_parts(state.part)], params, state, params)
 
     @override
     def weighed(self, weight: float | Tensor) -> Self:
         parts = tuple([transform.weighed(weight) for transform in self.transforms])
         unchanged = all(part is transform for part, transform in zip(parts, self.transforms, strict=True))
         return self if unchanged else attrs.evolve(self, transforms=parts)
+
+    @override
+    def divided(self, splits: Splits) -> Self:
+        return attrs.evolve(self, splits=splits)
+
+    def _for_parts(self, part: tuple[int, ...]) -> Sequence[AnyTransform]:
+        """The transforms, each for the leaves that it has."""
+        if not self.splits:
+            return self.transforms
+        return [transform.divided(_of(self.splits, part, place)) for place, transform in enumerate(self.transforms)]
 
     def _by(
         self, rules: Sequence[AnyRule], grads: Tensors, state: PartitionState[_States], params: Tensors
@@ -146,7 +159,7 @@ class Partition(Transform[PartitionState[_States]]):
         return params if same_params else tuple(results), next_states
 
 
-def _of(tensors: Tensors, part: tuple[int, ...], place: int) -> Tensors:
+def _of(tensors: tuple[T, ...], part: tuple[int, ...], place: int) -> tuple[T, ...]:
     return tuple([tensor for tensor, its in zip(tensors, part, strict=True) if its == place])
 
 

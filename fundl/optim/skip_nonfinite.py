@@ -36,6 +36,8 @@ class SkipState(Record, Generic[S], metaclass=Listed):
 class SkipNonfinite(Sometimes[S, SkipState[S]]):
     """See `skip_nonfinite`."""
 
+    splits: tree.Splits = attrs.field(default=(), kw_only=True, repr=False)
+
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> SkipState[S]:
         return SkipState(new_count(leaves), self.transform.start(leaves, paths))
@@ -55,10 +57,14 @@ class SkipNonfinite(Sometimes[S, SkipState[S]]):
         return self if transform is self.transform else attrs.evolve(self, transform=transform)
 
     @override
+    def divided(self, splits: tree.Splits) -> Self:
+        return attrs.evolve(self, transform=self.transform.divided(splits), splits=splits)
+
+    @override
     def _selected(
         self, rule: Rule[S], grads: Tensors, state: SkipState[S], params: Tensors, *, otherwise: Tensors
     ) -> tuple[Tensors, SkipState[S]]:
-        finite = all_finite(grads)
+        finite = all_finite(grads, self.splits)
         results, inner = rule(grads, state.inner, params)
         skipped = state.skipped + torch.where(finite, 0, 1)
         return select(finite, results, otherwise), SkipState(skipped, select(finite, inner, state.inner))
@@ -67,7 +73,7 @@ class SkipNonfinite(Sometimes[S, SkipState[S]]):
     def _chosen(
         self, rule: Rule[S], grads: Tensors, state: SkipState[S], params: Tensors, *, otherwise: Callable[[Tensors], Tensors]
     ) -> tuple[Tensors, SkipState[S]]:
-        if not all_finite(grads):
+        if not all_finite(grads, self.splits):
             state.skipped.add_(1)
             return otherwise(params), state
         results, inner = rule(grads, state.inner, params)

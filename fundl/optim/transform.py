@@ -160,6 +160,23 @@ class Transform(Generic[S], metaclass=ListedABC):
         """
         return self
 
+    def divided(self, splits: tree.Splits) -> Self:
+        """The transform for leaves of which some are parts, that processes have, of larger ones: see `distributed.shard`.
+
+        If each number changes by its own gradients alone, it is all one. What looks at more overrides this, and looks at all
+        parts; what is made of other transforms asks them.
+
+        Raises:
+            TypeError: the transform looks at more, and does not say how it goes on with parts.
+        """
+        if self.elementwise or not any(splits):
+            return self
+        raise TypeError(
+            f"{type(self).__name__} would look at the rows that one process has as if they were all: it is for parameters that"
+            " are not sharded. If it changes each number by its own gradients alone, say `elementwise = True` on its class;"
+            " else write its method `divided`, as Transform tells"
+        )
+
     def rest(self, state: S, params: Tensors) -> tuple[Tensors, S]:
         """The next params and state, once what was gathered and waits for more has been applied: see `accumulate`.
 
@@ -181,7 +198,7 @@ class Transform(Generic[S], metaclass=ListedABC):
         """
         leaves = flatten_params(params)
         with no_grad():
-            return State(self.start(all_widened(leaves), tuple(tree.trainable_paths(params))))
+            return State(self._for(params).start(all_widened(leaves), tuple(tree.trainable_paths(params))))
 
     def update(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """The updates, to be added to the params with `apply_updates`, and the next state.
@@ -195,18 +212,21 @@ class Transform(Generic[S], metaclass=ListedABC):
             TypeError: grads and params are of different structures or dtypes.
             ValueError: they are of different shapes, on different devices, or the state belongs to other params.
         """
-        return self._run(self.change, grads, state, params)
+        own = self._for(params)
+        return own._run(own.change, grads, state, params)
 
     def step(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """The next params, and the next state: `update` and `apply_updates` in one, and faster; it takes what that takes."""
-        return self._run(self.move, grads, state, params)
+        own = self._for(params)
+        return own._run(own.move, grads, state, params)
 
     def step_over(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """`step`, for whoever alone holds the state and the params, and uses neither again: it may write over them.
 
         Nobody looks after that here. Use ``train_step(..., donate=True)``, which does, unless you know who holds what.
         """
-        return self._run(self.move_over, grads, state, params, over=True)
+        own = self._for(params)
+        return own._run(own.move_over, grads, state, params, over=True)
 
     def finish(self, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """The next params and state, once what `accumulate` has gathered is applied, in a window that is not full.
@@ -216,7 +236,13 @@ class Transform(Generic[S], metaclass=ListedABC):
         Args:
             state, params: what the last step returned.
         """
-        return self._run(lambda _grads, inner, leaves: self.rest(inner, leaves), params, state, params)
+        own = self._for(params)
+        return own._run(lambda _grads, inner, leaves: own.rest(inner, leaves), params, state, params)
+
+    def _for(self, params: object) -> Self:
+        """The transform for these params: for most, itself."""
+        splits = tree.splits_of(params)
+        return self.divided(splits) if splits else self
 
     def _run(self, rule: Rule[S], grads: P, state: State[P, S], params: P, *, over: bool = False) -> tuple[P, State[P, S]]:
         """Apply a rule for flat tuples of tensors to trees; the results may be `over` the params and the state."""

@@ -72,7 +72,22 @@ class Shares(Generic[Prediction, Target]):
 
         Those of the last layers, which are there first, travel first.
         """
-        return tree.with_trainable_leaves(grads, reduced(tree.trainable_leaves(grads)[::-1], self.group)[::-1])
+        leaves = tree.trainable_leaves(grads)
+        if not tree.holds(tree.is_divided, grads):
+            return tree.with_trainable_leaves(grads, reduced(leaves[::-1], self.group)[::-1])
+        own = [place for place, among in enumerate(tree.summed_over(grads)) if not self._has_summed(among)]
+        for place, total in zip(own, reduced([leaves[place] for place in own[::-1]], self.group)[::-1], strict=True):
+            leaves[place] = total
+        return tree.with_trainable_leaves(grads, leaves)
+
+    def _has_summed(self, among: tree.Division | None) -> bool:
+        """Whether a leaf's gradient is the sum already over the processes of the step."""
+        if among is not None and among != self.group:
+            raise ValueError(
+                f"the step is over the {self.group.size} processes of {self.group.name!r}, but the model has layers whose"
+                f" gradients are summed over {among}: give both the same group"
+            )
+        return among is not None
 
     def key(self, key: Key, x: object) -> Key:
         """The key that draws for the rows of this process."""
@@ -96,6 +111,16 @@ def shares_of(over: Group | None, loss: Loss[Prediction, Target]) -> Shares[Pred
         return None
     require_group(over)
     return Shares(over, loss) if over.size > 1 else None
+
+
+def require_whole(model: object) -> None:
+    """Raise unless one process has all of a model: its layers exchange numbers, and a step of one process does not."""
+    sizes = [split.among.size for split in tree.splits_of(model) if split is not None]
+    if max(sizes, default=1) > 1:
+        raise ValueError(
+            f"the model's parameters are divided among {max(sizes)} processes, but the step is of one: write"
+            " train_step(loss, optimizer, over=group), with the group of shard(group, ...)"
+        )
 
 
 def has_rows(prediction: object) -> bool:

@@ -33,8 +33,8 @@ from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
 from fundl.runs import ONE, Runs
-from fundl.training._over import mark, shares_of
-from fundl.tree import Record
+from fundl.training._over import mark, require_whole, shares_of
+from fundl.tree import Record, holds, is_divided
 from fundl.weights import by_rows, rule_of, weighed_by
 
 S = TypeVar("S")
@@ -201,6 +201,8 @@ def step_of(
         grads = ran.backward_params()
         if shares is not None:
             grads = shares.summed(grads)
+        elif holds(is_divided, grads):
+            require_whole(grads)
         transform = optimizer.weighed(rule_of_all(prediction, target)) if gathers else optimizer
         return grads, transform, Report(value, prediction), seen
 
@@ -306,28 +308,3 @@ def pair(batch: tuple[X, Target]) -> tuple[X, Target]:
         )
     x, target = batch
     return x, target
-
-
-def holds(kind: Callable[[type[Record]], bool], model: object) -> bool:
-    """Whether a model has a layer of a kind. Each step asks, so it takes a microsecond; making keys takes a hundred."""
-    parts: Iterable[object] = ()
-    if isinstance(model, Record):
-        found, inner = _where_it_holds(kind, type(model))  # type: ignore[arg-type]  # a class can be hashed, whatever its records can
-        if found or not inner:
-            return found
-        parts = [getattr(model, name) for name in inner]
-    elif isinstance(model, tuple | list):
-        parts = model
-    elif isinstance(model, dict):
-        parts = model.values()
-    for part in parts:  # noqa: SIM110  # any() over a generator takes four times as long
-        if holds(kind, part):
-            return True
-    return False
-
-
-@functools.cache
-def _where_it_holds(kind: Callable[[type[Record]], bool], cls: type[Record]) -> tuple[bool, tuple[str, ...]]:
-    """Whether records of a class are of a kind, and which fields may hold more than a tensor."""
-    children = [field for field in attrs.fields(cls) if field.name in cls.children]
-    return kind(cls), tuple(field.name for field in children if field.type not in {Tensor, Tensor | None})

@@ -1,12 +1,14 @@
 """Numbers about trees: how large they are, how many elements they hold, whether two are the same."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fundl._common.modes import is_traced
+from fundl._common.modes import is_traced, no_grad
+from fundl.tree._divided import Splits, splits_of
 from fundl.tree._structure import flatten, leaves
 from fundl.tree._trainable import trainable_leaves
 
@@ -14,20 +16,28 @@ from fundl.tree._trainable import trainable_leaves
 def norm(tree: object) -> Tensor:
     """The global norm of a tree: the square root of the sum of the squares of all its trainable elements.
 
-    It is right wherever float32 (float64, if an element is) can hold it, also where it could not hold the squares.
+    It is right wherever float32 (float64, if an element is) can hold it, also where it could not hold the squares. Where
+    processes have parts of a tensor each, as those of `distributed.shard`, it is that of the whole, and all of them ask for it.
 
     >>> from fundl import tree
     >>> tree.norm({"a": torch.tensor([3.0]), "b": torch.tensor([[4.0]])})
     tensor(5.)
     """
     tensors = trainable_leaves(tree)
-    return norm_of(tensors).to(torch.float64 if _is_wide(tensors) else torch.float32)
+    splits = splits_of(tree)
+    with no_grad() if splits else contextlib.nullcontext():
+        return norm_of(tensors, splits).to(torch.float64 if _is_wide(tensors) else torch.float32)
 
 
-def norm_of(tensors: Sequence[Tensor]) -> Tensor:
-    """The global norm of several tensors, in float32, or in float64 where that could not hold it or its square."""
+def norm_of(tensors: Sequence[Tensor], splits: Splits = ()) -> Tensor:
+    """The global norm of several tensors, in float32, or in float64 where that could not hold it or its square.
+
+    Those that are parts of larger ones count as the larger ones.
+    """
     if not tensors:
         return torch.zeros(())
+    if any(splits):
+        return norm_of(_with_norms_of_all(tensors, splits))
     wide = _is_wide(tensors)
     if is_traced() or not tensors[0].is_cpu:
         return _scaled_norm(tensors) if wide else _plain_norm(tensors, torch.float64)
@@ -37,6 +47,15 @@ def norm_of(tensors: Sequence[Tensor]) -> Tensor:
     if least < total.item() < most:
         return total
     return _scaled_norm(tensors) if wide else _plain_norm(tensors, torch.float64)
+
+
+def _with_norms_of_all(tensors: Sequence[Tensor], splits: Splits) -> list[Tensor]:
+    """The whole tensors, and for the parts of others a norm of each who has some: alike for all, to the bit."""
+    whole = [tensor for tensor, split in zip(tensors, splits, strict=True) if split is None]
+    for among in dict.fromkeys(split.among for split in splits if split is not None):
+        parts = [one for one, split in zip(tensors, splits, strict=True) if split is not None and split.among == among]
+        whole.append(among.of_all(norm_of(parts).to(torch.float64).reshape(1)))
+    return whole
 
 
 def _is_wide(tensors: Sequence[Tensor]) -> bool:
@@ -60,17 +79,22 @@ def _scaled_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def count(tree: object) -> int:
-    """How many trainable numbers a tree holds.
+    """How many trainable numbers a tree holds; where a process has a part of a tensor, those of the whole count.
 
     >>> from fundl import tree
     >>> tree.count((torch.zeros(2, 3), None, torch.zeros(2)))
     8
     """
-    return sum(leaf.numel() for leaf in trainable_leaves(tree))
+    tensors = trainable_leaves(tree)
+    splits = splits_of(tree) or (None,) * len(tensors)
+    return sum(
+        leaf.numel() if split is None else leaf.numel() // split.part * split.whole
+        for leaf, split in zip(tensors, splits, strict=True)
+    )
 
 
 def nbytes(tree: object) -> int:
-    """How many bytes all the tensors of a tree take, buffers included.
+    """How many bytes all the tensors of a tree take, in this process, buffers included.
 
     >>> from fundl import tree
     >>> tree.nbytes((torch.zeros(2, 3), torch.tensor(1)))

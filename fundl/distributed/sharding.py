@@ -1,0 +1,272 @@
+"""Layers of whose parameters each process keeps its rows alone: they are whole only while their layers run."""
+
+from collections.abc import Sequence
+from typing import Generic, Self, cast, final
+
+import attrs
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from fundl import tree
+from fundl._common.checks import models, require_model
+from fundl._common.modes import no_grad
+from fundl.collectives import gathered, reduced, scattered
+from fundl.groups import Group, require_group
+from fundl.layer import Model
+from fundl.layers._inside import Around, Ts, fitting, forward_inside
+from fundl.layers.repeated import Repeat
+from fundl.shapes import S, Through
+from fundl.tree import Divided, Record, Split, Splits, describe
+
+
+@final
+@attrs.frozen(eq=False)
+class Sharded(Around[None], Divided, Generic[*Ts]):
+    """Layers of whose parameters each process of a group has its rows, 1/n of them: y = f(x).
+
+    All rows of the layers are gathered for forward, once more for backward, and dropped as soon as either is done. The
+    gradients are those of a model whose parameters are rows: each process has the sums, over all of them, of its own rows. So
+    parameters, gradients, and what an optimizer remembers of them take 1/n of the memory. What is exchanged in a step is the
+    parameters twice and the gradients once, 3/2 of what `train_step` sums without this.
+
+    Its vjp: that of f, with grad_rows = the rows of grad_1 + ... + grad_n, where grad_r is that of process r.
+
+    Args:
+        layers: f, whose trainable tensors have the rows of this process; best given to `shard`. Rows are filled up with zeros, so
+            that all processes have as many. A number without axes is whole in each; so are buffers.
+        rows: how many rows each trainable tensor has as a whole, in their order; 0 for one that is not divided.
+        group: the processes.
+
+    Shape:
+        that of f
+
+    Residuals:
+        Those of the layers.
+
+    Source:
+        Rajbhandari, Rasley, Ruwase and He, ZeRO: memory optimizations toward training trillion parameter models, 2020.
+    """
+
+    takes_integers = True  # if the first layer does
+
+    layers: tuple[*Ts]
+    rows: tuple[int, ...]
+    group: Group
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, None]]:
+        output, residuals = forward_inside(self._model(), x)
+        return output, (residuals, None)
+
+    @override
+    def _model(self, own: None = None) -> tuple[*Ts]:
+        """The layers with all their rows, from all processes."""
+        leaves = self._own_leaves()
+        if any(leaf.is_meta for leaf in leaves):
+            return self._shown()
+        places = [place for place, rows in enumerate(self.rows) if rows]
+        for place, whole in zip(places, gathered([leaves[place] for place in places], self.group), strict=True):
+            leaves[place] = whole[: self.rows[place]]
+        return tree.with_trainable_leaves(self.layers, leaves)
+
+    @override
+    def _gradient(self, own: None, grads: object) -> Self:
+        """The sums of the gradients of all processes: the rows of this one, and all of what is not divided."""
+        leaves = tree.trainable_leaves(grads)
+        places = [place for place, rows in enumerate(self.rows) if rows]
+        others = [place for place, rows in enumerate(self.rows) if not rows]
+        filled = [_filled(leaves[place], self.group.size) for place in places]
+        for place, total in zip(places, scattered(filled, self.group), strict=True):
+            leaves[place] = total
+        for place, total in zip(others, reduced([leaves[place] for place in others], self.group), strict=True):
+            leaves[place] = total
+        return self.gradient(tree.with_trainable_leaves(self.layers, leaves))
+
+    @override
+    def output_shape(self, shape: S) -> Through[S, *Ts]:
+        return Through(shape, self._shown())
+
+    def _own_leaves(self) -> list[Tensor]:
+        """The trainable leaves of this process, which must have its rows."""
+        leaves = tree.trainable_leaves(self.layers)
+        for leaf, rows in zip(leaves, self.rows, strict=True):
+            if rows and leaf.shape[0] != _part(rows, self.group.size):
+                raise ValueError(
+                    f"of a tensor of {rows} rows each of {self.group.size} processes has {_part(rows, self.group.size)}, but here"
+                    f" is {describe(leaf)}: layers of shard are part of no ensemble, and are not stacked but by"
+                    " repeat(n, shard(group, ...))"
+                )
+        return leaves
+
+    # --- For whoever looks at more than a process has ---
+
+    @override
+    def splits(self) -> Splits:
+        return tuple([Split(self.group, rows, _part(rows, self.group.size)) if rows else None for rows in self.rows])
+
+    @override
+    def summed_over(self) -> Group:
+        return self.group
+
+    @override
+    def as_whole(self) -> Self:
+        alone = Group(self.group.name, 1, 0)
+        return attrs.evolve(self, layers=self._shown(), group=alone)
+
+    def _shown(self) -> tuple[*Ts]:
+        """The layers with tensors of all rows, on the meta device: what they look like while they run."""
+        leaves = tree.trainable_leaves(self.layers)
+        whole = [
+            leaf if not rows else torch.empty((rows, *leaf.shape[1:]), dtype=leaf.dtype, device="meta")
+            for leaf, rows in zip(leaves, self.rows, strict=True)
+        ]
+        return tree.with_trainable_leaves(self.layers, whole)
+
+    @override
+    def trees_of(self, name: str) -> Sequence[object]:
+        return (self._shown(),)
+
+    @override
+    def child_of(self, name: str, before: Sequence[object], after: Sequence[object]) -> object:
+        """The layers with the rows of this process: its own, where all stayed as it was shown, or those of new tensors."""
+        old, new = tree.trainable_leaves(before[0]), tree.trainable_leaves(after[0])
+        own = tree.trainable_leaves(self.layers)
+        if len(new) != len(own):
+            raise ValueError(
+                f"layers of shard had {len(own)} trainable tensors, and now have {len(new)}: change the layers first, and"
+                " shard them then; or take them out by unshard"
+            )
+        return tree.with_trainable_leaves(after[0], [self._kept(*four) for four in zip(own, old, new, self.rows, strict=True)])
+
+    def _kept(self, own: Tensor, old: Tensor, new: Tensor, rows: int) -> Tensor:
+        if new is old:
+            return own
+        if not rows:
+            return new
+        if new.shape != old.shape:
+            raise ValueError(
+                f"a tensor of layers of shard was of shape {tuple(old.shape)}, and now is of {tuple(new.shape)}: change the"
+                " layers first, and shard them then"
+            )
+        if new.is_meta and not own.is_meta:
+            raise ValueError(
+                "the values of layers of shard are in many processes, and what goes through the records of a model sees shapes"
+                " alone: take the layers out by unshard, change them, and shard them again"
+            )
+        return _rows_of(new, self.group)
+
+
+def shard(group: Group, *layers: *Ts) -> Sharded[*Ts]:
+    """A `Sharded`: layers of whose parameters each process of the group keeps its rows, gathered while the layers run.
+
+    It goes around what is to be whole at the same time, a block of a transformer, say: the smaller, the less memory, and the
+    more, smaller messages. With ``train_step(loss, optimizer, over=group)`` the numbers are those of the layers without it,
+    whatever the number of processes: initialised from the same key, clipped by the same norm. Each process needs memory for
+    1/n of all, and for one of these as a whole.
+
+        block = shard(group, *transformer_block(1024, 16, causal=True))
+        model = initialize(key(0), compose(shard(group, embedding(50_000, 1024)), repeat(24, checkpoint(block)), ...))
+
+    ``mixed_precision(shard(group, ...))`` gathers, and sums gradients, in half precision; ``shard(group, mixed_precision(...))``
+    in that in which the parameters are kept.
+
+    Args:
+        group: the processes, which all make the same model.
+        layers: layers, or models, which are checked as by `compose`. If they have values, these are the same in all processes,
+            and each keeps its rows of them.
+
+    Raises:
+        TypeError: there is no group, or something is not a layer.
+        ValueError: the layers have no parameters that could be divided, or are `repeat` or `shard` themselves.
+
+    >>> from fundl import initialize, key, linear, tree
+    >>> from fundl.distributed import Group, shard, start
+    >>> group, device = start()
+    >>> model = initialize(key(0), shard(group, linear(2, 25)))
+    >>> model.layers[0], tree.count(model)
+    (Linear(weight=float32[25, 2], bias=float32[25]), 75)
+
+    Of 4 processes, each would have 7 of these 25 rows, the last one 4 of its own and 3 of zeros:
+
+    >>> shard(Group("four", 4, 0), linear(2, 25)).layers[0]
+    Linear(weight=float32[7, 2], bias=float32[7])
+    """
+    require_group(group)
+    whole = models(*layers)
+    for record in tree.records(whole):
+        if isinstance(record, Repeat):
+            raise ValueError(
+                "shard(group, repeat(n, block)) would gather all blocks at once: write repeat(n, shard(group, block)), which has"
+                " one of them whole at a time"
+            )
+        if isinstance(record, Divided):
+            raise ValueError(f"the layers of shard are divided already, by the {type(record).__name__} among them")
+    leaves = tree.trainable_leaves(whole)
+    rows = tuple([leaf.shape[0] if leaf.ndim else 0 for leaf in leaves])
+    if not any(rows):
+        raise ValueError(f"there is nothing to shard: no parameter has rows in {describe(whole)}")
+    fitting_whole = fitting(Sharded(whole, rows, Group(group.name, 1, 0)))
+    own = [_rows_of(leaf, group) if count else leaf for leaf, count in zip(leaves, rows, strict=True)]
+    return Sharded(tree.with_trainable_leaves(fitting_whole.layers, own), rows, group)
+
+
+def unshard(model: Model) -> Model:
+    """The model as it would be without `shard`, with all its rows in each process: the layers stand where they were sharded.
+
+    A layer that was sharded by itself is that layer again; of several, there is the tuple. All processes call it, at the same
+    time. It is what one process saves, loads, looks at, and uses by itself.
+
+    Args:
+        model: a layer or a nested tuple of layers.
+
+    Raises:
+        TypeError: it is no model.
+
+    >>> from fundl import initialize, key, linear
+    >>> from fundl.distributed import shard, start, unshard
+    >>> group, device = start()
+    >>> unshard(initialize(key(0), (shard(group, linear(2, 3)),)))
+    (Linear(weight=float32[3, 2], bias=float32[3]),)
+    """
+    require_model(model)
+    with no_grad():
+        return cast("Model", _unsharded(model))  # each layer of layers holds models
+
+
+def _unsharded(part: object) -> object:
+    if isinstance(part, Sharded):
+        layers = part.layers if part.group.size == 1 else part._model()
+        return layers[0] if len(layers) == 1 else layers
+    if isinstance(part, Record):
+        changed: dict[str, object] = {}
+        for name in part.children:
+            if not isinstance(getattr(part, name), Tensor | None):
+                before = part.trees_of(name)
+                changed[name] = part.child_of(name, before, [_unsharded(one) for one in before])
+        return tree.evolved(part, changed) if changed else part
+    if isinstance(part, tuple | list):
+        return tree.rebuilt(part, [_unsharded(one) for one in part])
+    return {name: _unsharded(one) for name, one in part.items()} if isinstance(part, dict) else part
+
+
+def _part(rows: int, size: int) -> int:
+    """How many of so many rows each process has."""
+    return -(-rows // size)
+
+
+def _filled(tensor: Tensor, size: int) -> Tensor:
+    """The tensor with rows of zeros behind, so that they can be divided."""
+    missing = -tensor.shape[0] % size
+    return torch.cat((tensor, tensor.new_zeros((missing, *tensor.shape[1:])))) if missing else tensor
+
+
+def _rows_of(tensor: Tensor, group: Group) -> Tensor:
+    """The rows of this process, in memory of their own."""
+    part = _part(tensor.shape[0], group.size)
+    if group.size == 1:
+        return tensor
+    if tensor.is_meta:
+        return tensor.new_empty((part, *tensor.shape[1:]))
+    own = tensor[group.rank * part : (group.rank + 1) * part]
+    return torch.cat((own, own.new_zeros((part - own.shape[0], *own.shape[1:]))))

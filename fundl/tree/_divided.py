@@ -1,0 +1,122 @@
+"""Records whose leaves are parts of larger tensors, which the processes of a group have among them.
+
+Whoever looks at more than each number by itself asks them: a norm is that of all parts, and a gradient is finite if all are.
+"""
+
+import functools
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, Self, TypeAlias
+
+import attrs
+from torch import Tensor
+
+from fundl.tree._records import Record
+
+
+class Division(Protocol):
+    """Those who have the parts of a tensor: what a `Group` of processes is."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+
+    def of_all(self, tensor: Tensor, /) -> Tensor:
+        """The rows of all, in order, from those that each of them has; all have as many, and ask together."""
+
+
+@attrs.frozen
+class Split:
+    """What one leaf is a part of.
+
+    Args:
+        among: those who have the parts.
+        whole: the size of the axis that is divided, in the whole.
+        part: its size in each of the parts. All are of one shape: what there is too much is 0.
+    """
+
+    among: Division
+    whole: int
+    part: int
+
+
+Splits: TypeAlias = tuple[Split | None, ...]
+"""For each trainable leaf of a tree what it is a part of; None where it is whole, and the same for all."""
+
+
+@attrs.frozen(eq=False, init=False)
+class Divided(Record):
+    """A record some of whose trainable leaves are parts of larger ones."""
+
+    @abstractmethod
+    def splits(self) -> Splits:
+        """What its trainable leaves are parts of, in their order."""
+
+    @abstractmethod
+    def summed_over(self) -> Division | None:
+        """Those of whose gradients its backward gives the sum; None for its own alone, as other layers give them."""
+
+    @abstractmethod
+    def as_whole(self) -> Self:
+        """The record as one process would have it that has all, without values: on the meta device."""
+
+
+def is_divided(cls: type[Record]) -> bool:
+    """Whether records of a class have parts of leaves."""
+    return issubclass(cls, Divided)
+
+
+def splits_of(tree: object) -> Splits:
+    """What the trainable leaves of a tree are parts of, in their order; () if there is nothing divided in it."""
+    return tuple(_splits(tree)) if holds(is_divided, tree) else ()
+
+
+def summed_over(tree: object) -> Sequence[Division | None]:
+    """For each trainable leaf of a tree, in their order, of whose gradients its backward gives the sum."""
+    if isinstance(tree, Tensor):
+        return (None,)
+    if isinstance(tree, Divided):
+        return [tree.summed_over()] * len(tree.splits())
+    return [among for part in trainable_parts(tree) for among in summed_over(part)]
+
+
+def _splits(tree: object) -> Iterable[Split | None]:
+    if isinstance(tree, Tensor):
+        return (None,)
+    if isinstance(tree, Divided):
+        return tree.splits()
+    return [split for part in trainable_parts(tree) for split in _splits(part)]
+
+
+def trainable_parts(tree: object) -> Sequence[object]:
+    """The parts of a node that may have trainable leaves, in the order of `trainable_leaves`."""
+    if isinstance(tree, Record):
+        return [getattr(tree, name) for name in tree.trainable]
+    if isinstance(tree, tuple | list):
+        return tree
+    return [tree[key] for key in sorted(tree)] if isinstance(tree, dict) else ()
+
+
+def holds(kind: Callable[[type[Record]], bool], tree: object) -> bool:
+    """Whether a tree has a record of a kind. Each step asks, so it takes a microsecond; to find it takes a hundred."""
+    parts: Iterable[object] = ()
+    if isinstance(tree, Record):
+        found, inner = _where_it_holds(kind, type(tree))  # type: ignore[arg-type]  # a class can be hashed, whatever its records can
+        if found or not inner:
+            return found
+        parts = [getattr(tree, name) for name in inner]
+    elif isinstance(tree, tuple | list):
+        parts = tree
+    elif isinstance(tree, dict):
+        parts = tree.values()
+    for part in parts:  # noqa: SIM110  # any() over a generator takes four times as long
+        if holds(kind, part):
+            return True
+    return False
+
+
+@functools.cache
+def _where_it_holds(kind: Callable[[type[Record]], bool], cls: type[Record]) -> tuple[bool, tuple[str, ...]]:
+    """Whether records of a class are of a kind, and which fields may hold more than a tensor."""
+    children = [field for field in attrs.fields(cls) if field.name in cls.children]
+    return kind(cls), tuple(field.name for field in children if field.type not in {Tensor, Tensor | None})
