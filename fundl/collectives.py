@@ -113,6 +113,8 @@ def broadcast(values: T, group: Group, *, source: int = 0) -> T:
 def require_same(values: object, group: Group, name: str = "the tree") -> None:
     """Raise unless a tree is the same in all processes, to the bit: they compare digests, a few bytes for each leaf.
 
+    Of a tensor on the meta device, which has no values, they compare the shape.
+
     Args:
         values: a tree of tensors.
         group: the processes.
@@ -128,7 +130,7 @@ def require_same(values: object, group: Group, name: str = "the tree") -> None:
     form = [f"{path} {describe(leaf)}" for path, leaf in leaves]
     if len({*gather_numbers([_digest("\n".join(form).encode())], group)}) > 1:
         raise ValueError(f"{name} is of another structure, or of other shapes, in some process: here, it is {describe(values)}")
-    digests = gather_numbers([_digest_of(leaf) for _, leaf in leaves], group)
+    digests = gather_numbers([0 if leaf.is_meta else _digest_of(leaf) for _, leaf in leaves], group)
     for place, (path, _) in enumerate(leaves):
         if len({*digests[place :: len(leaves)]}) > 1:
             raise ValueError(

@@ -21,7 +21,7 @@ from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.masked import FromMasked, Masked, OnMasked, OnMaskedPair
 from fundl.layers.pairs import Pipe
 from fundl.model import output_shape
-from fundl.tree import Divided, Record
+from fundl.tree import Record
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -149,18 +149,13 @@ def summary(model: Model, input_shape: tuple[Shape, ...], *, dtype: torch.dtype 
     # raises, if the layers do not fit together, or not the input
     output_shape(model, shapes.Shape(*x.shape) if isinstance(x, Tensor) else None)
     with no_grad():
-        shapes_only = tree.map(lambda leaf: leaf.to("meta"), tree.map_records(_whole, model))
+        shapes_only = tree.map(lambda leaf: leaf.to("meta"), tree.as_whole(model))
         first_forward(shapes_only, x)  # what else does not fit is told here, with the place of the layer
         try:
             rows = _Run(inner=True).rows(shapes_only, x)
         except Exception:  # a layer asks more of its parts than that they are of their class
             rows = _Run(inner=False).rows(shapes_only, x)
         return Summary(input_shape, tuple(rows))
-
-
-def _whole(record: Record) -> Record:
-    """The record with all of what processes have parts of."""
-    return record.as_whole() if isinstance(record, Divided) else record
 
 
 # --- The input --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Sharded parameters: the numbers of a model that one process has as a whole, of which each process has its rows."""
 
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 import attrs
@@ -12,11 +14,12 @@ from fundl import (
     AnyTransform,
     Dropout,
     Layer,
+    Linear,
     ReLU,
+    Tensors,
+    Transform,
     accumulate,
     adam,
-    adamw,
-    apply,
     batch_norm,
     chain,
     checkpoint,
@@ -24,19 +27,23 @@ from fundl import (
     compose,
     cross_entropy,
     dynamic_loss_scale,
-    ema,
     embedding,
+    ensemble,
+    fit,
     initialize,
     key,
     layer_norm,
     linear,
+    load,
     minibatches,
     mixed_precision,
     momentum,
+    mse,
     output_shape,
     partition,
     repeat,
     residual,
+    save,
     sgd,
     skip_nonfinite,
     skipped_steps,
@@ -48,7 +55,7 @@ from fundl import (
     tree,
     value_and_grad,
 )
-from fundl.distributed import Group, Sharded, shard, unshard
+from fundl.distributed import Group, shard, unshard
 from fundl.layer import Model
 from tests.processes import together
 
@@ -84,7 +91,9 @@ def layers(group: Group) -> Model:
 
 def language(group: Group) -> Model:
     return compose(
-        shard(group, embedding(11, 8)), repeat(2, checkpoint(shard(group, *transformer_block(8, 2, causal=True)))), linear(8, 11)
+        shard(group, embedding(11, 8)),
+        repeat(2, checkpoint(shard(group, *transformer_block(8, 2, causal=True)))),
+        linear(8, 11),
     )
 
 
@@ -114,11 +123,12 @@ def data(model: str) -> tuple[Tensor, Tensor]:
     return x, (3 * x + 1) % 11
 
 
-def trained(group: Group, name: str, optimizer: AnyTransform, *, donate: bool = False) -> Model:
+def trained(group: Group, name: str, optimizer: AnyTransform) -> Model:
     """The model after some steps, whole."""
     model = initialize(key(0), MODELS[name](group), dtype=DOUBLE)
     state = train_state(key(1), model, optimizer)
-    step = train_step(cross_entropy, optimizer, over=group, donate=donate)
+    loss = partial(cross_entropy, axis=1 if name == "layers" else -1)
+    step = train_step(loss, optimizer, over=group, donate=True)
     for epoch in range(2):
         for batch in minibatches(key(epoch), data(name), 7, part=group):
             state, _ = step(state, batch)
@@ -141,3 +151,147 @@ def test_models_of_language_give_the_numbers_of_one_process(name: str) -> None:
     alone = trained(ALONE, name, BOUNDED["clipped"])
     for model in together(2, trained, name, BOUNDED["clipped"]):
         assert difference(model, alone) < 1e-12
+
+
+def test_dividing_changes_no_number_of_a_model() -> None:
+    plain = compose((linear(3, 7), Scaled(torch.ones(()))), repeat(2, residual(linear(7, 7), ReLU())), linear(7, 2))
+    sharded = compose(
+        shard(ALONE, linear(3, 7), Scaled(torch.ones(()))),
+        repeat(2, residual(shard(ALONE, linear(7, 7), ReLU()))),
+        linear(7, 2),
+    )
+    for one, other in zip(*map(tree.leaves, (initialize(key(0), plain), initialize(key(0), sharded))), strict=True):
+        assert torch.equal(one, other)
+    assert tree.paths(unshard(sharded))[0] == "[0][0].weight"
+
+
+def looked_at(group: Group) -> tuple[list[Tensor], Model, int, int, Tensor, object, object]:
+    """The rows of a process, the whole of them, and what is told of it."""
+    model = initialize(key(0), layers(group), dtype=DOUBLE)
+    assert (tree.norm(model) - tree.norm(unshard(model))).abs() < 1e-14
+    return (
+        tree.trainable_leaves(model),
+        unshard(model),
+        tree.count(model),
+        tree.nbytes(model),
+        tree.norm(model),
+        summary(layers(group), (2, 3)).parameters,
+        output_shape(model),
+    )
+
+
+def test_norms_counts_and_summaries_are_of_the_whole() -> None:
+    (_, whole, count, nbytes, norm, parameters, shape), two = looked_at(ALONE), together(2, looked_at)
+    for _, its_whole, its_count, its_nbytes, its_norm, its_parameters, its_shape in two:
+        assert tree.equal(its_whole, whole)
+        assert (its_count, its_parameters, its_shape) == (count, parameters, shape)
+        assert 0.5 * nbytes < its_nbytes < 0.65 * nbytes
+        assert (its_norm - norm).abs() < 1e-14
+    assert torch.equal(two[0][4], two[1][4])
+    assert two[0][0][0].shape == (4, 3)
+    assert torch.equal(torch.cat((two[0][0][0], two[1][0][0]))[:7], tree.leaves(whole)[0])
+    assert not two[1][0][0][3:].any()  # what there is too much
+
+
+def overflowing(group: Group) -> tuple[Model, Tensor]:
+    """A step in which the gradient of one row, which one process has, is infinite."""
+    model = initialize(key(0), compose(shard(group, linear(2, 4)), linear(4, 1)), dtype=DOUBLE)
+    optimizer = skip_nonfinite(sgd(0.1))
+    state = optimizer.init(model)
+    grads = tree.map(torch.ones_like, model)
+    if group.rank == group.size - 1:
+        leaves = tree.trainable_leaves(grads)
+        leaves[0][-1] = torch.inf
+        grads = tree.with_trainable_leaves(grads, leaves)
+    after, state = optimizer.step(grads, state, model)
+    return unshard(after), skipped_steps(state)
+
+
+def test_a_step_that_is_not_finite_in_one_process_is_left_out_by_all() -> None:
+    for model, skipped in [overflowing(ALONE), *together(2, overflowing)]:
+        assert skipped == 1
+        assert tree.equal(model, unshard(initialize(key(0), compose(shard(ALONE, linear(2, 4)), linear(4, 1)), dtype=DOUBLE)))
+
+
+def in_half(group: Group) -> list[tuple[Tensor, torch.dtype]]:
+    """The gradients of layers in half precision, and what is gathered."""
+    found = []
+    for model in (mixed_precision(shard(group, linear(3, 5))), shard(group, mixed_precision(linear(3, 5)))):
+        params = initialize(key(0), model)
+        value, grads = value_and_grad(mse, params, torch.ones(2, 3), torch.zeros(2, 5))
+        found.append((unshard(grads), value.dtype))
+    return found
+
+
+def test_layers_of_half_precision_are_divided_either_way() -> None:
+    for one, *two in zip(in_half(ALONE), *together(2, in_half), strict=True):
+        for its in two:
+            assert difference(its[0], one[0]) < 0.02 + difference(one[0], tree.zeros_like(one[0]))  # each process adds the same
+            assert [leaf.dtype for leaf in tree.leaves(its[0])] == [torch.float32] * 2
+
+
+def fitted(group: Group) -> Model:
+    model = initialize(key(0), layers(group), dtype=DOUBLE)
+    optimizer = chain(clip_by_global_norm(0.05), adam(1e-2, epsilon=1e-3))
+    step = train_step(cross_entropy, optimizer, over=group)
+    batches = partial(minibatches, data=data("layers"), batch_size=7, part=group)
+    state, _ = fit(step, train_state(key(1), model, optimizer), batches, epochs=2, over=group, progress=False, compile=False)
+    return unshard(state.model)
+
+
+def test_fit_trains_sharded_parameters() -> None:
+    alone = fitted(ALONE)
+    for model in together(2, fitted):
+        assert difference(model, alone) < 1e-12
+
+
+# --- What cannot be ----------------------------------------------------------------------------------------------------
+
+FOUR: Final = Group("four", 4, 1)
+
+
+@attrs.frozen
+class Whitened(Transform[tuple[()]]):
+    """A user's optimizer that looks at whole matrices."""
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> tuple[()]:
+        return ()
+
+    @override
+    def change(self, grads: Tensors, state: tuple[()], params: Tensors) -> tuple[Tensors, tuple[()]]:
+        return tuple(grad / (1 + grad.norm()) for grad in grads), state
+
+
+def test_what_cannot_be_divided_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="write repeat\\(n, shard\\(group, block\\)\\)"):
+        shard(FOUR, repeat(3, linear(2, 2)))
+    with pytest.raises(ValueError, match="divided already, by the Sharded"):
+        shard(FOUR, shard(FOUR, linear(2, 2)))
+    with pytest.raises(ValueError, match="there is nothing to shard"):
+        shard(FOUR, ReLU())
+    with pytest.raises(TypeError, match="a group is what start"):
+        shard(linear(2, 2), linear(2, 2))  # type: ignore[arg-type]  # what is wrong
+    model = initialize(key(0), shard(FOUR, linear(2, 9)))
+    with pytest.raises(TypeError, match="Whitened would look at the rows that one process has"):
+        Whitened().init(model)
+    with pytest.raises(ValueError, match="save what unshard"):
+        save(tmp_path / "model.safetensors", model)
+    with pytest.raises(ValueError, match="load the layers first"):
+        load(tmp_path / "model.safetensors", model)
+    with pytest.raises(ValueError, match="are part of no ensemble"):
+        ensemble.stack([model, model])
+    with pytest.raises(ValueError, match="take the layers out by unshard"):
+        tree.map_records(lambda record: tree.map(torch.zeros_like, record) if isinstance(record, Linear) else record, model)
+
+
+def stepped_alone(group: Group) -> str:
+    model = initialize(key(0), shard(group, linear(2, 3)))
+    state = train_state(key(1), model, sgd(0.1))
+    with pytest.raises(ValueError, match="over=group") as error:
+        train_step(mse, sgd(0.1))(state, (torch.ones(4, 2), torch.zeros(4, 3)))
+    return str(error.value)
+
+
+def test_a_step_of_one_process_refuses_what_is_divided() -> None:
+    assert together(2, stepped_alone)[0].startswith("the model's parameters are divided among 2 processes")

@@ -33,8 +33,8 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
     Its vjp: that of f, with grad_rows = the rows of grad_1 + ... + grad_n, where grad_r is that of process r.
 
     Args:
-        layers: f, whose trainable tensors have the rows of this process; best given to `shard`. Rows are filled up with zeros, so
-            that all processes have as many. A number without axes is whole in each; so are buffers.
+        layers: f, whose trainable tensors have the rows of this process; best given to `shard`. Rows are filled up with zeros,
+            so that all processes have as many. A number without axes is whole in each; so are buffers.
         rows: how many rows each trainable tensor has as a whole, in their order; 0 for one that is not divided.
         group: the processes.
 
@@ -93,9 +93,8 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
         for leaf, rows in zip(leaves, self.rows, strict=True):
             if rows and leaf.shape[0] != _part(rows, self.group.size):
                 raise ValueError(
-                    f"of a tensor of {rows} rows each of {self.group.size} processes has {_part(rows, self.group.size)}, but here"
-                    f" is {describe(leaf)}: layers of shard are part of no ensemble, and are not stacked but by"
-                    " repeat(n, shard(group, ...))"
+                    f"of a tensor of {rows} rows each of {self.group.size} processes has {_part(rows, self.group.size)}, but"
+                    f" here is {describe(leaf)}: nothing stacks layers of shard but repeat(n, shard(group, ...))"
                 )
         return leaves
 
@@ -137,7 +136,8 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
                 f"layers of shard had {len(own)} trainable tensors, and now have {len(new)}: change the layers first, and"
                 " shard them then; or take them out by unshard"
             )
-        return tree.with_trainable_leaves(after[0], [self._kept(*four) for four in zip(own, old, new, self.rows, strict=True)])
+        kept = [self._kept(*four) for four in zip(own, old, new, self.rows, strict=True)]
+        return tree.with_trainable_leaves(after[0], kept)
 
     def _kept(self, own: Tensor, old: Tensor, new: Tensor, rows: int) -> Tensor:
         if new is old:
@@ -160,16 +160,21 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
 def shard(group: Group, *layers: *Ts) -> Sharded[*Ts]:
     """A `Sharded`: layers of whose parameters each process of the group keeps its rows, gathered while the layers run.
 
-    It goes around what is to be whole at the same time, a block of a transformer, say: the smaller, the less memory, and the
-    more, smaller messages. With ``train_step(loss, optimizer, over=group)`` the numbers are those of the layers without it,
-    whatever the number of processes: initialised from the same key, clipped by the same norm. Each process needs memory for
-    1/n of all, and for one of these as a whole.
+    It goes around what is to be whole at the same time, a block of a transformer, say: the smaller that is, the less memory,
+    and the more and smaller messages. With ``train_step(loss, optimizer, over=group)`` the numbers are those of the layers
+    without it, whatever the number of processes: initialised from the same key, clipped by the same norm. Each process needs
+    memory for 1/n of all, and for one of these as a whole.
 
         block = shard(group, *transformer_block(1024, 16, causal=True))
         model = initialize(key(0), compose(shard(group, embedding(50_000, 1024)), repeat(24, checkpoint(block)), ...))
 
-    ``mixed_precision(shard(group, ...))`` gathers, and sums gradients, in half precision; ``shard(group, mixed_precision(...))``
-    in that in which the parameters are kept.
+    What looks at more than each number by itself sees the whole: `clip_by_global_norm`, `skip_nonfinite`,
+    `dynamic_loss_scale`, `tree.norm`, `tree.count`, `summary`; all processes go through it together, as through a run of the
+    model. An optimizer of your own that does so is refused, until it has a method `divided`. `save` and checkpoints refuse
+    such models: save what `unshard` gives. So do ensembles.
+
+    ``mixed_precision(shard(group, ...))`` gathers, and sums gradients, in half precision; what is
+    inside a `shard`, ``shard(group, mixed_precision(...))``, in that in which the parameters are kept.
 
     Args:
         group: the processes, which all make the same model.
@@ -197,8 +202,8 @@ def shard(group: Group, *layers: *Ts) -> Sharded[*Ts]:
     for record in tree.records(whole):
         if isinstance(record, Repeat):
             raise ValueError(
-                "shard(group, repeat(n, block)) would gather all blocks at once: write repeat(n, shard(group, block)), which has"
-                " one of them whole at a time"
+                "shard(group, repeat(n, block)) would gather all blocks at once: write repeat(n, shard(group, block)), which"
+                " has one of them whole at a time"
             )
         if isinstance(record, Divided):
             raise ValueError(f"the layers of shard are divided already, by the {type(record).__name__} among them")

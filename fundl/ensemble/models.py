@@ -169,5 +169,9 @@ def require_keys(keys: Tensor) -> int:
 
 
 def _require_tensors(model: Model) -> None:
+    if tree.holds(tree.is_divided, model):
+        raise ValueError(
+            "layers whose parameters are divided among processes are part of no ensemble: take them out by unshard"
+        )
     if not tree.leaves(model):
         raise ValueError(f"the model has no parameters: all runs would be the same, {describe(model)}")

@@ -17,7 +17,7 @@ from fundl.saving._file import File, Wanted, opened
 from fundl.saving._names import Rename, Source, changed, renamed
 from fundl.saving._structure import described, differences
 from fundl.saving._texts import structure_of, users
-from fundl.tree import Record, describe, flatten, parts, paths, unflatten
+from fundl.tree import Record, describe, flatten, holds, is_divided, parts, paths, unflatten
 
 T = TypeVar("T")
 
@@ -135,6 +135,11 @@ def load(
     >>> model[0].weight.shape, rest.unexpected
     (torch.Size([3, 2]), ("['mask']",))
     """
+    if holds(is_divided, like):
+        raise ValueError(
+            "`like` has layers whose parameters are divided among processes, but a file has them whole: load the layers first,"
+            " and give them to shard of fundl.distributed then"
+        )
     with opened(path) as file:
         plan = _plan(like, renamed(file.tensors, rename), where)
         if strict and plan.unmatched:

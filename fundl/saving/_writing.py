@@ -15,7 +15,7 @@ from fundl.saving._header import CODES, header_of
 from fundl.saving._numbers import write_numbers
 from fundl.saving._structure import Json, described
 from fundl.saving._texts import SUMS_KEY, sums_text, texts_of, unknown_sums
-from fundl.tree import describe, flatten, misplaced_tensors, paths
+from fundl.tree import describe, flatten, holds, is_divided, misplaced_tensors, paths
 
 
 @with_suggestions
@@ -51,8 +51,8 @@ def save(
         OSError: the file cannot be written.
         TypeError: a leaf is not a tensor, its dtype or layout has no place in the format, or a field holds a tensor that its
             annotation does not mention; the metadata is not all text.
-        ValueError: a tensor is on the meta device; two leaves have the same path; a name of the metadata begins with "fundl.";
-            `where` chooses nothing.
+        ValueError: a tensor is on the meta device; two leaves have the same path; layers are divided among processes
+            (see `distributed.shard`); a name of the metadata begins with "fundl."; `where` chooses nothing.
 
     >>> from tempfile import TemporaryDirectory
     >>> from fundl import ReLU, compose, initialize, key, linear, load, load_metadata, save, tree
@@ -99,6 +99,11 @@ def _named_tensors(tree: object, where: Where | None) -> dict[str, Tensor]:
         raise TypeError(
             f"{misplaced[0]} holds a tensor, but its annotation mentions none, so it is not a leaf of the tree, and would be"
             " lost: annotate the field as Tensor"
+        )
+    if holds(is_divided, tree):
+        raise ValueError(
+            "the tree has layers whose parameters are divided among processes, of which none could write them: save what"
+            " unshard(model) of fundl.distributed gives in each process"
         )
     tensors: dict[str, Tensor] = {}
     for name, leaf in zip(paths(tree), flatten(tree)[0], strict=True):

@@ -113,7 +113,16 @@ def shares_of(over: Group | None, loss: Loss[Prediction, Target]) -> Shares[Pred
     return Shares(over, loss) if over.size > 1 else None
 
 
-def require_whole(model: object) -> None:
+def summed(shares: Shares[Prediction, Target] | None, grads: T) -> T:
+    """The gradients of the whole batch, from those of the rows of a process."""
+    if shares is not None:
+        return shares.summed(grads)
+    if tree.holds(tree.is_divided, grads):
+        _require_whole(grads)
+    return grads
+
+
+def _require_whole(model: object) -> None:
     """Raise unless one process has all of a model: its layers exchange numbers, and a step of one process does not."""
     sizes = [split.among.size for split in tree.splits_of(model) if split is not None]
     if max(sizes, default=1) > 1:

@@ -190,6 +190,11 @@ def reached(
         raise ValueError(f"evaluate_every must be 1 epoch or more, not {evaluate_every}")
     if run.every is not None and run.every < 1:
         raise ValueError(f"every, the steps of an epoch, must be 1 or more, not {run.every}")
+    if checkpoints is not None and tree.holds(tree.is_divided, run.good):
+        raise ValueError(
+            "the model's parameters are divided among processes, of which none could write a checkpoint: leave checkpoints out,"
+            " and save unshard(state.model) of fundl.distributed"
+        )
     keep_freed_memory()
     if run.over is not None and run.over.rank:
         progress = False

@@ -1,7 +1,6 @@
 """A training run's state, and the step that makes the next state of it."""
 
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, Generic, TypeAlias, TypeVar, cast, final
 
 import attrs
@@ -33,8 +32,8 @@ from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
 from fundl.runs import ONE, Runs
-from fundl.training._over import mark, require_whole, shares_of
-from fundl.tree import Record, holds, is_divided
+from fundl.training._over import mark, shares_of, summed
+from fundl.tree import Record, holds
 from fundl.weights import by_rows, rule_of, weighed_by
 
 S = TypeVar("S")
@@ -198,11 +197,7 @@ def step_of(
         value = ran.differentiate(loss_of_all, prediction, target)
         if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
             ran.grad = runs.each(scaled)(ran.grad, scale)
-        grads = ran.backward_params()
-        if shares is not None:
-            grads = shares.summed(grads)
-        elif holds(is_divided, grads):
-            require_whole(grads)
+        grads = summed(shares, ran.backward_params())
         transform = optimizer.weighed(rule_of_all(prediction, target)) if gathers else optimizer
         return grads, transform, Report(value, prediction), seen
 

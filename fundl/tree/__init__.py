@@ -20,13 +20,14 @@ from fundl.tree._structure import (
 )
 from fundl.tree._records import BUFFER as BUFFER, STATISTIC as STATISTIC, Record as Record, describe as describe
 from fundl.tree._nodes import (
-    children as children, evolved as evolved, map_records as map_records, misplaced_tensors as misplaced_tensors, outer_records as outer_records,
+    children as children, evolved as evolved, map_records as map_records,
+    misplaced_tensors as misplaced_tensors, outer_records as outer_records,
     parts as parts, rebuilt as rebuilt, records as records, records_and_buffers as records_and_buffers,
     static_fields as static_fields, with_children as with_children,
 )
 from fundl.tree._divided import (
-    Divided as Divided, Division as Division, Split as Split, Splits as Splits, holds as holds, is_divided as is_divided,
-    splits_of as splits_of, summed_over as summed_over,
+    Divided as Divided, Division as Division, Split as Split, Splits as Splits, as_whole as as_whole, holds as holds,
+    is_divided as is_divided, splits_of as splits_of, summed_over as summed_over,
 )
 from fundl.tree._trainable import (
     trainable_leaves as trainable_leaves, trainable_paths as trainable_paths,

@@ -11,7 +11,9 @@ from typing import Protocol, Self, TypeAlias
 import attrs
 from torch import Tensor
 
+from fundl.tree._nodes import map_records
 from fundl.tree._records import Record
+from fundl.tree._structure import T
 
 
 class Division(Protocol):
@@ -69,6 +71,11 @@ def is_divided(cls: type[Record]) -> bool:
 def splits_of(tree: object) -> Splits:
     """What the trainable leaves of a tree are parts of, in their order; () if there is nothing divided in it."""
     return tuple(_splits(tree)) if holds(is_divided, tree) else ()
+
+
+def as_whole(tree: T) -> T:
+    """The tree with all of what processes have parts of, without values: on the meta device. All else stays."""
+    return map_records(lambda record: record.as_whole() if isinstance(record, Divided) else record, tree)
 
 
 def summed_over(tree: object) -> Sequence[Division | None]:

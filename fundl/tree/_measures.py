@@ -126,4 +126,9 @@ def _same_bits(first: Tensor | None, second: Tensor | None) -> bool:
         return first.device == second.device
     if first.numel() == 0:
         return True
-    return torch.equal(*(leaf.contiguous().view(-1).view(torch.uint8) for leaf in (first, second)))
+    return torch.equal(_bytes(first), _bytes(second))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor in order; one of a single number counts as contiguous, whatever its strides."""
+    return tensor.contiguous().as_strided((tensor.numel(),), (1,)).view(torch.uint8)
