@@ -54,8 +54,8 @@ from fundl.training.evaluation import evaluate
 from fundl.training.fitting import fit
 from fundl.training.history import Evaluation
 from fundl.training.interruption import Interrupted
-from fundl.training.step import TrainState, holds, train_state, train_step
-from fundl.tree import BUFFER
+from fundl.training.step import TrainState, train_state, train_step
+from fundl.tree import BUFFER, holds
 
 Batch = tuple[Tensor, Tensor]
 Network = tuple[Linear, ReLU, Linear]
