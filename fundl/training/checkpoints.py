@@ -47,7 +47,8 @@ class Checkpoints(metaclass=Listed):
     Args:
         folder: of the files, for this run alone; it is made if it is not there.
         every: after how many epochs one is written. After the last one is written in any case.
-        seconds: and after so many seconds, also in the middle of an epoch; None for never.
+        seconds: and after so many seconds, also in the middle of an epoch (where several processes make a run together, at the
+            end of the one on the way); None for never.
         keep: so many of the newest are kept.
         best: what is kept besides, as ``best.safetensors``: the state after the epoch of which this number is the least, such
             as ``lambda epoch: epoch.train.loss``.
