@@ -228,7 +228,7 @@ def _run(command: str) -> None:
 
 def load(file: Path) -> Callable[[list[Tensor]], list[Tensor]]:
     """The program in a library, as a function of Python, which lets other threads go on if it takes long."""
-    # It stays loaded, which takes some 25 kB, also once the function is dropped: the function's definition and code are in it, a
+    # It stays loaded, which takes some 25 kB, also once the function is dropped: its definition and its code are in here, a
     # loop has addresses of it without a reference, and so may a thread that is on its way out of it. ctypes unloads nothing.
     library = ctypes.PyDLL(str(file))
     library.fundl_function.restype = ctypes.py_object
