@@ -49,6 +49,7 @@ def check_finite(
     Raises:
         FloatingPointError: there is one; the message has the layer's place in the model, as in ``model[2].weight``.
         TypeError: the model or the loss is none.
+        ValueError: layers are divided among processes, see `distributed.shard`.
 
     >>> import torch
     >>> from fundl import Linear, ReLU, check_finite, mse
@@ -58,6 +59,11 @@ def check_finite(
     FloatingPointError: forward of model[0], Linear(weight=float32[1, 2], bias=None): its output is inf (1 of 1 numbers)
     """
     require_loss(loss)
+    if tree.holds(tree.is_divided, model):
+        raise ValueError(
+            "the parameters are divided among processes, and one that finds something wrong would leave the others waiting:"
+            " look at the whole in each, check_finite(unshard(model), ...) with unshard of fundl.distributed"
+        )
     scale: Tensor | None = None
     if isinstance(model, TrainState):
         state, model = model, model.model

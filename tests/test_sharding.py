@@ -22,6 +22,7 @@ from fundl import (
     adam,
     batch_norm,
     chain,
+    check_finite,
     checkpoint,
     clip_by_global_norm,
     compose,
@@ -276,6 +277,8 @@ def test_what_cannot_be_divided_says_so(tmp_path: Path) -> None:
         save(tmp_path / "model.safetensors", model)
     with pytest.raises(ValueError, match="load the layers first"):
         load(tmp_path / "model.safetensors", model)
+    with pytest.raises(ValueError, match="look at the whole in each"):
+        check_finite(model, torch.ones(1, 2), torch.zeros(1, 9), mse)
     with pytest.raises(ValueError, match="are part of no ensemble"):
         ensemble.stack([model, model])
     with pytest.raises(ValueError, match="take the layers out by unshard"):
