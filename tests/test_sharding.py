@@ -32,6 +32,7 @@ from fundl import (
     ensemble,
     fit,
     initialize,
+    jit,
     key,
     layer_norm,
     linear,
@@ -240,6 +241,25 @@ def fitted(group: Group) -> Model:
 def test_fit_trains_sharded_parameters() -> None:
     alone = fitted(ALONE)
     for model in together(2, fitted):
+        assert difference(model, alone) < 1e-12
+
+
+def compiled(group: Group) -> Model:
+    """The model after some compiled steps, whole."""
+    model = initialize(key(0), compose(shard(group, linear(3, 7), ReLU()), linear(7, 4)), dtype=DOUBLE)
+    state = train_state(key(1), model, BOUNDED["clipped"])
+    step = jit(train_step(cross_entropy, BOUNDED["clipped"], over=group), donate="state")
+    x, target = data("layers")
+    for batch in minibatches(key(2), (x[:12], target[:12]), 6, part=group):
+        state, _ = step(state, batch)
+    assert len(step.traces) == 1
+    return unshard(state.model)
+
+
+@pytest.mark.slow
+def test_compiled_steps_gather_and_scatter() -> None:
+    alone = compiled(ALONE)
+    for model in together(2, compiled):
         assert difference(model, alone) < 1e-12
 
 
