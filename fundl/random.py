@@ -32,17 +32,15 @@ place i depends on nothing but the key and i:
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
 """
 
-import functools
 import math
 from array import array
-from collections.abc import Callable
 from numbers import Real
 from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
 
-from fundl._common import draws, philox
+from fundl._common import draws, philox, representable
 from fundl._common.modes import is_readable
 from fundl._common.suggestions import with_explanations
 
@@ -53,9 +51,6 @@ __all__ = [
 Key: TypeAlias = Tensor
 """Two 32-bit words in an int64 tensor of shape (2,), as `key`, `split` and `fold_in` make them. To checkers it is a Tensor."""
 
-_DIGITS: Final = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
-_GREATEST: Final = {dtype: torch.finfo(dtype).max for dtype in _DIGITS}
-_SMALLEST: Final = {dtype: torch.finfo(dtype).tiny * torch.finfo(dtype).eps for dtype in _DIGITS}
 _LARGEST_RANGE: Final = 2**40
 _SHAPES: Final = {(2,), (5,)}  # of a key, and of one for a part of the rows
 
@@ -293,13 +288,14 @@ def uniform(
     >>> uniform(key(0), (3,))
     tensor([0.3990, 0.8805, 0.7357])
     """
-    digits = _digits(dtype)
+    digits = representable.digits_of(dtype)
     _require_key_and_shape(key, shape)
     if type(low) is not float or type(high) is not float:
         _require_numbers(low=low, high=high)
     if low == 0 and high == 1:
         return draws.unit(key, shape, digits, dtype)
-    bounds = _bounds if torch.compiler.is_compiling() else _kept_bounds  # torch.compile warns of caches
+    is_compiling = torch.compiler.is_compiling()  # which warns of caches
+    bounds = representable.bounds if is_compiling else representable.kept_bounds
     span, greatest = bounds(low, high, dtype)
     return draws.uniform(key, shape, digits, dtype, span=span, low=low, greatest=greatest)
 
@@ -383,54 +379,13 @@ def truncated_normal(
 
 def _ends(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
     """The least and the greatest number of a dtype in [low, high]; if none is, the bounds, which then are rounded alike."""
-    least, greatest = _in_dtype(low, dtype, math.ceil), _in_dtype(high, dtype, math.floor)
+    least, greatest = representable.rounded_to(low, dtype, math.ceil), representable.rounded_to(high, dtype, math.floor)
     return (least, greatest) if least <= greatest else (low, high)
 
 
 def _normal_probability(x: float) -> float:
     """The probability that a standard normal number is less than x, precise where it is small."""
     return math.erfc(-x / math.sqrt(2)) / 2
-
-
-def _digits(dtype: torch.dtype) -> int:
-    """The precision of a dtype, in bits."""
-    try:
-        return _DIGITS[dtype]
-    except (KeyError, TypeError):  # of what cannot be hashed
-        raise TypeError(f"random numbers come in float64, float32, float16 and bfloat16, not in {dtype}") from None
-
-
-def _bounds(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
-    """What a number that is drawn from [low, high) is multiplied by, after its random bits, and the greatest that may come."""
-    digits, greatest = _DIGITS[dtype], _greatest_below(low, high, dtype)
-    # The product of k and a span of 53 - d bits is exact, so that it is all one whether the addition is fused with it.
-    span = high - low if dtype == torch.float64 else _rounded(high - low, 53 - digits)
-    return span * 2.0**-digits, greatest
-
-
-_kept_bounds: Final = functools.lru_cache(_bounds)  # layers of a kind have the same
-
-
-def _greatest_below(low: float, high: float, dtype: torch.dtype) -> float:
-    """The greatest number in [low, high), both rounded to the dtype; raises if there is none."""
-    most = _GREATEST[dtype]
-    if not (abs(low) <= most and abs(high) <= most and math.isfinite(high - low)):
-        raise ValueError(f"[low, high) = [{low}, {high}) is not a range of finite {dtype} numbers")
-    end = _in_dtype(high, dtype)
-    if not _in_dtype(low, dtype) < end:
-        raise ValueError(f"no {dtype} number is in [low, high) = [{low}, {high}): low must be less than high")
-    return _in_dtype(math.nextafter(end, -math.inf), dtype, math.floor)
-
-
-def _in_dtype(x: float, dtype: torch.dtype, rounding: Callable[[float], int] = round) -> float:
-    """The nearest number of the dtype, or what another rounding than to the nearest gives; infinities stay."""
-    return x if math.isinf(x) else _rounded(x, _DIGITS[dtype], smallest=_SMALLEST[dtype], rounding=rounding)
-
-
-def _rounded(x: float, digits: int, *, smallest: float = 0.0, rounding: Callable[[float], int] = round) -> float:
-    """The number rounded to so many binary digits, and to a multiple of the smallest."""
-    unit = max(math.ldexp(1.0, math.frexp(x)[1] - digits), smallest)
-    return rounding(x / unit) * unit
 
 
 def _integers(key: Key, shape: tuple[int, ...], digits: int) -> Tensor:
@@ -478,10 +433,10 @@ def _require_numbers(**numbers: object) -> None:
 
 def _require_scale(mean: float, std: float, dtype: torch.dtype, *, reach: float) -> None:
     """Raise unless all numbers within so many standard deviations are finite in the dtype."""
-    _digits(dtype)
+    representable.digits_of(dtype)
     if type(mean) is not float or type(std) is not float:
         _require_numbers(mean=mean, std=std)
     if not std >= 0:
         raise ValueError(f"a standard deviation is a number of 0 or more, not {std}")
-    if not abs(mean) + reach * std <= _GREATEST[dtype]:
+    if not abs(mean) + reach * std <= representable.GREATEST[dtype]:
         raise ValueError(f"numbers of mean={mean} and std={std} are not all finite in {dtype}")

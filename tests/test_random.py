@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fundl import random
-from fundl._common import draws
+from fundl._common import draws, representable
 from fundl._common import philox as ours
 from fundl.random import (
     bernoulli,
@@ -605,9 +605,9 @@ def test_uniform_never_gives_its_upper_bound(
 @pytest.mark.parametrize("high", [1.0, 2.0, 0.7, 1001.0, 0.0, -1.0, -0.3, 1e-5, 6e-8, 3e4])
 def test_the_greatest_number_below(high: float, dtype: torch.dtype) -> None:
     if dtype == torch.float64:
-        assert random._greatest_below(-5.0, high, dtype) == math.nextafter(high, -math.inf)
+        assert representable.greatest_below(-5.0, high, dtype) == math.nextafter(high, -math.inf)
     else:
-        assert random._greatest_below(-5.0, high, dtype) == largest_below(high, dtype)
+        assert representable.greatest_below(-5.0, high, dtype) == largest_below(high, dtype)
 
 
 def test_uniform_stays_between_close_bounds() -> None:
@@ -620,7 +620,7 @@ def test_uniform_stays_between_close_bounds() -> None:
 def test_uniform_rounds_as_fused_arithmetic_would() -> None:
     """The product before the addition is exact, so no compiler's choice of instructions shows in float32."""
     integers = bits(key(41), (1000,)) >> 8
-    span = random._rounded(0.7 + 0.3, 29)
+    span = representable.rounded(0.7 + 0.3, 29)
     exact = [int(integer) * int(span * 2.0**40) for integer in integers]
     products = integers.double() * (span * 2.0**-24)
     assert [int(product * 2**64) for product in products.tolist()] == exact

@@ -26,6 +26,7 @@ from fundl.layers import _batch_over
 from fundl.layers._layout import in_a_row, require_sizes
 from fundl.layers._normalizing import Channels, Count, require_channels, require_eps, scale_and_shift
 from fundl.layers._refusals import require_at_least_one, require_dtype
+from fundl.layers._totals import Total
 from fundl.model import forward
 from fundl.shapes import Batch, Rest, Shape, expect
 from fundl.tree import STATISTIC, Record
@@ -387,40 +388,19 @@ def calibrate(model: P, batches: Iterable[Tensor]) -> P:
     if not _layers(model):
         return model
     training = without_statistics(model)
-    totals: list[_Total] = []
+    totals: list[Total] = []
     for batch in batches:
         _, residuals = forward(training, batch)
         with no_grad():
             seen = [_total(*pair) for pair in _paired(training, residuals)]
-            totals = list(map(_Total.joined, totals, seen)) if totals else seen
+            totals = list(map(Total.joined, totals, seen)) if totals else seen
     if not totals or not all(total.count for total in totals):
         raise ValueError("there is nothing to calibrate on: no batches came, or only empty ones")
     return _with_statistics(model, [(total.mean.to(total.dtype), total.var.to(total.dtype)) for total in totals])
 
 
-@attrs.frozen
-class _Total:
-    """Statistics of several batches, each channel's of all its numbers together, and the dtype of them in their layer."""
-
-    count: int
-    mean: Tensor
-    var: Tensor
-    dtype: torch.dtype
-
-    def joined(self, more: "_Total") -> "_Total":
-        """Those of the batches and more of them, by Chan, Golub and LeVeque: no large squares are subtracted."""
-        if not (self.count and more.count):
-            return self if self.count else more
-        count = self.count + more.count
-        share = more.count / count
-        between = (more.mean - self.mean).square() * (share * (1 - share))
-        return _Total(
-            count, torch.lerp(self.mean, more.mean, share), torch.lerp(self.var, more.var, share) + between, more.dtype
-        )
-
-
-def _total(layer: BatchNorm, batch: Statistics) -> _Total:
-    return _Total(batch.count, batch.mean.double(), _var(layer, batch).double(), _dtype(layer, batch))
+def _total(layer: BatchNorm, batch: Statistics) -> Total:
+    return Total(batch.count, batch.mean.double(), _var(layer, batch).double(), _dtype(layer, batch))
 
 
 def _paired(model: Model, residuals: object) -> list[tuple[BatchNorm, Statistics]]:
