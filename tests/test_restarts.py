@@ -44,6 +44,7 @@ def started(tmp_path: Path, kills: int) -> tuple[list[Tensor], list[Tensor]]:
     return load(end, expected), expected
 
 
+@pytest.mark.slow  # gloo may wait for minutes when it connects once more
 def test_a_killed_process(tmp_path: Path) -> None:
     assert tree.equal(*started(tmp_path, 1))
 
