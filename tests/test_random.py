@@ -63,20 +63,22 @@ class Outcome(Protocol):
 
 
 class KolmogorovSmirnov(Protocol):
-    def __call__(self, sample: object, cdf: str, args: tuple[float, ...] = ()) -> Outcome: ...
+    def __call__(self, sample: object, cdf: object) -> Outcome: ...
 
 
 class ChiSquare(Protocol):
     def __call__(self, counts: object) -> Outcome: ...
 
 
-kolmogorov_smirnov: KolmogorovSmirnov = importlib.import_module("scipy.stats").kstest  # scipy ships no types
+scipy_stats: Final = importlib.import_module("scipy.stats")
+kolmogorov_smirnov: KolmogorovSmirnov = scipy_stats.kstest  # scipy ships no types
 chi_square: ChiSquare = importlib.import_module("scipy.stats").chisquare
 
 
 def fits(sample: Tensor, distribution: str, *parameters: float) -> bool:
     """Whether the Kolmogorov-Smirnov test lets the sample pass as one of the distribution."""
-    return kolmogorov_smirnov(sample.double().numpy(), distribution, parameters).pvalue > LIKELY
+    cdf: object = getattr(scipy_stats, distribution)(*parameters).cdf
+    return kolmogorov_smirnov(sample.double().numpy(), cdf).pvalue > LIKELY
 
 
 def even(counts: Tensor) -> bool:
