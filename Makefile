@@ -13,13 +13,17 @@ demo: .venv/examples ## train the disk network, and draw what it learned to disk
 reports: .venv/examples ## repeat the experiments of five reports with fundl and torch.nn: tables and pictures in reports/
 	$(BIN)/python examples/reports.py all --out reports
 
-docs: .venv/docs ## the site, in docs/_build/html
-	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+SITE := $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 
-test: lint types docs .venv/oldest-mypy ## all checks: style, types, the site, tests
+docs: .venv/docs ## the site, in docs/_build/html
+	$(SITE)
+
+test: lint types .venv/oldest-mypy ## all checks: style, types, the site, tests
+	$(SITE)
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
-test-all: lint types docs .venv/oldest-mypy ## the same with the slow sweeps
+test-all: lint types .venv/oldest-mypy ## the same with the slow sweeps
+	$(SITE)
 	$(BIN)/pytest -n auto --dist worksteal
 
 PART ?= 1/1

@@ -17,7 +17,7 @@ from fundl.tree._structure import T
 
 
 class Division(Protocol):
-    """Those who have the parts of a tensor: what a `Group` of processes is."""
+    """Those who have the parts of a tensor: what a `distributed.Group` is."""
 
     @property
     def size(self) -> int:
