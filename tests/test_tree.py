@@ -204,7 +204,7 @@ def test_dicts_of_the_same_leaves_line_up_however_they_were_made() -> None:
 
 
 def test_what_is_no_tree_has_no_trainable_leaves() -> None:
-    with pytest.raises(TypeError, match="but here is a str: 'weights'"):
+    with pytest.raises(TypeError, match=r"but here is 'weights' \(str\)"):
         tree.trainable_leaves((ONE, "weights"))
 
 

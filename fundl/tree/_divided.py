@@ -113,6 +113,9 @@ def holds(kind: Callable[[type[Record]], bool], tree: object) -> bool:
             return found
         parts = [getattr(tree, name) for name in inner]
     elif isinstance(tree, tuple | list):
+        known = _known(kind, tuple(map(type, tree)))
+        if known is not None:
+            return known
         parts = tree
     elif isinstance(tree, dict):
         parts = tree.values()
@@ -120,6 +123,16 @@ def holds(kind: Callable[[type[Record]], bool], tree: object) -> bool:
         if holds(kind, part):
             return True
     return False
+
+
+@functools.cache
+def _known(kind: Callable[[type[Record]], bool], classes: tuple[type, ...]) -> bool | None:
+    """Whether things of these classes have a record of a kind among them; None if that depends on what they hold."""
+    found = [_where_it_holds(kind, cls) for cls in classes if issubclass(cls, Record)]  # type: ignore[arg-type]  # likewise
+    if any(is_one for is_one, _ in found):
+        return True
+    is_all = len(found) == sum(not issubclass(cls, Tensor | None) for cls in classes) and not any(inner for _, inner in found)
+    return False if is_all else None
 
 
 @functools.cache
