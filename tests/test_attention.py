@@ -204,7 +204,7 @@ def test_options_out_of_range() -> None:
     with pytest.raises(ValueError, match=r"the heads must divide the features, but 8 features do not go into 3 heads"):
         cross_attention(8, 3)
     for few in (0, 3, 8):
-        with pytest.raises(ValueError, match=rf"key_value_heads must divide the heads, .* but 4 heads cannot share {few}"):
+        with pytest.raises(ValueError, match=rf"key_value_heads must divide the heads evenly, but 4 heads cannot share {few}"):
             self_attention(8, 4, key_value_heads=few)
     with pytest.raises(ValueError, match=r"SelfAttention's dropout is the probability .* not including, 1, not 1.0"):
         self_attention(8, 4, dropout=1.0)
