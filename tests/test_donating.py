@@ -14,6 +14,7 @@ from fundl import (
     Interrupted,
     Key,
     ReLU,
+    accumulate,
     adam,
     adamw,
     chain,
@@ -30,7 +31,9 @@ from fundl import (
     mixed_precision,
     momentum,
     mse,
+    scale,
     sgd,
+    skip_nonfinite,
     split,
     train_step,
     tree,
@@ -64,6 +67,19 @@ def test_a_step_that_donates_gives_the_same_bits(optimizer: AnyTransform, dtype:
         state, other_report = donating(state, batch)
         assert tree.equal(state, expected)
         assert tree.equal(other_report, report)
+
+
+@pytest.mark.parametrize("optimizer", [adam(0.1), adamw(0.1), skip_nonfinite(adam(0.1)), accumulate(adamw(0.1), steps=2)])
+def test_optimizers_that_others_follow_give_the_same_bits(optimizer: AnyTransform) -> None:
+    """Their updates are written over, not the params."""
+    followed = chain(optimizer, scale(0.5))
+    step, donating = train_step(mse, followed), train_step(mse, followed, donate=True)
+    expected, state = start(followed), start(followed)
+    for value in (1.0, torch.inf, 1.0, 1.0):
+        batch = X * value, TARGET
+        expected, state = step(expected, batch)[0], donating(state, batch)[0]
+        for one, other in zip(tree.leaves(state), tree.leaves(expected), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 @every_optimizer
