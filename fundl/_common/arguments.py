@@ -17,7 +17,7 @@ from typing import Final, Literal, NamedTuple, TypeVar, Union, get_args, get_ori
 import torch
 from torch import Tensor
 
-from fundl._common.generated import Function
+from fundl._common.generated import Function, module_of
 
 _RAISE: Final = dis.opmap["RAISE_VARARGS"]
 _SHORT: Final = 40  # letters
@@ -190,7 +190,7 @@ def is_told(error: Exception) -> bool:
         trace = trace.tb_next
     if trace is None:
         return False
-    code, home = trace.tb_frame.f_code, str(trace.tb_frame.f_globals.get("__name__", ""))
+    code, home = trace.tb_frame.f_code, module_of(trace.tb_frame)
     return home.partition(".")[0] == "fundl" and code.co_code[trace.tb_lasti] == _RAISE
 
 
@@ -198,7 +198,7 @@ def caller_of(error: Exception) -> str:
     """The package whose code called the kernel, or the function of torch, that an error comes from."""
     trace, home = error.__traceback__, ""
     while trace is not None:
-        package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        package = module_of(trace.tb_frame).partition(".")[0]
         home, trace = home if package == "torch" else package, trace.tb_next
     return home
 

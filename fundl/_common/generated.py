@@ -26,11 +26,18 @@ def define(source: str, name: str, scope: Mapping[str, object]) -> Function:
     file = f"{_FILE}{next(_NUMBERS)}: {name}>"
     # What is defined goes elsewhere than the scope, or the function would hold itself, and live until a collection of cycles.
     defined: dict[str, Function] = {}
-    exec(compile(source, file, "exec"), {"__name__": __name__, **scope}, defined)
+    # The scope has no __name__: torch.compile would look for its values in the module of that name.
+    exec(compile(source, file, "exec"), dict(scope), defined)
     linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file
     function = defined[name]
+    function.__module__ = __name__
     weakref.finalize(function, linecache.cache.pop, file, None).atexit = False  # the lines live as long as the function
     return function
+
+
+def module_of(frame: types.FrameType) -> str:
+    """The name of the module whose code a frame runs; that of this one for what `define` made."""
+    return __name__ if frame.f_code.co_filename.startswith(_FILE) else str(frame.f_globals.get("__name__", ""))
 
 
 def is_generated(value: object) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import cast
 
 from fundl import tree
+from fundl._common.generated import module_of
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import P, Prediction, Target
 from fundl.optim.accumulate import AccumulateState
@@ -73,7 +74,7 @@ def warn_of_waiting(state: object) -> None:
     if not (count := waiting(state)):
         return
     depth, frame = 1, sys._getframe()
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("fundl."):
+    while frame.f_back is not None and module_of(frame).startswith("fundl."):
         depth, frame = depth + 1, frame.f_back
     warnings.warn(
         f"{_said(count)} at the end of the run, in a window of accumulate that is not full: a run that goes on from its state"
