@@ -173,8 +173,8 @@ def shard(group: Group, *layers: *Ts) -> Sharded[*Ts]:
     model. An optimizer of your own that does so is refused, until it has a method `divided`. `save` and checkpoints refuse
     such models: save what `unshard` gives. So do ensembles.
 
-    ``mixed_precision(shard(group, ...))`` gathers, and sums gradients, in half precision; what is
-    inside a `shard`, ``shard(group, mixed_precision(...))``, in that in which the parameters are kept.
+    ``mixed_precision(shard(group, ...))`` gathers parameters and sums gradients in half precision,
+    ``shard(group, mixed_precision(...))`` in the precision of the parameters.
 
     Args:
         group: the processes, which all make the same model.

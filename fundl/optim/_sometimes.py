@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Generic
+from typing import Generic, Self
 
 import attrs
 from torch import Tensor
@@ -49,6 +49,11 @@ class Sometimes(Transform[Own], Generic[S, Own]):
     @override
     def move(self, grads: Tensors, state: Own, params: Tensors) -> tuple[Tensors, Own]:
         return self._selected(self.transform.move, grads, state, params, otherwise=params)
+
+    @override
+    def weighed(self, weight: float | Tensor) -> Self:
+        transform = self.transform.weighed(weight)
+        return self if transform is self.transform else attrs.evolve(self, transform=transform)
 
     @property
     @override

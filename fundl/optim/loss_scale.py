@@ -124,11 +124,6 @@ class DynamicLossScale(Sometimes[S, LossScaleState[S]]):
         return results, LossScaleState(state.scale, state.good_steps, inner)
 
     @override
-    def weighed(self, weight: float | Tensor) -> Self:
-        transform = self.transform.weighed(weight)
-        return self if transform is self.transform else attrs.evolve(self, transform=transform)
-
-    @override
     def divided(self, splits: tree.Splits) -> Self:
         return attrs.evolve(self, transform=self.transform.divided(splits), splits=splits)
 

@@ -52,11 +52,6 @@ class SkipNonfinite(Sometimes[S, SkipState[S]]):
         return results, SkipState(state.skipped, inner)
 
     @override
-    def weighed(self, weight: float | Tensor) -> Self:
-        transform = self.transform.weighed(weight)
-        return self if transform is self.transform else attrs.evolve(self, transform=transform)
-
-    @override
     def divided(self, splits: tree.Splits) -> Self:
         return attrs.evolve(self, transform=self.transform.divided(splits), splits=splits)
 

@@ -166,13 +166,19 @@ def mark(step: object, group: Group | None) -> None:
         setattr(step, _MARK, group)
 
 
-def group_of_step(step: object) -> Group | None:
-    """The processes that a step, compiled or not, is over; None where nothing is known."""
+def said_of(step: object, name: str) -> object:
+    """What a step is marked with under a name, or what is inside of it, where it is compiled or wrapped; None for nothing."""
     while step is not None:
-        if isinstance(found := getattr(step, _MARK, None), Group):
+        if (found := getattr(step, name, None)) is not None:
             return found
         step = getattr(step, "__wrapped__", None)
     return None
+
+
+def group_of_step(step: object) -> Group | None:
+    """The processes that a step, compiled or not, is over; None where nothing is known."""
+    found = said_of(step, _MARK)
+    return found if isinstance(found, Group) else None
 
 
 def processes_of(step: object, over: Group | None) -> Group | None:

@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-from collections.abc import Callable
 from typing import cast
 
 from fundl import tree
@@ -10,6 +9,7 @@ from fundl._common.generated import module_of
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import P, Prediction, Target
 from fundl.optim.accumulate import AccumulateState
+from fundl.training._over import said_of
 from fundl.training.step import FINISHING, S, Step, TrainState, X
 from fundl.tree import describe
 
@@ -41,8 +41,8 @@ def finish(step: Step[P, S, X, Target, Prediction], state: TrainState[P, S]) -> 
     """
     if not isinstance(state, TrainState):
         raise TypeError(f"finish(step, state) takes the state that a step or fit returned, not {describe(state)}")
-    finished = _of(step)
-    if finished is None:
+    finished = said_of(step, FINISHING)
+    if not callable(finished):
         raise TypeError(
             f"finish takes a step that train_step made, not {describe(step)}; whoever writes a step writes as well:"
             " model, memory = optimizer.finish(state.optimizer, state.model)"
@@ -51,16 +51,6 @@ def finish(step: Step[P, S, X, Target, Prediction], state: TrainState[P, S]) -> 
     if count := waiting(after):
         raise ValueError(f"{_said(count)} still: a transform around `accumulate` does not hand on `rest`, as those of fundl do")
     return after
-
-
-def _of(step: object) -> Callable[[object], object] | None:
-    """What finishes the states of a step, also of one that is wrapped."""
-    while step is not None:
-        finished: Callable[[object], object] | None = getattr(step, FINISHING, None)
-        if finished is not None:
-            return finished
-        step = getattr(step, "__wrapped__", None)
-    return None
 
 
 def waiting(state: object) -> int:

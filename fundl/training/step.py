@@ -149,6 +149,9 @@ def train_step(
             None, the default, nobody follows: a model without statistics normalises with those of whatever batch it is given,
             also where it is evaluated and used, unless `calibrate` finds some after training; one with statistics is trained
             with these as they are.
+        over: a group of processes, each of which is given some rows of each batch, as ``minibatches(..., part=group)`` does.
+            Loss, gradients and random numbers are those of the whole batch, so all make the same step; `Report.prediction` is
+            that of the own rows. None, the default, for one process.
 
     >>> from fundl import initialize, key, linear, mse, sgd, train_state, train_step
     >>> optimizer = sgd(0.1)
