@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fundl._common import kernels
 from fundl._common.listed import Listed
+from fundl._common.meeting import meet
 from fundl._common.suggestions import with_suggestions
 from fundl.memory import keep_freed_memory
 from fundl.tree import describe
@@ -133,7 +134,7 @@ def start(*, device: torch.device | str | None = None, minutes: float = 30.0) ->
         The group of all processes, and the device.
 
     Raises:
-        RuntimeError: the processes differ; the message says in what.
+        RuntimeError: the processes differ, or not all came; the message says in what, or which.
         ValueError: there are more processes on a machine than GPUs.
 
     >>> from fundl.distributed import start
@@ -143,7 +144,7 @@ def start(*, device: torch.device | str | None = None, minutes: float = 30.0) ->
     place = _device(device)
     if torch.distributed.is_available() and not torch.distributed.is_initialized() and _is_launched():
         backend = "nccl" if place.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, timeout=timedelta(minutes=minutes))
+        meet(backend, timedelta(minutes=minutes))
         atexit.register(_leave)
     keep_freed_memory()
     group = _world()

@@ -69,7 +69,7 @@ def run(group: Group, folder: str, kills: int) -> list[torch.Tensor]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    group, _ = start(device="cpu", minutes=1)
+    group, _ = start(device="cpu", minutes=2)
     leaves = run(group, sys.argv[1], int(sys.argv[2]))
     if group.rank == 0:
         save(sys.argv[3], leaves)
