@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, Self, TypeAlias
 
 import attrs
+import torch
 from torch import Tensor
 
 from fundl.tree._nodes import map_records
@@ -31,15 +32,64 @@ class Division(Protocol):
 class Split:
     """What one leaf is a part of.
 
+    One axis of the whole is divided. It may consist of blocks, such as queries, keys and values in one matrix: each of them is
+    divided by itself, and a part has its piece of each, one behind the other.
+
     Args:
         among: those who have the parts.
         whole: the size of the axis that is divided, in the whole.
         part: its size in each of the parts. All are of one shape: what there is too much is 0.
+        axis: which one it is; the first by default.
+        blocks: the sizes of the blocks, each of which all have equal pieces of; (), the default, for one block.
     """
 
     among: Division
     whole: int
     part: int
+    axis: int = 0
+    blocks: tuple[int, ...] = ()
+
+    def ranges(self, rank: int) -> tuple[tuple[int, int], ...]:
+        """Where in the whole the part of one of them lies along the axis, piece by piece: from, and up to but not including.
+
+        What a part has beyond them is 0.
+        """
+        if not self.blocks:
+            return ((min(rank * self.part, self.whole), min((rank + 1) * self.part, self.whole)),)
+        found: list[tuple[int, int]] = []
+        start = 0
+        for block in self.blocks:
+            piece = block // self.among.size
+            found.append((start + rank * piece, start + (rank + 1) * piece))
+            start += block
+        return tuple(found)
+
+    def part_of(self, whole: Tensor, rank: int) -> Tensor:
+        """The part of one of them, in memory of its own."""
+        shape = self._with_size(whole, self.part)
+        if whole.is_meta:
+            return whole.new_empty(shape)
+        pieces = [whole.narrow(self.axis, start, stop - start) for start, stop in self.ranges(rank)]
+        if missing := self.part - sum(piece.shape[self.axis] for piece in pieces):
+            pieces.append(whole.new_zeros(self._with_size(whole, missing)))
+        return torch.cat(pieces, self.axis) if len(pieces) > 1 else pieces[0].clone(memory_format=torch.contiguous_format)
+
+    def whole_of(self, part: Tensor) -> Tensor:
+        """The whole, from the parts of all, who ask together."""
+        parts = self.among.of_all(part.unsqueeze(0))  # (n, ...)
+        sizes = [stop - start for start, stop in self.ranges(0)] if self.blocks else [self.part]
+        blocks = [
+            torch.cat(block.unbind(), self.axis) for block in parts.split_with_sizes(sizes, self.axis + 1)
+        ]  # each of them is that of all
+        return torch.cat(blocks, self.axis).narrow(self.axis, 0, self.whole)
+
+    def shown(self, part: Tensor) -> Tensor:
+        """What the whole looks like: of its shape, on the meta device."""
+        return torch.empty(self._with_size(part, self.whole), dtype=part.dtype, device="meta")
+
+    def _with_size(self, tensor: Tensor, size: int) -> tuple[int, ...]:
+        """The shape of a tensor, with another size of the axis."""
+        return *tensor.shape[: self.axis], size, *tensor.shape[self.axis + 1 :]
 
 
 Splits: TypeAlias = tuple[Split | None, ...]
