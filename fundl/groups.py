@@ -5,6 +5,7 @@ starts them; what they say to each other goes through torch.distributed.
 """
 
 import atexit
+import functools
 import itertools
 import math
 import os
@@ -73,6 +74,16 @@ class Group(metaclass=Listed):
             raise not_up(self)
         return found
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The numbers of its processes among all that `start` found, in its own order.
+
+        Raises:
+            RuntimeError: no such group is up in this process.
+        """
+        group = self.process_group
+        return (self.rank,) if group is None else tuple(torch.distributed.get_process_group_ranks(group))
+
     def of_all(self, tensor: Tensor, /) -> Tensor:
         """The rows of all processes, (n k, ...) of (k, ...) each, in the order of the ranks; all of them ask together."""
         if self.size == 1:
@@ -83,6 +94,16 @@ class Group(metaclass=Listed):
             if "resolve the process group" in str(error):
                 raise not_up(self) from error
             raise
+
+
+@functools.cache
+def _place(rank: int, device: torch.device) -> Tensor:
+    return torch.tensor(rank, device=device)
+
+
+def place_in(group: Group, device: torch.device) -> Tensor:
+    """The rank of this process as a tensor, for what is traced: so that its graph is the same for all of them."""
+    return _place(group.rank, device)
 
 
 def require_group(group: object) -> None:

@@ -20,6 +20,7 @@ from fundl import (
     Transform,
     accumulate,
     adam,
+    averaged,
     batch_norm,
     chain,
     check_finite,
@@ -28,8 +29,10 @@ from fundl import (
     compose,
     cross_entropy,
     dynamic_loss_scale,
+    ema,
     embedding,
     ensemble,
+    finish,
     fit,
     initialize,
     jit,
@@ -57,7 +60,7 @@ from fundl import (
     tree,
     value_and_grad,
 )
-from fundl.distributed import Group, shard, unshard
+from fundl.distributed import Group, Sharded, grid, shard, shard_moments, unshard
 from fundl.layer import Model
 from tests.processes import together
 
@@ -261,6 +264,123 @@ def test_compiled_steps_gather_and_scatter() -> None:
     alone = compiled(ALONE)
     for model in together(2, compiled):
         assert difference(model, alone) < 1e-12
+
+
+# --- Along two axes ----------------------------------------------------------------------------------------------------
+
+
+def trained_along_two(group: Group, name: str, sharded_norm: bool) -> tuple[Model, int]:
+    """The model after steps of 2 machines of 2 processes, and how many rows of its first tensor one process has."""
+    machines, ranks = grid(machines=2, ranks=2)
+    model = initialize(key(0), MODELS[name](ranks), dtype=DOUBLE)
+
+    def along_two(record: tree.Record) -> tree.Record:
+        return attrs.evolve(record, copies=machines) if isinstance(record, Sharded) else record
+
+    model = tree.map_records(along_two, model)
+    optimizer = BOUNDED["adam" if sharded_norm else "sgd"]
+    state = train_state(key(1), model, optimizer)
+    step = train_step(partial(cross_entropy, axis=1 if name == "layers" else -1), optimizer, over=group, donate=True)
+    for epoch in range(2):
+        for batch in minibatches(key(epoch), data(name), 7, part=group):
+            state, _ = step(state, batch)
+    return unshard(state.model), tree.trainable_leaves(state.model)[0].shape[0]
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_parts_within_a_machine_and_copies_across_give_the_numbers_of_one_process(clipped: bool) -> None:
+    alone = trained(ALONE, "layers", BOUNDED["adam" if clipped else "sgd"])
+    four = together(4, trained_along_two, "layers", clipped)
+    for model, rows in four:
+        assert rows == 4  # of 7
+        assert difference(model, alone) < 1e-12
+        assert tree.equal(model, four[0][0])
+
+
+def over_another_group(group: Group) -> str:
+    _, ranks = grid(machines=2, ranks=2)
+    model = initialize(key(0), shard(ranks, linear(2, 4)))
+    state = train_state(key(1), model, sgd(0.1))
+    with pytest.raises(ValueError, match="copies=machines") as error:
+        train_step(mse, sgd(0.1), over=group)(state, (torch.ones(4, 2), torch.zeros(4, 4)))
+    with pytest.raises(ValueError, match="are in other groups"):
+        shard(ranks, linear(2, 2), copies=ranks)
+    return str(error.value)
+
+
+def test_a_step_over_all_wants_copies() -> None:
+    assert together(4, over_another_group)[0].startswith("the step is over the 4 processes")
+
+
+# --- The memory of an optimizer alone ----------------------------------------------------------------------------------
+
+
+def whole() -> Model:
+    """A model without `shard`, with rows that no number of processes divides."""
+    return compose(linear(3, 7), Scaled(torch.full((), 0.25)), Dropout(0.3), batch_norm(7), ReLU(), linear(7, 1), linear(1, 4))
+
+
+def around(group: Group) -> dict[str, AnyTransform]:
+    clip, rate = clip_by_global_norm(0.05), momentum(0.1)
+    return {
+        "adam": shard_moments(group, chain(clip_by_global_norm(1e-4), adam(1e-2, epsilon=1e-3))),
+        "clipped around": chain(clip, shard_moments(group, rate)),
+        "scaled inside": shard_moments(group, dynamic_loss_scale(chain(clip, rate))),
+        "scaled around": dynamic_loss_scale(shard_moments(group, chain(clip, rate))),
+        "skipping": skip_nonfinite(shard_moments(group, accumulate(chain(clip, rate), 2))),
+        "accumulated": shard_moments(group, skip_nonfinite(accumulate(chain(clip, rate), 2))),
+    }
+
+
+def with_moments_divided(group: Group, name: str, donate: bool, compile_it: bool) -> tuple[Model, int]:
+    """The model after some steps, and the bytes of the optimizer's state."""
+    model, optimizer = initialize(key(0), whole(), dtype=DOUBLE), around(group)[name]
+    state = train_state(key(1), model, optimizer)
+    step = train_step(cross_entropy, optimizer, over=group, donate=donate)
+    x, target = data("layers")
+    if compile_it:
+        step, x, target = jit(step, donate="state"), x[:12], target[:12]
+    for epoch in range(2):
+        for batch in minibatches(key(epoch), (x, target), 6 if compile_it else 7, part=group):
+            state, _ = step(state, batch)
+    return finish(step, state).model, tree.nbytes(state.optimizer)
+
+
+@pytest.mark.parametrize("name", around(ALONE))
+def test_moments_divided_give_the_numbers_of_one_process(name: str) -> None:
+    alone, nbytes = with_moments_divided(ALONE, name, False, False)
+    for donate in False, True:
+        two = together(2, with_moments_divided, name, donate, False)
+        for model, its_nbytes in two:
+            assert difference(model, alone) < 1e-12
+            assert tree.equal(model, two[0][0])
+            assert its_nbytes < 0.75 * nbytes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adam", "scaled around"])
+def test_compiled_steps_divide_moments(name: str) -> None:
+    alone, _ = with_moments_divided(ALONE, name, False, True)
+    for model, _ in together(2, with_moments_divided, name, False, True):
+        assert difference(model, alone) < 1e-12
+
+
+def kept(group: Group) -> list[str]:
+    """What the tensors of a state are parts of."""
+    state = shard_moments(group, adam(1e-2)).init(initialize(key(0), linear(3, 7))).inner
+    with pytest.raises(ValueError, match="save what unshard"):
+        save("nowhere.safetensors", state)
+    average = chain(sgd(0.1), ema(0.9))
+    params = torch.zeros(7)
+    with pytest.raises(ValueError, match="write ema around"):
+        averaged(shard_moments(group, average).init(params), params)
+    return [
+        f"{leaf.shape[0]} of {split.whole}" for leaf, split in zip(tree.leaves(state), state.splits(), strict=True) if split
+    ]
+
+
+def test_a_state_says_what_its_tensors_are_parts_of() -> None:
+    assert together(2, kept) == [["4 of 7"] * 4] * 2
 
 
 # --- What cannot be ----------------------------------------------------------------------------------------------------

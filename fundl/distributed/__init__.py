@@ -27,6 +27,7 @@ from fundl.collectives import (
     require_same as require_same,
     scatter_sum as scatter_sum,
 )
+from fundl.distributed.moments import ShardedState as ShardedState, ShardMoments as ShardMoments, shard_moments as shard_moments
 from fundl.distributed.sharding import Sharded as Sharded, shard as shard, unshard as unshard
 from fundl.groups import Group as Group, grid as grid, group_of as group_of, start as start
 

@@ -11,6 +11,7 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common.checks import models, require_model
 from fundl._common.modes import no_grad
+from fundl._common.suggestions import with_suggestions
 from fundl.collectives import gathered, reduced, scattered
 from fundl.groups import Group, require_group
 from fundl.layer import Model
@@ -30,13 +31,17 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
     parameters, gradients, and what an optimizer remembers of them take 1/n of the memory. What is exchanged in a step is the
     parameters twice and the gradients once, 3/2 of what `train_step` sums without this.
 
-    Its vjp: that of f, with grad_rows = the rows of grad_1 + ... + grad_n, where grad_r is that of process r.
+    Where there are copies, other groups have the same rows, on other machines say: what is gathered comes from the own group,
+    and between them travel the gradients of the rows alone, 1/n of all.
+
+    Its vjp: that of f, with grad_rows = the rows of grad_1 + ... + grad_n, where grad_r is that of process r; of all copies.
 
     Args:
         layers: f, whose trainable tensors have the rows of this process; best given to `shard`. Rows are filled up with zeros,
             so that all processes have as many. A number without axes is whole in each; so are buffers.
         rows: how many rows each trainable tensor has as a whole, in their order; 0 for one that is not divided.
-        group: the processes.
+        group: the processes that have the parts.
+        copies: the processes that have the same rows as this one, if there are any.
 
     Shape:
         that of f
@@ -53,6 +58,7 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
     layers: tuple[*Ts]
     rows: tuple[int, ...]
     group: Group
+    copies: Group | None = None
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, None]]:
@@ -76,11 +82,13 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
         leaves = tree.trainable_leaves(grads)
         places = [place for place, rows in enumerate(self.rows) if rows]
         others = [place for place, rows in enumerate(self.rows) if not rows]
-        filled = [_filled(leaves[place], self.group.size) for place in places]
-        for place, total in zip(places, scattered(filled, self.group), strict=True):
+        given = [filled(leaves[place], self.group.size) for place in places]
+        for place, total in zip(places, scattered(given, self.group), strict=True):
             leaves[place] = total
         for place, total in zip(others, reduced([leaves[place] for place in others], self.group), strict=True):
             leaves[place] = total
+        if self.copies is not None:
+            leaves = reduced(leaves, self.copies)
         return self.gradient(tree.with_trainable_leaves(self.layers, leaves))
 
     @override
@@ -91,9 +99,9 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
         """The trainable leaves of this process, which must have its rows."""
         leaves = tree.trainable_leaves(self.layers)
         for leaf, rows in zip(leaves, self.rows, strict=True):
-            if rows and leaf.shape[0] != _part(rows, self.group.size):
+            if rows and leaf.shape[0] != part_of(rows, self.group.size):
                 raise ValueError(
-                    f"of a tensor of {rows} rows each of {self.group.size} processes has {_part(rows, self.group.size)}, but"
+                    f"of a tensor of {rows} rows each of {self.group.size} processes has {part_of(rows, self.group.size)}, but"
                     f" here is {describe(leaf)}: nothing stacks layers of shard but repeat(n, shard(group, ...))"
                 )
         return leaves
@@ -102,16 +110,16 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
 
     @override
     def splits(self) -> Splits:
-        return tuple([Split(self.group, rows, _part(rows, self.group.size)) if rows else None for rows in self.rows])
+        return tuple([Split(self.group, rows, part_of(rows, self.group.size)) if rows else None for rows in self.rows])
 
     @override
-    def summed_over(self) -> Group:
-        return self.group
+    def summed_over(self) -> Sequence[Group]:
+        return (self.group,) if self.copies is None else (self.group, self.copies)
 
     @override
     def as_whole(self) -> Self:
         alone = Group(self.group.name, 1, 0)
-        return attrs.evolve(self, layers=self._shown(), group=alone)
+        return attrs.evolve(self, layers=self._shown(), group=alone, copies=None)
 
     def _shown(self) -> tuple[*Ts]:
         """The layers with tensors of all rows, on the meta device: what they look like while they run."""
@@ -157,7 +165,8 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
         return _rows_of(new, self.group)
 
 
-def shard(group: Group, *layers: *Ts) -> Sharded[*Ts]:
+@with_suggestions
+def shard(group: Group, *layers: *Ts, copies: Group | None = None) -> Sharded[*Ts]:
     """A `Sharded`: layers of whose parameters each process of the group keeps its rows, gathered while the layers run.
 
     It goes around what is to be whole at the same time, a block of a transformer, say: the smaller that is, the less memory,
@@ -176,14 +185,25 @@ def shard(group: Group, *layers: *Ts) -> Sharded[*Ts]:
     ``mixed_precision(shard(group, ...))`` gathers parameters and sums gradients in half precision,
     ``shard(group, mixed_precision(...))`` in the precision of the parameters.
 
+    Where it is far from one machine to the next, the parts stay on a machine, and each machine has all of them:
+
+        machines, ranks = grid(machines=4, ranks=8)
+        block = shard(ranks, *transformer_block(1024, 16, causal=True), copies=machines)
+
+    for a step over the group of all processes, which `start` gave. 1/8 of all is in each process then, and from one machine to
+    another travel the sums of the gradients of 1/8.
+
     Args:
         group: the processes, which all make the same model.
         layers: layers, or models, which are checked as by `compose`. If they have values, these are the same in all processes,
             and each keeps its rows of them.
+        copies: the processes that have the same rows, one of each machine, say: the other axis of a `grid`. By default there
+            are none.
 
     Raises:
         TypeError: there is no group, or something is not a layer.
-        ValueError: the layers have no parameters that could be divided, or are `repeat` or `shard` themselves.
+        ValueError: the layers have no parameters that could be divided, or are `repeat` or `shard` themselves; or the copies
+            are the group itself.
 
     >>> from fundl import initialize, key, linear, tree
     >>> from fundl.distributed import Group, shard, start
@@ -198,6 +218,13 @@ def shard(group: Group, *layers: *Ts) -> Sharded[*Ts]:
     Linear(weight=float32[7, 2], bias=float32[7])
     """
     require_group(group)
+    if copies is not None:
+        require_group(copies)
+        if copies == group and group.size > 1:
+            raise ValueError(
+                f"the copies are in other groups than the parts, but both are {group}: machines, ranks = grid(machines=4,"
+                " ranks=8) gives two that fit, for shard(ranks, ..., copies=machines)"
+            )
     whole = models(*layers)
     for record in tree.records(whole):
         if isinstance(record, Repeat):
@@ -213,7 +240,7 @@ def shard(group: Group, *layers: *Ts) -> Sharded[*Ts]:
         raise ValueError(f"there is nothing to shard: no parameter has rows in {describe(whole)}")
     fitting_whole = fitting(Sharded(whole, rows, Group(group.name, 1, 0)))
     own = [_rows_of(leaf, group) if count else leaf for leaf, count in zip(leaves, rows, strict=True)]
-    return Sharded(tree.with_trainable_leaves(fitting_whole.layers, own), rows, group)
+    return Sharded(tree.with_trainable_leaves(fitting_whole.layers, own), rows, group, copies)
 
 
 def unshard(model: Model) -> Model:
@@ -255,12 +282,12 @@ def _unsharded(part: object) -> object:
     return {name: _unsharded(one) for name, one in part.items()} if isinstance(part, dict) else part
 
 
-def _part(rows: int, size: int) -> int:
+def part_of(rows: int, size: int) -> int:
     """How many of so many rows each process has."""
     return -(-rows // size)
 
 
-def _filled(tensor: Tensor, size: int) -> Tensor:
+def filled(tensor: Tensor, size: int) -> Tensor:
     """The tensor with rows of zeros behind, so that they can be divided."""
     missing = -tensor.shape[0] % size
     return torch.cat((tensor, tensor.new_zeros((missing, *tensor.shape[1:])))) if missing else tensor
@@ -268,7 +295,7 @@ def _filled(tensor: Tensor, size: int) -> Tensor:
 
 def _rows_of(tensor: Tensor, group: Group) -> Tensor:
     """The rows of this process, in memory of their own."""
-    part = _part(tensor.shape[0], group.size)
+    part = part_of(tensor.shape[0], group.size)
     if group.size == 1:
         return tensor
     if tensor.is_meta:

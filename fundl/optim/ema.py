@@ -158,6 +158,12 @@ def _averages(state: object, places: Sequence[int]) -> Iterator[tuple[EmaState, 
     """All averages in a state, each with the places of the leaves that it is of."""
     if isinstance(state, EmaState):
         yield state, places
+    elif isinstance(state, tree.Divided) and any(state.splits()):
+        if next(_averages(tree.children(state), places), None) is not None:
+            raise ValueError(
+                "the average in the state is of the rows of this process alone: write ema around what divides the memory of an"
+                " optimizer, chain(shard_moments(group, ...), ema(...))"
+            )
     elif isinstance(state, PartitionState):
         parts: Sequence[object] = state.inner
         for number, part in enumerate(parts):

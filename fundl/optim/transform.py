@@ -177,6 +177,13 @@ class Transform(Generic[S], metaclass=ListedABC):
             " else write its method `divided`, as Transform tells"
         )
 
+    def summing(self, among: tree.Division) -> Self | None:  # noqa: ARG002  # most do not
+        """The transform that is given the gradients of each process, and sums them itself: see `distributed.shard_moments`.
+
+        None for one that is given the sums.
+        """
+        return None
+
     def rest(self, state: S, params: Tensors) -> tuple[Tensors, S]:
         """The next params and state, once what was gathered and waits for more has been applied: see `accumulate`.
 

@@ -9,6 +9,7 @@ goes backward times w_r over the sum, and the gradients with respect to the para
 """
 
 import functools
+import math
 from typing import Final, Generic, TypeVar
 
 import attrs
@@ -21,10 +22,12 @@ from fundl._common.modes import is_readable
 from fundl.collectives import reduced
 from fundl.groups import Group, device_of, require_group
 from fundl.layer import Loss, Prediction, Target
+from fundl.optim.transform import Transform
 from fundl.random import Key
 from fundl.weights import SUM, Rule, Weight, adds_up, by_rows, count_along, rule_of
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 @attrs.frozen(eq=False)
@@ -75,19 +78,20 @@ class Shares(Generic[Prediction, Target]):
         leaves = tree.trainable_leaves(grads)
         if not tree.holds(tree.is_divided, grads):
             return tree.with_trainable_leaves(grads, reduced(leaves[::-1], self.group)[::-1])
-        own = [place for place, among in enumerate(tree.summed_over(grads)) if not self._has_summed(among)]
+        own = [place for place, among in enumerate(tree.summed_over(grads)) if not self._has_summed(tuple(among))]
         for place, total in zip(own, reduced([leaves[place] for place in own[::-1]], self.group)[::-1], strict=True):
             leaves[place] = total
         return tree.with_trainable_leaves(grads, leaves)
 
-    def _has_summed(self, among: tree.Division | None) -> bool:
+    def _has_summed(self, among: tuple[tree.Division, ...]) -> bool:
         """Whether a leaf's gradient is the sum already over the processes of the step."""
-        if among is not None and among != self.group:
+        if among and not _are_together(among, self.group):
             raise ValueError(
                 f"the step is over the {self.group.size} processes of {self.group.name!r}, but the model has layers whose"
-                f" gradients are summed over {among}: give both the same group"
+                f" gradients are summed over {' and '.join(map(str, among))}: shard(group, ...) is for the group of the step,"
+                " and shard(ranks, ..., copies=machines), of a grid of all processes, for the step over all of them"
             )
-        return among is not None
+        return bool(among)
 
     def key(self, key: Key, x: object) -> Key:
         """The key that draws for the rows of this process."""
@@ -105,6 +109,15 @@ class Shares(Generic[Prediction, Target]):
         return value, grad, _as_tensor((rule_of(self.loss) or by_rows)(prediction, target), first)
 
 
+@functools.cache
+def _are_together(among: tuple[tree.Division, ...], group: Group) -> bool:
+    """Whether the axes of a grid make up a group: each of the first with each of the second."""
+    axes = [one for one in among if one.size > 1]
+    if math.prod(one.size for one in axes) != group.size:
+        return False
+    return axes == [group] or all(isinstance(one, Group) and {*one.ranks} <= {*group.ranks} for one in axes)
+
+
 def shares_of(over: Group | None, loss: Loss[Prediction, Target]) -> Shares[Prediction, Target] | None:
     """What the processes of a group have of a step; None where one has all of it."""
     if over is None:
@@ -113,13 +126,19 @@ def shares_of(over: Group | None, loss: Loss[Prediction, Target]) -> Shares[Pred
     return Shares(over, loss) if over.size > 1 else None
 
 
-def summed(shares: Shares[Prediction, Target] | None, grads: T) -> T:
-    """The gradients of the whole batch, from those of the rows of a process."""
-    if shares is not None:
-        return shares.summed(grads)
-    if tree.holds(tree.is_divided, grads):
-        _require_whole(grads)
-    return grads
+def summed(shares: Shares[Prediction, Target] | None, grads: T, optimizer: Transform[S]) -> tuple[T, Transform[S]]:
+    """The gradients of the whole batch, from those of the rows of a process, and the optimizer for them.
+
+    Or those that there are, and an optimizer that sums them itself.
+    """
+    is_divided = tree.holds(tree.is_divided, grads)
+    if shares is None:
+        if is_divided:
+            _require_whole(grads)
+        return grads, optimizer
+    if not is_divided and (summing := optimizer.summing(shares.group)) is not None:
+        return grads, summing
+    return shares.summed(grads), optimizer
 
 
 def _require_whole(model: object) -> None:

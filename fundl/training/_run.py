@@ -360,6 +360,6 @@ def _not_finite(model: object) -> str | None:
 
 def _common(state: TrainState[P, S]) -> object:
     """What of a state all processes have alike: all, or, where layers are divided among them, all but their parts."""
-    if not tree.holds(tree.is_divided, state.model):
+    if not tree.holds(tree.is_divided, state):
         return state
     return {"model": tree.as_whole(state.model), "key": state.key, "step": state.step}

@@ -200,8 +200,8 @@ def step_of(
         value = ran.differentiate(loss_of_all, prediction, target)
         if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
             ran.grad = runs.each(scaled)(ran.grad, scale)
-        grads = summed(shares, ran.backward_params())
-        transform = optimizer.weighed(rule_of_all(prediction, target)) if gathers else optimizer
+        grads, transform = summed(shares, ran.backward_params(), optimizer)
+        transform = transform.weighed(rule_of_all(prediction, target)) if gathers else transform
         return grads, transform, Report(value, prediction), seen
 
     def followed(after: TrainState[P, S], seen: tuple[Statistics, ...]) -> TrainState[P, S]:

@@ -105,8 +105,11 @@ class Divided(Record):
         """What its trainable leaves are parts of, in their order."""
 
     @abstractmethod
-    def summed_over(self) -> Division | None:
-        """Those of whose gradients its backward gives the sum; None for its own alone, as other layers give them."""
+    def summed_over(self) -> Sequence[Division]:
+        """Those of whose gradients its backward gives the sum: each of the first with each of the second, and so on.
+
+        Nobody where it gives its own alone, as other layers do.
+        """
 
     @abstractmethod
     def as_whole(self) -> Self:
@@ -128,10 +131,10 @@ def as_whole(tree: T) -> T:
     return map_records(lambda record: record.as_whole() if isinstance(record, Divided) else record, tree)
 
 
-def summed_over(tree: object) -> Sequence[Division | None]:
+def summed_over(tree: object) -> Sequence[Sequence[Division]]:
     """For each trainable leaf of a tree, in their order, of whose gradients its backward gives the sum."""
     if isinstance(tree, Tensor):
-        return (None,)
+        return ((),)
     if isinstance(tree, Divided):
         return [tree.summed_over()] * len(tree.splits())
     return [among for part in trainable_parts(tree) for among in summed_over(part)]
