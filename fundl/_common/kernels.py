@@ -230,6 +230,32 @@ class _AttentionBackward(Protocol):
 attention: _Attention = _aten._scaled_dot_product_flash_attention_for_cpu.default
 # The gradients with respect to the three, in memory (B, T, H, d).
 attention_backward: _AttentionBackward = _aten._scaled_dot_product_flash_attention_for_cpu_backward.default
+
+# On CUDA, of 16 bits, H a multiple of K: queries, keys, values, dropout, causal, whether to return the weights. The output, the
+# log-sum-exp (B, H, T), and what has no meaning here: sizes of ragged sequences, and random numbers' state.
+_Ragged: TypeAlias = tuple[Tensor | None, Tensor | None, int, int]
+flash_attention: Callable[
+    [Tensor, Tensor, Tensor, float, bool, bool], tuple[Tensor, Tensor, *_Ragged, Tensor, Tensor, Tensor]
+] = _aten._scaled_dot_product_flash_attention.default
+# grad, queries, keys, values, output, log-sum-exp, sizes of ragged sequences, dropout, causal, random numbers' state.
+_Attended: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None, int, int]
+flash_attention_backward: Callable[[*_Attended, float, bool, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = (
+    _aten._scaled_dot_product_flash_attention_backward.default
+)
+
+# On CUDA, K = H: queries, keys, values, what is added to the scores, of the queries' dtype, whether to give the log-sum-exp
+# (B, H, T up to the next multiple of 32), dropout, causal. The output, the log-sum-exp, and random numbers' state.
+efficient_attention: Callable[
+    [Tensor, Tensor, Tensor, Tensor | None, bool, float, bool], tuple[Tensor, Tensor, Tensor, Tensor]
+] = _aten._scaled_dot_product_efficient_attention.default
+# grad, queries, keys, values, what was added, output (in memory (B, T, H, d), as the kernel made it), log-sum-exp, random
+# numbers' state, dropout, which gradients are wanted: of queries, keys, values, and of what was added; causal.
+_Wanted: TypeAlias = tuple[bool, bool, bool, bool]
+efficient_attention_backward: Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor, float, _Wanted, bool],
+    tuple[Tensor, Tensor, Tensor, Tensor | None],
+] = _aten._scaled_dot_product_efficient_attention_backward.default
+
 # --- Convolution -------------------------------------------------------------------------------------------------------
 
 # stride, padding and dilation of each axis, whether it is transposed, output padding of each axis, groups.

@@ -51,7 +51,7 @@ class callers_mode:  # noqa: N801  # likewise
 # A torch that lacks one of these is taken to trace or to wrap all: what goes round that is slower, and right.
 _dispatch_modes: Final[Callable[[], int]] = getattr(torch._C, "_len_torch_dispatch_stack", lambda: 1)
 _is_compiling: Final[Callable[[], bool]] = torch.compiler.is_compiling
-_is_wrapped: Final[Callable[[Tensor], bool]] = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: True)
+is_wrapped: Final[Callable[[Tensor], bool]] = getattr(torch._C._functorch, "is_functorch_wrapped_tensor", lambda _: True)
 _forward_mode: Final = operator.attrgetter("autograd.forward_ad")(torch)  # asked whether it is in use, and not used
 
 
@@ -70,12 +70,12 @@ def is_in_forward_mode() -> bool:
 
 def is_untraced(x: Tensor) -> bool:
     """Whether a tensor is one that holds its numbers, and nothing traces or wraps it."""
-    return type(x) is Tensor and not is_traced() and not _is_wrapped(x)
+    return type(x) is Tensor and not is_traced() and not is_wrapped(x)
 
 
 def is_readable(x: Tensor) -> bool:
     """Whether a tensor's values can be looked at for nothing: it is on the CPU, and nothing traces or wraps it."""
-    return type(x) is Tensor and x.is_cpu and not (_is_compiling() or _dispatch_modes() or _is_wrapped(x))
+    return type(x) is Tensor and x.is_cpu and not (_is_compiling() or _dispatch_modes() or is_wrapped(x))
 
 
 class Batch(NamedTuple):

@@ -10,8 +10,9 @@ with m the mask of dropout. The vjp, from grad (B, H, T, d):
     grad_v = a^T grad,    grad_p = grad v^T m / (1 - rate),    grad_s = p (grad_p - sum over the keys of grad_p p),
     grad_q = grad_s k / sqrt(d),    grad_k = grad_s^T q / sqrt(d)
 
-The kernel for the CPU does all this in pieces that fit its caches, and keeps the log-sum-exp of each row of s, from which
-backward finds p anew (Dao et al.). It knows no dropout; with it, and on other devices, the formula stands as it is.
+Kernels, one for the CPU and two for CUDA, do all this in pieces that fit the fastest memory, and keep the log-sum-exp of each
+row of s, from which backward finds p anew (Dao et al.). They know no dropout that a key decides; with it, and for what no
+kernel takes, the formula stands as it is.
 """
 
 import math
@@ -21,7 +22,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._common import dropping, half
+from fundl._common import dropping, fused_attention, half
+from fundl._common.fused_attention import repeated, summed
 from fundl.layers.softmax import softmax_backward
 from fundl.random import Key
 from fundl.tree import Record
@@ -36,8 +38,8 @@ class Attended(Record):
         q: (B, H, T, d).
         k: (B, K, S, d).
         v: likewise.
-        output: y, (B, H, T, d), in memory (B, T, H, d) if the kernel made it.
-        logsumexp: of the rows of s, (B, H, T), if the kernel made it.
+        output: y, (B, H, T, d), in memory (B, T, H, d) if a kernel made it.
+        logsumexp: of the rows of s, (B, H, T), if a kernel made it; T may be rounded up.
         probabilities: p, (B, H, T, S), if the formula made it.
         drawn: m, likewise, if there is dropout.
     """
@@ -68,6 +70,8 @@ class Attention:
         key = key if self.dropout > 0 else None
         if key is None and self._has_kernel(q, k):
             return Attended(q, k, v, *half.attention(q, k, v, self.causal, _added(mask, q.dtype)))
+        if key is None and (kernel := self._cuda_kernel(q, k, mask)) is not None:
+            return Attended(q, k, v, *fused_attention.forward(kernel, q, k, v, causal=self.causal, mask=mask))
         scores = torch.matmul(q, _for_each_query_head(k, q).transpose(-1, -2)) * (1 / math.sqrt(q.shape[-1]))
         hidden = self._hidden(scores, mask)
         if hidden is not None:
@@ -84,6 +88,8 @@ class Attention:
         q, k, v, weights, drawn = attended.q, attended.k, attended.v, attended.probabilities, attended.drawn
         if attended.logsumexp is not None:
             kept = attended.output, attended.logsumexp
+            if (kernel := self._cuda_kernel(q, k, mask)) is not None:
+                return fused_attention.backward(kernel, grad, q, k, v, *kept, causal=self.causal, mask=mask)
             return half.attention_backward(grad, q, k, v, *kept, causal=self.causal, mask=_added(mask, q.dtype))
         assert weights is not None  # one of the two is kept
         grad_weights = self._dropped(torch.matmul(grad, _for_each_query_head(v, q).transpose(-1, -2)), drawn)
@@ -91,10 +97,13 @@ class Attention:
         grad_scores = softmax_backward(grad_weights, weights, -1) * (1 / math.sqrt(q.shape[-1]))
         grad_q = torch.matmul(grad_scores, _for_each_query_head(k, q))
         grad_k = torch.matmul(grad_scores.transpose(-1, -2), q)
-        return grad_q, _for_each_key_head(grad_k, k), _for_each_key_head(grad_v, v)
+        return grad_q, summed(grad_k, k.shape[1]), summed(grad_v, v.shape[1])
 
     def _has_kernel(self, q: Tensor, k: Tensor) -> bool:
         return q.device.type in {"cpu", "meta"} and q.shape[-2] > 0 and k.shape[-2] > 0
+
+    def _cuda_kernel(self, q: Tensor, k: Tensor, mask: Tensor | None) -> fused_attention.Kernel | None:
+        return fused_attention.kernel_for(q, k, causal=self.causal, masked=mask is not None)
 
     def _hidden(self, scores: Tensor, mask: Tensor | None) -> Tensor | None:
         """Where a query must not see a key, of a shape that broadcasts to (B, H, T, S)."""
@@ -117,10 +126,4 @@ def _added(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 def _for_each_query_head(k: Tensor, q: Tensor) -> Tensor:
     """Keys or values, repeated for the heads of the queries that share them."""
-    return k if k.shape[1] == q.shape[1] else k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-
-
-def _for_each_key_head(grad: Tensor, k: Tensor) -> Tensor:
-    """The gradient of keys or values from that of their repetitions."""
-    heads = k.shape[1]
-    return grad if grad.shape[1] == heads else torch.unflatten(grad, 1, (heads, grad.shape[1] // heads)).sum(2)
+    return repeated(k, q.shape[1] // k.shape[1])

@@ -75,6 +75,9 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
     With fewer heads for keys and values (grouped-query attention; with one, multi-query attention), each serves as many heads
     of queries in a row. A position that sees no other, since all are padding, has a = 0.
 
+    On CUDA, the kernels add up the gradients of queries in an order that may differ from run to run, and with it the last bits.
+    After ``torch.use_deterministic_algorithms(True)`` it does not, and backward takes longer.
+
     Its vjp, with grad_q, grad_k, grad_v those of softmax(q k^T / sqrt(d)) v for grad U, and x, grad and so on as rows:
 
         grad_c = sum of grad,    grad_U = grad^T a,    g = [grad_q, grad_k, grad_v],
@@ -103,8 +106,9 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
 
     Residuals:
         The input, shared. Queries, keys, values and what comes of them: (2 + 2 K / H) times the bytes of an input of H d
-        features. 1 number for each head and position, and with dropout, on an empty sequence or on another device than the
-        CPU instead: T numbers, and with dropout T bytes.
+        features. 1 number for each head and position. With dropout, on an empty sequence, or where no kernel takes
+        it (on CUDA: float64, and heads whose features are no multiple of 16 bytes) instead: T numbers, and with dropout T
+        bytes.
 
     Raises:
         ValueError: an option is out of its range, the input is not of shape (B, T, F), or not of the mask's B and T.
@@ -269,8 +273,8 @@ class CrossAttention(Layer[_KeptOfBoth, tuple[Tensor, Tensor], Tensor], Generic[
 
     Residuals:
         The inputs, shared. Queries, keys, values and what comes of them, as many features as the heads have together. 1 number
-        for each head and position of x, and with dropout, on empty sequences or on another device than the CPU instead: S
-        numbers, and with dropout S bytes.
+        for each head and position of x, and with dropout, on empty sequences, or where no kernel takes it instead, as in
+        `SelfAttention`: S numbers, and with dropout S bytes.
 
     Raises:
         ValueError: an option is out of its range, or the inputs do not fit the weights, each other, or the mask.
