@@ -5,7 +5,6 @@ starts them; what they say to each other goes through torch.distributed.
 """
 
 import atexit
-import functools
 import itertools
 import math
 import os
@@ -94,16 +93,6 @@ class Group(metaclass=Listed):
             if "resolve the process group" in str(error):
                 raise not_up(self) from error
             raise
-
-
-@functools.cache
-def _place(rank: int, device: torch.device) -> Tensor:
-    return torch.tensor(rank, device=device)
-
-
-def place_in(group: Group, device: torch.device) -> Tensor:
-    """The rank of this process as a tensor, for what is traced: so that its graph is the same for all of them."""
-    return _place(group.rank, device)
 
 
 def require_group(group: object) -> None:

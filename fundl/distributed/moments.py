@@ -13,7 +13,7 @@ from fundl._common.listed import Listed
 from fundl._common.modes import is_untraced
 from fundl.collectives import gathered, reduced, scattered
 from fundl.distributed.sharding import filled, part_of
-from fundl.groups import Group, place_in, require_group
+from fundl.groups import Group, device_of, require_group
 from fundl.optim.flat import Tensors
 from fundl.optim.transform import Rule, Transform, require_transform
 from fundl.tree import Divided, Division, Split, Splits
@@ -59,6 +59,7 @@ class ShardMoments(Transform[ShardedState[S]], Generic[S]):
 
     group: Group
     transform: Transform[S]
+    place: Tensor = attrs.field(eq=False, repr=False)  # the rank: a tensor, so that what is traced is one for all processes
     given: Splits = attrs.field(default=(), kw_only=True, repr=False)  # what the params are parts of already
     sums: bool = attrs.field(default=False, kw_only=True, repr=False)  # whether the gradients are still of each process
 
@@ -142,7 +143,7 @@ class ShardMoments(Transform[ShardedState[S]], Generic[S]):
     def _rows(self, tensors: Tensors, splits: Splits) -> list[Tensor]:
         rows = [*tensors]
         for place in self._cut(splits):
-            rows[place] = _own_rows(tensors[place], self.group)
+            rows[place] = _own_rows(tensors[place], self.group, self.place)
         return rows
 
     def _sums(self, grads: Tensors, splits: Splits) -> list[Tensor]:
@@ -180,15 +181,15 @@ def _has_rows(leaf: Tensor) -> bool:
     return leaf.ndim > 0 and leaf.shape[0] > 0
 
 
-def _own_rows(tensor: Tensor, group: Group) -> Tensor:
-    """The rows of this process, with zeros where there are too few. What is traced is the same for all ranks."""
+def _own_rows(tensor: Tensor, group: Group, rank: Tensor) -> Tensor:
+    """The rows of this process, with zeros where there are too few."""
     rows, part = tensor.shape[0], part_of(tensor.shape[0], group.size)
     if group.size == 1:
         return tensor
     if is_untraced(tensor):
         own = tensor[group.rank * part : (group.rank + 1) * part]
         return own if own.shape[0] == part else torch.cat((own, own.new_zeros((part - own.shape[0], *own.shape[1:]))))
-    places = place_in(group, tensor.device) * part + torch.arange(part, device=tensor.device)
+    places = rank * part + torch.arange(part, device=tensor.device)
     own = tensor.index_select(0, places.clamp(max=rows - 1))
     if rows % group.size == 0:
         return own
@@ -231,4 +232,4 @@ def shard_moments(group: Group, optimizer: Transform[S]) -> ShardMoments[S]:
     """
     require_group(group)
     require_transform(optimizer)
-    return ShardMoments(group, optimizer)
+    return ShardMoments(group, optimizer, torch.tensor(group.rank, device=device_of(group)))
