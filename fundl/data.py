@@ -18,7 +18,7 @@ from fundl import random, tree
 from fundl._common import suggestions
 from fundl._common.half import HALF, narrowed, widened
 from fundl._common.listed import Listed
-from fundl._common.modes import inference_mode
+from fundl._common.modes import inference_mode, is_readable
 from fundl._common.suggestions import with_suggestions
 from fundl.groups import Group, require_group
 from fundl.random import Key
@@ -33,7 +33,13 @@ _CHUNK_BYTES: Final = 2**20  # gathered at once: many small batches, yet little 
 
 @with_suggestions
 def minibatches(
-    key: Key | None, data: T, batch_size: int, *, drop_last: bool = False, part: Group | None = None
+    key: Key | None,
+    data: T,
+    batch_size: int,
+    *,
+    drop_last: bool = False,
+    part: Group | None = None,
+    device: torch.device | str | None = None,
 ) -> "Minibatches[T]":
     """The batches of one epoch: the data in random order, cut into pieces.
 
@@ -46,6 +52,9 @@ def minibatches(
             r + n, r + 2 n, ... of the batch that one process has whole, from the same key and data. The batch size is that of
             the whole; where the number of processes does not divide it, some have a row more than others, and of a small last
             batch some may have none.
+        device: where the batches are to be; None, the default, for where the data is. From the host to a GPU they go by way of
+            page-locked memory, in pieces of a few batches: the program does not wait for the copy, and makes ready what comes
+            next while the GPU computes.
 
     Returns:
         Something to iterate over, as often as one likes, that has a length. A batch is a tree like the data.
@@ -73,7 +82,12 @@ def minibatches(
     if part is not None:
         require_group(part)
     used = rows - rows % batch_size if drop_last else rows
-    return Minibatches(data, None if key is None else _order(key, rows)[:used], used, batch_size, part)
+    order = None if key is None else _order(key, rows)[:used].to(_first_device(data))  # once, not for each piece
+    return Minibatches(data, order, used, batch_size, part, None if device is None else torch.device(device))
+
+
+def _first_device(data: object) -> torch.device:
+    return next(leaf.device for leaf in tree.flatten(data)[0] if leaf is not None)
 
 
 def _order(key: Key, rows: int) -> Tensor:
@@ -93,6 +107,7 @@ class Minibatches(Generic[T], metaclass=Listed):
     rows: int
     batch_size: int
     part: Group | None = attrs.field(default=None, repr=False)
+    device: torch.device | None = attrs.field(default=None, repr=False)
 
     def __len__(self) -> int:
         return math.ceil(self.rows / self.batch_size)
@@ -161,6 +176,14 @@ class Minibatches(Generic[T], metaclass=Listed):
         return [row for first in rows[:: self.batch_size] for row in rows[first - rows.start :][: self.batch_size][rank::size]]
 
     def _take(self, leaf: Tensor, rows: Sequence[int]) -> Tensor:
+        taken = self._rows(leaf, rows)
+        if self.device is None or taken.device == self.device:
+            return taken
+        if self.device.type == "cuda" and taken.is_cpu:
+            taken = taken.pin_memory()  # the copy goes on by itself; torch keeps the memory for as long
+        return taken.to(self.device, non_blocking=True)
+
+    def _rows(self, leaf: Tensor, rows: Sequence[int]) -> Tensor:
         if isinstance(rows, range):
             where = slice(rows.start, rows.stop, rows.step)
             if self.order is None:
@@ -353,7 +376,7 @@ def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype = torch.float32)
 
     Raises:
         TypeError: the labels are not integers.
-        ValueError: a label is not in range.
+        ValueError: a label is not in range. On a GPU, where looking would have the program wait, such a label gives zeros.
 
     >>> from fundl import one_hot
     >>> one_hot(torch.tensor([0, 2]), 3)
@@ -364,7 +387,7 @@ def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype = torch.float32)
         raise TypeError(f"labels are integers, not {labels.dtype}: convert them with labels.to(torch.int64)")
     if classes < 1:
         raise ValueError(f"classes must be at least 1, not {classes}")
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+    if is_readable(labels) and labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(
             f"labels of {classes} classes go from 0 to {classes - 1}, but here they go from {int(labels.min())} to"
             f" {int(labels.max())}"

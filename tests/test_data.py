@@ -31,6 +31,27 @@ def test_batches_are_the_permuted_rows_in_pieces(rows: int, batch_size: int, dro
     assert all(len(batch) == batch_size for batch in list(batches)[:-1])
 
 
+def test_batches_go_to_a_device_by_page_locked_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.arange(10.0)
+    pinned: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        pinned.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(Tensor, "pin_memory", keep)
+    on_meta = minibatches(key(0), (x, x), 4, device="meta")
+    assert [(batch[0].device.type, len(batch[1])) for batch in on_meta] == [("meta", 4), ("meta", 4), ("meta", 2)]
+    assert torch.equal(torch.cat(list(minibatches(key(0), x, 4, device="cpu"))), torch.cat(list(minibatches(key(0), x, 4))))
+    assert not pinned
+    if torch.cuda.is_available():
+        assert all(batch.is_cuda for batch in minibatches(key(0), x, 4, device="cuda"))
+    else:
+        with pytest.raises((RuntimeError, AssertionError)):  # as torch says it
+            list(minibatches(key(0), x, 4, device="cuda"))
+    assert torch.equal(pinned[0], x[random.permutation(key(0), 10)])
+
+
 def test_rows_of_all_tensors_stay_together() -> None:
     ids = torch.arange(10)
     labels = {"doubled": 2 * ids}

@@ -193,3 +193,14 @@ def test_rekey_leaves_a_model_without_stochastic_layers_alone() -> None:
     model = compose(linear(2, 2), ReLU(), Projections(linear(2, 2)))
     assert rekey(model, key(7)) is model
     assert rekey((*model, Dropout(0.1)), key(7))[:3] == model
+
+
+def test_rates_of_0_get_no_key_and_take_none_from_others() -> None:
+    model = compose(Dropout(0.0), Dropout(0.1), residual(Dropout(0.0)), Dropout(0.2))
+    keys = split(key(7), 4)
+    with_draws = rekey(model, key(7))
+    found = [record.key for record in tree.records(with_draws) if isinstance(record, Dropout)]
+    assert found[0] is found[2] is None
+    assert tree.equal((found[1], found[3]), (keys[1], keys[3]))
+    alone = compose(Dropout(0.0))
+    assert rekey(alone, key(7)) is alone

@@ -52,7 +52,8 @@ def train_state(keys: Tensor, models: Ensemble[P], optimizer: Transform[S]) -> T
         raise TypeError(f"an ensemble is what ensemble.initialize or ensemble.stack makes, not {describe(models)}")
     if require_keys(keys) != models.runs:
         raise ValueError(f"each run needs a key of its own, but the ensemble has {models.runs} runs, and keys are {len(keys)}")
-    return attrs.evolve(train_state_of_one(keys[0], models, of_runs(optimizer)), key=keys)
+    state = train_state_of_one(keys[0], models, of_runs(optimizer))
+    return attrs.evolve(state, key=keys.to(state.key.device))
 
 
 @with_suggestions  # what it returns is a Step, written out: see train_step of one run

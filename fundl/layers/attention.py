@@ -145,6 +145,11 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         _require_heads(self.heads, self.key_value_heads)
         _require_dropout("SelfAttention", self.dropout)
 
+    @property
+    def draws(self) -> bool:
+        """Whether it has any use for a key."""
+        return self.dropout > 0
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, _Kept]:
         _require_sequences("SelfAttention", x, self.mask)
@@ -310,6 +315,11 @@ class CrossAttention(Layer[_KeptOfBoth, tuple[Tensor, Tensor], Tensor], Generic[
     def __attrs_post_init__(self) -> None:
         _require_heads(self.heads, self.key_value_heads)
         _require_dropout("CrossAttention", self.dropout)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it has any use for a key."""
+        return self.dropout > 0
 
     @override
     def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, _KeptOfBoth]:

@@ -3,6 +3,7 @@
 A layer is stochastic if it has a buffer field named ``key``. Without a key it does not draw.
 """
 
+from collections.abc import Callable
 from typing import Self, final
 
 import attrs
@@ -71,6 +72,11 @@ class Dropout(SameShape, Layer[Tensor | None]):
     def elementwise(self) -> bool:
         return self.key is None
 
+    @property
+    def draws(self) -> bool:
+        """Whether it has any use for a key."""
+        return self.rate > 0
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.key is None or self.rate == 0:
@@ -89,32 +95,50 @@ def rekey(model: P, key: Key) -> P:
 
     Args:
         model: a layer or a nested tuple of layers.
-        key: split into the keys, which go to the layers in the order of `tree.records`.
+        key: split into the keys, which go to the layers in the order of `tree.records`. One with a rate of 0 draws nothing, and
+            is passed over: whether it is there or not, the others get the keys of their places.
 
     Returns:
-        A new model; the model itself if none of its layers is stochastic.
+        A new model; the model itself if none of its layers draws.
 
     >>> from fundl import Dropout, ReLU, compose, key, rekey
     >>> rekey(compose(Dropout(0.1), ReLU(), Dropout(0.5)), key(0))
     (Dropout(rate=0.1, key=int64[2]), ReLU(), Dropout(rate=0.5, key=int64[2]))
     """
-    count = sum(is_stochastic(record) for record in tree.records(model))
-    if not count:
+    if not tree.holds(is_stochastic, model):
         unchecked: object = model
         if not isinstance(unchecked, Layer | tuple):
             raise TypeError(f"rekey(model, key) takes a model first, a layer or a tuple of layers, not {tree.describe(model)}")
         require_key(key)
         return model
-    keys = iter(split(key, count).unbind())
+    return rekeyed(model, lambda: key)
+
+
+def rekeyed(model: P, key: Callable[[], Key]) -> P:
+    """`rekey` with a key that is made if a layer draws from it, and not where all have a rate of 0."""
+    stochastic = [record for record in tree.records(model) if is_stochastic(record)]
+    if not any(map(_draws, stochastic)):
+        return model
+    keys = iter(split(key(), len(stochastic)).unbind())
 
     def with_key(record: Record) -> Record:
         if not is_stochastic(record):
             return record
-        children = tree.children(record)
-        children[record.children.index("key")] = next(keys)
-        return tree.with_children(record, children)
+        own = next(keys)
+        return _with_key(record, own) if _draws(record) else record
 
     return tree.map_records(with_key, model)
+
+
+def _with_key(record: Record, key: Key | None) -> Record:
+    children = tree.children(record)
+    children[record.children.index("key")] = key
+    return tree.with_children(record, children)
+
+
+def _draws(record: Record) -> bool:
+    """Whether a stochastic layer would use a key: one that can tell says it by a property of the name."""
+    return bool(getattr(record, "draws", True))
 
 
 def has_keys(model: object) -> bool:

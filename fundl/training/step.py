@@ -27,7 +27,7 @@ from fundl.layers.batch_norm import (
     without_statistics,
 )
 from fundl.layers.batch_norm import track as follow_statistics
-from fundl.layers.dropout import has_keys, is_stochastic, rekey
+from fundl.layers.dropout import has_keys, is_stochastic, rekeyed
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
@@ -85,7 +85,8 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
     """The state that a training run starts from.
 
     Args:
-        key: where all randomness of the run comes from: the order of the batches, dropout.
+        key: where all randomness of the run comes from: the order of the batches, dropout. The state has it on the model's
+            device: the same key, the same bits.
         model: with values, as `initialize` gives them.
         optimizer: makes its own first state.
 
@@ -108,7 +109,8 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
             "the model has keys, with which it would drop the same elements each time it is used: train the model that rekey"
             " was given, since each step gives it keys of its own"
         )
-    return TrainState(model, optimizer.init(model), key, torch.zeros((), dtype=torch.int64, device=key.device))
+    own = key.to(next(iter(tree.leaves(model)), key).device)  # so that a step waits for no copy of what comes of it
+    return TrainState(model, optimizer.init(model), own, torch.zeros((), dtype=torch.int64, device=own.device))
 
 
 # What train_step returns is a Step, written out: only so does mypy see that the step itself is for any model, which it must
@@ -193,7 +195,7 @@ def step_of(
             model = normalized_over(model, shares.group)
         if holds(is_stochastic, model):
             key = state.key if shares is None else shares.key(state.key, x)
-            model = runs.each(lambda model, key: rekey(model, random.fold_in(key, state.step)))(model, key)
+            model = runs.each(lambda model, key: rekeyed(model, lambda: random.fold_in(key, state.step)))(model, key)
         ran = Pass(model, x)
         seen = () if track is None else statistics_of(ran.residuals)
         prediction = cast("Prediction", ran.output)  # only running tells what it gives: the loss says what it is for
