@@ -4,6 +4,7 @@
 
 Run by ``python examples/distributed.py``, it is one process, and gives the same numbers up to rounding. With --checkpoints, a
 run that was stopped goes on from where it was; ``torchrun --max-restarts 3`` starts it again by itself when a process dies.
+With --sharded, each process keeps its rows alone of the parameters and of what the optimizer remembers; the numbers stay.
 """
 
 import sys
@@ -18,6 +19,16 @@ from fundl import Evaluation, Model, distributed
 from fundl.distributed import Group
 from shakespeare import STORY, VALIDATION_FRACTION, Alphabet, all_pieces, content_of, loss, require_shares, transformer
 from shared.options import checkpoints_in, go_through, of_checkpoints, require_positive, start
+
+
+def sharded(group: Group, characters: int, *, features: int, depth: int, heads: int, dropout: float) -> Model:
+    """The same transformer, of whose parameters each process has a part: one block is whole at a time."""
+    block = fundl.transformer_block(features, heads, causal=True, rotary=10_000.0, dropout=dropout)
+    return fundl.compose(
+        distributed.shard(group, fundl.embedding(characters, features)),
+        *fundl.encoder(depth, distributed.shard(group, *block), distributed.shard(group, fundl.layer_norm(features))),
+        distributed.shard(group, fundl.linear(features, characters)),
+    )
 
 
 def learn(
@@ -78,6 +89,7 @@ def main(
     checkpoints: Annotated[
         Path | None, Option(help="Keep checkpoints in this folder, and go on from the newest that is there.")
     ] = None,
+    shard: Annotated[bool, Option("--sharded", help="Keep in each process its part of the parameters alone.")] = False,
     no_jit: Annotated[bool, Option("--no-jit", help="Never compile: very long runs are compiled otherwise.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="Show no progress.")] = False,
 ) -> None:
@@ -89,10 +101,15 @@ def main(
     alphabet = Alphabet("".join(sorted(set(content))))
     numbers = alphabet.numbers(content).to(place)
     held_out = round(VALIDATION_FRACTION * len(numbers))
+    count = len(alphabet.characters)
+    if shard:
+        model = sharded(group, count, features=features, depth=depth, heads=heads, dropout=dropout)
+    else:
+        model = transformer(count, features, depth, heads, dropout)
     model, last = learn(
         group,
         seed,
-        transformer(len(alphabet.characters), features, depth, heads, dropout),
+        model,
         (numbers[:-held_out], numbers[-held_out:]),
         length=length,
         batch_size=batch_size,

@@ -5,6 +5,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.scripts import EXAMPLES, run
 
 FEW = ["--epochs", "2", "--features", "8", "--depth", "2", "--heads", "2", "--length", "16", "--quiet", "--device", "cpu"]
@@ -18,10 +20,11 @@ def numbers_of(printed: str) -> list[float]:
     return [float(number) for number in found.groups()]
 
 
-def test_two_processes_print_what_one_prints() -> None:
+@pytest.mark.parametrize("options", [[], ["--sharded"]])
+def test_two_processes_print_what_one_prints(options: list[str]) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*torchrun, str(EXAMPLES / "distributed.py"), *FEW],
+        [*torchrun, str(EXAMPLES / "distributed.py"), *FEW, *options],
         capture_output=True,
         text=True,
         check=False,

@@ -45,10 +45,7 @@ class ShardedState(Divided, Generic[S], metaclass=Listed):
     @override
     def as_whole(self) -> Self:
         leaves = tree.trainable_leaves(self.inner)
-        whole = [
-            leaf if split is None else torch.empty((split.whole, *leaf.shape[1:]), dtype=leaf.dtype, device="meta")
-            for leaf, split in zip(leaves, self.of, strict=True)
-        ]
+        whole = [leaf if split is None else split.shown(leaf) for leaf, split in zip(leaves, self.of, strict=True)]
         return attrs.evolve(self, inner=tree.with_trainable_leaves(self.inner, whole), of=(None,) * len(whole))
 
 
