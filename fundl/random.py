@@ -52,7 +52,7 @@ Key: TypeAlias = Tensor
 """Two 32-bit words in an int64 tensor of shape (2,), as `key`, `split` and `fold_in` make them. To checkers it is a Tensor."""
 
 _LARGEST_RANGE: Final = 2**40
-_SHAPES: Final = {(2,), (5,)}  # of a key, and of one for a part of the rows
+_SHAPES: Final = {(2,), (5,), (7,)}  # of a key, of one for a part of the rows, and of one for a piece of each
 
 
 # --- Keys -----------------------------------------------------------------------------------------------------------
@@ -156,11 +156,29 @@ def of_part(key: Key, part: Tensor) -> Key:
     return torch.cat((draws.words_of(key), part))
 
 
+def of_piece(key: Key, piece: Tensor) -> Key:
+    """The key that draws a piece of each line of what a key draws: a process that has some of the features draws those.
+
+    Each draw is of lines along its first axis. Of n equal pieces, which the lines of a whole draw would have, one behind the
+    other, it gives the piece of one place in each. The key may be one `of_part`.
+
+    Args:
+        key: of the whole draw.
+        piece: two integers, on the key's device: place, from 0 on; and n.
+
+    >>> piece = of_piece(key(0), torch.tensor([1, 2]))
+    >>> torch.equal(uniform(piece, (3, 4)), uniform(key(0), (3, 8))[:, 4:])
+    True
+    """
+    rows = key if draws.is_of_part(key) else torch.cat((key, key.new_tensor([0, 1, 1])))
+    return torch.cat((rows, piece))
+
+
 def _of_same_part(keys: Tensor, key: Key) -> Tensor:
     """Keys that draw the part of the rows that another one draws."""
     if not draws.is_of_part(key):
         return keys
-    return torch.cat((keys, key[2:].expand(*keys.shape[:-1], 3)), -1)
+    return torch.cat((keys, key[2:].expand(*keys.shape[:-1], key.shape[-1] - 2)), -1)
 
 
 def split_twice(key: Key, places: "array[int]", count: int) -> tuple[Key, ...]:

@@ -1,7 +1,7 @@
 """What is drawn from a key: by functions in C where there is a compiler and nothing traces, else by whole tensors.
 
 Both give the same bits. In whole tensors, many numbers are drawn in pieces, so that what they are made of stays small.
-A key of five numbers draws a part of the rows of what its first two draw.
+A key of five numbers draws a part of the rows of what its first two draw, one of seven a piece of each of these.
 """
 
 import ctypes
@@ -59,7 +59,7 @@ def booleans(key: Tensor, shape: Shape, threshold: int) -> Tensor:
     """Whether words are less than a threshold."""
     if (drawn := _in_c("booleans", key)) is not None:
         return drawn(key, shape, threshold)
-    if is_of_part(key) and is_readable(key) and (compiled := library()) is not None and functions():
+    if key.shape[-1] == _OF_ROWS and is_readable(key) and (compiled := library()) is not None and functions():
         made = torch.empty(shape, dtype=torch.bool, device="cpu")
         each = math.prod(shape[1:])
         compiled.fundl_booleans_of_part(key.contiguous().data_ptr(), shape[0], each, made.data_ptr(), threshold)
@@ -146,9 +146,17 @@ def _drawn(made: Made, key: Tensor, shape: Shape, per_block: int) -> Tensor:
     return drawn.reshape(shape)
 
 
+_OF_ROWS: Final = 5  # numbers of a key for a part of the rows
+
+
 def is_of_part(key: Tensor) -> bool:
-    """Whether a key is for a part of the rows of what is drawn: see `fundl.random.of_part`."""
-    return key.shape[-1] == 5
+    """Whether a key is for a part of what is drawn: see `fundl.random.of_part` and `fundl.random.of_piece`."""
+    return key.shape[-1] > 2
+
+
+def is_of_piece(key: Tensor) -> bool:
+    """Whether a key is for a piece of each line of what is drawn: see `fundl.random.of_piece`."""
+    return key.shape[-1] > _OF_ROWS
 
 
 def words_of(key: Tensor) -> Tensor:
@@ -157,12 +165,17 @@ def words_of(key: Tensor) -> Tensor:
 
 
 def _of_part(made: Made, key: Tensor, shape: Shape, per_block: int) -> Tensor:
-    """What a key draws that is for the rows `place`, `place + size`, ... of a whole draw; so many `rows` are as many lines."""
-    place, size, rows = key[2:].unbind()
-    numbers = math.prod(shape[1:])  # of a line
+    """What a key draws that is for the rows `place`, `place + size`, ... of a whole draw; so many `rows` are as many lines.
+
+    Or for a piece of each of these lines, the one at `piece` of so many `pieces`.
+    """
+    place, size, rows, *own = key[2:].unbind()
+    piece, pieces = own or (0, 1)
+    numbers = math.prod(shape[1:])  # of a line, or of a piece of it
     lines = torch.arange(shape[0], device=key.device)
     each = (shape[0] // rows.clamp(min=1)).clamp(min=1)  # lines of a row
-    lines = ((lines // each * size + place) * each + lines % each).unsqueeze(1)
+    lines = (lines // each * size + place) * each + lines % each
+    lines = (lines * pieces + piece).unsqueeze(1)
     if numbers % per_block == 0:
         blocks = lines * (numbers // per_block) + torch.arange(numbers // per_block, device=key.device)
         return made(key[:2], blocks.reshape(-1)).t().reshape(shape)

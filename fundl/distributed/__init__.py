@@ -29,6 +29,16 @@ from fundl.collectives import (
 )
 from fundl.distributed.moments import ShardedState as ShardedState, ShardMoments as ShardMoments, shard_moments as shard_moments
 from fundl.distributed.sharding import Sharded as Sharded, shard as shard, unshard as unshard
+from fundl.distributed.split_losses import split_cross_entropy as split_cross_entropy
+from fundl.distributed.tensor_layers import Joined as Joined, Spread as Spread
+from fundl.distributed.splitting import (
+    TensorParallel as TensorParallel,
+    split_attention as split_attention,
+    split_embedding as split_embedding,
+    split_feed_forward as split_feed_forward,
+    split_output as split_output,
+    tensor_parallel as tensor_parallel,
+)
 from fundl.groups import Group as Group, grid as grid, group_of as group_of, start as start
 
 if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself

@@ -117,6 +117,11 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
         return (self.group,) if self.copies is None else (self.group, self.copies)
 
     @override
+    def undivided(self) -> object:
+        layers: tuple[object, ...] = self.layers if self.group.size == 1 else self._model()
+        return layers[0] if len(layers) == 1 else layers
+
+    @override
     def as_whole(self) -> Self:
         alone = Group(self.group.name, 1, 0)
         return attrs.evolve(self, layers=self._shown(), group=alone, copies=None)
@@ -244,7 +249,7 @@ def shard(group: Group, *layers: *Ts, copies: Group | None = None) -> Sharded[*T
 
 
 def unshard(model: Model) -> Model:
-    """The model as it would be without `shard`, with all its rows in each process: the layers stand where they were sharded.
+    """The model as it would be without `shard` and `tensor_parallel`: all of it in each process, the layers where they were.
 
     A layer that was sharded by itself is that layer again; of several, there is the tuple. All processes call it, at the same
     time. It is what one process saves, loads, looks at, and uses by itself.
@@ -267,9 +272,8 @@ def unshard(model: Model) -> Model:
 
 
 def _unsharded(part: object) -> object:
-    if isinstance(part, Sharded):
-        layers = part.layers if part.group.size == 1 else part._model()
-        return layers[0] if len(layers) == 1 else layers
+    if isinstance(part, Divided):
+        return part.undivided()
     if isinstance(part, Record):
         changed: dict[str, object] = {}
         for name in part.children:

@@ -14,7 +14,7 @@ from fundl.losses.reduction import Reduction, ValueAndGrad, computable, divisor,
 from fundl.weights import Weight, weighed_by
 
 
-def _samples(
+def samples(
     prediction: Tensor,
     target: Tensor,
     *,
@@ -24,6 +24,7 @@ def _samples(
     axis: int = 1,
     **_options: object,
 ) -> Weight:
+    """What a mean over samples divides by: how many count, or the sum of their weights."""
     if target.is_floating_point():
         return divisor(prediction, reduction, prediction.shape[axis])
     if reduction != "mean":
@@ -35,7 +36,7 @@ def _samples(
     return (weights[torch.where(counts, target, 0)] * counts).sum()
 
 
-@weighed_by(_samples)
+@weighed_by(samples)
 @with_explanations
 def cross_entropy(
     prediction: Tensor,
@@ -112,7 +113,7 @@ def cross_entropy(
     return value, narrowed(grad_x if back is None else back(grad_x), prediction)
 
 
-@weighed_by(_samples)
+@weighed_by(samples)
 @with_explanations
 def nll(
     prediction: Tensor,
@@ -166,7 +167,7 @@ def _hard_classes(  # noqa: PLR0917  # all that such a loss depends on
             target = _without_weightless(target, weight, ignore_index)
             value, total = forward(log_probabilities, target, weight, kind, ignore_index)
     except IndexError as error:
-        raise _out_of_range(target, shape[1], ignore_index) from error
+        raise out_of_range(target, shape[1], ignore_index) from error
     scale = log_probabilities.new_full((), 1.0 if reduction == "mean" else 1 / count)
     grad = backward(scale, log_probabilities, target, weight, kind, ignore_index, total)
     return value * scale if reduction == "batch_mean" else value, grad.reshape(shape) if planar else grad, total
@@ -279,7 +280,8 @@ def _misshapen_indices(prediction: Tensor, target: Tensor) -> ValueError:
     return ValueError(f"{message} {tuple(target.shape)}: the batch's predictions and targets must belong together")
 
 
-def _out_of_range(target: Tensor, classes: int, ignore_index: int) -> IndexError:
+def out_of_range(target: Tensor, classes: int, ignore_index: int) -> IndexError:
+    """What to tell about class indices, some of which are none."""
     wrong = target[(target != ignore_index) & ((target < 0) | (target >= classes))]
     return IndexError(
         f"a class index is {int(wrong[0])}, but there {'is' if classes == 1 else 'are'} {classes} class{'es' * (classes != 1)}:"

@@ -142,8 +142,8 @@ def summed(shares: Shares[Prediction, Target] | None, grads: T, optimizer: Trans
 
 
 def _require_whole(model: object) -> None:
-    """Raise unless one process has all of a model: its layers exchange numbers, and a step of one process does not."""
-    sizes = [split.among.size for split in tree.splits_of(model) if split is not None]
+    """Raise unless one process has all rows of a batch: layers that sum gradients over several are for a step over these."""
+    sizes = [math.prod(one.size for one in among) for among in tree.summed_over(model)]
     if max(sizes, default=1) > 1:
         raise ValueError(
             f"the model's parameters are divided among {max(sizes)} processes, but the step is of one: write"

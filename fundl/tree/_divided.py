@@ -39,7 +39,7 @@ class Split:
         among: those who have the parts.
         whole: the size of the axis that is divided, in the whole.
         part: its size in each of the parts. All are of one shape: what there is too much is 0.
-        axis: which one it is; the first by default.
+        axis: which one it is; the first by default. Negative: counted from the end, which holds for stacked leaves, too.
         blocks: the sizes of the blocks, each of which all have equal pieces of; (), the default, for one block.
     """
 
@@ -66,9 +66,8 @@ class Split:
 
     def part_of(self, whole: Tensor, rank: int) -> Tensor:
         """The part of one of them, in memory of its own."""
-        shape = self._with_size(whole, self.part)
         if whole.is_meta:
-            return whole.new_empty(shape)
+            return whole.new_empty(self._with_size(whole, self.part))
         pieces = [whole.narrow(self.axis, start, stop - start) for start, stop in self.ranges(rank)]
         if missing := self.part - sum(piece.shape[self.axis] for piece in pieces):
             pieces.append(whole.new_zeros(self._with_size(whole, missing)))
@@ -76,12 +75,11 @@ class Split:
 
     def whole_of(self, part: Tensor) -> Tensor:
         """The whole, from the parts of all, who ask together."""
+        axis = self.axis % part.ndim
         parts = self.among.of_all(part.unsqueeze(0))  # (n, ...)
         sizes = [stop - start for start, stop in self.ranges(0)] if self.blocks else [self.part]
-        blocks = [
-            torch.cat(block.unbind(), self.axis) for block in parts.split_with_sizes(sizes, self.axis + 1)
-        ]  # each of them is that of all
-        return torch.cat(blocks, self.axis).narrow(self.axis, 0, self.whole)
+        blocks = [torch.cat(block.unbind(), axis) for block in parts.split_with_sizes(sizes, axis + 1)]
+        return torch.cat(blocks, axis).narrow(axis, 0, self.whole)
 
     def shown(self, part: Tensor) -> Tensor:
         """What the whole looks like: of its shape, on the meta device."""
@@ -89,7 +87,9 @@ class Split:
 
     def _with_size(self, tensor: Tensor, size: int) -> tuple[int, ...]:
         """The shape of a tensor, with another size of the axis."""
-        return *tensor.shape[: self.axis], size, *tensor.shape[self.axis + 1 :]
+        shape = [*tensor.shape]
+        shape[self.axis] = size
+        return tuple(shape)
 
 
 Splits: TypeAlias = tuple[Split | None, ...]
@@ -110,6 +110,10 @@ class Divided(Record):
 
         Nobody where it gives its own alone, as other layers do.
         """
+
+    def undivided(self) -> object:
+        """What it would be if nobody had divided it, with all of its numbers, for which all ask together; itself by default."""
+        return self
 
     @abstractmethod
     def as_whole(self) -> Self:
