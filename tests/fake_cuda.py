@@ -41,7 +41,8 @@ class Watched:
         found = run()
         devices |= _devices(found)
         is_copy = len(devices) > 1 and name != "torch.lift_fresh"
-        if "cuda" in devices and (is_copy or operation.needs_values or name in _WAITS):
+        needs_values = operation.needs_values and (name != "torch.index" or _has_booleans(arguments[1]))
+        if "cuda" in devices and (is_copy or needs_values or name in _WAITS):
             self.waits.append(name)
         return found
 
@@ -51,6 +52,11 @@ def _devices(values: object) -> set[str]:
     if isinstance(values, Tensor):
         return set() if values.device.type == "cpu" and values.ndim == 0 else {values.device.type}
     return set[str]().union(*map(_devices, values)) if isinstance(values, tuple | list) else set()
+
+
+def _has_booleans(indices: object) -> bool:
+    """Whether it is by booleans that a tensor is indexed: then the shape of what comes depends on them."""
+    return isinstance(indices, tuple | list) and any(isinstance(x, Tensor) and x.dtype == torch.bool for x in indices)
 
 
 class _WithoutGuards(TorchFunctionMode):
@@ -73,6 +79,8 @@ class _WithoutGuards(TorchFunctionMode):
                     return first
                 case "contiguous":
                     return first if first.is_contiguous() else first.clone(memory_format=torch.contiguous_format)
+                case "__getitem__" if isinstance(args[1], Tensor):
+                    return torch.ops.aten.index.Tensor(first, [args[1]])
                 case "__getitem__" if not _devices(args[1]):
                     return _part(first, args[1])
                 case _:
