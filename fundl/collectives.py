@@ -5,11 +5,13 @@ once all of them have. Within a compiled function they are operations like other
 """
 
 import ctypes
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, final
 
 import torch
+import torch.distributed
 from torch import Tensor
 
 from fundl import tree
@@ -19,6 +21,9 @@ from fundl._common.suggestions import with_suggestions
 from fundl._common.tape import refuse_tape
 from fundl.groups import Group, device_of, not_up, require_group
 from fundl.tree import describe
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup, Work
 
 T = TypeVar("T")
 
@@ -156,6 +161,114 @@ def gather_numbers(numbers: Sequence[int], group: Group) -> list[int]:
     with no_grad():
         found: list[int] = gathered([torch.tensor(numbers, dtype=torch.int64, device=device_of(group))], group)[0].tolist()
     return found
+
+
+# --- From one process to another ----------------------------------------------------------------------------------------
+
+
+@final
+class Sending:
+    """Tensors on their way to another process; whoever sent them may go on."""
+
+    __slots__ = ("_tensors", "_works")
+
+    def __init__(self, works: "Sequence[Work]", tensors: Sequence[Tensor]) -> None:
+        self._works, self._tensors = works, tensors  # which stay until they have left
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all have left."""
+        return all(work.is_completed() for work in self._works)
+
+    def wait(self) -> None:
+        """Return once all have left."""
+        for work in self._works:
+            work.wait()
+
+
+@final
+class Receiving(Generic[T]):
+    """A tree that is coming from another process."""
+
+    __slots__ = ("_tree", "_works")
+
+    def __init__(self, works: "Sequence[Work]", values: T) -> None:
+        self._works, self._tree = works, values
+
+    def wait(self) -> T:
+        """The tree, once it is there."""
+        for work in self._works:
+            work.wait()
+        return self._tree
+
+
+@with_suggestions
+def send(values: object, group: Group, *, to: int, tag: int = 0) -> Sending:
+    """Begin to send a tree to another process of the group, which calls `receive` for it.
+
+    Args:
+        values: a tree of tensors.
+        group: the processes.
+        to: the rank of the one that gets it.
+        tag: trees of the same tag come in the order in which they were sent.
+
+    Raises:
+        ValueError: there is no such process, or it is this one.
+        RuntimeError: the group is not up in this process.
+    """
+    channel = _channel(group, to, tag)
+    tensors = [leaf.detach().contiguous() for leaf in tree.leaves(values) if leaf.numel()]
+    begun = [torch.distributed.isend(leaf, group=channel, group_dst=to, tag=tag) for leaf in tensors]
+    return Sending([work for work in begun if work is not None], tensors)
+
+
+@with_suggestions
+def receive(like: T, group: Group, *, source: int, tag: int = 0) -> Receiving[T]:
+    """Begin to receive a tree that another process sends; ``receive(like, group, source=0).wait()`` is that tree.
+
+    Args:
+        like: a tree of the same structure, shapes and dtypes; it may be on the meta device.
+        group: the processes.
+        source: the rank of the one that sends it.
+        tag: that it was sent with.
+
+    Raises:
+        ValueError: there is no such process, or it is this one.
+        RuntimeError: the group is not up in this process.
+    """
+    channel, device = _channel(group, source, tag), device_of(group)
+
+    def room(leaf: Tensor) -> Tensor:
+        return torch.empty(leaf.shape, dtype=leaf.dtype, device=device if leaf.is_meta else leaf.device)
+
+    coming = tree.map(room, like)
+    begun = [
+        torch.distributed.irecv(leaf, group=channel, group_src=source, tag=tag) for leaf in tree.leaves(coming) if leaf.numel()
+    ]
+    return Receiving([work for work in begun if work is not None], coming)
+
+
+def _channel(group: Group, other: int, tag: int) -> "ProcessGroup":
+    """By which messages of a tag go. Those of NCCL have no tags: each but the first gets a group of its own.
+
+    Else two processes, each of which sends first, would wait for each other.
+    """
+    require_group(group)
+    if type(other) is not int or not 0 <= other < group.size or other == group.rank:
+        raise ValueError(f"messages of process {group.rank} go to and come from others of {group.size}, not {other!r}")
+    whole = group.process_group
+    assert whole is not None  # there are several processes
+    if not tag or torch.distributed.get_backend(whole) != "nccl":
+        return whole
+    return _of_tag(whole, tag)
+
+
+@functools.cache
+def _of_tag(whole: "ProcessGroup", tag: int) -> "ProcessGroup":  # noqa: ARG001  # each tag has one
+    made: ProcessGroup = torch.distributed.new_group(
+        torch.distributed.get_process_group_ranks(whole), use_local_synchronization=True
+    )
+    return made
 
 
 # --- Of tensors --------------------------------------------------------------------------------------------------------

@@ -143,7 +143,7 @@ def _parts(model: Model, device: torch.device | None, dtype: torch.dtype | None)
         is_kept = is_frozen and not any(leaf.is_meta for _, leaf in own.values())
         leaves = {place: _leaf(record, place, own, device, dtype, is_frozen=is_frozen) for place in own}
         parts.append(_Part(counted, size, leaves, _is_flat(record), isinstance(record, Dependent) and not is_kept))
-        counted += not isinstance(record, Divided)
+        counted += record.places if isinstance(record, Divided) else 1
     return parts
 
 

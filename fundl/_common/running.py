@@ -4,7 +4,7 @@ Layers that contain models call these, too, in the caller's grad mode.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, TypeAlias, cast
+from typing import Final, Generic, Protocol, TypeAlias, cast, runtime_checkable
 
 import attrs
 import torch
@@ -15,7 +15,7 @@ from fundl._common import suggestions
 from fundl._common.arguments import caller_of, is_told, wrong_field
 from fundl._common.checks import as_model, loss_and_gradient, require_gradient, require_model
 from fundl._common.tape import refuse_tape
-from fundl.layer import AnyLayer, Loss, Model, P, Prediction, Target
+from fundl.layer import AnyLayer, Layer, Loss, Model, P, Prediction, Target
 from fundl.shapes import Misfit, Shape, of_model
 from fundl.tree import describe
 
@@ -203,6 +203,98 @@ def _run_back(params: Model, kept: list[object], grad: object, run: _Run) -> tup
         _note_part(error, params, place)
         raise
     return named_as(params, grads), grad
+
+
+# --- Backward in two halves, of which the second can wait --------------------------------------------------------------
+
+
+@runtime_checkable
+class InHalves(Protocol):
+    """A layer made of layers, which hands the halves of backward on to them."""
+
+    def has_halves(self) -> bool:
+        """Whether it does."""
+
+    def input_half(self, residuals: object, grad: object) -> tuple[object, object]:
+        """See `run_input_half`."""
+
+    def params_half(self, kept: object) -> object:
+        """See `run_params_half`."""
+
+
+def run_input_half(params: Model, residuals: object, grad: object, *, needed: bool = True) -> tuple[object, object]:
+    """The gradient with respect to the input, and what `run_params_half` makes that with respect to the parameters of.
+
+    Both together do the work of backward, and no more; a layer that has no halves of its own does all of it here. If the
+    gradient with respect to the input is not needed, what only that needs is left out.
+    """
+    kept = [residuals]
+    del residuals  # see `Pass`
+    if not isinstance(params, tuple):
+        return _input_half(params, kept, grad, needed=needed)
+    first = 0 if needed else _first_trainable(params)
+    inside, place = [*_parts(kept.pop(), len(params))], len(params)
+    halves: list[object] = [None] * place
+    try:
+        while place > first:
+            place -= 1
+            grad, halves[place] = run_input_half(params[place], inside.pop(), grad, needed=needed or place > first)
+    except Exception as error:
+        _note_part(error, params, place)
+        raise
+    return grad, tuple(halves)
+
+
+def _input_half(layer: AnyLayer, kept: list[object], grad: object, *, needed: bool) -> tuple[object, object]:
+    try:
+        if not _has_parameters(layer):
+            return layer.backward_input(kept.pop(), grad) if needed else None, None
+        if not needed:
+            return None, (kept.pop(), grad)
+        if isinstance(layer, InHalves) and layer.has_halves():
+            return layer.input_half(kept.pop(), grad)
+        if _is_of_one_piece(layer):
+            grads, grad_x = layer.backward(kept.pop(), grad)
+            return grad_x, grads
+        return layer.backward_input(kept[0], grad), (kept.pop(), grad)
+    except Exception as error:
+        _note_layer(error, layer, "grad", grad)
+        raise
+
+
+def run_params_half(params: Model, kept: object, *, needed: bool = True) -> Model:
+    """The gradient with respect to the parameters, from what `run_input_half` kept, which was asked for as much."""
+    if not isinstance(params, tuple):
+        return _params_half(params, kept, needed=needed)
+    first = 0 if needed else _first_trainable(params)
+    halves, grads, place = _parts(kept, len(params)), [*params], first
+    try:
+        for place in range(first, len(params)):
+            grads[place] = run_params_half(params[place], halves[place], needed=needed or place > first)
+    except Exception as error:
+        _note_part(error, params, place)
+        raise
+    return named_as(params, grads)
+
+
+def _params_half(layer: AnyLayer, kept: object, *, needed: bool) -> Model:
+    try:
+        if not _has_parameters(layer):
+            return layer
+        if needed and isinstance(layer, InHalves) and layer.has_halves():
+            return cast("Model", layer.params_half(kept))
+        if needed and _is_of_one_piece(layer):
+            return cast("Model", kept)  # the gradient itself
+        residuals, grad = cast("tuple[object, object]", kept)
+        return layer.backward_params(residuals, grad)
+    except Exception as error:
+        _note_layer(error, layer, "what was kept", kept)
+        raise
+
+
+def _is_of_one_piece(layer: AnyLayer) -> bool:
+    """Whether a layer has written backward as a whole, so that each half would do all of its work."""
+    return type(layer).backward_input is Layer.backward_input
 
 
 def _parts(residuals: object, count: int) -> tuple[object, ...]:

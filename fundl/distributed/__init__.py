@@ -24,10 +24,24 @@ from fundl.collectives import (
     all_max as all_max,
     all_sum as all_sum,
     broadcast as broadcast,
+    receive as receive,
+    send as send,
+    Receiving as Receiving,
+    Sending as Sending,
     require_same as require_same,
     scatter_sum as scatter_sum,
 )
 from fundl.distributed.moments import ShardedState as ShardedState, ShardMoments as ShardMoments, shard_moments as shard_moments
+from fundl.distributed.pipeline import pipeline_step as pipeline_step
+from fundl.distributed.schedules import (
+    Schedule as Schedule,
+    Task as Task,
+    Timeline as Timeline,
+    one_forward_one_backward as one_forward_one_backward,
+    simulate as simulate,
+    zero_bubble as zero_bubble,
+)
+from fundl.distributed.staging import Elsewhere as Elsewhere, stages as stages, unstage as unstage
 from fundl.distributed.sharding import Sharded as Sharded, shard as shard, unshard as unshard
 from fundl.distributed.split_losses import split_cross_entropy as split_cross_entropy
 from fundl.distributed.tensor_layers import Joined as Joined, Spread as Spread

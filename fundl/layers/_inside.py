@@ -12,7 +12,15 @@ import attrs
 from torch import Tensor
 from typing_extensions import TypeVar, TypeVarTuple, Unpack, override
 
-from fundl._common.running import note_place, run_backward, run_backward_input, run_backward_params, run_forward
+from fundl._common.running import (
+    note_place,
+    run_backward,
+    run_backward_input,
+    run_backward_params,
+    run_forward,
+    run_input_half,
+    run_params_half,
+)
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.model import output_shape
 from fundl.shapes import AnySize
@@ -42,6 +50,8 @@ _Backward: TypeAlias = Callable[[object, object, object], T]
 _backward = cast("_Backward[tuple[object, object]]", run_backward)
 _backward_params = cast("_Backward[object]", run_backward_params)
 _backward_input = cast("_Backward[object]", run_backward_input)
+_input_half = cast("_Backward[tuple[object, object]]", run_input_half)
+_params_half = cast("Callable[[object, object], object]", run_params_half)
 
 
 def forward_inside(model: object, x: object) -> tuple[Tensor, object]:
@@ -107,6 +117,24 @@ class Around(Layer[tuple[object, Own], X, Y], Generic[Own, X, Y, XInside]):
         del residuals
         grad_inside = _backward_input(self._model(own), self._kept_inside(kept.pop()), self._grad_inside(own, grad))
         return self._grad_x(own, grad, cast("XInside", grad_inside))
+
+    # --- The halves of backward that a pipeline asks for, one long after the other ---
+
+    def has_halves(self) -> bool:
+        """Whether they are those of f: a layer that writes a backward of its own has others."""
+        return type(self).backward is Around.backward
+
+    def input_half(self, residuals: tuple[object, Own], grad: Y) -> tuple[X, object]:
+        """The gradient with respect to the input, and what `params_half` needs."""
+        kept, own = [residuals[0]], residuals[1]
+        del residuals
+        grad_inside, half = _input_half(self._model(own), self._kept_inside(kept.pop()), self._grad_inside(own, grad))
+        return self._grad_x(own, grad, cast("XInside", grad_inside)), (half, own)
+
+    def params_half(self, kept: tuple[object, Own]) -> Self:
+        """The gradient with respect to the parameters."""
+        half, own = kept
+        return self._gradient(own, _params_half(self._model(own), half))
 
 
 @attrs.frozen(eq=False)

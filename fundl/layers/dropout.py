@@ -3,7 +3,7 @@
 A layer is stochastic if it has a buffer field named ``key``. Without a key it does not draw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self, final
 
 import attrs
@@ -124,7 +124,12 @@ def rekeyed(model: P, key: Callable[[], Key]) -> P:
     stochastic = [record for record in tree.records(model) if is_stochastic(record)]
     if not any(map(_draws, stochastic)):
         return model
-    keys = iter(split(key(), len(stochastic)).unbind())
+    return with_keys(model, split(key(), len(stochastic)).unbind())
+
+
+def with_keys(model: P, drawn: Iterable[Key]) -> P:
+    """The model whose stochastic layers have these keys, in the order of `tree.records`."""
+    keys = iter(drawn)
 
     def with_key(record: Record) -> Record:
         if not is_stochastic(record):

@@ -81,8 +81,13 @@ def all_finite(tensors: Tensors, splits: tree.Splits = ()) -> Tensor:
     """Whether all numbers are finite, those of others too that have parts of the same: the largest of each tensor tells."""
     finite = _all_finite(tensors)
     for among in dict.fromkeys(split.among for split in splits if split is not None):
-        finite = among.of_all(finite.reshape(1).to(torch.uint8)).to(torch.bool).all()
-    return finite
+        finite = _of_all(among, finite)
+    beyond = tree.beyond_of(splits)
+    return finite if beyond is None else _of_all(beyond, finite)
+
+
+def _of_all(among: tree.Division, finite: Tensor) -> Tensor:
+    return among.of_all(finite.reshape(1).to(torch.uint8)).to(torch.bool).all()
 
 
 def _all_finite(tensors: Tensors) -> Tensor:

@@ -51,14 +51,14 @@ class Shares(Generic[Prediction, Target]):
 
         @functools.wraps(self.loss)
         def whole(prediction: Prediction, target: Target) -> tuple[Tensor, Prediction]:
-            value, grad, weight = self._own(prediction, target)
+            value, grad, weight = self.own(prediction, target)
             if adds_up(self.loss):
                 (total,) = reduced([value], self.group)
                 return total, grad
             counted = torch.where(weight == 0, 0.0, value * weight)  # a mean over nothing is no number
             total, weights = reduced([torch.stack((counted, weight))], self.group)[0].unbind()
             share = torch.where(weights == 0, 0.0, weight / weights)
-            return (total / weights).to(value.dtype), tree.map(lambda part: _scaled(part, share), grad)
+            return (total / weights).to(value.dtype), tree.map(lambda part: scaled_by_share(part, share), grad)
 
         return whole
 
@@ -98,7 +98,7 @@ class Shares(Generic[Prediction, Target]):
         rows = self._place.new_full((1,), count_along(x, 0))
         return random.of_part(key, torch.cat((self._place, rows)).to(key.device))
 
-    def _own(self, prediction: Prediction, target: Target) -> tuple[Tensor, Prediction, Tensor]:
+    def own(self, prediction: Prediction, target: Target) -> tuple[Tensor, Prediction, Tensor]:
         """The loss of the rows of this process, its gradient, and its weight; of no rows, nothing."""
         first = tree.leaves(prediction)[0]
         if not has_rows(prediction):
@@ -167,7 +167,7 @@ def _as_tensor(weight: Weight, like: Tensor) -> Tensor:
     return like.new_full((), weight, dtype=torch.float64)
 
 
-def _scaled(grad: Tensor, share: Tensor) -> Tensor:
+def scaled_by_share(grad: Tensor, share: Tensor) -> Tensor:
     """A gradient times a share of 0 to 1; where that is 0, the gradient of a user's loss may be no number."""
     if not grad.is_floating_point():
         return grad

@@ -26,7 +26,8 @@ from fundl.tree._nodes import (
     static_fields as static_fields, with_children as with_children,
 )
 from fundl.tree._divided import (
-    Divided as Divided, Division as Division, Split as Split, Splits as Splits, as_whole as as_whole, holds as holds,
+    Divided as Divided, Division as Division, Split as Split, Splits as Splits, as_whole as as_whole,
+    beyond_of as beyond_of, holds as holds,
     is_divided as is_divided, splits_of as splits_of, summed_over as summed_over,
 )
 from fundl.tree._trainable import (

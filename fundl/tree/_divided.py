@@ -6,7 +6,7 @@ Whoever looks at more than each number by itself asks them: a norm is that of al
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol, Self, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 import attrs
 import torch
@@ -41,6 +41,7 @@ class Split:
         part: its size in each of the parts. All are of one shape: what there is too much is 0.
         axis: which one it is; the first by default. Negative: counted from the end, which holds for stacked leaves, too.
         blocks: the sizes of the blocks, each of which all have equal pieces of; (), the default, for one block.
+        beyond: those who have other leaves of the same tree, as the stages of a pipeline have; None where each has all.
     """
 
     among: Division
@@ -48,6 +49,7 @@ class Split:
     part: int
     axis: int = 0
     blocks: tuple[int, ...] = ()
+    beyond: Division | None = None
 
     def ranges(self, rank: int) -> tuple[tuple[int, int], ...]:
         """Where in the whole the part of one of them lies along the axis, piece by piece: from, and up to but not including.
@@ -96,9 +98,32 @@ Splits: TypeAlias = tuple[Split | None, ...]
 """For each trainable leaf of a tree what it is a part of; None where it is whole, and the same for all."""
 
 
+@attrs.frozen
+class _Alone:
+    """The division of a leaf that one has as a whole."""
+
+    size: int = 1
+
+    def of_all(self, tensor: Tensor, /) -> Tensor:
+        return tensor
+
+
+_ALONE: Final = _Alone()
+
+
 @attrs.frozen(eq=False, init=False)
 class Divided(Record):
-    """A record some of whose trainable leaves are parts of larger ones."""
+    """A record some of whose trainable leaves are parts of larger ones, or are with others."""
+
+    @property
+    def beyond(self) -> Division | None:
+        """Those who have other leaves of the tree that the record is in; None where each has all."""
+        return None
+
+    @property
+    def places(self) -> int:
+        """How many records it stands for, beside those that it shows: so many places of keys are passed over."""
+        return 0
 
     @abstractmethod
     def splits(self) -> Splits:
@@ -116,7 +141,7 @@ class Divided(Record):
         return self
 
     @abstractmethod
-    def as_whole(self) -> Self:
+    def as_whole(self) -> Record:
         """The record as one process would have it that has all, without values: on the meta device."""
 
 
@@ -127,7 +152,27 @@ def is_divided(cls: type[Record]) -> bool:
 
 def splits_of(tree: object) -> Splits:
     """What the trainable leaves of a tree are parts of, in their order; () if there is nothing divided in it."""
-    return tuple(_splits(tree)) if holds(is_divided, tree) else ()
+    if not holds(is_divided, tree):
+        return ()
+    splits, beyond = tuple(_splits(tree)), _beyond(tree)
+    if beyond is None:
+        return splits
+    return tuple([attrs.evolve(split or Split(_ALONE, 1, 1), beyond=beyond) for split in splits])
+
+
+def _beyond(tree: object) -> Division | None:
+    """Those who have other leaves of a tree."""
+    if isinstance(tree, Divided):
+        return tree.beyond
+    for part in () if isinstance(tree, Tensor) else trainable_parts(tree):
+        if (found := _beyond(part)) is not None:
+            return found
+    return None
+
+
+def beyond_of(splits: Splits) -> Division | None:
+    """Those who have other leaves than these."""
+    return next((split.beyond for split in splits if split is not None), None)
 
 
 def as_whole(tree: T) -> T:

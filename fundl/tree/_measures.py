@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fundl._common.modes import is_traced, no_grad
-from fundl.tree._divided import Splits, splits_of
+from fundl.tree._divided import Splits, as_whole, beyond_of, holds, is_divided, splits_of
 from fundl.tree._structure import flatten, leaves
 from fundl.tree._trainable import trainable_leaves
 
@@ -55,6 +55,8 @@ def _with_norms_of_all(tensors: Sequence[Tensor], splits: Splits) -> list[Tensor
     for among in dict.fromkeys(split.among for split in splits if split is not None):
         parts = [one for one, split in zip(tensors, splits, strict=True) if split is not None and split.among == among]
         whole.append(among.of_all(norm_of(parts).to(torch.float64).reshape(1)))
+    if (beyond := beyond_of(splits)) is not None:
+        return [beyond.of_all(norm_of(whole).to(torch.float64).reshape(1))]
     return whole
 
 
@@ -85,12 +87,7 @@ def count(tree: object) -> int:
     >>> tree.count((torch.zeros(2, 3), None, torch.zeros(2)))
     8
     """
-    tensors = trainable_leaves(tree)
-    splits = splits_of(tree) or (None,) * len(tensors)
-    return sum(
-        leaf.numel() if split is None else leaf.numel() // split.part * split.whole
-        for leaf, split in zip(tensors, splits, strict=True)
-    )
+    return sum(leaf.numel() for leaf in trainable_leaves(as_whole(tree) if holds(is_divided, tree) else tree))
 
 
 def nbytes(tree: object) -> int:
