@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fundl._common import folder, store
-from fundl._compiling import inductor, library, loops, lstm_operators, processes, waiting
+from fundl._compiling import cuda, inductor, library, loops, lstm_operators, processes, waiting
 from fundl._compiling.graphs import Graph
 from fundl._compiling.torch_settings import torch_settings
 from fundl.memory import keep_freed_memory
@@ -78,7 +78,8 @@ def _device(devices: Iterable[torch.device]) -> torch.device:
 
 def _key(graph: Graph) -> str:
     """A digest of a graph, and of all that its compiled form depends on."""
-    return hashlib.sha256(f"{inductor.fingerprint(graph)}\n{torch_settings()}".encode()).hexdigest()
+    text = cuda.without_number(f"{inductor.fingerprint(graph)}\n{torch_settings()}")
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _loaded(key: str, make: Callable[[Path], None], load: Callable[[Path], F]) -> tuple[F, Path, bool]:

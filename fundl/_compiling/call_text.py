@@ -13,7 +13,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._compiling import torch_private
+from fundl._compiling import cuda, torch_private
 from fundl._compiling.cache_keys import TensorSpec
 from fundl._compiling.static_values import differs_from
 from fundl._compiling.torch_settings import TorchSettings, torch_settings
@@ -81,7 +81,7 @@ class CallText:
         """Whether torch is set otherwise than it was; of autocast the guard of tensors knows, if there are some."""
         if settings.autocast or torch_private.function_mode_count():
             self.scope |= {"is_watched": torch_private.is_watched, "torch_settings": torch_settings}
-            return f"is_watched() or torch_settings() != {self.constant(settings)}"
+            return f"is_watched() or torch_settings(on_gpu={settings.precision is not None}) != {self.constant(settings)}"
         self.scope |= {
             "modes": torch_private.mode_count,
             "function_modes": torch_private.function_mode_count,
@@ -89,11 +89,13 @@ class CallText:
             "default_dtype": torch.get_default_dtype,
             "deterministic": torch.are_deterministic_algorithms_enabled,
             "autocast": torch_private.is_any_autocast,
+            "precision": cuda.precision,
         }
+        on_gpu = "" if settings.precision is None else f" or precision() != {settings.precision!r}"
         return (
             f"modes() or function_modes() or threads() != {settings.threads}"
             f" or default_dtype() is not {self.constant(settings.default_dtype)}"
-            f" or deterministic() is not {settings.deterministic}{' or autocast()' if autocast else ''}"
+            f" or deterministic() is not {settings.deterministic}{' or autocast()' if autocast else ''}{on_gpu}"
         )
 
     def require_like(self, names: Sequence[str], examples: Sequence[Tensor], *, any_rows: bool = False) -> str:

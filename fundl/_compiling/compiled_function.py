@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from fundl._common.donated import DonatedError
 from fundl._common.listed import ListedABC
-from fundl._compiling import archive, torch_private
+from fundl._compiling import archive, cuda, torch_private
 from fundl._compiling.cache_keys import CacheKey, Signature, leaf_key
 from fundl._compiling.call_text import MISS, MOST_CALLS
 from fundl._compiling.calls import Arguments, Call
@@ -142,7 +142,8 @@ class CompiledFunction(Generic[Kind, Run], metaclass=ListedABC):
 
     def _key(self, flat: Flat) -> CacheKey:
         assert isinstance(flat.signature, Signature)
-        return CacheKey(flat.signature, tuple(map(leaf_key, flat.leaves)), torch_settings(), tuple(flat.paths))
+        settings = torch_settings(on_gpu=cuda.is_on_gpu(flat.leaves))
+        return CacheKey(flat.signature, tuple(map(leaf_key, flat.leaves)), settings, tuple(flat.paths))
 
     @abstractmethod
     def _compile(self, key: CacheKey, arguments: Arguments, flat: Flat) -> tuple[Kind, Run, Path, bool]:

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
-from fundl._compiling import cache, inductor, torch_private
+from fundl._compiling import cache, inductor, replays, torch_private
 from fundl._compiling.cache_keys import CacheKey
 from fundl._compiling.calls import Arguments, Call, CallWriter
 from fundl._compiling.compiled_function import CompiledFunction
@@ -78,7 +78,8 @@ class Compiled(CompiledFunction[CallInterface, inductor.Run], Generic[P, R]):
         if donated := donated_arguments(self._name, self._options["donate"], traced, key, flat):
             graph, interface, slots = write_back(traced, donated, len(inputs))
             interface = attrs.evolve(interface, together=together)
-            return interface, *cache.compiled(graph, inputs + slots)
+            run, library, cached = cache.compiled(graph, inputs + slots)
+            return interface, _replayed(run, key, interface), library, cached
         interface = CallInterface(
             constants=traced.constants, result=traced.result, outputs=traced.graph.outputs, together=together
         )
@@ -95,7 +96,19 @@ class Compiled(CompiledFunction[CallInterface, inductor.Run], Generic[P, R]):
 
     @override
     def _loaded(self, key: CacheKey, interface: CallInterface, library: Path) -> inductor.Run:
-        return cache.load(library, [*key.devices, *(constant.device for constant in interface.constants)])
+        run = cache.load(library, [*key.devices, *(constant.device for constant in interface.constants)])
+        return _replayed(run, key, interface)
+
+
+def _replayed(run: inductor.Run, key: CacheKey, interface: CallInterface) -> inductor.Run:
+    """A program that writes over its state and returns nothing, as a graph of a GPU's."""
+    if not interface.slots or interface.together:
+        return run
+    given, constants, slots = len(key.leaves), len(interface.constants), len(interface.slots)
+    fixed = [*(number for one in interface.donated for number in one.leaves), *range(given, given + constants)]
+    constant_devices = [constant.device for constant in interface.constants]
+    devices = [*key.devices, *constant_devices, *(device for _, _, device in interface.slots)]
+    return replays.replayed(run, devices, fixed, range(given + constants, given + constants + slots))
 
 
 def _name(function: Callable[..., object]) -> str:  # type: ignore[explicit-any]  # of any arguments

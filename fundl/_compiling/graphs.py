@@ -38,6 +38,12 @@ class Graph:
         return sum(node.op == "call_function" for node in self.module.graph.nodes)
 
     @property
+    def devices(self) -> "list[torch.device]":
+        """Those of what it is given and computes."""
+        values = [node.meta.get("val") for node in self.module.graph.nodes]
+        return [*dict.fromkeys(value.device for value in values if isinstance(value, Tensor))]
+
+    @property
     def groups(self) -> list[str]:
         """The names of the groups of processes that it exchanges tensors with."""
         return sorted({str(node.args[-1]) for node in _collectives(self.module)})

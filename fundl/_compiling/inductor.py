@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fundl._common import kernels, products
 from fundl._common.processor import instructions
-from fundl._compiling import bounds, corrections, graphs, library, lowering, overlap, torch_private
+from fundl._compiling import bounds, corrections, cuda, graphs, library, lowering, overlap, torch_private
 from fundl._compiling.graphs import Graph
 from fundl._compiling.lock import COMPILER_LOCK, uninterrupted
 
@@ -64,14 +64,15 @@ def fingerprint(graph: Graph) -> str:
     """All that the compiled form of a graph depends on, as text."""
     machine = (platform.machine(), torch.backends.cpu.get_cpu_capability(), sorted(instructions()), torch.get_num_threads())
     one_dnn = products.is_onednn_quicker() and torch._C._get_mkldnn_enabled()
-    settings = (_code(), torch.__version__, *machine, one_dnn, sorted(_SETTINGS.items()))
+    gpus = [cuda.fingerprint(device) for device in graph.devices if device.type == "cuda"]
+    settings = (_code(), torch.__version__, *machine, one_dnn, *gpus, sorted(_SETTINGS.items()))
     return "\n".join([repr(settings), *graph.lines()])
 
 
 @functools.cache
 def _code() -> str:
     """A digest of the modules that decide what a graph is compiled to."""
-    modules = (bounds, corrections, graphs, library, lowering, overlap, products, kernels)
+    modules = (bounds, corrections, cuda, graphs, library, lowering, overlap, products, kernels)
     files = [*map(Path, (__file__, *map(inspect.getfile, modules))), *library.HEADERS]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
@@ -82,7 +83,7 @@ def require_known() -> None:
     Raises:
         UnknownTorchError: it does.
     """
-    names = NAMES, bounds.NAMES, corrections.NAMES, library.NAMES, lowering.NAMES, overlap.NAMES
+    names = NAMES, bounds.NAMES, corrections.NAMES, cuda.NAMES, library.NAMES, lowering.NAMES, overlap.NAMES
     torch_private.require_known((*torch_private.NAMES, *itertools.chain(*names)))
 
 
@@ -112,6 +113,8 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
             _compile_graph(graph, examples, folder)
         except CompilerError:
             raise
+        except cuda.MissingError as error:
+            raise CompilerError(str(error)) from error
         except Exception as error:  # of any kind: all that torch's compiler stands on may raise
             cause = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0]
             raise CompilerError(f"torch's compiler cannot compile its graph of operations ({cause})") from error
@@ -143,6 +146,10 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         # Nothing that is returned may be on the stack: the next call would overwrite it.
         settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
         known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks some
+        if cuda.is_on_gpu(examples):
+            settings |= {"compile_threads": cuda.processes(), **cuda.SETTINGS}
+            stack.enter_context(cuda.toolkit())
+            stack.enter_context(cuda.number_left_open())
         stack.enter_context(config.patch({**known, **settings}))
         stack.enter_context(_instruction_sets_not_tried_out())
         stack.enter_context(corrections.write_order_kept())
@@ -206,7 +213,7 @@ def load(folder: Path, device: torch.device) -> Run:
     file = next(folder.glob("*.so"))
     if device.type == "cpu":
         return _below_autograd(torch._C._aoti.AOTIModelContainerRunnerCpu(str(file), 1).run)
-    return _below_autograd(torch._C._aoti.AOTIModelContainerRunnerCuda(str(file), 1, str(device), str(folder)).run)
+    return _below_autograd(cuda.load(file, device))
 
 
 def _below_autograd(run: Run) -> Run:

@@ -5,7 +5,8 @@ The graph gets the state as one tensor for each dtype, its leaves one behind the
 
 import ctypes
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -13,7 +14,8 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._compiling import inductor
+from fundl._common.modes import no_grad
+from fundl._compiling import inductor, replays
 from fundl._compiling.cache_keys import TensorSpec, spec_of
 from fundl._compiling.programs import Interface
 
@@ -79,7 +81,14 @@ class Loop(Protocol):
 
 
 def python_loop(run: inductor.Run, plan: Plan) -> Loop:
-    """The loop in Python."""
+    """The loop in Python; on a GPU, of replays of one step."""
+    first, last = len(plan.groups) + len(plan.batch), len(plan.constants)
+    if not plan.together:
+        fixed = [*range(len(plan.groups)), *range(first, first + last)]
+        written = range(first + last, first + last + len(plan.reports))
+        run = replays.replayed(run, plan.devices, fixed, written)
+    if isinstance(run, replays.Replayed):
+        return _loop_in_place(run, plan)
 
     def loop(before: Tensors, batches: Tensors, after: Tensors, reports: Tensors, steps: int) -> None:
         state = plan.joined(before)
@@ -87,6 +96,26 @@ def python_loop(run: inductor.Run, plan: Plan) -> Loop:
             run([*state, *(x[number] for x in batches), *plan.constants, *(x[number] for x in reports)])
         for leaf, new in zip(after, plan.leaves(state), strict=True):
             leaf.copy_(new)
+
+    return loop
+
+
+def _loop_in_place(run: replays.Replayed, plan: Plan) -> Loop:
+    """The loop with the state always at the same addresses."""
+    kept: dict[Hashable, list[Tensor]] = {}  # by stream: what is on its way on one does not wait for another
+    lock = threading.Lock()
+
+    def loop(before: Tensors, batches: Tensors, after: Tensors, reports: Tensors, steps: int) -> None:
+        with lock, torch.inference_mode(False), no_grad():
+            state, place = plan.joined(before), run.graphs.place()
+            for own, new in zip(kept.setdefault(place, state), state, strict=True):
+                if own is not new:
+                    own.copy_(new)
+            state = kept[place]
+            for number in range(steps):
+                run([*state, *(x[number] for x in batches), *plan.constants, *(x[number] for x in reports)])
+            for leaf, new in zip(after, plan.leaves(state), strict=True):
+                leaf.copy_(new)
 
     return loop
 

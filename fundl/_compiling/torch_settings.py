@@ -5,7 +5,7 @@ from typing import Final
 import attrs
 import torch
 
-from fundl._compiling import torch_private
+from fundl._compiling import cuda, torch_private
 
 _AUTOCAST_DEVICES: Final = ("cpu", "cuda")
 _CPU: Final = torch.device("cpu")
@@ -20,6 +20,7 @@ class TorchSettings:
     default_device: torch.device  # likewise
     autocast: tuple[tuple[str, torch.dtype], ...]  # types of devices where it is on, each with its dtype
     deterministic: bool  # whether only deterministic algorithms may be used
+    precision: cuda.Precision | None = None  # of products on a GPU; None if there is none in what is compiled
 
     def explain(self, old: "TorchSettings") -> str:
         """The first difference from other settings, in words."""
@@ -29,14 +30,15 @@ class TorchSettings:
             ("torch.get_default_device()", str(old.default_device), str(self.default_device)),
             ("torch.autocast", dict(old.autocast) or "off", dict(self.autocast) or "off"),
             ("torch.are_deterministic_algorithms_enabled()", old.deterministic, self.deterministic),
+            ("the precision of products on a GPU (torch.set_float32_matmul_precision)", old.precision, self.precision),
         ):
             if before != after:
                 return f"{name} was {before}, and is {after}"
         return "nothing is different"
 
 
-def torch_settings() -> TorchSettings:
-    """What torch is set to now."""
+def torch_settings(*, on_gpu: bool = False) -> TorchSettings:
+    """What torch is set to now; what matters on a GPU alone is asked for only there."""
     autocast = [(device, torch.get_autocast_dtype(device)) for device in _AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
     return TorchSettings(
         torch.get_num_threads(),
@@ -44,4 +46,5 @@ def torch_settings() -> TorchSettings:
         torch.get_default_device() if torch_private.function_mode_count() else _CPU,
         tuple(autocast),
         torch.are_deterministic_algorithms_enabled(),
+        cuda.precision() if on_gpu else None,
     )
