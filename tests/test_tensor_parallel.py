@@ -22,8 +22,11 @@ from fundl import (
     cross_attention,
     cross_entropy,
     decoder_block,
+    dynamic_loss_scale,
     embedding,
+    evaluate,
     feed_forward,
+    fit,
     forward,
     gated_feed_forward,
     initialize,
@@ -38,6 +41,7 @@ from fundl import (
     repeat,
     residual,
     self_attention,
+    sgd,
     summary,
     tied,
     train_state,
@@ -78,6 +82,15 @@ def language(group: Group) -> Model:
     )
 
 
+def small(group: Group) -> Model:
+    return compose(
+        split_embedding(group, embedding(TOKENS, 8)),
+        split_attention(group, self_attention(8, 2, dropout=0.2)),
+        split_feed_forward(group, linear(8, 4), Dropout(0.3), linear(4, 8)),
+        split_output(group, linear(8, TOKENS)),
+    )
+
+
 def tokens() -> tuple[Tensor, Tensor]:
     x = torch.arange(13 * 4).reshape(13, 4) % TOKENS
     return x, torch.where(x % 5 == 0, -100, (3 * x + 1) % TOKENS)
@@ -87,7 +100,8 @@ def trained(data: Group, tensor: Group, *, compiled: bool = False) -> tuple[Mode
     """The model after some steps, whole, and the losses."""
     optimizer = chain(clip_by_global_norm(0.5), adamw(1e-2, epsilon=1e-3))
     loss = partial(split_cross_entropy, group=tensor, classes=TOKENS, axis=-1, label_smoothing=0.1)
-    state = train_state(key(1), initialize(key(0), language(tensor), dtype=DOUBLE), optimizer)
+    shapes = small(tensor) if compiled else language(tensor)
+    state = train_state(key(1), initialize(key(0), shapes, dtype=DOUBLE), optimizer)
     made = train_step(loss, optimizer, over=data)
     step = jit(made, donate="state") if compiled else made
     losses: list[Tensor] = []
@@ -116,9 +130,35 @@ def test_a_run_of_split_layers_gives_the_numbers_of_one_process(sizes: tuple[int
 
 @pytest.mark.slow
 def test_a_compiled_run_gives_the_numbers_of_one_process() -> None:
-    alone = trained(ALONE, ALONE)
+    alone = trained(ALONE, ALONE, compiled=True)
     for found in together(4, trained_on_grid, (2, 2), True):
         assert difference(found, alone) < 1e-12
+
+
+def fitted(group: Group) -> tuple[list[Tensor], Tensor]:
+    """A run whose optimizer looks at all numbers, on batches of which the last one is smaller."""
+    optimizer = dynamic_loss_scale(chain(clip_by_global_norm(0.5), adamw(1e-2, epsilon=1e-3)))
+    loss = partial(split_cross_entropy, group=group, classes=TOKENS, axis=-1)
+    state = train_state(key(1), initialize(key(0), language(group), dtype=DOUBLE), optimizer)
+    state, _ = fit(train_step(loss, optimizer), state, lambda key: minibatches(key, tokens(), 5), epochs=2, progress=False)
+    return tree.trainable_leaves(unshard(state.model)), torch.tensor(evaluate(loss, state.model, [tokens()]).loss)
+
+
+def test_fit_and_evaluate_know_of_split_layers() -> None:
+    alone = fitted(ALONE)
+    for found in together(2, fitted):
+        assert difference(found, alone) < 1e-12
+
+
+def wrongly_over(group: Group) -> None:
+    train_step(partial(split_cross_entropy, group=group, classes=TOKENS, axis=-1), sgd(0.1), over=group)(
+        train_state(key(1), initialize(key(0), language(group)), sgd(0.1)), tokens()
+    )
+
+
+def test_a_step_over_those_that_split_the_layers_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="are given the same rows, but the"):
+        together(2, wrongly_over)
 
 
 def plain() -> Model:

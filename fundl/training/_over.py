@@ -78,7 +78,15 @@ class Shares(Generic[Prediction, Target]):
         leaves = tree.trainable_leaves(grads)
         if not tree.holds(tree.is_divided, grads):
             return tree.with_trainable_leaves(grads, reduced(leaves[::-1], self.group)[::-1])
-        own = [place for place, among in enumerate(tree.summed_over(grads)) if not self._has_summed(tuple(among))]
+        sums = tree.summed_over(grads)
+        for split, among in zip(tree.splits_of(grads), sums, strict=True):
+            if split is not None and not among and isinstance(split.among, Group) and _meet(split.among, self.group):
+                raise ValueError(
+                    f"layers of tensor_parallel are split among {split.among}, whose processes are given the same rows, but the"
+                    f" step is over {self.group}, whose processes are given different ones: make both by data, tensor ="
+                    " grid(data=..., tensor=...), split the layers over tensor, and write train_step(..., over=data)"
+                )
+        own = [place for place, among in enumerate(sums) if not self._has_summed(tuple(among))]
         for place, total in zip(own, reduced([leaves[place] for place in own[::-1]], self.group)[::-1], strict=True):
             leaves[place] = total
         return tree.with_trainable_leaves(grads, leaves)
@@ -116,6 +124,12 @@ def _are_together(among: tuple[tree.Division, ...], group: Group) -> bool:
     if math.prod(one.size for one in axes) != group.size:
         return False
     return axes == [group] or all(isinstance(one, Group) and {*one.ranks} <= {*group.ranks} for one in axes)
+
+
+@functools.cache
+def _meet(among: Group, group: Group) -> bool:
+    """Whether there are other processes than this one in both."""
+    return len({*among.ranks} & {*group.ranks}) > 1
 
 
 def shares_of(over: Group | None, loss: Loss[Prediction, Target]) -> Shares[Prediction, Target] | None:
