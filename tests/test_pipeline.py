@@ -29,6 +29,7 @@ from fundl import (
     minibatches,
     momentum,
     mse,
+    partition,
     residual,
     sgd,
     skip_nonfinite,
@@ -106,7 +107,7 @@ def whole(name: str, optimizer: AnyTransform) -> tuple[Model, list[Tensor]]:
 
 
 def staged(  # noqa: PLR0917  # as they travel to processes
-    group: Group, name: str, optimizer: AnyTransform, schedule: Schedule, count: int, size: int, compiled: bool = False
+    group: Group, name: str, optimizer: AnyTransform, schedule: Schedule, count: int, size: int
 ) -> tuple[Model, list[Tensor], int]:
     """The same in stages; and how many parameters are told."""
     over, through = grid(data=group.size // size, pipeline=size) if group.size > 1 else (ALONE, ALONE)
@@ -120,7 +121,6 @@ def staged(  # noqa: PLR0917  # as they travel to processes
         micro_batches=count,
         over=over,
         schedule=schedule,
-        compile=compiled,
     )
     losses = []
     for epoch in range(2):
@@ -160,10 +160,18 @@ def test_a_run_in_stages_gives_the_numbers_of_one_process(  # noqa: PLR0917  # w
         assert counted == tree.count(alone)
 
 
+def compiled(group: Group) -> Model:
+    model = initialize(key(0), stages(group, compose(linear(3, 7), Dropout(0.3), linear(7, 4))), dtype=DOUBLE)
+    step = pipeline_step(mse, sgd(0.1), through=group, micro_batches=2, compile=group.size > 1)
+    x = torch.linspace(-1, 1, 12, dtype=DOUBLE).reshape(4, 3)
+    state, _ = step(train_state(key(1), model, sgd(0.1)), (x, x.new_zeros(4, 4)))
+    return unstage(state.model)
+
+
 @pytest.mark.slow
 def test_stages_can_be_compiled() -> None:
-    alone, _ = whole("layers", OPTIMIZERS["clipped"])
-    for model, _, _ in together(2, staged, "layers", OPTIMIZERS["clipped"], zero_bubble, 2, 2, True):
+    alone = compiled(ALONE)
+    for model in together(2, compiled):
         assert difference(model, alone) < 1e-12
 
 
@@ -260,6 +268,13 @@ def notes(group: Group) -> str:
 
 def test_errors_name_the_place_in_the_whole_model() -> None:
     assert "in model[2]" in together(2, notes)[1]
+
+
+def test_parts_of_an_optimizer_that_a_stage_may_lack_are_refused() -> None:
+    model = initialize(key(0), stages(Group("two", 2, 0), compose(linear(2, 3), linear(3, 2))))
+    inside = chain(clip_by_global_norm(1.0), sgd(0.1))
+    with pytest.raises(TypeError, match="go around partition"):
+        partition({"first": inside, "rest": sgd(0.1)}, where={"first": "[0]"}).init(model)
 
 
 def test_what_cannot_be_staged_says_so() -> None:

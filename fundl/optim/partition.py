@@ -14,7 +14,7 @@ from fundl.optim.decay import Predicate
 from fundl.optim.flat import Tensors
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.transform import S, Transform, require_transform
-from fundl.tree import Record, Splits, describe
+from fundl.tree import Record, Splits, beyond_of, describe
 
 Chosen: TypeAlias = str | Predicate
 """Which leaves a part has: those at a path and below it, such as ".head" or "[2]", or those of which a function says so."""
@@ -127,6 +127,13 @@ class Partition(Transform[PartitionState[_States]]):
 
     @override
     def divided(self, splits: Splits) -> Self:
+        if beyond_of(splits) is not None:
+            for label, transform in zip(self.labels, self.transforms, strict=True):
+                if not transform.elementwise:
+                    raise TypeError(
+                        f"the part {label!r} looks at more than each number by itself, and some stages of the pipeline may have"
+                        " nothing of it: such transforms, as clip_by_global_norm, go around partition"
+                    )
         return attrs.evolve(self, splits=splits)
 
     def _for_parts(self, part: tuple[int, ...]) -> Sequence[AnyTransform]:
