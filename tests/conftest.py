@@ -16,6 +16,13 @@ from torch import Tensor  # noqa: E402
 
 from fundl._compiling import cache, graphs, inductor, loops  # noqa: E402
 
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """For `-m cuda` only the files of such tests are imported: a machine with a GPU need not have what the others import."""
+    others = collection_path.suffix == ".py" and not collection_path.name.startswith(("test_cuda", "conftest"))
+    return True if config.option.markexpr == "cuda" and others else None
+
+
 # --- Compiled functions -------------------------------------------------------------------------------------------------
 
 # Compiling takes seconds: what is not about compiling itself runs traced graphs as they are.
