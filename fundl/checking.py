@@ -59,7 +59,7 @@ def check_finite(
     FloatingPointError: forward of model[0], Linear(weight=float32[1, 2], bias=None): its output is inf (1 of 1 numbers)
     """
     require_loss(loss)
-    if tree.holds(tree.is_divided, model):
+    if tree.cuts_of(model):
         raise ValueError(
             "the parameters are divided among processes, and one that finds something wrong would leave the others waiting:"
             " look at the whole in each, check_finite(unshard(model), ...) with unshard of fundl.distributed"

@@ -22,6 +22,7 @@ from fundl._common import kernels
 from fundl._common.listed import Listed
 from fundl._common.meeting import meet
 from fundl._common.suggestions import with_suggestions
+from fundl._common.talking import StoreTalk
 from fundl.memory import keep_freed_memory
 from fundl.tree import describe
 
@@ -93,6 +94,21 @@ class Group(metaclass=Listed):
             if "resolve the process group" in str(error):
                 raise not_up(self) from error
             raise
+
+    def talk(self) -> StoreTalk:
+        """Texts that they tell each other beside all exchanges of tensors; all of them begin their talks in the same order."""
+        from torch._C._distributed_c10d import HashStore  # noqa: PLC0415  # not every torch has it
+        from torch.distributed import distributed_c10d  # noqa: PLC0415  # likewise
+
+        if self.process_group is None:
+            return StoreTalk(HashStore(), "alone", 0, 1)
+        ranks = torch.distributed.get_process_group_ranks(self.process_group)
+        place = f"fundl/talk/{self.name}/{ranks[0]}"
+        number = next(_talks.setdefault(place, itertools.count()))
+        return StoreTalk(distributed_c10d._get_default_store(), f"{place}/{number}", self.rank, self.size)
+
+
+_talks: Final[dict[str, "itertools.count[int]"]] = {}  # that each group has begun
 
 
 def require_group(group: object) -> None:

@@ -3,7 +3,7 @@
 import functools
 import io
 import types
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 import attrs
 import torch
@@ -149,7 +149,7 @@ def summary(model: Model, input_shape: tuple[Shape, ...], *, dtype: torch.dtype 
     # raises, if the layers do not fit together, or not the input
     output_shape(model, shapes.Shape(*x.shape) if isinstance(x, Tensor) else None)
     with no_grad():
-        shapes_only = tree.map(lambda leaf: leaf.to("meta"), tree.as_whole(model))
+        shapes_only = tree.map(lambda leaf: leaf.to("meta"), cast("Model", tree.as_whole(model)))
         first_forward(shapes_only, x)  # what else does not fit is told here, with the place of the layer
         try:
             rows = _Run(inner=True).rows(shapes_only, x)

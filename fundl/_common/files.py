@@ -24,7 +24,14 @@ _DAY: Final = 86400.0  # seconds
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[BinaryIO]:
-    """A file to write to, which replaces what is there once all is written; in the meantime it has another name.
+    """A file to write to, which replaces what is there once all is written; in the meantime it has another name."""
+    with replacing_file(path, mode=mode) as (file, _):
+        yield file
+
+
+@contextmanager
+def replacing_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Iterator[tuple[BinaryIO, Path]]:
+    """An `atomic_file`, and the path that it has in the meantime, where others may write to it as well.
 
     Unfinished files that dead processes have left in the folder are removed. Without a mode, the file has the mode, owner and
     group of what was there, or the usual ones.
@@ -36,7 +43,7 @@ def atomic_file(path: str | os.PathLike[str], *, mode: int | None = None) -> Ite
     file, unfinished = _unfinished(target, mode)
     try:
         with file:
-            yield file
+            yield file, unfinished
             file.flush()
             os.fsync(file.fileno())  # first the bytes reach the disk, then the name
             if sys.platform != "win32":

@@ -1,9 +1,9 @@
 """How processes meet that torchrun has started again: at a place in its store where nothing is left of those before them.
 
 torchrun's own store outlives the processes. What those of an earlier start have said there, their addresses among it, would be
-taken for what the new ones say. No number that torchrun gives is the same in all of them and new in each start: how often it has
-started differs from machine to machine. So the first process draws a name for the place, and tells it to each that asks in this
-start.
+taken for what the new ones say. No number that torchrun gives is the same in all of them and new in each start: how often it
+has started differs from machine to machine. So the first process draws a name for the place, and tells it to each that asks in
+this start.
 """
 
 import os

@@ -43,10 +43,10 @@ class ShardedState(Divided, Generic[S], metaclass=Listed):
         return ()
 
     @override
-    def as_whole(self) -> Self:
+    def as_whole(self) -> object:
         leaves = tree.trainable_leaves(self.inner)
         whole = [leaf if split is None else split.shown(leaf) for leaf, split in zip(leaves, self.of, strict=True)]
-        return attrs.evolve(self, inner=tree.with_trainable_leaves(self.inner, whole), of=(None,) * len(whole))
+        return tree.with_trainable_leaves(self.inner, whole)
 
 
 @final

@@ -122,9 +122,9 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
         return layers[0] if len(layers) == 1 else layers
 
     @override
-    def as_whole(self) -> Self:
-        alone = Group(self.group.name, 1, 0)
-        return attrs.evolve(self, layers=self._shown(), group=alone, copies=None)
+    def as_whole(self) -> object:
+        layers: tuple[object, ...] = self._shown()
+        return layers[0] if len(layers) == 1 else layers
 
     def _shown(self) -> tuple[*Ts]:
         """The layers with tensors of all rows, on the meta device: what they look like while they run."""
@@ -184,8 +184,9 @@ def shard(group: Group, *layers: *Ts, copies: Group | None = None) -> Sharded[*T
 
     What looks at more than each number by itself sees the whole: `clip_by_global_norm`, `skip_nonfinite`,
     `dynamic_loss_scale`, `tree.norm`, `tree.count`, `summary`; all processes go through it together, as through a run of the
-    model. An optimizer of your own that does so is refused, until it has a method `divided`. `save` and checkpoints refuse
-    such models: save what `unshard` gives. So do ensembles.
+    model. An optimizer of your own that does so is refused, until it has a method `divided`. Ensembles
+    refuse such models. `save`, `load` and checkpoints are of the whole: all processes write one file, which tells nothing of
+    them.
 
     ``mixed_precision(shard(group, ...))`` gathers parameters and sums gradients in half precision,
     ``shard(group, mixed_precision(...))`` in the precision of the parameters.

@@ -106,9 +106,9 @@ class TensorParallel(Around[None], Divided, Generic[*Ts]):
         return layers[0] if len(layers) == 1 else layers
 
     @override
-    def as_whole(self) -> Self:
-        alone = Group(self.group.name, 1, 0)
-        return attrs.evolve(self, layers=self._shown(), parts=(None,) * len(self.parts), group=alone)
+    def as_whole(self) -> object:
+        layers: tuple[object, ...] = self._shown()
+        return layers[0] if len(layers) == 1 else layers
 
     def _shown(self) -> tuple[*Ts]:
         """The layers with tensors of the whole, on the meta device: what one process would have."""

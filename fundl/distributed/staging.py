@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Final, NoReturn, final
+from typing import Final, NoReturn, cast, final
 
 import attrs
 import torch
@@ -257,4 +257,4 @@ def layers_before(model: Model) -> "Model | None":
     """What comes before the own stage, on the meta device; None for the first."""
     assert isinstance(model, tuple)
     first = next(place for place, part in enumerate(model) if not tree.holds(tree.is_divided, part))
-    return tree.as_whole(model[:first]) if first else None
+    return cast("Model", tree.as_whole(model[:first])) if first else None

@@ -15,7 +15,7 @@ from fundl._common.numbers import fraction
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.flat import Number, Tensors, all_narrowed, all_widened, copies, new_count, require_fit
 from fundl.optim.partition import PartitionState
-from fundl.optim.transform import P, Transform, flatten_params
+from fundl.optim.transform import P, State, Transform, flatten_params
 from fundl.tree import Record, describe
 
 
@@ -158,7 +158,7 @@ def _averages(state: object, places: Sequence[int]) -> Iterator[tuple[EmaState, 
     """All averages in a state, each with the places of the leaves that it is of."""
     if isinstance(state, EmaState):
         yield state, places
-    elif isinstance(state, tree.Divided) and any(state.splits()):
+    elif isinstance(state, tree.Divided) and not isinstance(state, State) and any(state.splits()):
         if next(_averages(tree.children(state), places), None) is not None:
             raise ValueError(
                 "the average in the state is of the rows of this process alone: write ema around what divides the memory of an"

@@ -1,13 +1,18 @@
 """Arithmetic on flat tuples of tensors, the trainable leaves of a tree: what several transforms share."""
 
 import math
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TypeAlias, TypeVar
 
+import attrs
 import torch
 from torch import Tensor
 
 from fundl import tree
 from fundl._common import half
+from fundl.tree import Record
+from fundl.tree._divided import trainable_parts
 
 S = TypeVar("S")
 
@@ -134,3 +139,35 @@ class StateError(ValueError):
             f"{hyper_parameter} needs {missing}, which the state has not: it was made under other hyper-parameters. Make a"
             " new one with init(params), or go on under those"
         )
+
+
+# --- Of which processes have parts -------------------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False, init=False)
+class OfSome(Record):
+    """A state whose parts are of some of the leaves each, and not of all."""
+
+    @abstractmethod
+    def portions(self, parts: tuple[tree.Cuts, ...]) -> Sequence[tuple[object, tuple[tree.Cuts, ...]]]:
+        """Its parts, each with those that belong to its leaves."""
+
+
+def cuts_along(state: object, parts: tuple[tree.Cuts, ...]) -> list[tree.Cuts]:
+    """What the trainable leaves of a state are parts of, where the leaves that it is of are these parts.
+
+    A tuple that has a tensor for each of the leaves has it for its part of that leaf, if it is of the part's size.
+    """
+    if isinstance(state, Tensor):
+        return [()]
+    if isinstance(state, tree.Divided):
+        return [()] * len(tree.trainable_leaves(state))  # it says itself what they are
+    if isinstance(state, OfSome):
+        return [cuts for part, its in state.portions(parts) for cuts in cuts_along(part, its)]
+    if isinstance(state, tuple | list) and len(state) == len(parts) and all(isinstance(leaf, Tensor) for leaf in state):
+        return [cuts if _is_part(leaf, cuts) else () for leaf, cuts in zip(state, parts, strict=True)]
+    return [cuts for part in trainable_parts(state) for cuts in cuts_along(part, parts)]
+
+
+def _is_part(leaf: Tensor, cuts: tree.Cuts) -> bool:
+    return bool(cuts) and leaf.ndim >= -cuts[0].axis and leaf.shape[cuts[0].axis] == cuts[0].part

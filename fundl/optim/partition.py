@@ -7,14 +7,14 @@ import attrs
 from torch import Tensor
 from typing_extensions import override
 
-from fundl._common.listed import Listed
+from fundl._common.listed import ListedABC
 from fundl._common.suggestions import with_suggestions
 from fundl.optim.chain import AnyRule, AnyTransform
 from fundl.optim.decay import Predicate
-from fundl.optim.flat import Tensors
+from fundl.optim.flat import OfSome, Tensors
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.transform import S, Transform, require_transform
-from fundl.tree import Record, Splits, beyond_of, describe
+from fundl.tree import Cuts, Splits, beyond_of, describe
 
 Chosen: TypeAlias = str | Predicate
 """Which leaves a part has: those at a path and below it, such as ".head" or "[2]", or those of which a function says so."""
@@ -26,7 +26,7 @@ _States: TypeAlias = tuple[object, ...]
 
 @final
 @attrs.frozen(eq=False)
-class PartitionState(Record, Generic[S], metaclass=Listed):
+class PartitionState(OfSome, Generic[S], metaclass=ListedABC):
     """The state of `partition`.
 
     Args:
@@ -36,6 +36,12 @@ class PartitionState(Record, Generic[S], metaclass=Listed):
 
     inner: S
     part: tuple[int, ...]
+
+    @override
+    def portions(self, parts: tuple[Cuts, ...]) -> Sequence[tuple[object, tuple[Cuts, ...]]]:
+        states: object = self.inner
+        assert isinstance(states, tuple)  # a state for each transform
+        return [(one, _of(parts, self.part, place)) for place, one in enumerate(states)]
 
 
 @final

@@ -5,7 +5,7 @@ and `change`; the walk over the tree of parameters, and all checks of what its u
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final, Generic, Self, TypeAlias, TypeVar, final
 
 import attrs
@@ -16,11 +16,11 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common import suggestions
 from fundl._common.half import HALF
-from fundl._common.listed import Listed, ListedABC
+from fundl._common.listed import ListedABC
 from fundl._common.modes import no_grad
 from fundl._common.tape import refuse_tape
-from fundl.optim.flat import StateError, Tensors, all_narrowed, all_widened
-from fundl.tree import Record, describe
+from fundl.optim.flat import StateError, Tensors, all_narrowed, all_widened, cuts_along
+from fundl.tree import describe
 
 P = TypeVar("P")
 S = TypeVar("S")
@@ -34,16 +34,35 @@ _LEARNED: Final = HALF | {torch.float32, torch.float64}
 
 @final
 @attrs.frozen(eq=False)
-class State(Record, Generic[P, S], metaclass=Listed):
+class State(tree.Divided, Generic[P, S], metaclass=ListedABC):
     """What a transform remembers from step to step of optimizing params of type P.
 
     P is only for the type checker, which refuses the gradient or the state of another model by it.
 
     Args:
         inner: the memory proper, a tree of tensors, whose type S is the transform's.
+        parts: what the trainable leaves of the params are parts of, where processes have parts of them, as of
+            `distributed.shard`; so are the tensors that `inner` has for each. () where all are whole.
     """
 
     inner: S
+    parts: tuple[tree.Cuts, ...] = ()
+
+    @override
+    def splits(self) -> tree.Splits:
+        return tuple([cuts[0] if cuts else None for cuts in cuts_along(self.inner, self.parts)])
+
+    @override
+    def summed_over(self) -> Sequence[tree.Division]:
+        return ()
+
+    @override
+    def as_whole(self) -> "State[P, S]":
+        if not self.parts:
+            return self
+        whole = tree.with_whole_shapes(tree.trainable_leaves(self.inner), cuts_along(self.inner, self.parts))
+        further = tuple([cuts[1:] for cuts in self.parts])
+        return State(tree.with_trainable_leaves(self.inner, whole), further if any(further) else ())
 
 
 class Transform(Generic[S], metaclass=ListedABC):
@@ -205,7 +224,8 @@ class Transform(Generic[S], metaclass=ListedABC):
         """
         leaves = flatten_params(params)
         with no_grad():
-            return State(self._for(params).start(all_widened(leaves), tuple(tree.trainable_paths(params))))
+            inner = self._for(params).start(all_widened(leaves), tuple(tree.trainable_paths(params)))
+            return State(inner, tree.cuts_of(params))
 
     def update(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """The updates, to be added to the params with `apply_updates`, and the next state.
@@ -267,10 +287,10 @@ class Transform(Generic[S], metaclass=ListedABC):
             if over and results is wide_params:
                 if halves:
                     torch._foreach_copy_(flat_params, results)
-                return params, state if inner is state.inner else State(inner)
+                return params, state if inner is state.inner else State(inner, state.parts)
             if halves:
                 results = all_narrowed(results, flat_params)
-            return tree.with_trainable_leaves(params, results), State(inner)
+            return tree.with_trainable_leaves(params, results), State(inner, state.parts)
 
     def _require_state(self, state: object, params: P, error: Exception) -> None:
         """Raise an error that tells where a state is not one for these params, if it is not."""

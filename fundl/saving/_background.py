@@ -70,8 +70,10 @@ class Saver(metaclass=Listed):
         """
         require_folder(path)
         self._background.wait()
-        tensors, texts = content_of(tree, metadata or {}, where)
-        self._background.start(functools.partial(_write, os.path.abspath(path), [(_copies(tensors), texts)]))
+        content = content_of(tree, metadata or {}, where)
+        snapshot = content._replace(tensors=_copies(content.tensors), wholes=_without_numbers(content.wholes))
+        del content
+        self._background.start(functools.partial(_write, os.path.abspath(path), [snapshot]))
 
     def wait(self) -> None:
         """Wait until the last file is written; raises the error of one that could not be."""
@@ -152,6 +154,10 @@ class _Work:
 
 def _write(path: str, contents: list[Content]) -> None:
     write(path, contents.pop(), None)  # a program that ends starts no more threads: so there is no worker
+
+
+def _without_numbers(wholes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().to("meta") for name, tensor in wholes.items()}
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

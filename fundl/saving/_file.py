@@ -12,15 +12,18 @@ from torch import Tensor
 
 from fundl._common.files import existing_file
 from fundl.saving._header import HeaderError, length_of, parsed
-from fundl.saving._numbers import read_numbers, sum_of
+from fundl.saving._numbers import read_numbers, read_part, sum_of
 from fundl.saving._texts import FORMAT, FORMAT_KEY, checked_sums, damaged
+from fundl.tree import Cuts
 
 
 class Wanted(NamedTuple):
-    """A tensor of a file, and where it is to go."""
+    """A tensor of a file, and where it is to go; and if only a part is wanted, what has its shape, and what it is a part of."""
 
     name: str
     device: torch.device
+    part: Tensor | None = None
+    cuts: Cuts = ()
 
 
 class File(NamedTuple):
@@ -38,23 +41,49 @@ class File(NamedTuple):
 
         The numbers go from the file straight into that memory. Nothing is mapped: who writes to the file later changes nothing.
         """
+        return self.read_parts(wanted)[0]
+
+    def read_parts(self, wanted: Sequence[Wanted]) -> tuple[list[Tensor], dict[str, int]]:
+        """The tensors that are wanted; and of parts the remainders, which tell together whether all is as it was saved."""
+        remainders: dict[str, int] = {}
         sums: dict[str, Callable[[], int]] = {}
         with ThreadPoolExecutor(1) as worker:
-            loaded = [self._read(name, device, sums, worker) for name, device in wanted]
-        if wrong := [name for name, number in sums.items() if number() != self.sums[name]]:
-            raise damaged(self.where, [f"the numbers of {', '.join(name or 'its root' for name in wrong)}"])
-        return loaded
+            loaded = [
+                self._read(one, sums, worker) if one.part is None else self._read_part(one, one.part, remainders)
+                for one in wanted
+            ]
+        self.require_saved({name: number() for name, number in sums.items()})
+        return loaded, remainders
 
-    def _read(self, name: str, device: torch.device, sums: dict[str, Callable[[], int]], worker: ThreadPoolExecutor) -> Tensor:
-        like = self.tensors[name]
-        if device.type == "meta":
+    def require_saved(self, sums: Mapping[str, int]) -> None:
+        """Raise unless these are the checksums of tensors that were saved."""
+        if wrong := [name for name, number in sums.items() if number != self.sums.get(name, number)]:
+            raise damaged(self.where, [f"the numbers of {', '.join(name or 'its root' for name in wrong)}"])
+
+    def _read(self, wanted: Wanted, sums: dict[str, Callable[[], int]], worker: ThreadPoolExecutor) -> Tensor:
+        like = self.tensors[wanted.name]
+        if wanted.device.type == "meta":
             return torch.empty_like(like)
         numbers = torch.empty(like.shape, dtype=like.dtype, device="cpu")
-        if not read_numbers(self.stream, self.starts[name], numbers):
-            raise ValueError(f"{self.where} was cut off while it was read: load it again once it is whole")
-        if name in self.sums:
-            sums[name] = sum_of(numbers, worker)
-        return numbers.to(device)
+        if not read_numbers(self.stream, self.starts[wanted.name], numbers):
+            raise self._cut_off()
+        if wanted.name in self.sums:
+            sums[wanted.name] = sum_of(numbers, worker)
+        return numbers.to(wanted.device)
+
+    def _read_part(self, wanted: Wanted, part: Tensor, remainders: dict[str, int]) -> Tensor:
+        like = self.tensors[wanted.name]
+        numbers = torch.zeros(part.shape, dtype=like.dtype, device="cpu" if wanted.device.type != "meta" else "meta")
+        if numbers.is_meta:
+            return numbers
+        found = read_part(self.stream, self.starts[wanted.name], numbers, like, wanted.cuts)
+        if found is None:
+            raise self._cut_off()
+        remainders[wanted.name] = found
+        return numbers.to(wanted.device)
+
+    def _cut_off(self) -> ValueError:
+        return ValueError(f"{self.where} was cut off while it was read: load it again once it is whole")
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """Trees filled from files."""
 
+import contextlib
 import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, TypeVar, final, overload
+from typing import Final, Generic, Literal, NamedTuple, TypeVar, final, overload
 
 import attrs
 import torch
@@ -13,11 +14,14 @@ from torch import Tensor
 from fundl._common.listed import Listed
 from fundl._common.suggestions import with_suggestions
 from fundl.saving._choice import Where, chooses
+from fundl.saving._company import Outcome, company_of, require_all_here
 from fundl.saving._file import File, Wanted, opened
 from fundl.saving._names import Rename, Source, changed, renamed
+from fundl.saving._numbers import part_of
+from fundl.saving._pieces import sum_of_remainder
 from fundl.saving._structure import described, differences
-from fundl.saving._texts import structure_of, users
-from fundl.tree import Record, describe, flatten, holds, is_divided, parts, paths, unflatten
+from fundl.saving._texts import SUMS_KEY, structure_of, users
+from fundl.tree import Cuts, Record, describe, flatten, parts, paths, unflatten, whole_and_cuts
 
 T = TypeVar("T")
 
@@ -78,6 +82,8 @@ def load(
 ) -> T | tuple[T, Unmatched]:
     r"""The tree that was saved to a file, bit for bit.
 
+    What is divided among processes in `like`, as by `distributed.shard`, they load together; each reads what it has of it.
+
     Args:
         path: of a file that `save` wrote, or any other safetensors file.
         like: a tree to fill, made as the saved one was. Its values are not looked at: it may be on the meta device, as
@@ -135,17 +141,33 @@ def load(
     >>> model[0].weight.shape, rest.unexpected
     (torch.Size([3, 2]), ("['mask']",))
     """
-    if holds(is_divided, like):
-        raise ValueError(
-            "`like` has layers whose parameters are divided among processes, but a file has them whole: load the layers first,"
-            " and give them to shard of fundl.distributed then"
-        )
-    with opened(path) as file:
-        plan = _plan(like, renamed(file.tensors, rename), where)
-        if strict and plan.unmatched:
-            raise ValueError("\n    ".join(_misfit(file, like, plan)))
-        loaded = _filled(file, like, plan, device)
+    whole, cuts = whole_and_cuts(like)
+    require_all_here(whole, cuts)
+    company = company_of(cuts)
+    with contextlib.ExitStack() as stack:
+        found: list[_Found[T]] = []
+        parts_of: dict[str, Cuts] = {}
+
+        def share() -> Outcome:
+            file = stack.enter_context(opened(path))
+            plan = _plan(whole, renamed(file.tensors, rename), where)
+            parts_of.update({one.name: its for part, its in zip(plan.parts, cuts, strict=True) for one in part.sources})
+            if strict and plan.unmatched:
+                raise ValueError("\n    ".join(_misfit(file, whole, plan)))
+            loaded, remainders = _filled(file, like, cuts, plan, device)
+            found.append(_Found(file, plan, loaded))
+            return Outcome(f"{os.path.basename(path)} {file.texts.get(SUMS_KEY)}", numbers=remainders)
+
+        outcome = share() if company is None else company.agree(share, parts_of)
+        file, plan, loaded = found[0]
+        file.require_saved({name: sum_of_remainder(one, file.tensors[name].nbytes) for name, one in outcome.numbers.items()})
     return loaded if strict else (loaded, plan.unmatched)
+
+
+class _Found(NamedTuple, Generic[T]):
+    file: File
+    plan: "_Plan"
+    tree: T
 
 
 @with_suggestions
@@ -185,6 +207,11 @@ class _Part(NamedTuple):
     def sources(self) -> list[Source]:
         """What is to be read for the leaf; nothing if it stays as it is."""
         return [source for _, source in sorted(self.rows.items())] if self.is_chosen and self.fits else []
+
+    @property
+    def is_as_it_is(self) -> bool:
+        """Whether it is what one tensor of the file is, unchanged."""
+        return None in self.rows and self.rows[None].change is None
 
     @property
     def line(self) -> str:
@@ -297,22 +324,30 @@ def _misfit(file: File, like: object, plan: _Plan) -> Iterator[str]:
 _MOST: Final = 10  # differences of structure, which are told beside those of the tensors
 
 
-def _filled(file: File, like: T, plan: _Plan, device: torch.device | str | None) -> T:
-    """The tree, with the tensors that the plan has from the file."""
+def _filled(
+    file: File, like: T, cuts: Sequence[Cuts], plan: _Plan, device: torch.device | str | None
+) -> tuple[T, dict[str, int]]:
+    """The tree, with the tensors that the plan has from the file; and the remainders of those that are parts."""
     leaves, structure = flatten(like)
     first = next((leaf.device for leaf in leaves if leaf is not None), torch.device("cpu"))
     wanted: list[Wanted] = []
-    for part in plan.parts:
-        home = first if part.leaf is None else part.leaf.device
+    for part, own, its_cuts in zip(plan.parts, leaves, cuts, strict=True):
+        home = first if own is None else own.device
         target = torch.device(device or ("cpu" if home.type == "meta" else home))
-        wanted += [Wanted(source.name, target) for source in part.sources]
-    numbers = iter(file.read(wanted))
-    return unflatten(structure, [_leaf(part, numbers) for part in plan.parts])
+        if own is not None and its_cuts and part.is_as_it_is:
+            wanted += [Wanted(source.name, target, own, its_cuts) for source in part.sources]
+        else:
+            wanted += [Wanted(source.name, target) for source in part.sources]
+    read, remainders = file.read_parts(wanted)
+    numbers = iter(read)
+    made = [_leaf(part, own, its_cuts, numbers) for part, own, its_cuts in zip(plan.parts, leaves, cuts, strict=True)]
+    return unflatten(structure, made), remainders
 
 
-def _leaf(part: _Part, numbers: Iterator[Tensor]) -> Tensor | None:
+def _leaf(part: _Part, own: Tensor | None, cuts: Cuts, numbers: Iterator[Tensor]) -> Tensor | None:
     """The leaf, made of as many of the tensors that were read as it has sources."""
     made = [changed(source, next(numbers)) for source in part.sources]
     if not made:
-        return part.leaf
-    return made[0] if None in part.rows else torch.stack(made)
+        return own
+    whole = made[0] if None in part.rows else torch.stack(made)
+    return whole if own is None or not cuts or part.is_as_it_is else part_of(whole, own, cuts)

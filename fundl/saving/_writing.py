@@ -1,21 +1,26 @@
 """Trees written to files."""
 
+import contextlib
 import os
-from collections.abc import Mapping
+import zlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import BinaryIO
+from io import FileIO
+from typing import BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fundl._common.files import atomic_file
+from fundl._common.files import atomic_file, replacing_file
 from fundl._common.suggestions import with_suggestions
 from fundl.saving._choice import Where, chooses
+from fundl.saving._company import Company, Outcome, company_of, require_all_here
 from fundl.saving._header import CODES, header_of
-from fundl.saving._numbers import write_numbers
-from fundl.saving._structure import Json, described
+from fundl.saving._numbers import write_numbers, write_part
+from fundl.saving._pieces import sum_of_remainder
+from fundl.saving._structure import described
 from fundl.saving._texts import SUMS_KEY, sums_text, texts_of, unknown_sums
-from fundl.tree import describe, flatten, holds, is_divided, misplaced_tensors, paths
+from fundl.tree import Cuts, describe, flatten, misplaced_tensors, paths, whole_and_cuts
 
 
 @with_suggestions
@@ -38,6 +43,9 @@ def save(
     list is ``{"list": [...]}``, a dict ``{"dict": {...}}``, and a tensor that layers have in common, where it is met again,
     ``{"same as": "[0].weight"}``.
 
+    Of what is divided among processes, as by `distributed.shard`, all of them save together, into one file: each writes what it
+    has, and names and shapes are those of the tree that is not divided. If one of them fails, all raise an error.
+
     Args:
         path: of the file, by custom in ".safetensors"; a file that is there already is replaced, and who may read and write it
             stays as it was.
@@ -51,8 +59,9 @@ def save(
         OSError: the file cannot be written.
         TypeError: a leaf is not a tensor, its dtype or layout has no place in the format, or a field holds a tensor that its
             annotation does not mention; the metadata is not all text.
-        ValueError: a tensor is on the meta device; two leaves have the same path; layers are divided among processes
-            (see `distributed.shard`); a name of the metadata begins with "fundl."; `where` chooses nothing.
+        ValueError: a tensor is on the meta device; two leaves have the same path; a name of the metadata begins with "fundl.";
+            `where` chooses nothing; processes that save together do not save the same tree.
+        RuntimeError: the processes among which the tree is divided are not up.
 
     >>> from tempfile import TemporaryDirectory
     >>> from fundl import ReLU, compose, initialize, key, linear, load, load_metadata, save, tree
@@ -70,52 +79,71 @@ def save(
         write(path, content, worker)
 
 
-Content = tuple[dict[str, Tensor], dict[str, str]]
-"""What a file is to hold: the tensors by name, and the metadata."""
+class Content(NamedTuple):
+    """What a file is to hold: the tensors by name, as they are there, and the metadata.
+
+    Of each tensor there are the numbers that this process has, and what these are a part of; and, where that is more than one
+    has, the processes that write together.
+    """
+
+    wholes: dict[str, Tensor]
+    tensors: dict[str, Tensor]
+    cuts: dict[str, Cuts]
+    texts: dict[str, str]
+    company: Company | None
 
 
 def content_of(tree: object, metadata: Mapping[str, str], where: Where | None) -> Content:
-    """What is to be written of a tree; raises an error if it cannot be."""
-    tensors = _named_tensors(tree, where)
-    structure: Json = described(tree)
-    return tensors, texts_of(metadata, structure)
-
-
-def write(path: str | os.PathLike[str], content: Content, worker: Executor | None) -> None:
-    """Write a file, whole or not at all; checksums are found by the worker, or if there is none, in between."""
-    try:
-        with atomic_file(path) as file:
-            _write(file, *content, worker)
-    except OSError as error:
-        if error.errno is None:  # our own words
-            raise
-        what = f"{error.strerror}: {os.path.abspath(path)} is not written; what was there before is as it was"
-        raise type(error)(error.errno, what) from error
-
-
-def _named_tensors(tree: object, where: Where | None) -> dict[str, Tensor]:
-    """The tensors of a tree by path, if all of them can be saved."""
+    """What is to be written of a tree; raises an error if it cannot be. Processes that have parts of it all ask together."""
     if misplaced := misplaced_tensors(tree):
         raise TypeError(
             f"{misplaced[0]} holds a tensor, but its annotation mentions none, so it is not a leaf of the tree, and would be"
             " lost: annotate the field as Tensor"
         )
-    if holds(is_divided, tree):
-        raise ValueError(
-            "the tree has layers whose parameters are divided among processes, of which none could write them: save what"
-            " unshard(model) of fundl.distributed gives in each process"
-        )
-    tensors: dict[str, Tensor] = {}
-    for name, leaf in zip(paths(tree), flatten(tree)[0], strict=True):
+    whole, cuts = whole_and_cuts(tree)
+    require_all_here(whole, cuts)
+    company = company_of(cuts)
+    try:
+        content = _content(tree, whole, cuts, where)
+        return Content(*content, texts_of(metadata, described(whole)), company)
+    except BaseException:
+        if company is not None:
+            company.leave()
+        raise
+
+
+def _content(
+    tree: object, whole: object, cuts: Sequence[Cuts], where: Where | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Cuts]]:
+    """The tensors as wholes, those of this process, and what these are parts of, by their names."""
+    named = zip(paths(whole), flatten(tree)[0], flatten(whole)[0], cuts, strict=True)
+    wholes, tensors, parts = dict[str, Tensor](), dict[str, Tensor](), dict[str, Cuts]()
+    for name, own, leaf, its_cuts in named:
         if leaf is None or not chooses(where, name, leaf):
             continue
         if name in tensors:
             raise ValueError(f"two leaves of the tree have the same path, {name}: give their dict other keys")
-        tensors[name] = _saveable(name, leaf)
+        tensors[name] = _saveable(name, own)
+        wholes[name], parts[name] = leaf, its_cuts
     if where is not None and not tensors:
         chosen = f"no leaf is in {where!r}" if isinstance(where, str) else "where chooses no leaf"
-        raise ValueError(f"there is nothing to save, {chosen}; the tree has {', '.join(paths(tree)[:5])}, ...")
-    return tensors
+        raise ValueError(f"there is nothing to save, {chosen}; the tree has {', '.join(paths(whole)[:5])}, ...")
+    return wholes, tensors, parts
+
+
+def write(path: str | os.PathLike[str], content: Content, worker: Executor | None) -> None:
+    """Write a file, whole or not at all; checksums are found by the worker, or if there is none, in between."""
+    try:
+        if content.company is not None:
+            write_together(path, content, content.company)
+            return
+        with atomic_file(path) as file:
+            _write(file, content, worker)
+    except OSError as error:
+        if error.errno is None:  # our own words
+            raise
+        what = f"{error.strerror}: {os.path.abspath(path)} is not written; what was there before is as it was"
+        raise type(error)(error.errno, what) from error
 
 
 def _saveable(name: str, leaf: object) -> Tensor:
@@ -131,12 +159,81 @@ def _saveable(name: str, leaf: object) -> Tensor:
     return leaf
 
 
-def _write(file: BinaryIO, tensors: Mapping[str, Tensor], texts: Mapping[str, str], worker: Executor | None) -> None:
-    # Numbers are aligned in the file: to that end the widest come first.
-    ordered = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
+def _in_order(content: Content) -> dict[str, Tensor]:
+    """The tensors as they follow each other in the file: to be aligned there, the widest come first."""
+    return dict(sorted(content.wholes.items(), key=lambda item: -item[1].element_size()))
+
+
+def _write(file: BinaryIO, content: Content, worker: Executor | None) -> None:
+    ordered = _in_order(content)
     unknown = unknown_sums(len(ordered))
-    header = header_of(ordered, {SUMS_KEY: unknown, **texts})
+    header = header_of(ordered, {SUMS_KEY: unknown, **content.texts})
     file.write(header)
-    sums = {name: write_numbers(file, tensor, worker) for name, tensor in ordered.items()}
+    sums = {name: write_numbers(file, content.tensors[name], worker) for name in ordered}
     file.seek(0)
-    file.write(header.replace(unknown.encode(), sums_text(ordered, texts, sums).encode(), 1))  # the first text that it has
+    file.write(_known(header, unknown, sums_text(ordered, content.texts, sums)))
+
+
+def _known(header: bytes, unknown: str, sums: str) -> bytes:
+    return header.replace(unknown.encode(), sums.encode(), 1)  # the first text that it has
+
+
+# --- By many processes -------------------------------------------------------------------------------------------------
+
+
+def write_together(path: str | os.PathLike[str], content: Content, company: Company) -> None:
+    """Write a file of which each process has parts: all write to one, and the first gives it its name once all is there."""
+    ordered = _in_order(content)
+    unknown = unknown_sums(len(ordered))
+    header = header_of(ordered, {SUMS_KEY: unknown, **content.texts})
+    digest = f"{os.path.basename(path)} {zlib.crc32(header_of(ordered, {})):08x}"
+    with contextlib.ExitStack() as stack:
+        file: list[BinaryIO] = []
+
+        def begin() -> Outcome:
+            if not company.is_first:
+                return Outcome(digest)
+            opened, unfinished = stack.enter_context(replacing_file(path))
+            file.append(opened)
+            opened.write(header)
+            opened.truncate(len(header) + sum(leaf.nbytes for leaf in ordered.values()))
+            opened.flush()
+            return Outcome(digest, f"{len(header)} {unfinished.name}")
+
+        start, _, name = company.agree(begin).said.partition(" ")  # metadata are those of the first
+        shared = os.path.join(os.path.dirname(os.path.realpath(path)), name)
+        parts = company.agree(
+            lambda: Outcome(digest, numbers=_write_parts(shared, int(start), ordered, content, company)), content.cuts
+        )
+        sums = {name: sum_of_remainder(number, ordered[name].nbytes) for name, number in parts.numbers.items()}
+
+        def end() -> Outcome:
+            if company.is_first:
+                file[0].seek(0)
+                file[0].write(_known(header, unknown, sums_text(ordered, content.texts, sums)))
+                stack.close()
+            return Outcome(digest)
+
+        company.agree(end)
+
+
+def _write_parts(path: str, start: int, ordered: Mapping[str, Tensor], content: Content, company: Company) -> dict[str, int]:
+    """Write what this process has to a file that is there: of what several have, one does. Returns the remainders."""
+    remainders: dict[str, int] = {}
+    with _opened(path) as file:
+        for number, (name, whole) in enumerate(ordered.items()):
+            place = file if company.writes(content.cuts[name], number) else None
+            remainders[name] = write_part(place, start, content.tensors[name], whole, content.cuts[name])
+            start += whole.nbytes
+        os.fsync(file.fileno())
+    return remainders
+
+
+def _opened(path: str) -> FileIO:
+    try:
+        return open(path, "r+b", buffering=0)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the file that another process has begun is not in {os.path.dirname(path)}, as this one sees it: save to a folder"
+            " that all of them share"
+        ) from error

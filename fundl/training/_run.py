@@ -82,7 +82,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
     def __attrs_post_init__(self) -> None:
         require_state(self.good)
         if self.over is not None:
-            require_same(_common(self.good), self.over, "the state")
+            require_same(tree.as_whole(self.good), self.over, "the state")
         self._current = self.good
         self.source = Source(self.batches, self._key_of_pass, self.every)
 
@@ -356,10 +356,3 @@ def _not_finite(model: object) -> str | None:
             paths = zip(tree.trainable_paths(model), leaves, strict=True)
             return next(path for path, leaf in paths if not leaf.isfinite().all())
     return None
-
-
-def _common(state: TrainState[P, S]) -> object:
-    """What of a state all processes have alike: all, or, where layers are divided among them, all but their parts."""
-    if not tree.holds(tree.is_divided, state):
-        return state
-    return {"model": tree.as_whole(state.model), "key": state.key, "step": state.step}

@@ -18,6 +18,7 @@ from fundl.collectives import gather_numbers
 from fundl.groups import Group
 from fundl.saving import load, load_metadata
 from fundl.saving._background import Background
+from fundl.saving._company import first_with
 from fundl.saving._writing import Content, content_of, write
 from fundl.training.history import Course, Epoch, Evaluation, Sums, Unfinished, WeighedSum
 from fundl.tree import describe
@@ -100,10 +101,14 @@ class Checkpoints(metaclass=Listed):
 
 @attrs.define
 class Writer:
-    """Finds and writes the checkpoints of a run; of many processes the first writes, and all find the same."""
+    """Finds and writes the checkpoints of a run; all processes find the same.
+
+    Of many processes those write that have the state together with the first: that one alone, where each has all of it.
+    """
 
     where: Checkpoints
     over: Group | None = None
+    is_anothers: bool = attrs.field(default=False, init=False)  # whether other processes write
     newest: Path | None = attrs.field(default=None, init=False)  # that is whole
     _last: Path | None = attrs.field(default=None, init=False)  # that was begun
     _begun: float = attrs.field(init=False)
@@ -159,10 +164,18 @@ class Writer:
                 " them share"
             )
 
-    @property
-    def is_anothers(self) -> bool:
-        """Whether another process writes."""
-        return self.over is not None and self.over.rank > 0
+    def begin(self, state: object) -> None:
+        """Find who writes; all processes of the run ask together."""
+        if self.over is not None:
+            mine = first_with(state, self.over.rank)
+            self.is_anothers = mine != min(gather_numbers([mine], self.over))
+
+    def agreed(self, *, is_best: bool, is_due: bool) -> tuple[bool, bool]:
+        """What of both is so in the first process: clocks differ, and numbers of evaluations may."""
+        if self.over is None:
+            return is_best, is_due
+        told = gather_numbers([is_best, is_due], self.over)
+        return bool(told[0]), bool(told[1])
 
     def prepare(self) -> None:
         """Make the folder, if it is not there, and find out whether files can be written there, before any work is done."""
@@ -190,7 +203,7 @@ class Writer:
 
     def is_best(self, history: Sequence[tuple[Epoch, ...]]) -> bool:
         """Whether the last epoch is better than all before it; each is to be asked about."""
-        if self.where.best is None or self.is_anothers:
+        if self.where.best is None or (self.over is not None and self.over.rank):
             return False
         best = False
         for row in history[self._judged :]:

@@ -190,11 +190,6 @@ def reached(
         raise ValueError(f"evaluate_every must be 1 epoch or more, not {evaluate_every}")
     if run.every is not None and run.every < 1:
         raise ValueError(f"every, the steps of an epoch, must be 1 or more, not {run.every}")
-    if checkpoints is not None and tree.holds(tree.is_divided, run.good):
-        raise ValueError(
-            "the model's parameters are divided among processes, of which none could write a checkpoint: leave checkpoints out,"
-            " and save unshard(state.model) of fundl.distributed"
-        )
     keep_freed_memory()
     if run.over is not None and run.over.rank:
         progress = False
@@ -208,6 +203,7 @@ def reached(
 
 def _take_up(run: Run[P, S, X, Target, Prediction], writer: Writer, count: int) -> None:
     """Go on from the newest checkpoint, if there is one; and see that there can be more, if more is to be done."""
+    writer.begin(run.good)
     if (found := writer.find(run.good)) is not None:
         try:
             run.take_up(*found)
@@ -277,7 +273,8 @@ def _epoch_by_epoch(
 def _write(run: Run[P, S, X, Target, Prediction], writer: Writer, *, is_last: bool) -> None:
     """Write what checkpoints there are to be at the end of an epoch."""
     writer.look()
-    is_best, is_due = writer.is_best(run.history), is_last or writer.is_due(len(run.history))
+    is_due = is_last or writer.is_due(len(run.history))
+    is_best, is_due = writer.agreed(is_best=writer.is_best(run.history), is_due=is_due)
     if is_best or is_due:
         writer.write(run.good, run.course(), is_best=is_best, is_due=is_due, wait=run.donate)
 

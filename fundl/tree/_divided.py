@@ -12,9 +12,21 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl.tree._nodes import map_records
 from fundl.tree._records import Record
-from fundl.tree._structure import T
+
+
+class Talk(Protocol):
+    """Texts that processes tell each other, one after the other."""
+
+    def told(self, text: str, together: Callable[[Sequence[str]], str], /) -> str:
+        """What the first process makes of the texts of all, in their order: each of them gets it.
+
+        Raises:
+            RuntimeError: another process has left the talk, or did not come.
+        """
+
+    def leave(self) -> None:
+        """End it for all, since this process does not go on."""
 
 
 class Division(Protocol):
@@ -23,6 +35,13 @@ class Division(Protocol):
     @property
     def size(self) -> int:
         """How many there are."""
+
+    @property
+    def rank(self) -> int:
+        """Which of them this process is, from 0 on."""
+
+    def talk(self) -> Talk:
+        """What goes beside all exchanges of tensors, also in a thread; all of them begin their talks in the same order."""
 
     def of_all(self, tensor: Tensor, /) -> Tensor:
         """The rows of all, in order, from those that each of them has; all have as many, and ask together."""
@@ -103,6 +122,10 @@ class _Alone:
     """The division of a leaf that one has as a whole."""
 
     size: int = 1
+    rank: int = 0
+
+    def talk(self) -> Talk:
+        raise RuntimeError("who is alone talks to nobody")
 
     def of_all(self, tensor: Tensor, /) -> Tensor:
         return tensor
@@ -141,8 +164,11 @@ class Divided(Record):
         return self
 
     @abstractmethod
-    def as_whole(self) -> Record:
-        """The record as one process would have it that has all, without values: on the meta device."""
+    def as_whole(self) -> object:
+        """What a process would have in its place that has all, and nothing divided, as a layer that is not of this kind.
+
+        It has the same leaves in the same order; those that are divided are of the whole's shape, on the meta device.
+        """
 
 
 def is_divided(cls: type[Record]) -> bool:
@@ -173,11 +199,6 @@ def _beyond(tree: object) -> Division | None:
 def beyond_of(splits: Splits) -> Division | None:
     """Those who have other leaves than these."""
     return next((split.beyond for split in splits if split is not None), None)
-
-
-def as_whole(tree: T) -> T:
-    """The tree with all of what processes have parts of, without values: on the meta device. All else stays."""
-    return map_records(lambda record: record.as_whole() if isinstance(record, Divided) else record, tree)
 
 
 def summed_over(tree: object) -> Sequence[Sequence[Division]]:

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from fundl._common.modes import is_traced, no_grad
-from fundl.tree._divided import Splits, as_whole, beyond_of, holds, is_divided, splits_of
+from fundl.tree._divided import Splits, beyond_of, holds, is_divided, splits_of
 from fundl.tree._structure import flatten, leaves
 from fundl.tree._trainable import trainable_leaves
+from fundl.tree._whole import as_whole
 
 
 def norm(tree: object) -> Tensor:
