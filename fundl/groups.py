@@ -119,6 +119,11 @@ def require_group(group: object) -> None:
     raise TypeError(f"a group is what start() of fundl.distributed gives first, not {describe(group)}{torchs}")
 
 
+def is_up(group: Group) -> bool:
+    """Whether this process has a part in a group that has started."""
+    return _registered(group.name) is not None
+
+
 def device_of(group: Group) -> torch.device:
     """Where tensors of a group are to be: NCCL reaches no memory but a GPU's."""
     if group.size == 1 or torch.distributed.get_backend(group.process_group) != "nccl":

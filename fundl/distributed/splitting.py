@@ -12,7 +12,7 @@ from fundl import random, tree
 from fundl._common.checks import require_model
 from fundl._common.draws import is_of_piece
 from fundl._common.suggestions import with_suggestions
-from fundl.distributed.tensor_layers import Bias, EmbeddingPart, Joined, Spread, SpreadBoth, place_in
+from fundl.distributed.tensor_layers import Bias, EmbeddingPart, Joined, Spread, SpreadBoth, place_in, remember_place
 from fundl.groups import Group, require_group
 from fundl.layer import AnyLayer, Model
 from fundl.layers._inside import Around, Ts, fitting, forward_inside
@@ -409,6 +409,7 @@ def _split(group: Group, whole: int, axis: int, blocks: tuple[int, ...] = ()) ->
 
 def _made(group: Group, layers: tuple[object, ...], parts: Sequence[tuple[Tensor | None, Split | None]]) -> TensorParallel:
     """The layers with the parts of this process."""
+    remember_place(group)
     splits = tuple([split for leaf, split in parts if leaf is not None])
     own = [
         leaf if split is None or group.size == 1 else split.part_of(leaf, group.rank)

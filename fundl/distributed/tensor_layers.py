@@ -1,6 +1,6 @@
 """The small layers of which tensor parallelism is made: how an input goes to parts of a layer, and what they give is joined."""
 
-from typing import Self, final
+from typing import Final, Self, final
 
 import attrs
 import torch
@@ -10,7 +10,7 @@ from typing_extensions import override
 from fundl._common import half
 from fundl._common.modes import is_untraced
 from fundl.collectives import reduced
-from fundl.groups import Group
+from fundl.groups import Group, device_of, is_up
 from fundl.layer import Layer, zero_gradient
 from fundl.layers._layout import as_matrix
 from fundl.layers._same_shape import SameShape
@@ -166,8 +166,18 @@ class EmbeddingPart(Layer[tuple[Tensor, Tensor]]):
         return zero_gradient(residuals[0])
 
 
+_PLACES: Final[dict[Group, Tensor]] = {}
+
+
 def place_in(group: Group, like: Tensor) -> Tensor:
     """Which process this is, as a tensor without axes: what is compiled is given it, and so is the same for all processes."""
-    if is_untraced(like):
+    if group.size == 1 or is_untraced(like):
         return torch.full((), group.rank, dtype=torch.int64, device=like.device)
-    return torch.tensor(group.rank, dtype=torch.int64, device=like.device)
+    place = _PLACES.get(group)
+    return (torch.tensor([group.rank]) if place is None else place).to(like.device)[0]
+
+
+def remember_place(group: Group) -> None:
+    """Make the tensor of `place_in` before anything is traced: split layers do so as they are made."""
+    if group.size > 1 and is_up(group) and group not in _PLACES:
+        _PLACES[group] = torch.tensor([group.rank], device=device_of(group))
