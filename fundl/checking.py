@@ -12,6 +12,7 @@ from torch import Tensor
 from fundl import random, tree
 from fundl._common import suggestions
 from fundl._common.checks import require_loss, require_model
+from fundl._common.keys import require_key
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass
 from fundl._common.suggestions import with_suggestions
@@ -92,7 +93,7 @@ def _check(  # noqa: PLR0917  # all that a step goes through
         if found := _first(given):
             raise FloatingPointError(f"{name}{found} before anything is computed")
     if key is not None:
-        random.require_key(key)
+        require_key(key)
         model = rekey(model, key)
     with no_grad():
         _pass(model, x, target, loss)

@@ -15,7 +15,7 @@ import torch.distributed
 from torch import Tensor
 
 from fundl import tree
-from fundl._common import kernels
+from fundl._common import exchanges
 from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl._common.tape import refuse_tape
@@ -293,7 +293,7 @@ def reduced(
     """`all_sum` or `all_max` of tensors; the caller has turned grad mode off."""
 
     def begin(flat: Tensor) -> Tensor:
-        return kernels.all_reduce(flat, how, group.name)
+        return exchanges.all_reduce(flat, how, group.name)
 
     return _exchanged(tensors, group, bucket_bytes, begin, rows=1, shape_of=_shape)
 
@@ -307,7 +307,7 @@ def gathered(tensors: Sequence[Tensor], group: Group, bucket_bytes: int = BUCKET
             )
 
     def begin(flat: Tensor) -> Tensor:
-        return kernels.all_gather(flat, group.size, group.name)
+        return exchanges.all_gather(flat, group.size, group.name)
 
     def shape_of(tensor: Tensor) -> tuple[int, ...]:
         return group.size * tensor.shape[0], *tensor.shape[1:]
@@ -325,7 +325,7 @@ def scattered(tensors: Sequence[Tensor], group: Group, bucket_bytes: int = BUCKE
             )
 
     def begin(flat: Tensor) -> Tensor:
-        return kernels.reduce_scatter(flat, "sum", group.size, group.name)
+        return exchanges.reduce_scatter(flat, "sum", group.size, group.name)
 
     def shape_of(tensor: Tensor) -> tuple[int, ...]:
         return tensor.shape[0] // group.size, *tensor.shape[1:]
@@ -337,7 +337,7 @@ def spread(tensors: Sequence[Tensor], group: Group, source: int) -> list[Tensor]
     """`broadcast` of tensors; the caller has turned grad mode off."""
 
     def begin(flat: Tensor) -> Tensor:
-        return kernels.broadcast(flat, source, group.name)
+        return exchanges.broadcast(flat, source, group.name)
 
     return _exchanged(tensors, group, BUCKET_BYTES, begin, rows=1, shape_of=_shape)
 
@@ -366,7 +366,7 @@ def _exchanged(
         raise
     for places, flat in flying:
         sizes = [tensors[place].numel() // rows for place in places]
-        for place, part in zip(places, kernels.wait(flat).split_with_sizes(sizes, 1), strict=True):
+        for place, part in zip(places, exchanges.wait(flat).split_with_sizes(sizes, 1), strict=True):
             exchanged[place] = part.reshape(shape_of(tensors[place]))
     return exchanged
 

@@ -18,7 +18,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from fundl._common import kernels
+from fundl._common import exchanges
 from fundl._common.listed import Listed
 from fundl._common.meeting import meet
 from fundl._common.suggestions import with_suggestions
@@ -89,7 +89,7 @@ class Group(metaclass=Listed):
         if self.size == 1:
             return tensor
         try:
-            return kernels.wait(kernels.all_gather(tensor.contiguous(), self.size, self.name))
+            return exchanges.wait(exchanges.all_gather(tensor.contiguous(), self.size, self.name))
         except RuntimeError as error:
             if "resolve the process group" in str(error):
                 raise not_up(self) from error

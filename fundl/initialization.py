@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fundl import random, tree
 from fundl._common.alike import Findings, likeness
+from fundl._common.keys import require_key
 from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, fans_of
@@ -44,7 +45,7 @@ def initialize(key: Key, model: P, *, device: torch.device | str | None = None, 
     >>> model[0].weight.shape, model[0].weight.device
     (torch.Size([3, 2]), device(type='cpu'))
     """
-    random.require_key(key)
+    require_key(key)
     plan = _plan(model, None if device is None else torch.device(device), dtype)
     with no_grad():
         parts, keys = iter(plan.parts), _keys(key, plan)

@@ -41,6 +41,7 @@ import torch
 from torch import Tensor
 
 from fundl._common import draws, philox, representable
+from fundl._common.keys import require_key, require_key_and_shape
 from fundl._common.modes import is_readable
 from fundl._common.suggestions import with_explanations
 
@@ -52,7 +53,6 @@ Key: TypeAlias = Tensor
 """Two 32-bit words in an int64 tensor of shape (2,), as `key`, `split` and `fold_in` make them. To checkers it is a Tensor."""
 
 _LARGEST_RANGE: Final = 2**40
-_SHAPES: Final = {(2,), (5,), (7,)}  # of a key, of one for a part of the rows, and of one for a piece of each
 
 
 # --- Keys -----------------------------------------------------------------------------------------------------------
@@ -170,6 +170,12 @@ def of_piece(key: Key, piece: Tensor) -> Key:
     >>> torch.equal(uniform(piece, (3, 4)), uniform(key(0), (3, 8))[:, 4:])
     True
     """
+    require_key(key)
+    unchecked: object = piece
+    if not isinstance(unchecked, Tensor) or piece.shape != (2,) or piece.dtype != torch.int64:
+        raise TypeError(f"a piece is an int64 tensor of two numbers, place and how many pieces there are, not {piece!r}")
+    if key.shape == (7,):
+        raise ValueError("the key is of a piece already: make the other piece of the key that it was made of")
     rows = key if draws.is_of_part(key) else torch.cat((key, key.new_tensor([0, 1, 1])))
     return torch.cat((rows, piece))
 
@@ -275,7 +281,7 @@ def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor
         _require_numbers(probability=probability)
     if not 0 <= probability <= 1:
         raise ValueError(f"a probability is a number from 0 to 1, not {probability}")
-    _require_key_and_shape(key, shape)
+    require_key_and_shape(key, shape)
     return draws.booleans(key, shape, draws.threshold(probability))
 
 
@@ -307,7 +313,7 @@ def uniform(
     tensor([0.3990, 0.8805, 0.7357])
     """
     digits = representable.digits_of(dtype)
-    _require_key_and_shape(key, shape)
+    require_key_and_shape(key, shape)
     if type(low) is not float or type(high) is not float:
         _require_numbers(low=low, high=high)
     if low == 0 and high == 1:
@@ -343,7 +349,7 @@ def normal(
     tensor([-0.1215, -1.3500, -0.0819])
     """
     _require_scale(mean, std, dtype, reach=9.0)
-    _require_key_and_shape(key, shape)
+    require_key_and_shape(key, shape)
     return draws.normal(key, shape, dtype, std=std, mean=mean)
 
 
@@ -407,33 +413,11 @@ def _normal_probability(x: float) -> float:
 
 
 def _integers(key: Key, shape: tuple[int, ...], digits: int) -> Tensor:
-    _require_key_and_shape(key, shape)
+    require_key_and_shape(key, shape)
     return draws.integers(key, shape, digits)
 
 
 # --- Errors ---------------------------------------------------------------------------------------------------------
-
-
-def require_key(key: Key) -> None:
-    """Raise an error that says what a key is, unless this is one."""
-    if not isinstance(key, Tensor):
-        raise TypeError(f"a key is made by key(seed), split or fold_in, and is not {key!r}")
-    if key.dtype != torch.int64:
-        raise TypeError(f"a key is an int64 tensor made by key(seed), split or fold_in, not a tensor of {key.dtype}")
-    if key.shape in _SHAPES:
-        return
-    if key.ndim == 2 and key.shape[1] == 2:
-        raise ValueError(f"one key is needed, but here are {key.shape[0]}, as from split: iterate over them or pick one")
-    raise ValueError(f"a key has shape (2,), as made by key(seed), split or fold_in, not {tuple(key.shape)}")
-
-
-def _require_key_and_shape(key: Key, shape: tuple[int, ...]) -> None:
-    require_key(key)
-    unchecked: object = shape
-    if not isinstance(unchecked, tuple) or not all(isinstance(size, int) for size in unchecked):
-        raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
-    if shape and min(shape) < 0:
-        raise ValueError(f"a shape has sizes of 0 or more, not {tuple(shape)}")
 
 
 def _require_64_bits(number: int, name: str) -> None:

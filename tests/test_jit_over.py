@@ -27,7 +27,7 @@ from fundl import (
     train_step,
     tree,
 )
-from fundl._common import kernels
+from fundl._common import exchanges
 from fundl._compiling import graphs, overlap
 from fundl.distributed import Group, all_gather, all_sum, scatter_sum
 from tests.processes import together
@@ -133,8 +133,8 @@ def test_exchanges_begin_early_and_are_awaited_late() -> None:
     def step(*tensors: Tensor) -> list[Tensor]:
         x, y = tensors
         products = [x @ y, y @ x, x @ x]
-        begun = [kernels.all_reduce(product, "sum", "g") for product in products]
-        return [kernels.wait(one) * 2 for one in begun]
+        begun = [exchanges.all_reduce(product, "sum", "g") for product in products]
+        return [exchanges.wait(one) * 2 for one in begun]
 
     graph, _ = graphs.trace(step, [torch.ones(4, 4), torch.ones(4, 4)])
     overlap.spread(graph.module)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fundl import random
 from fundl._common import draws
+from fundl._common.keys import require_key
 from fundl._common.modes import is_in_memory, is_readable
 
 _DTYPES: Final = {torch.float32: "float32", torch.float64: "float64"}  # those that functions in C take
@@ -20,7 +21,7 @@ _DTYPES: Final = {torch.float32: "float32", torch.float64: "float64"}  # those t
 
 def dropped(key: random.Key, x: Tensor, rate: float) -> tuple[Tensor, Tensor]:
     """What is left of x, and the mask: of the shape of x, and True where an element stays, as drawn from the key."""
-    random.require_key(key)
+    require_key(key)
     in_one_pass = is_in_memory(x) and is_readable(key) and not draws.is_of_part(key)
     draw = draws.functions().get(f"dropped_{_DTYPES.get(x.dtype)}") if in_one_pass else None
     if draw is None:

@@ -1,8 +1,9 @@
 """The one typed door to ATen's fused kernels.
 
 ``torch.ops`` is untyped; each kernel that fundl uses stands here with its true signature, as an overload (a little faster
-to call than the packet of all overloads), and nothing else in fundl touches ``torch.ops``. What `torch` itself exports, typed
-and documented (``torch.addmm``, ``torch.relu``), is called there.
+to call than the packet of all overloads), and nothing else in fundl touches ``torch.ops``, but `exchanges`, its neighbour for
+what processes say to each other. What `torch` itself exports, typed and documented (``torch.addmm``, ``torch.relu``), is called
+there.
 
 The annotations are strings, since torch 2.11's OpOverload cannot be subscripted at run time.
 """
@@ -366,32 +367,6 @@ binary_cross_entropy_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor | Non
 )
 
 log_sigmoid: Callable[[Tensor], Tensor] = torch._C._nn.log_sigmoid
-
-# --- Between processes -------------------------------------------------------------------------------------------------
-
-# All but the last give a tensor at once, whose numbers are there when that waits for it. A process group is given by its name.
-
-
-def _no_processes(*_: object) -> Tensor:
-    raise ImportError("this torch was built without torch.distributed, by which processes reach each other")
-
-
-def _between_processes(name: str) -> Callable[..., Tensor]:  # type: ignore[explicit-any]  # its signature stands below
-    if not torch.distributed.is_available():
-        return _no_processes
-    operation: Callable[..., Tensor] = getattr(torch.ops._c10d_functional, name).default  # type: ignore[explicit-any]
-    return operation
-
-
-# x, "sum" or "max", group: the sum, or the largest, of the tensors of all processes.
-all_reduce: Callable[[Tensor, Literal["sum", "max"], str], Tensor] = _between_processes("all_reduce")
-# x (k, ...), size of the group n, group: those of all processes, one behind the other, (n k, ...).
-all_gather: Callable[[Tensor, int, str], Tensor] = _between_processes("all_gather_into_tensor")
-# x (n k, ...), "sum", n, group: of the sum of the tensors of all processes the rows of this one, (k, ...).
-reduce_scatter: Callable[[Tensor, Literal["sum"], int, str], Tensor] = _between_processes("reduce_scatter_tensor")
-# x, place of the process in the group whose tensor all get, group.
-broadcast: Callable[[Tensor, int, str], Tensor] = _between_processes("broadcast")
-wait: Callable[[Tensor], Tensor] = _between_processes("wait_tensor")
 
 # --- Compiling ---------------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._common import kernels
+from fundl._common import exchanges, kernels
 from fundl._compiling.torch_private import resolved
 from fundl._compiling.trees import Leaf
 
@@ -118,7 +118,7 @@ def _collectives(module: "GraphModule") -> "list[Node]":
 def is_collective(node: "Node") -> bool:
     """Whether a node begins to exchange tensors with other processes."""
     return isinstance(node.target, torch._ops.OpOverload) and (
-        node.target.namespace == "_c10d_functional" and node.target is not kernels.wait
+        node.target.namespace == "_c10d_functional" and node.target is not exchanges.wait
     )
 
 

@@ -5,7 +5,7 @@ They stay in the order that they had: it is the same in all processes, whatever 
 
 from typing import TYPE_CHECKING, Final
 
-from fundl._common import kernels
+from fundl._common import exchanges
 from fundl._compiling import graphs
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def spread(module: "GraphModule") -> None:
         _raise(node, last)
         last = node
     order = _order(module.graph)
-    for node in [node for node in reversed(module.graph.nodes) if node.target is kernels.wait]:
+    for node in [node for node in reversed(module.graph.nodes) if node.target is exchanges.wait]:
         if node.users:
             first = min(node.users, key=order.__getitem__)
             first.prepend(node)

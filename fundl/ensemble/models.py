@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from fundl import random, tree
+from fundl import tree
 from fundl._common.checks import require_model
+from fundl._common.keys import require_key
 from fundl._common.modes import no_grad
 from fundl._common.running import run_forward
 from fundl._common.suggestions import with_suggestions
@@ -164,7 +165,7 @@ def require_keys(keys: Tensor) -> int:
             "an ensemble needs a key for each of 1 run or more, a tensor of shape (runs, 2) as split(key(0), runs) makes it,"
             f" not one of shape {tuple(keys.shape)}"
         )
-    random.require_key(keys[0])
+    require_key(keys[0])
     return keys.shape[0]
 
 

@@ -13,10 +13,11 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common import dropping
 from fundl._common.draws import is_of_piece
+from fundl._common.keys import require_key
 from fundl.layer import Layer, P
 from fundl.layers._layout import as_matrix
 from fundl.layers._same_shape import SameShape
-from fundl.random import Key, require_key, split
+from fundl.random import Key, split
 from fundl.tree import BUFFER, Record
 
 

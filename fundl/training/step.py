@@ -10,6 +10,7 @@ from typing_extensions import TypeVar as TypeVarWithDefault
 
 from fundl import random, tree
 from fundl._common.checks import require_loss, require_model
+from fundl._common.keys import require_key
 from fundl._common.listed import Listed
 from fundl._common.modes import is_untraced, no_grad
 from fundl._common.ownership import Ownership
@@ -99,7 +100,7 @@ def train_state(key: Key, model: P, optimizer: Transform[S]) -> TrainState[P, S]
     >>> state.step
     tensor(0)
     """
-    random.require_key(key)
+    require_key(key)
     require_model(model)
     require_transform(optimizer)
     if any(leaf.is_meta for leaf in tree.leaves(model)):
