@@ -69,7 +69,7 @@ def _network(case: Case) -> nn.Module:
         case "lstm":
             return _LSTM()
         case "transformer":
-            return _Transformer(case.depth)
+            return Transformer(case.depth, FEATURES, HEADS, TOKENS)
         case _:
             dropout = [nn.Dropout(DROPPED)] if case.network == "dropout" else []
             layers: list[nn.Module] = []
@@ -106,13 +106,15 @@ class _LSTM(nn.Module):
         return scores
 
 
-class _Transformer(nn.Module):
-    def __init__(self, depth: int) -> None:
+class Transformer(nn.Module):
+    """Pre-norm blocks between an embedding and logits."""
+
+    def __init__(self, depth: int, features: int, heads: int, tokens: int) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(TOKENS, FEATURES)
-        self.blocks = nn.Sequential(*(_Block() for _ in range(depth)))
-        self.norm = nn.LayerNorm(FEATURES)
-        self.linear = nn.Linear(FEATURES, TOKENS)
+        self.embedding = nn.Embedding(tokens, features)
+        self.blocks = nn.Sequential(*(_Block(features, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(features)
+        self.linear = nn.Linear(features, tokens)
 
     @override
     def forward(self, tokens: Tensor) -> Tensor:
@@ -123,18 +125,19 @@ class _Transformer(nn.Module):
 class _Block(nn.Module):
     """A pre-norm block, by the fused attention: torch.nn.TransformerEncoderLayer is slower."""
 
-    def __init__(self) -> None:
+    def __init__(self, features: int, heads: int) -> None:
         super().__init__()
-        self.attention_norm = nn.LayerNorm(FEATURES)
-        self.projection = nn.Linear(FEATURES, 3 * FEATURES)
-        self.output = nn.Linear(FEATURES, FEATURES)
-        self.norm = nn.LayerNorm(FEATURES)
-        self.feed_forward = nn.Sequential(nn.Linear(FEATURES, 4 * FEATURES), nn.GELU(), nn.Linear(4 * FEATURES, FEATURES))
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(features)
+        self.projection = nn.Linear(features, 3 * features)
+        self.output = nn.Linear(features, features)
+        self.norm = nn.LayerNorm(features)
+        self.feed_forward = nn.Sequential(nn.Linear(features, 4 * features), nn.GELU(), nn.Linear(4 * features, features))
 
     @override
     def forward(self, x: Tensor) -> Tensor:
         projected: Tensor = self.projection(self.attention_norm(x))
-        parts = projected.reshape(*x.shape[:2], 3, HEADS, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, features)
+        parts = projected.reshape(*x.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, heads, T, features)
         queries, keys, values = parts.unbind()
         mixed = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         attended: Tensor = x + self.output(mixed.transpose(1, 2).flatten(2))

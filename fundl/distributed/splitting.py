@@ -346,7 +346,7 @@ def tensor_parallel(group: Group, *layers: Model) -> Model:
     >>> from fundl.distributed import Group, tensor_parallel
     >>> block = tensor_parallel(Group("four", 4, 0), transformer_block(16, 4))
     >>> tree.count(block), tree.nbytes(block)
-    (3280, 3520)
+    (3280, 3568)
     """
     require_group(group)
     model: Model = layers[0] if len(layers) == 1 else layers
