@@ -1,21 +1,25 @@
 """The library of a compiled graph: the loops that inductor wrote, with an entry of fundl's own.
 
 Inductor puts its code into AOTInductor's model and container, which takes g++ seven times as long as the loops themselves. The
-entry here calls torch by its stable C interface alone. Graphs with operators that only the container can call, or on other
-devices than the CPU, keep it.
+entry here calls torch by its stable C interface alone, but for exchanges between processes, which it calls by their names.
+Graphs with other operators that only the container can call, or on other devices than the CPU, keep it.
 
 In both, numbers below the normal ones count as 0: see flush_denormals.h.
 """
 
 import ctypes
 import functools
+import hashlib
+import json
+import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, cast
@@ -23,6 +27,8 @@ from typing import TYPE_CHECKING, Final, cast
 import torch
 from torch import Tensor
 
+from fundl._common.folder import kept
+from fundl._common.store import Store
 from fundl._compiling.corrections import replaced
 
 if TYPE_CHECKING:
@@ -42,8 +48,15 @@ NAMES: Final = (
 FILE: Final = "program.so"
 """The name of a library with an entry of fundl's own."""
 
-_FLUSHING, _GIVEN, _ENTRIES = HEADERS = [
-    Path(__file__).with_name(name) for name in ("flush_denormals.h", "library_inputs.h", "library_entries.h")
+_FLUSHING, _GIVEN, _OPERATORS, _DISPATCH, _ENTRIES = HEADERS = [
+    Path(__file__).with_name(name)
+    for name in (
+        "flush_denormals.h",
+        "library_inputs.h",
+        "library_operators.h",
+        "library_dispatch.h",
+        "library_entries.h",
+    )
 ]
 """What a library has beside what inductor wrote."""
 
@@ -83,9 +96,10 @@ def entries_written(inputs: Sequence[Tensor], folder: Path) -> Iterator[None]:
         graph: "GraphLowering", code: str, loops: str, operators: str | None, *, device_type: str, **others: object
     ) -> object:
         loops = _flushing_threads(loops)
-        if device_type == "cpu" and not operators and not graph.constants:
+        if device_type == "cpu" and not graph.constants:
             try:
-                return _build(_entry(code, inputs, len(graph.graph_outputs)), loops, folder)
+                entry = _entry(_with_operators(code, operators), inputs, len(graph.graph_outputs))
+                return _build(entry, loops, folder)
             except _UnlikeError:
                 pass
         return of_torch(graph, _flushing(code), loops, operators, device_type=device_type, **others)
@@ -128,10 +142,10 @@ def _entry(code: str, inputs: Sequence[Tensor], outputs: int) -> str:
         raise _UnlikeError
     before = _BEFORE.findall(code[: match.start()])
     headers = [f"#include <torch/csrc/inductor/{header}>" for name, header in _DECLARED.items() if name in body]
-    calls = "true" if _KERNELS in body else "false"
+    calls = "true" if _KERNELS in body or _CALLED_BY_NAME in body else "false"
     return "\n".join(
         [
-            *map(_text, (_FLUSHING, _GIVEN)),
+            *map(_text, (_FLUSHING, _GIVEN, *([_OPERATORS] if _CALLED_BY_NAME in body else []))),
             *headers,
             "namespace torch::aot_inductor {",
             *dict.fromkeys(before),
@@ -159,6 +173,46 @@ def _forms(inputs: Sequence[Tensor]) -> Iterator[str]:
         name = str(tensor.dtype).removeprefix("torch.")
         yield f"    {{aoti_torch_dtype_{name}, {tensor.ndim}, sizes_{number}, strides_{number}}},"
     yield "    {}};"
+
+
+_BY_NAME: Final = re.compile(
+    r"AOTI_TORCH_ERROR_CODE_CHECK\(aoti_torch_proxy_executor_call_function\(proxy_executor, (?P<number>\d+), "
+    r"[^;]*std::array<AtenTensorHandle, \d+>\{(?P<tensors>[^}]*)\}\.data\(\)\)\);"
+)
+_EACH_TENSOR: Final = re.compile(r", (?=borrow_arrayref_tensor_as_tensor\()")
+_CALLED_BY_NAME: Final = "fundl::call_operator("
+
+
+def _with_operators(code: str, operators: str | None) -> str:
+    """Inductor's code, with collectives that it would leave to the container called by their names: see library_operators.h.
+
+    Raises:
+        _UnlikeError: it leaves others to it.
+    """
+    if not operators:
+        return code
+    nodes = [one["node"] for one in json.loads(operators)["nodes"]]
+
+    def called(match: re.Match[str]) -> str:
+        node = nodes[int(match["number"])]
+        *tensors, result = _EACH_TENSOR.split(match["tensors"])
+        remaining, arguments = iter(tensors), list[str]()
+        for given in node["inputs"]:
+            ((kind, value),) = given["arg"].items()
+            if kind == "as_tensor":
+                arguments.append(f"static_cast<void*>(AtenTensorHandle({next(remaining, '')}))")
+            elif kind == "as_int":
+                arguments.append(f"int64_t({int(value)})")
+            elif kind == "as_string":
+                arguments.append(json.dumps(value, ensure_ascii=False))
+            else:
+                raise _UnlikeError
+        name, _, overload = node["target"].partition(".")
+        if not name.startswith("_c10d_functional::") or next(remaining, None) is not None:
+            raise _UnlikeError
+        return f'{_CALLED_BY_NAME}"{name}", "{overload}", {{{", ".join(arguments)}}}, AtenTensorHandle({result}));'
+
+    return _BY_NAME.sub(called, code)
 
 
 @functools.cache
@@ -206,9 +260,30 @@ def _build(entry: str, loops: str, folder: Path) -> str:
         except RuntimeError as error:
             raise _UnlikeError from error
         objects = [of_entry.get_target_file_path(), of_loops.get_target_file_path()]
+        if _CALLED_BY_NAME in entry:
+            text = f"{_text(_OPERATORS)}\n{_text(_DISPATCH)}"
+            dispatch = builder("dispatch", text, options(compile_only=True, min_optimize=True))
+            objects.append(str(_compiled_once(dispatch.get_command_line(), text, Path(dispatch.get_target_file_path()))))
         linker = CppBuilder(name=Path(FILE).stem, sources=objects, output_dir=str(folder), BuildOption=options())
         _run(linker.get_command_line())
         return str(linker.get_target_file_path())
+
+
+_OBJECT: Final = "object.bin"
+
+
+def _compiled_once(command: str, text: str, target: Path) -> Path:
+    """The object that a command makes of a text: from disk, if it was compiled before on this machine."""
+    place = str(target.parent)
+    facts = (text, command.replace(place, ""), torch.__version__, platform.machine())
+    key = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    with suppress(OSError):
+        if (found := Store(kept()).find(key)) is not None:
+            return Path(shutil.copy(found / _OBJECT, target))
+    _run(command)
+    with suppress(OSError):
+        Store(kept()).add({_OBJECT: target.read_bytes()}, key)
+    return target
 
 
 def _run(command: str) -> None:
