@@ -218,8 +218,12 @@ def kept_at_most(group: Group, schedule: Schedule) -> int:
 
     class Watched(pipelines._Work):  # type: ignore[type-arg]  # of whatever
         @override
+        def do(self, task: Task) -> None:
+            super().do(task)
+            most.append(len(self.kept))
+
+        @override
         def finish(self) -> None:
-            most.append(self.most_kept)
             assert not self.kept
             super().finish()
 

@@ -12,7 +12,8 @@ from typing_extensions import override
 
 from fundl import adam, compose, cross_entropy, initialize, jit, key, linear, scan, train_state, train_step, tree
 from fundl._compiling import cuda, loops, replays
-from fundl._compiling.replays import Replayed, Run
+from fundl._compiling.inductor import Run
+from fundl._compiling.replays import Replayed
 from fundl._compiling.torch_settings import torch_settings
 
 

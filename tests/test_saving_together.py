@@ -1,6 +1,7 @@
 """Trees of which many processes have parts, in one file: written by all of them, and read by any number."""
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +26,7 @@ from fundl import (
     compose,
     cross_entropy,
     ema,
+    embedding,
     fit,
     frozen,
     initialize,
@@ -40,9 +42,20 @@ from fundl import (
     save,
     train_state,
     train_step,
+    transformer_block,
     tree,
 )
-from fundl.distributed import Group, grid, shard, shard_moments, unshard
+from fundl.distributed import (
+    Group,
+    grid,
+    shard,
+    shard_moments,
+    split_cross_entropy,
+    split_embedding,
+    split_output,
+    tensor_parallel,
+    unshard,
+)
 from fundl.layer import Model
 from tests.processes import together
 
@@ -119,17 +132,24 @@ def test_the_numbers_of_the_optimizer_are_those_of_one_process(tmp_path: Path) -
         assert tree.equal(model, tree.leaves(alone.model))
 
 
-def moments(group: Group, path: str) -> None:
+def small(group: Group, *, is_sharded: bool) -> Model:
+    block = checkpoint(residual(linear(7, 7), ReLU()))
+    return compose(linear(5, 7), repeat(3, shard(group, block) if is_sharded else block), linear(7, 3))
+
+
+def moments(group: Group, path: str, is_sharded: bool) -> None:
     some = shard_moments(group, adam(0.1))
-    state = trained(group, compose(linear(5, 7), ReLU(), linear(7, 3)), some)
+    state = trained(group, small(group, is_sharded=is_sharded), some)
     save(path, state)
     assert tree.equal(load(path, state), state)
 
 
-def test_the_memory_of_an_optimizer_alone_is_divided(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_the_memory_of_an_optimizer_is_divided(tmp_path: Path, is_sharded: bool) -> None:
+    """Alone, and beside stacked layers that have rows of their own already."""
     path = str(tmp_path / "state.safetensors")
-    together(2, moments, path)
-    like = trained(ALONE, compose(linear(5, 7), ReLU(), linear(7, 3)), adam(0.1))
+    together(2, moments, path, is_sharded)
+    like = trained(ALONE, small(ALONE, is_sharded=False), adam(0.1))
     for loaded, expected in zip(tree.leaves(load(path, like)), tree.leaves(like), strict=True):
         torch.testing.assert_close(loaded, expected, rtol=1e-4, atol=1e-5)
 
@@ -275,3 +295,32 @@ def beside(group: Group, path: str) -> bool:
 
 def test_saving_beside_the_program(tmp_path: Path) -> None:
     assert together(2, beside, str(tmp_path / "model")) == [True, True]
+
+
+def split_run(group: Group, rows: int, folder: str, count: int) -> list[Tensor]:
+    data, tensor = grid(data=rows, tensor=group.size // rows)
+    x = torch.arange(13 * 4).reshape(13, 4) % 11
+    shapes = compose(
+        split_embedding(tensor, embedding(11, 8)),
+        repeat(2, tensor_parallel(tensor, transformer_block(8, 4, causal=True, dropout=0.2))),
+        split_output(tensor, linear(8, 11)),
+    )
+    some = chain(clip_by_global_norm(0.5), adamw(1e-2))
+    state, _ = fit(
+        train_step(partial(split_cross_entropy, group=tensor, classes=11, axis=-1), some, over=data),
+        train_state(key(1), initialize(key(0), shapes), some),
+        lambda some_key: minibatches(some_key, (x, (3 * x + 1) % 11), 6, part=data, drop_last=True),
+        epochs=count,
+        over=data,
+        checkpoints=Checkpoints(folder),
+        progress=False,
+    )
+    return tree.leaves(unshard(state.model))
+
+
+@pytest.mark.parametrize(("size", "rows"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)])
+def test_a_run_of_split_layers_is_taken_up(tmp_path: Path, size: int, rows: int) -> None:
+    whole = together(size, split_run, rows, str(tmp_path / "whole"), 2)
+    together(size, split_run, rows, str(tmp_path / "parts"), 1)
+    assert tree.equal(together(size, split_run, rows, str(tmp_path / "parts"), 2), [whole[0]] * size)
+    together(1, split_run, 1, str(tmp_path / "parts"), 3)  # one process goes on alone

@@ -419,7 +419,7 @@ def test_what_cannot_be_divided_says_so(tmp_path: Path) -> None:
         check_finite(model, torch.ones(1, 2), torch.zeros(1, 9), mse)
     with pytest.raises(ValueError, match="are part of no ensemble"):
         ensemble.stack([model, model])
-    with pytest.raises(ValueError, match="take the layers out by unshard"):
+    with pytest.raises(ValueError, match="put the layers together by unshard"):
         tree.map_records(lambda record: tree.map(torch.zeros_like, record) if isinstance(record, Linear) else record, model)
 
 
@@ -433,3 +433,14 @@ def stepped_alone(group: Group) -> str:
 
 def test_a_step_of_one_process_refuses_what_is_divided() -> None:
     assert together(2, stepped_alone)[0].startswith("the model's parameters are divided among 2 processes")
+
+
+def moments_of_wide_rows(group: Group) -> list[tuple[int, ...]]:
+    wide = torch.empty(3, 2**16, 2**16, device="meta")
+    state = shard_moments(group, momentum(0.1)).init((wide, torch.zeros((), device="meta")))
+    return [tuple(leaf.shape) for leaf, split in zip(tree.leaves(state), tree.cuts_of(state), strict=True) if split]
+
+
+def test_rows_of_any_width_have_divided_moments() -> None:
+    """What is made of which rows is found on tensors without values, whose sizes must not overflow."""
+    assert together(2, moments_of_wide_rows) == [[(2, 2**16, 2**16)]] * 2

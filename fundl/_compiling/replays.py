@@ -8,15 +8,14 @@ something cannot be captured, the program runs as it is: for another state, on a
 import threading
 import warnings
 from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
 import attrs
 import torch
 from torch import Tensor
 
 from fundl._common.modes import no_grad
-
-Run: TypeAlias = Callable[[list[Tensor]], list[Tensor]]
+from fundl._compiling.inductor import Run
 
 _MOST_CAPTURES: Final = 4  # for states that come and go, none pays
 _CALLS_BEFORE: Final = 2  # that warm up what is made at a first call: handles, workspaces, kernels that are loaded

@@ -1,7 +1,7 @@
 """Optimizers of whose memory each process keeps its rows alone, while the parameters are whole in each."""
 
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, Self, TypeVar, final
+from typing import Generic, Self, TypeVar, final
 
 import attrs
 import torch
@@ -65,14 +65,15 @@ class ShardMoments(Transform[ShardedState[S]], Generic[S]):
         splits = self._splits(leaves)
         inner = self.transform.divided(splits)
         state = inner.start(tuple(self._rows(leaves, splits)), paths)
+        # Tensors without values that have more rows than anything here, and one more for each: what has these is made of them.
+        most = max((size for leaf in leaves for size in leaf.shape), default=0) + 1
         marked = [
-            leaf.new_empty((_MARK + place, *leaf.shape[1:]) if splits[place] else leaf.shape, device="meta")
+            leaf.new_empty((most + place, *leaf.shape[1:]) if splits[place] else leaf.shape, device="meta")
             for place, leaf in enumerate(leaves)
         ]
-        shapes = [leaf.shape for leaf in tree.trainable_leaves(inner.start(tuple(marked), paths))]
-        return ShardedState(
-            state, tuple([splits[shape[0] - _MARK] if shape and shape[0] >= _MARK else None for shape in shapes])
-        )
+        of = dict(zip(range(most, most + len(leaves)), splits, strict=True))
+        made = tree.trainable_leaves(inner.start(tuple(marked), paths))
+        return ShardedState(state, tuple([of.get(leaf.shape[0]) if leaf.ndim else None for leaf in made]))
 
     @override
     def change(self, grads: Tensors, state: ShardedState[S], params: Tensors) -> tuple[Tensors, ShardedState[S]]:
@@ -168,10 +169,6 @@ class ShardMoments(Transform[ShardedState[S]], Generic[S]):
         for place, whole in zip(places, gathered([made[place] for place in places], self.group), strict=True):
             results[place] = whole[: params[place].shape[0]]
         return tuple(results), state if inner is state.inner else attrs.evolve(state, inner=inner)
-
-
-_MARK: Final = 2**40
-"""Tensors without values that have as many rows, and one more for each: what has these is made of them."""
 
 
 def _has_rows(leaf: Tensor) -> bool:

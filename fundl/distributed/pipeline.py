@@ -195,7 +195,6 @@ class _Work(Generic[P, S, Prediction, Target]):
         self.value: Tensor | None = None
         self.weight: Tensor | None = None
         self.unit: Tensor | None = None
-        self.most_kept = 0
 
     def do(self, task: Task) -> None:
         """One task of the schedule."""
@@ -215,7 +214,6 @@ class _Work(Generic[P, S, Prediction, Target]):
         x = own if self.is_first else self._received(self._input_like(own), _FORWARD)
         y, residuals = self.parts.forward(model, x)
         self.kept[place] = model, residuals
-        self.most_kept = max(self.most_kept, len(self.kept))
         if self.is_last:
             self._judge(place, cast("Prediction", y))
             return

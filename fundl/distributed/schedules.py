@@ -1,6 +1,6 @@
 """In which order the stages of a pipeline work: lists of tasks, made by pure functions, and what their order costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, TypeAlias, final
 
 import attrs
@@ -42,13 +42,7 @@ def one_forward_one_backward(stage: int, stages: int, micro_batches: int) -> lis
     >>> [f"{task.what} {task.micro_batch}" for task in one_forward_one_backward(0, 2, 3)]
     ['forward 0', 'forward 1', 'backward 0', 'forward 2', 'backward 1', 'backward 2']
     """
-    ahead = _ahead(stage, stages, micro_batches)
-    tasks = [Task("forward", place) for place in range(ahead)]
-    for place in range(micro_batches):
-        if ahead + place < micro_batches:
-            tasks.append(Task("forward", ahead + place))
-        tasks.append(Task("backward", place))
-    return tasks
+    return [Task("backward" if is_back else "forward", place) for is_back, place in _turns(stage, stages, micro_batches)]
 
 
 def zero_bubble(stage: int, stages: int, micro_batches: int) -> list[Task]:
@@ -65,25 +59,27 @@ def zero_bubble(stage: int, stages: int, micro_batches: int) -> list[Task]:
     >>> [f"{task.what} {task.micro_batch}" for task in zero_bubble(1, 2, 2)]
     ['forward 0', 'input 0', 'forward 1', 'input 1', 'params 0', 'params 1']
     """
-    ahead = _ahead(stage, stages, micro_batches)
-    tasks = [Task("forward", place) for place in range(ahead)]
-    for place in range(micro_batches):
-        if ahead + place < micro_batches:
-            tasks.append(Task("forward", ahead + place))
-        tasks.append(Task("input", place))
-        if place >= stage:
+    tasks: list[Task] = []
+    for is_back, place in _turns(stage, stages, micro_batches):
+        tasks.append(Task("input" if is_back else "forward", place))
+        if is_back and place >= stage:
             tasks.append(Task("params", place - stage))
     return [*tasks, *(Task("params", place) for place in range(max(micro_batches - stage, 0), micro_batches))]
 
 
-def _ahead(stage: int, stages: int, micro_batches: int) -> int:
-    """How many micro-batches a stage takes forward before it takes turns."""
+def _turns(stage: int, stages: int, micro_batches: int) -> Iterator[tuple[bool, int]]:
+    """In which order a stage takes micro-batches forward, and back: whether it is back, and which one."""
     if not 0 <= stage < stages or micro_batches < 0:
         raise ValueError(
             f"a schedule is of a stage from 0 to {stages - 1} and of 0 micro-batches or more, not of stage {stage} and"
             f" {micro_batches}"
         )
-    return min(stages - 1 - stage, micro_batches)
+    ahead = min(stages - 1 - stage, micro_batches)
+    yield from ((False, place) for place in range(ahead))
+    for place in range(micro_batches):
+        if ahead + place < micro_batches:
+            yield False, ahead + place
+        yield True, place
 
 
 COSTS: Final[Mapping[What, float]] = {"forward": 1.0, "backward": 2.0, "input": 1.0, "params": 1.0}

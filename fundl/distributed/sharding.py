@@ -1,7 +1,7 @@
 """Layers of whose parameters each process keeps its rows alone: they are whole only while their layers run."""
 
 from collections.abc import Sequence
-from typing import Generic, Self, cast, final
+from typing import Self, cast, final
 
 import attrs
 import torch
@@ -13,17 +13,17 @@ from fundl._common.checks import models, require_model
 from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl.collectives import gathered, reduced, scattered
+from fundl.distributed._parts import InParts
 from fundl.groups import Group, require_group
 from fundl.layer import Model
-from fundl.layers._inside import Around, Ts, fitting, forward_inside
+from fundl.layers._inside import Ts, fitting
 from fundl.layers.repeated import Repeat
-from fundl.shapes import S, Through
-from fundl.tree import Divided, Record, Split, Splits, describe
+from fundl.tree import Divided, Record, Split, describe
 
 
 @final
 @attrs.frozen(eq=False)
-class Sharded(Around[None], Divided, Generic[*Ts]):
+class Sharded(InParts[*Ts]):
     """Layers of whose parameters each process of a group has its rows, 1/n of them: y = f(x).
 
     All rows of the layers are gathered for forward, once more for backward, and dropped as soon as either is done. The
@@ -39,7 +39,7 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
     Args:
         layers: f, whose trainable tensors have the rows of this process; best given to `shard`. Rows are filled up with zeros,
             so that all processes have as many. A number without axes is whole in each; so are buffers.
-        rows: how many rows each trainable tensor has as a whole, in their order; 0 for one that is not divided.
+        parts: what each trainable tensor is a part of, in their order; None for one that is not divided.
         group: the processes that have the parts.
         copies: the processes that have the same rows as this one, if there are any.
 
@@ -53,17 +53,9 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
         Rajbhandari, Rasley, Ruwase and He, ZeRO: memory optimizations toward training trillion parameter models, 2020.
     """
 
-    takes_integers = True  # if the first layer does
+    made_by = "shard"
 
-    layers: tuple[*Ts]
-    rows: tuple[int, ...]
-    group: Group
     copies: Group | None = None
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, None]]:
-        output, residuals = forward_inside(self._model(), x)
-        return output, (residuals, None)
 
     @override
     def _model(self, own: None = None) -> tuple[*Ts]:
@@ -71,17 +63,17 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
         leaves = self._own_leaves()
         if any(leaf.is_meta for leaf in leaves):
             return self._shown()
-        places = [place for place, rows in enumerate(self.rows) if rows]
-        for place, whole in zip(places, gathered([leaves[place] for place in places], self.group), strict=True):
-            leaves[place] = whole[: self.rows[place]]
+        cut = [(place, split) for place, split in enumerate(self.parts) if split is not None]
+        for (place, split), whole in zip(cut, gathered([leaves[place] for place, _ in cut], self.group), strict=True):
+            leaves[place] = whole[: split.whole]
         return tree.with_trainable_leaves(self.layers, leaves)
 
     @override
     def _gradient(self, own: None, grads: object) -> Self:
         """The sums of the gradients of all processes: the rows of this one, and all of what is not divided."""
         leaves = tree.trainable_leaves(grads)
-        places = [place for place, rows in enumerate(self.rows) if rows]
-        others = [place for place, rows in enumerate(self.rows) if not rows]
+        places = [place for place, split in enumerate(self.parts) if split is not None]
+        others = [place for place, split in enumerate(self.parts) if split is None]
         given = [filled(leaves[place], self.group.size) for place in places]
         for place, total in zip(places, scattered(given, self.group), strict=True):
             leaves[place] = total
@@ -91,83 +83,20 @@ class Sharded(Around[None], Divided, Generic[*Ts]):
             leaves = reduced(leaves, self.copies)
         return self.gradient(tree.with_trainable_leaves(self.layers, leaves))
 
-    @override
-    def output_shape(self, shape: S) -> Through[S, *Ts]:
-        return Through(shape, self._shown())
-
     def _own_leaves(self) -> list[Tensor]:
         """The trainable leaves of this process, which must have its rows."""
         leaves = tree.trainable_leaves(self.layers)
-        for leaf, rows in zip(leaves, self.rows, strict=True):
-            if rows and leaf.shape[0] != part_of(rows, self.group.size):
+        for leaf, split in zip(leaves, self.parts, strict=True):
+            if split is not None and (leaf.ndim != -split.axis or leaf.shape[0] != split.part):
                 raise ValueError(
-                    f"of a tensor of {rows} rows each of {self.group.size} processes has {part_of(rows, self.group.size)}, but"
-                    f" here is {describe(leaf)}: nothing stacks layers of shard but repeat(n, shard(group, ...))"
+                    f"of a tensor of {split.whole} rows each of {self.group.size} processes has {split.part}, but here is"
+                    f" {describe(leaf)}: nothing stacks layers of shard but repeat(n, shard(group, ...))"
                 )
         return leaves
-
-    # --- For whoever looks at more than a process has ---
-
-    @override
-    def splits(self) -> Splits:
-        return tuple([Split(self.group, rows, part_of(rows, self.group.size)) if rows else None for rows in self.rows])
 
     @override
     def summed_over(self) -> Sequence[Group]:
         return (self.group,) if self.copies is None else (self.group, self.copies)
-
-    @override
-    def undivided(self) -> object:
-        layers: tuple[object, ...] = self.layers if self.group.size == 1 else self._model()
-        return layers[0] if len(layers) == 1 else layers
-
-    @override
-    def as_whole(self) -> object:
-        layers: tuple[object, ...] = self._shown()
-        return layers[0] if len(layers) == 1 else layers
-
-    def _shown(self) -> tuple[*Ts]:
-        """The layers with tensors of all rows, on the meta device: what they look like while they run."""
-        leaves = tree.trainable_leaves(self.layers)
-        whole = [
-            leaf if not rows else torch.empty((rows, *leaf.shape[1:]), dtype=leaf.dtype, device="meta")
-            for leaf, rows in zip(leaves, self.rows, strict=True)
-        ]
-        return tree.with_trainable_leaves(self.layers, whole)
-
-    @override
-    def trees_of(self, name: str) -> Sequence[object]:
-        return (self._shown(),)
-
-    @override
-    def child_of(self, name: str, before: Sequence[object], after: Sequence[object]) -> object:
-        """The layers with the rows of this process: its own, where all stayed as it was shown, or those of new tensors."""
-        old, new = tree.trainable_leaves(before[0]), tree.trainable_leaves(after[0])
-        own = tree.trainable_leaves(self.layers)
-        if len(new) != len(own):
-            raise ValueError(
-                f"layers of shard had {len(own)} trainable tensors, and now have {len(new)}: change the layers first, and"
-                " shard them then; or take them out by unshard"
-            )
-        kept = [self._kept(*four) for four in zip(own, old, new, self.rows, strict=True)]
-        return tree.with_trainable_leaves(after[0], kept)
-
-    def _kept(self, own: Tensor, old: Tensor, new: Tensor, rows: int) -> Tensor:
-        if new is old:
-            return own
-        if not rows:
-            return new
-        if new.shape != old.shape:
-            raise ValueError(
-                f"a tensor of layers of shard was of shape {tuple(old.shape)}, and now is of {tuple(new.shape)}: change the"
-                " layers first, and shard them then"
-            )
-        if new.is_meta and not own.is_meta:
-            raise ValueError(
-                "the values of layers of shard are in many processes, and what goes through the records of a model sees shapes"
-                " alone: take the layers out by unshard, change them, and shard them again"
-            )
-        return _rows_of(new, self.group)
 
 
 @with_suggestions
@@ -185,8 +114,8 @@ def shard(group: Group, *layers: *Ts, copies: Group | None = None) -> Sharded[*T
     What looks at more than each number by itself sees the whole: `clip_by_global_norm`, `skip_nonfinite`,
     `dynamic_loss_scale`, `tree.norm`, `tree.count`, `summary`; all processes go through it together, as through a run of the
     model. An optimizer of your own that does so is refused, until it has a method `divided`. Ensembles
-    refuse such models. `save`, `load` and checkpoints are of the whole: all processes write one file, which tells nothing of
-    them.
+    refuse such models. `save`, `load` and checkpoints are of the whole: all processes write one file, in which nothing tells
+    how it was divided.
 
     ``mixed_precision(shard(group, ...))`` gathers parameters and sums gradients in half precision,
     ``shard(group, mixed_precision(...))`` in the precision of the parameters.
@@ -241,12 +170,21 @@ def shard(group: Group, *layers: *Ts, copies: Group | None = None) -> Sharded[*T
         if isinstance(record, Divided):
             raise ValueError(f"the layers of shard are divided already, by the {type(record).__name__} among them")
     leaves = tree.trainable_leaves(whole)
-    rows = tuple([leaf.shape[0] if leaf.ndim else 0 for leaf in leaves])
-    if not any(rows):
+    parts = tuple([_split(group, leaf) for leaf in leaves])
+    if not any(parts):
         raise ValueError(f"there is nothing to shard: no parameter has rows in {describe(whole)}")
-    fitting_whole = fitting(Sharded(whole, rows, Group(group.name, 1, 0)))
-    own = [_rows_of(leaf, group) if count else leaf for leaf, count in zip(leaves, rows, strict=True)]
-    return Sharded(tree.with_trainable_leaves(fitting_whole.layers, own), rows, group, copies)
+    fitting(Sharded(whole, (None,) * len(parts), Group(group.name, 1, 0)))
+    own = [
+        leaf if split is None or group.size == 1 else split.part_of(leaf, group.rank)
+        for leaf, split in zip(leaves, parts, strict=True)
+    ]
+    return Sharded(tree.with_trainable_leaves(whole, own), parts, group, copies)
+
+
+def _split(group: Group, leaf: Tensor) -> Split | None:
+    """What the rows of a process are a part of; None for a tensor that has none."""
+    rows = leaf.shape[0] if leaf.ndim else 0
+    return Split(group, rows, part_of(rows, group.size), -leaf.ndim) if rows else None
 
 
 def unshard(model: Model) -> Model:
@@ -296,14 +234,3 @@ def filled(tensor: Tensor, size: int) -> Tensor:
     """The tensor with rows of zeros behind, so that they can be divided."""
     missing = -tensor.shape[0] % size
     return torch.cat((tensor, tensor.new_zeros((missing, *tensor.shape[1:])))) if missing else tensor
-
-
-def _rows_of(tensor: Tensor, group: Group) -> Tensor:
-    """The rows of this process, in memory of their own."""
-    part = part_of(tensor.shape[0], group.size)
-    if group.size == 1:
-        return tensor
-    if tensor.is_meta:
-        return tensor.new_empty((part, *tensor.shape[1:]))
-    own = tensor[group.rank * part : (group.rank + 1) * part]
-    return torch.cat((own, own.new_zeros((part - own.shape[0], *own.shape[1:]))))

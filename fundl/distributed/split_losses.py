@@ -12,25 +12,10 @@ from fundl.distributed.tensor_layers import place_in
 from fundl.groups import Group, require_group
 from fundl.losses.classification import out_of_range, samples
 from fundl.losses.reduction import Reduction, ValueAndGrad, computable, divisor, require_weights
-from fundl.weights import Weight, weighed_by
+from fundl.weights import weighed_by
 
 
-def _counted(
-    prediction: Tensor,
-    target: Tensor,
-    *,
-    group: Group,  # noqa: ARG001  # a rule takes what its loss takes
-    classes: int,  # noqa: ARG001
-    weight: Tensor | None = None,
-    label_smoothing: float = 0.0,  # noqa: ARG001
-    ignore_index: int = -100,
-    axis: int = 1,
-    reduction: Reduction = "mean",
-) -> Weight:
-    return samples(prediction, target, weight=weight, ignore_index=ignore_index, reduction=reduction, axis=axis)
-
-
-@weighed_by(_counted)
+@weighed_by(samples)
 @with_explanations
 def split_cross_entropy(
     prediction: Tensor,

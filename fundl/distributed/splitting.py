@@ -1,7 +1,7 @@
 """Layers of whose tensors each process has a part, and computes with it: heads of attention, features, tokens."""
 
 from collections.abc import Sequence
-from typing import Generic, Self, cast, final
+from typing import Self, cast, final
 
 import attrs
 import torch
@@ -12,23 +12,23 @@ from fundl import random, tree
 from fundl._common.checks import require_model
 from fundl._common.draws import is_of_piece
 from fundl._common.suggestions import with_suggestions
+from fundl.distributed._parts import InParts
 from fundl.distributed.tensor_layers import Bias, EmbeddingPart, Joined, Spread, SpreadBoth, place_in, remember_place
 from fundl.groups import Group, require_group
 from fundl.layer import AnyLayer, Model
-from fundl.layers._inside import Around, Ts, fitting, forward_inside
+from fundl.layers._inside import Ts, fitting
 from fundl.layers.attention import CrossAttention, SelfAttention
 from fundl.layers.dropout import Dropout, is_stochastic
 from fundl.layers.embedding import Embedding
 from fundl.layers.feed_forward import GLU
 from fundl.layers.linear import Linear
 from fundl.layers.tied import Tied
-from fundl.shapes import S, Through
 from fundl.tree import Divided, Record, Split, Splits, describe
 
 
 @final
 @attrs.frozen(eq=False)
-class TensorParallel(Around[None], Divided, Generic[*Ts]):
+class TensorParallel(InParts[*Ts]):
     """Layers of whose tensors each process of a group has a part, with which it computes its part of the result: y = f(x).
 
     All processes have the same x, and get the same y. What is exchanged is what the parts give, once forward, and the gradient
@@ -57,16 +57,7 @@ class TensorParallel(Around[None], Divided, Generic[*Ts]):
         using model parallelism, 2019.
     """
 
-    takes_integers = True  # if the first layer does
-
-    layers: tuple[*Ts]
-    parts: tuple[Split | None, ...]
-    group: Group
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, None]]:
-        output, residuals = forward_inside(self._model(), x)
-        return output, (residuals, None)
+    made_by = "tensor_parallel"
 
     @override
     def _model(self, own: None = None) -> tuple[object, ...]:
@@ -83,69 +74,14 @@ class TensorParallel(Around[None], Divided, Generic[*Ts]):
         return self.gradient(tree.with_trainable_leaves(self.layers, leaves))
 
     @override
-    def output_shape(self, shape: S) -> Through[S, *Ts]:
-        return Through(shape, self._shown())
-
-    # --- For whoever looks at more than a process has ---
-
-    @override
-    def splits(self) -> Splits:
-        return self.parts
-
-    @override
     def summed_over(self) -> Sequence[Group]:
         return ()
 
     @override
-    def undivided(self) -> object:
-        leaves = [
-            leaf if split is None else split.whole_of(leaf)
-            for leaf, split in zip(tree.trainable_leaves(self.layers), self.parts, strict=True)
-        ]
-        layers: tuple[object, ...] = tree.with_trainable_leaves(self.layers, leaves)
-        return layers[0] if len(layers) == 1 else layers
-
-    @override
-    def as_whole(self) -> object:
-        layers: tuple[object, ...] = self._shown()
-        return layers[0] if len(layers) == 1 else layers
-
-    def _shown(self) -> tuple[*Ts]:
-        """The layers with tensors of the whole, on the meta device: what one process would have."""
-        leaves = tree.trainable_leaves(self.layers)
-        whole = [leaf if split is None else split.shown(leaf) for leaf, split in zip(leaves, self.parts, strict=True)]
-        return tree.with_trainable_leaves(self.layers, whole)
-
-    @override
-    def trees_of(self, name: str) -> Sequence[object]:
-        return (self._shown(),)
-
-    @override
     def child_of(self, name: str, before: Sequence[object], after: Sequence[object]) -> object:
-        """The layers with the parts of this process: its own, where all stayed as it was shown, or those of new tensors."""
-        old, new = tree.trainable_leaves(before[0]), tree.trainable_leaves(after[0])
-        own = tree.trainable_leaves(self.layers)
-        if len(new) != len(own):
-            raise ValueError(
-                f"layers of tensor_parallel had {len(own)} trainable tensors, and now have {len(new)}: change the layers"
-                " first, and split them then; or put them together by unshard"
-            )
-        kept = [self._kept(*four) for four in zip(own, old, new, self.parts, strict=True)]
-        layers = tree.with_trainable_leaves(after[0], kept)
+        """The layers with the parts of this process, and with keys that draw its part of what the whole would draw."""
+        layers = super().child_of(name, before, after)
         return layers if self.group.size == 1 else tree.map_records(self._with_piece, layers)
-
-    def _kept(self, own: Tensor, old: Tensor, new: Tensor, split: Split | None) -> Tensor:
-        if new is old:
-            return own
-        if split is None:
-            return new
-        if new.shape != old.shape or (new.is_meta and not own.is_meta):
-            raise ValueError(
-                f"a tensor of layers of tensor_parallel was {describe(old)} as a whole, and now is {describe(new)}"
-                f"{' without values' if new.is_meta else ''}, but each process has a part of it: put the layers together by"
-                " unshard, change them, and split them again"
-            )
-        return split.part_of(new, self.group.rank)
 
     def _with_piece(self, record: Record) -> Record:
         """A record with a key that draws the part of this process of what it would draw as a whole."""

@@ -57,12 +57,10 @@ def _along(size: int, splits: Sequence[Split]) -> list[Run]:
 
 def _of(split: Split) -> Iterator[Run]:
     """Where the places of this process's part are."""
-    own = start = 0
-    for block in split.blocks or (split.whole,):
-        part = -(-block // split.among.size)
-        first = min(split.among.rank * part, block)
-        yield Run(own, start + first, min(part, block - first))
-        own, start = own + part, start + block
+    own = 0
+    for start, stop in split.ranges(split.among.rank):
+        yield Run(own, start, stop - start)
+        own += stop - start
 
 
 def _through(first: Run, then: Run) -> Run:

@@ -85,10 +85,4 @@ def _child(record: Record, name: str, cuts: list[Cuts]) -> object:
 
 def with_whole_shapes(leaves: Iterable[Tensor], cuts: Iterable[Cuts]) -> list[Tensor]:
     """The leaves, of which those that are cut are as large as what they are first a part of: on the meta device."""
-    return [leaf if not of else _of_whole_size(leaf, of[0]) for leaf, of in zip(leaves, cuts, strict=True)]
-
-
-def _of_whole_size(leaf: Tensor, split: Split) -> Tensor:
-    shape = [*leaf.shape]
-    shape[split.axis] = split.whole
-    return leaf.new_empty(shape, device="meta")
+    return [of[0].shown(leaf) if of else leaf for leaf, of in zip(leaves, cuts, strict=True)]
