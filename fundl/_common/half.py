@@ -63,7 +63,13 @@ def layer_norm_backward(*given: *kernels.LayerNormGiven) -> kernels.Gradients:
 
 
 def weight_norm(v: Tensor, gain: Tensor) -> tuple[Tensor, Tensor]:
-    """As the kernel; compiled, it would keep the norm in float16, which the kernel of its gradient refuses."""
+    """As the kernel; compiled, it would keep the norm in float16, which the kernel of its gradient refuses.
+
+    CUDA's takes the roots of float64 in float32: there, it is the formula.
+    """
+    if v.is_cuda and v.dtype == torch.float64:
+        norm = torch.linalg.vector_norm(v, 2, tuple(range(1, v.ndim)), keepdim=True)
+        return gain * (v / norm), norm
     weight, norm = kernels.weight_norm(widened(v), widened(gain), 0)
     return narrowed(weight, v), norm
 

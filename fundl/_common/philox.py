@@ -10,7 +10,8 @@ from torch import Tensor
 
 WORD: Final = 0xFFFFFFFF
 MULTIPLIERS: Final = 0xD2511F53, 0xCD9E8D57
-_WEYL: Final = 0x9E3779B9, 0xBB67AE85
+# Less 2**32, which is the same modulo 2**32: code for GPUs has no constants beyond 32 bits with a sign.
+_WEYL: Final = 0x9E3779B9 - 2**32, 0xBB67AE85 - 2**32
 _ROUNDS: Final = 10
 
 DRAW: Final = 0

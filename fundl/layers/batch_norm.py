@@ -151,8 +151,8 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
             return tree.with_trainable_leaves(self, [torch.zeros_like(leaf) for leaf in tree.trainable_leaves(self)]), grad
         # The kernel for inputs without space reads what belongs to the channels as if it were contiguous.
         weight, mean, var = in_a_row(self.weight), in_a_row(self.mean), in_a_row(self.var)
-        # With statistics, the kernel does not look at those of the batch, but vmap's rule for it wants some.
-        batch_mean, rstd = (mean, var) if statistics is None else (statistics.mean, statistics.rstd)
+        # With statistics, the kernel for CPUs does not look at those of the batch; vmap's rule and the one for GPUs do.
+        batch_mean, rstd = (mean, _rstd(var, self.eps)) if statistics is None else (statistics.mean, statistics.rstd)
         from_batch = statistics is not None
         grads = half.batch_norm_backward(self.bias, grad, x, weight, mean, var, batch_mean, rstd, from_batch, self.eps)
         return self.gradient(*grads[1:]), grads[0]
@@ -317,6 +317,10 @@ def with_statistics(model: P) -> P:
     """
     with no_grad():
         return _with_statistics(model, [_first_statistics(layer) for layer in _layers(model)])
+
+
+def _rstd(var: Tensor | None, eps: float) -> Tensor | None:
+    return None if var is None else (half.widened(var) + eps).rsqrt()
 
 
 def _first_statistics(layer: BatchNorm) -> tuple[Tensor | None, Tensor | None]:
