@@ -442,3 +442,16 @@ def test_processes_that_compile_the_same_at_once(place: Path) -> None:
         assert process.exitcode == 0
     assert all(found for _, found in (Compiler("2").run(f"{round_:064}") for round_ in range(10)))
     assert not [path for path in entries(place) if path.name.endswith(".tmp")]
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_library_with_a_standard_library_of_its_own_is_refused(tmp_path: Path, static: bool) -> None:
+    source, built = tmp_path / "a.cpp", tmp_path / "a.wrapper.so"
+    source.write_text("#include <regex>\nbool matches(const char* text) { return std::regex_match(text, std::regex{text}); }\n")
+    flags = ["-static-libstdc++"] if static else []
+    subprocess.run([inductor.cpp_compiler(), "-shared", "-fPIC", str(source), *flags, "-o", str(built)], check=True)
+    if not static:
+        inductor._require_one_library(built)
+        return
+    with pytest.raises(inductor.CompilerError, match=r"two of them the process would crash: let the environment variable CXX"):
+        inductor._require_one_library(built)

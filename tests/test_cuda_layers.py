@@ -89,7 +89,8 @@ def _passes(row: Sample, dtype: torch.dtype, device: torch.device, wide: torch.d
 
 def _distance(found: Tensor, expected: Tensor) -> Tensor:
     assert found.shape == expected.shape
-    return torch.linalg.vector_norm(found.double() - expected.double())
+    distance: Tensor = torch.linalg.vector_norm(found.double() - expected.double())
+    return distance
 
 
 def _to(leaf: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:

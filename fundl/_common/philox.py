@@ -10,8 +10,7 @@ from torch import Tensor
 
 WORD: Final = 0xFFFFFFFF
 MULTIPLIERS: Final = 0xD2511F53, 0xCD9E8D57
-# Less 2**32, which is the same modulo 2**32: code for GPUs has no constants beyond 32 bits with a sign.
-_WEYL: Final = 0x9E3779B9 - 2**32, 0xBB67AE85 - 2**32
+_WEYL: Final = 0x9E3779B9, 0xBB67AE85
 _ROUNDS: Final = 10
 
 DRAW: Final = 0
@@ -73,6 +72,8 @@ def _round_keys(key: Tensor) -> tuple[Tensor, ...]:
 
 
 def _pair(first: int, second: int, device: torch.device) -> Tensor:
-    """Two integers, made where they are used: torch.tensor would have the device wait for a copy from the host."""
-    step = second - first
-    return torch.arange(first, second + step, step, device=device)
+    """Two integers, made where they are used: torch.tensor would have the device wait for a copy from the host.
+
+    (Of a range, torch's compiler makes an expression of the index, which has 32 bits with a sign on a GPU.)
+    """
+    return torch.cat([torch.full((1,), value, dtype=torch.int64, device=device) for value in (first, second)])

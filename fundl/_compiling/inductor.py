@@ -10,7 +10,9 @@ import itertools
 import logging
 import os
 import platform
+import re
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -111,6 +113,8 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
         warnings.simplefilter("ignore")  # what torch deprecates in itself
         try:
             _compile_graph(graph, examples, folder)
+            for file in folder.glob("*.wrapper.so"):
+                _require_one_library(file)
         except CompilerError:
             raise
         except cuda.MissingError as error:
@@ -131,6 +135,18 @@ def cpp_compiler() -> str:
         raise CompilerError(
             f"{error}. Compiling needs a compiler for C++, g++ or clang++; the environment variable CXX says where it is"
         ) from error
+
+
+def _require_one_library(file: Path) -> None:
+    """Raise an error if what was built has a standard library of C++ of its own.
+
+    Two in a process, torch's and this one, end it: each takes the other's locales for its own.
+    """
+    if sys.platform == "linux" and not re.search(rb"\0libstdc\+\+\.so\.\d+\0", file.read_bytes()):
+        raise CompilerError(
+            f"{cpp_compiler()} puts the standard library of C++ into what it builds, and with two of them the process would"
+            " crash: let the environment variable CXX name a compiler that links to libstdc++.so, which is torch's, such as g++"
+        )
 
 
 def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
