@@ -339,6 +339,20 @@ _BackwardSettings: TypeAlias = tuple[bool, int, int, int, bool, bool, bool, tupl
 _Backward: TypeAlias = tuple[*LSTMTensors, *tuple[Tensor, Tensor, Tensor], *LSTMGrads, *_BackwardSettings]
 mkldnn_lstm_backward: Callable[[*_Backward], LSTMTensors] = _aten.mkldnn_rnn_layer_backward.default
 
+# On CUDA, one step. What the input and what the hidden state give to the gates, (B, 4 H) each, and c before, (B, H): h, c, and
+# the gates behind their activations, (B, 4 H).
+lstm_cell: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = _aten._thnn_fused_lstm_cell.default
+# The gradients with respect to h and c, c before and after, the gates, False: those with respect to the gates before their
+# activations, (B, 4 H), and to c before; and nothing.
+lstm_cell_backward: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, bool], tuple[Tensor, Tensor, Tensor | None]] = (
+    _aten._thnn_fused_lstm_cell_backward_impl.default
+)
+# On CUDA, one step. The same, (B, 3 H) each, h before, (B, H), and both biases, or None: h, and a workspace, (B, 5 H): r, z, n,
+# h before, and q = U_n h + v_n.
+gru_cell: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]] = (
+    _aten._thnn_fused_gru_cell.default
+)
+
 # --- Losses ------------------------------------------------------------------------------------------------------------
 
 # In all of these, a reduction is 1 for the mean and 2 for the sum, and `one` the gradient with respect to the value.

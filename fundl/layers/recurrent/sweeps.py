@@ -22,6 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common import fused_lstm, kernels, products
+from fundl._common.fused_cells import cells_run
 from fundl._common.listed import Listed
 from fundl.initializers import Initializer
 from fundl.layers._layout import require_sizes
@@ -140,6 +141,12 @@ def _in_time(sweep: Sweep, found: list[Tensor], like: Tensor) -> Tensor:
     return torch.stack(found[::-1] if sweep.reverse else found)
 
 
+def _put(sweep: Sweep, found: list[Tensor], into: Tensor) -> None:
+    """Put what cells found of each step, in the order of forward, in the place of what they were given."""
+    if found:
+        torch.stack(found[::-1] if sweep.reverse else found, out=into)
+
+
 def _output(sweep: Sweep, hidden: Tensor) -> Tensor:
     return hidden if sweep.mask is None else torch.where(sweep.mask, hidden, 0)
 
@@ -240,13 +247,21 @@ def gru_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
     reset_update, new = (part.unbind(0) for part in gates.split_with_sizes((2 * size, size), 2))
     hiddens: list[Tensor] = []
     scaled: list[Tensor] = []
+    activated: list[Tensor] = []
+    in_cells = cells_run(gates, weights.weight_hh, hidden)
     for t in sweep.order():
-        from_hidden, q = products.linear(hidden, weights.weight_hh, weights.bias_hh).split_with_sizes((2 * size, size), 1)
-        r, z = reset_update[t].add_(from_hidden).sigmoid_().chunk(2, 1)
-        after = torch.lerp(new[t].addcmul_(r, q).tanh_(), hidden, z)
+        recurrent = products.linear(hidden, weights.weight_hh, weights.bias_hh)
+        from_hidden, q = recurrent.split_with_sizes((2 * size, size), 1)
+        if in_cells:
+            after, workspace = kernels.gru_cell(gates[t], recurrent, hidden, None, None)
+            activated.append(workspace.narrow(1, 0, 3 * size))
+        else:
+            r, z = reset_update[t].add_(from_hidden).sigmoid_().chunk(2, 1)
+            after = torch.lerp(new[t].addcmul_(r, q).tanh_(), hidden, z)
         hidden = after if sweep.mask is None else torch.where(sweep.mask[t], after, hidden)
         hiddens.append(hidden)
         scaled.append(q)
+    _put(sweep, activated, gates)
     kept = _in_time(sweep, hiddens, hidden), gates, _in_time(sweep, scaled, hidden)
     return _output(sweep, kept[0]), (hidden,), kept
 
@@ -261,15 +276,16 @@ def gru_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | Non
     r, z, n = gates.view(*q.shape[:2], 3, q.shape[2]).unbind(2)
     to_new = kernels.tanh_backward(1 - z, n)
     to_update = kernels.sigmoid_backward(_before(sweep, hidden, 0) - n, z)
-    d = torch.stack((to_new, kernels.sigmoid_backward(to_new * q, r), to_update, to_new * r), 2)  # (T, B, 4, H)
+    d = torch.stack((kernels.sigmoid_backward(to_new * q, r), to_update, to_new * r), 2)  # (T, B, 3, H)
     if sweep.mask is not None:
-        d, z = d * sweep.mask.unsqueeze(2), torch.where(sweep.mask, z, 1)
+        d, z, to_new = d * sweep.mask.unsqueeze(2), torch.where(sweep.mask, z, 1), to_new * sweep.mask
     grad_hidden = _grad_hidden(sweep, grad, grad_last)
     for t, before in sweep.order_back():
-        d[t].mul_(grad_hidden[t].unsqueeze(1))
-        grad_hidden[before].addmm_(d[t, :, 1:].flatten(1), sweep.weights.weight_hh).addcmul_(grad_hidden[t], z[t])
-    d_input = torch.cat((d[:, :, 1:3].flatten(2), d[:, :, 0]), 2)
-    return _swept_back(sweep, kept, d_input, d[:, :, 1:].flatten(2), (grad_hidden[-1],))
+        of_gates = d[t].mul_(grad_hidden[t].unsqueeze(1)).flatten(1)
+        grad_hidden[before].addmm_(of_gates, sweep.weights.weight_hh).addcmul_(grad_hidden[t], z[t])
+    s = to_new * torch.stack(grad_hidden[:-1]) if len(d) else to_new
+    d_input = torch.cat((d[:, :, :2].flatten(2), s), 2)
+    return _swept_back(sweep, kept, d_input, d.flatten(2), (grad_hidden[-1],))
 
 
 # --- LSTM --------------------------------------------------------------------------------------------------------------
@@ -287,17 +303,24 @@ def lstm_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
     input_forget, new, output = (part.unbind(0) for part in gates.split_with_sizes((2 * size, size, size), 2))
     hiddens: list[Tensor] = []
     cells: list[Tensor] = []
+    activated: list[Tensor] = []
+    in_cells = cells_run(gates, weights.weight_hh, hidden, cell)
     for t in sweep.order():
-        gates[t].addmm_(hidden, recurrent)
-        i, f = input_forget[t].sigmoid_().chunk(2, 1)
-        after = torch.addcmul(f * cell, i, new[t].tanh_())
-        given = output[t].sigmoid_() * torch.tanh(after)
+        if in_cells:
+            given, after, workspace = kernels.lstm_cell(gates[t], torch.mm(hidden, recurrent), cell)
+            activated.append(workspace)
+        else:
+            gates[t].addmm_(hidden, recurrent)
+            i, f = input_forget[t].sigmoid_().chunk(2, 1)
+            after = torch.addcmul(f * cell, i, new[t].tanh_())
+            given = output[t].sigmoid_() * torch.tanh(after)
         if sweep.mask is None:
             hidden, cell = given, after
         else:
             hidden, cell = torch.where(sweep.mask[t], given, hidden), torch.where(sweep.mask[t], after, cell)
         hiddens.append(hidden)
         cells.append(cell)
+    _put(sweep, activated, gates)
     kept = _in_time(sweep, hiddens, hidden), gates, _in_time(sweep, cells, cell)
     return _output(sweep, kept[0]), (hidden, cell), kept
 
@@ -311,6 +334,8 @@ def lstm_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | No
     if len(kept) == _FUSED:
         return _fused_backward(sweep, kept, grad, grad_last)
     _, gates, cells = kept
+    if cells_run(gates, cells, sweep.weights.weight_hh, grad, *(grad_last or ()), *(sweep.state or ())):
+        return _lstm_back_in_cells(sweep, kept, grad, grad_last)
     i, f, g, o = gates.view(*cells.shape[:2], 4, cells.shape[2]).unbind(2)
     tanh_c = torch.tanh(cells)
     to_input, to_forget = kernels.sigmoid_backward(g, i), kernels.sigmoid_backward(_before(sweep, cells, 1), f)
@@ -329,6 +354,26 @@ def lstm_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | No
         if passed is not None:
             grad_hidden[before].addcmul_(grad_hidden[t], passed[t])
     of_gates = d.flatten(2)
+    return _swept_back(sweep, kept, of_gates, of_gates, (grad_hidden[-1], grad_cell))
+
+
+def _lstm_back_in_cells(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
+    """The same, by CUDA's kernel for a step: it finds d and f grad_c from grad_h and grad_c."""
+    _, gates, cells = kept
+    found, passed, start = [], _passed(sweep, cells), sweep.start(1)
+    grad_hidden = _grad_hidden(sweep, grad, grad_last)
+    grad_cell = torch.zeros_like(start) if grad_last is None else grad_last[1]
+    for t, before in sweep.order_back():
+        cell = cells[before] if before < len(cells) else start
+        d, of_cell, _ = kernels.lstm_cell_backward(grad_hidden[t], grad_cell, cell, cells[t], gates[t], False)
+        if sweep.mask is not None:
+            d, of_cell = torch.where(sweep.mask[t], d, 0), torch.where(sweep.mask[t], of_cell, grad_cell)
+        grad_cell = of_cell
+        grad_hidden[before].addmm_(d, sweep.weights.weight_hh)
+        if passed is not None:
+            grad_hidden[before].addcmul_(grad_hidden[t], passed[t])
+        found.append(d)
+    of_gates = _in_time(sweep, found[::-1], gates[0])
     return _swept_back(sweep, kept, of_gates, of_gates, (grad_hidden[-1], grad_cell))
 
 
