@@ -55,10 +55,8 @@ from fundl.layers.positional import (
     LearnedPositions as LearnedPositions, Rotary as Rotary, Rotation as Rotation, SinusoidalPositions as SinusoidalPositions,
     learned_positions as learned_positions, rotation as rotation,
 )
-from fundl.layers.attention import (
-    CrossAttention as CrossAttention, SelfAttention as SelfAttention, cross_attention as cross_attention,
-    self_attention as self_attention,
-)
+from fundl.layers.attention import SelfAttention as SelfAttention, self_attention as self_attention
+from fundl.layers.cross_attention import CrossAttention as CrossAttention, cross_attention as cross_attention
 from fundl.layers.feed_forward import GLU as GLU, feed_forward as feed_forward, gated_feed_forward as gated_feed_forward
 from fundl.layers.transformer import (
     Decoder as Decoder, DecoderBlock as DecoderBlock, decoder as decoder, decoder_block as decoder_block, encoder as encoder,
@@ -84,6 +82,7 @@ from fundl.layers.weight_norm import (
 from fundl.layers.low_rank import LowRank as LowRank, low_rank as low_rank
 
 # Layers without.
+from fundl.layers.attend import Attend as Attend, attention as attention
 from fundl.layers.activation import (
     ELU as ELU, SELU as SELU, Hardtanh as Hardtanh, LeakyReLU as LeakyReLU, ReLU as ReLU, Sigmoid as Sigmoid,
     Softplus as Softplus, Tanh as Tanh,

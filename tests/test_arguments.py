@@ -170,6 +170,7 @@ OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
     **dict.fromkeys(("adamw", "lion", "add_decayed_weights", "save", "load"), EVERYWHERE),
     **dict.fromkeys(("reduce_on_plateau", "hyperparameters", "with_hyperparameters"), RATES),
     "skipped_steps": {"state": train_state(key(0), MODEL, skip_nonfinite(OPTIMIZER))},
+    "attention": dict.fromkeys(("q", "k", "v"), torch.ones(1, 1, 3, 2)),
     "averaged": {"state": train_state(key(0), MODEL, AVERAGING)},
     "both": {"first": linear(2, 2), "second": linear(2, 2)},
     "calibrate": {"model": initialize(key(0), batch_norm(2)), "batches": [X]},

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fundl import (
+    Attend,
     Masked,
     SelfAttention,
     apply,
     assert_trees_close,
+    attention,
     cross_attention,
     forward,
     initialize,
@@ -26,8 +28,9 @@ from fundl import (
     vjp,
     xavier_uniform,
 )
-from fundl.layers._attending import Attended, Attention
+from fundl.layers._attending import Attended, Attention, Pairs, alibi_slopes
 from tests.samples import normal, with_values
+from tests.samples.attention import SLOPES
 from tests.samples.attention import attention as reference
 from tests.samples.masked import MASK
 
@@ -42,7 +45,7 @@ def by_kernel(how: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | No
 
 def by_formula(how: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Attended:
     """The same with dropout that drops nothing: the formula, written out."""
-    attended = attrs.evolve(how, dropout=1e-30).forward(q, k, v, mask, key(0))
+    attended = how._replace(dropout=1e-30).forward(q, k, v, mask, key(0))
     assert attended.probabilities is not None
     return attended
 
@@ -84,6 +87,37 @@ def test_a_query_that_sees_nothing_gets_zero_and_gives_no_gradient() -> None:
             assert not grads[2].transpose(1, 2)[~MASK].any()
 
 
+def test_what_is_done_to_scores_agrees_with_the_formula() -> None:
+    """The kernel with what is added to its scores, the formula, and a reference that is neither; queries fewer than keys."""
+
+    def check(steps: int, earlier: int, options: tuple[bool, int | None, bool, bool, bool], seed: int) -> None:
+        causal, window, alibi, scaled, hides = options
+        generator = torch.Generator().manual_seed(seed)
+        q = torch.randn(2, 6, steps, 4, dtype=torch.float64, generator=generator)
+        k, v = torch.randn(2, 2, 3, steps + earlier, 4, dtype=torch.float64, generator=generator)
+        visible = torch.rand(1, 6, steps, steps + earlier, generator=generator) < 0.5 if hides else None
+        grad = torch.randn(q.shape, dtype=torch.float64, generator=generator)
+        how = Attention(causal, 0.0, window, None, alibi, 0.3 if scaled else None)
+        fused, plain = how.forward(q, k, v, None, None, pairs=Pairs(visible)), with_a_bias(how, q, k, v, visible)
+        assert (fused.logsumexp is None, plain.logsumexp is None) == (steps == 0, True)
+        slopes = SLOPES[6] if alibi else None
+        expected = reference(
+            q, k, v, causal=causal, window=window, visible=visible, slopes=slopes, scale=0.3 if scaled else None
+        )
+        assert_trees_close(fused.output, expected, rtol=1e-10, atol=1e-10)
+        assert_trees_close(plain.output, expected, rtol=1e-10, atol=1e-10)
+        grads = how.backward(fused, None, grad, pairs=Pairs(visible))
+        others = how.backward(plain, None, grad, pairs=Pairs(visible, torch.zeros(1, 1, dtype=torch.float64)))
+        assert_trees_close(grads, others, rtol=1e-9, atol=1e-9)
+
+    def with_a_bias(how: Attention, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Attended:
+        return how.forward(q, k, v, None, None, pairs=Pairs(visible, torch.zeros(1, 1, dtype=torch.float64)))
+
+    options = st.tuples(st.booleans(), st.one_of(st.none(), st.integers(1, 9)), st.booleans(), st.booleans(), st.booleans())
+    run = given(st.integers(0, 20), st.integers(0, 20), options, st.integers(0, 99))(check)
+    settings(deadline=None, derandomize=True, max_examples=60)(run)()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_long_sequences_in_every_dtype(dtype: torch.dtype) -> None:
     q, k, v, grad = normal(4, 2, 3, 150, 16)
@@ -94,6 +128,73 @@ def test_long_sequences_in_every_dtype(dtype: torch.dtype) -> None:
     right = expected.output, *how.backward(expected, None, grad)
     tolerance = 1e-5 if dtype == torch.float32 else 5e-2
     assert_trees_close(tree.cast_to(actual, torch.float64), right, rtol=tolerance, atol=tolerance)
+
+
+def test_queries_are_at_the_last_keys() -> None:
+    """What the last positions see of all is what they see where the others have no queries."""
+    q, k, v = normal(3, 2, 3, 7, 4)
+    options = ({"causal": True}, {"causal": True, "window": 3}, {"alibi": True}, {"causal": True, "soft_cap": 0.5})
+    for option in options:
+        whole, last = (apply(Attend(**option), (part, k, v)) for part in (q, q[:, :, 5:]))
+        assert_trees_close(last, whole[:, :, 5:], rtol=1e-12, atol=1e-12)
+
+
+def test_many_heads_fall_by_the_slopes_of_the_paper() -> None:
+    assert torch.equal(alibi_slopes(8, None), 0.5 ** torch.arange(1, 9))
+    for heads, slopes in SLOPES.items():
+        assert alibi_slopes(heads, None).tolist() == list(slopes)
+    assert torch.equal(alibi_slopes(12, None), torch.cat((0.5 ** torch.arange(1, 9), 0.5 ** torch.arange(0.5, 4.5))))
+
+
+def test_the_function_is_the_layer() -> None:
+    q, k, v = normal(3, 2, 3, 7, 4)
+    bias, visible = normal(3, 1, 7), normal(7, 7) > 0
+    layer = Attend(bias=bias, visible=visible, causal=True, window=5, soft_cap=2.0, alibi=True, scale=0.2)
+    actual = attention(q, k, v, bias=bias, visible=visible, causal=True, window=5, soft_cap=2.0, alibi=True, scale=0.2)
+    assert torch.equal(actual, apply(layer, (q, k, v)))
+    assert torch.equal(attention(q, k, v), torch.nn.functional.scaled_dot_product_attention(q, k, v))
+
+
+def test_inputs_in_any_layout() -> None:
+    q, k, v = normal(3, 2, 3, 7, 4)
+    x = (q, k, v)
+    odd = (q.mT.contiguous().mT, k[:, :1].expand(2, 3, 7, 4), torch.stack((v, v), -1)[..., 0])
+    same = (q, k[:, :1].expand(2, 3, 7, 4).contiguous(), v)
+    grad = normal(2, 3, 4, 7).mT
+    assert_trees_close(vjp(Attend(), odd, grad), vjp(Attend(), same, grad.contiguous()), rtol=1e-12, atol=1e-12)
+    assert torch.equal(
+        apply(Attend(), x), apply(Attend(), tree.map(lambda part: part.transpose(0, 1).clone().transpose(0, 1), x))
+    )
+
+
+def test_attention_is_given_what_fits() -> None:
+    q, k, v = normal(3, 2, 3, 7, 4)
+    with pytest.raises(
+        ValueError, match=r"queries \(B, H, T, d\), and keys and values both \(B, K, S, d\), not .* \(3, 7, 4\)"
+    ):
+        attention(q, k, v[0])
+    with pytest.raises(ValueError, match="the heads of keys and values must divide those of queries"):
+        attention(q, k[:, :2], v[:, :2])
+    with pytest.raises(TypeError, match=r"must be of one dtype, but they are torch.float32, torch.float64"):
+        attention(q.float(), k, v)
+    with pytest.raises(TypeError, match=r"attention takes three tensors, \(queries, keys, values\), not \(float64"):
+        apply(Attend(), (q, k))
+    with pytest.raises(TypeError, match=r"Attend's visible is of dtype torch.bool, True where a query may see a key, not"):
+        attention(q, k, v, visible=torch.ones(7, 7))
+    with pytest.raises(ValueError, match=r"Attend's visible must be of a shape that .* \(2, 3, 7, 7\) here, not \(7, 6\)"):
+        attention(q, k, v, visible=torch.ones(7, 6, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"Attend's bias must be of a shape that .* \(2, 3, 7, 7\) here, not \(2, 7, 7\)"):
+        attention(q, k, v, bias=torch.ones(2, 7, 7))
+    with pytest.raises(ValueError, match=r"Attend's mask must be of shape \(B, S\), \(2, 7\) .* is given as visible"):
+        attention(q, k, v, mask=torch.ones(7, 7, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"Attend's window is how many positions a query sees, at least 1, .* not 0"):
+        attention(q, k, v, window=0)
+    with pytest.raises(ValueError, match=r"Attend's soft_cap must be a finite number above 0, or None for no cap, not 0.0"):
+        attention(q, k, v, soft_cap=0.0)
+    with pytest.raises(ValueError, match=r"SelfAttention's scale must be a finite number, or None for 1 / sqrt\(d\), not inf"):
+        self_attention(8, 2, scale=math.inf)
+    with pytest.raises(ValueError, match="relative must be at least 1, not 0"):
+        self_attention(8, 2, relative=0)
 
 
 # --- Layers ------------------------------------------------------------------------------------------------------------

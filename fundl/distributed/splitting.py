@@ -17,7 +17,8 @@ from fundl.distributed.tensor_layers import Bias, EmbeddingPart, Joined, Spread,
 from fundl.groups import Group, require_group
 from fundl.layer import AnyLayer, Model
 from fundl.layers._inside import Ts, fitting
-from fundl.layers.attention import CrossAttention, SelfAttention
+from fundl.layers.attention import SelfAttention
+from fundl.layers.cross_attention import CrossAttention
 from fundl.layers.dropout import Dropout, is_stochastic
 from fundl.layers.embedding import Embedding
 from fundl.layers.feed_forward import GLU
@@ -131,7 +132,8 @@ def split_attention(group: Group, attention: AnyLayer) -> TensorParallel:
 
     Raises:
         TypeError: it is neither, or there is no group.
-        ValueError: the number of processes does not divide the heads, or those of keys and values.
+        ValueError: the number of processes does not divide the heads, or those of keys and values; or the layer has `alibi`,
+            `relative` or `visible`.
 
     >>> from fundl import self_attention
     >>> from fundl.distributed import Group, split_attention
@@ -147,6 +149,9 @@ def split_attention(group: Group, attention: AnyLayer) -> TensorParallel:
             raise ValueError(
                 f"{name}={heads} of attention cannot be divided among {n} processes: take a number of them that divides it"
             )
+    for name in ("alibi", "relative", "visible"):
+        if (given := getattr(attention, name, None)) is not None and given is not False:
+            raise ValueError(f"attention with {name} is not divided: what it says of heads would be that of other heads")
     size = attention.output_weight.shape[1] // attention.heads
     own = (attention.heads * size,) if isinstance(attention, SelfAttention) else ()
     rows = (*own, few * size, few * size)

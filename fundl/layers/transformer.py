@@ -17,7 +17,8 @@ from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers._inside import forward_inside
 from fundl.layers._refusals import require_at_least_one, require_layer
-from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention, self_attention
+from fundl.layers.attention import SelfAttention, self_attention
+from fundl.layers.cross_attention import CrossAttention, cross_attention
 from fundl.layers.dropout import Dropout
 from fundl.layers.feed_forward import feed_forward as feed_forward_of
 from fundl.layers.linear import Linear

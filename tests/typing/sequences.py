@@ -61,9 +61,9 @@ compose(linear(3, 15), attention)  # E: layer 2 (SelfAttention) expects 16 featu
 compose(MeanOfPositions(), attention)  # E: layer 2 (SelfAttention) expects 3 axes but layer 1 (MeanOfPositions) gives 2 axes
 
 across = cross_attention(16, 4, memory_features=12)
-reveal_type(across)  # R: fundl.layers.attention.CrossAttention[Literal[16]]
+reveal_type(across)  # R: fundl.layers.cross_attention.CrossAttention[Literal[16]]
 reveal_type(apply(across, (x, x)))  # R: torch._tensor.Tensor
-reveal_type(vjp(across, (x, x), x))  # R: tuple[fundl.layers.attention.CrossAttention[Literal[16]], tuple[torch._tensor.Tensor, torch._tensor.Tensor]]
+reveal_type(vjp(across, (x, x), x))  # R: tuple[fundl.layers.cross_attention.CrossAttention[Literal[16]], tuple[torch._tensor.Tensor, torch._tensor.Tensor]]
 
 # --- Transformers ------------------------------------------------------------------------------------------------------
 
@@ -80,7 +80,7 @@ compose(linear(3, 15), transformer_block(16, 4))  # E: layer 2.1.1 (LayerNorm) e
 pair = decoder(6, decoder_block(16, 4), layer_norm(16))
 reveal_type(apply(pair, (x, x)))  # R: torch._tensor.Tensor
 gradients_of_pair, (grad_of_x, grad_of_memory) = vjp(pair, (x, x), x)
-reveal_type(gradients_of_pair.layers[0][5].layers[2])  # R: fundl.layers.attention.CrossAttention[Literal[16]]
+reveal_type(gradients_of_pair.layers[0][5].layers[2])  # R: fundl.layers.cross_attention.CrossAttention[Literal[16]]
 reveal_type(grad_of_memory)  # R: torch._tensor.Tensor
 reveal_type(apply(on_masked_pair(pair), (masked, masked)))  # R: fundl.layers.masked.Masked
 

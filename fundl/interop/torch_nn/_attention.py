@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fundl.interop.torch_nn._counterparts import META, copied, require, with_parameters
 from fundl.interop.torch_nn._rules import model_of, module_of, require_no_key, stands_alone
-from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention, self_attention
+from fundl.layers.attention import SelfAttention, self_attention
+from fundl.layers.cross_attention import CrossAttention, cross_attention
 
 stands_alone(
     "it takes queries, keys and values, which nn.Sequential does not hand on: convert it by itself",
@@ -74,6 +75,9 @@ def _(layer: SelfAttention, *_: object) -> nn.Module:
         " the module with is_causal=True and a mask",
     )
     require(layer.rotary is None, f"rotary={layer.rotary}, but the module does not turn queries and keys")
+    for name in ("window", "soft_cap", "alibi", "scale", "relative"):
+        given: object = getattr(layer, name)
+        require(given is None or given is False, f"it has {name}, but the module's scores are q k^T / sqrt(d), and no more")
     require(layer.mask is None, "it has a mask, but the module is given one when it is called: convert it without")
     features = layer.weight.shape[1]
     return with_parameters(_module(layer, features, features), in_proj_weight=layer.weight, in_proj_bias=layer.bias)
@@ -100,6 +104,7 @@ def _(layer: CrossAttention, *_: object) -> nn.Module:
 
 def _module(layer: SelfAttention | CrossAttention, features: int, memory: int) -> nn.Module:
     """The module, with the parameters of its output; the others are still without values."""
+    require(layer.visible is None, "it has visible, but the module is given attn_mask when it is called: convert it without")
     require_no_key(layer.key)
     require(
         layer.key_value_heads in {None, layer.heads},

@@ -15,7 +15,8 @@ from fundl.interop.torch_nn._counterparts import META, Refused, require
 from fundl.interop.torch_nn._rules import ConvertInside, ConvertPart, model_of, module_of, require_no_key, stands_alone
 from fundl.layer import AnyLayer, Model
 from fundl.layers.activation import ReLU
-from fundl.layers.attention import CrossAttention, SelfAttention, cross_attention
+from fundl.layers.attention import SelfAttention
+from fundl.layers.cross_attention import CrossAttention, cross_attention
 from fundl.layers.dropout import Dropout
 from fundl.layers.linear import Linear
 from fundl.layers.normalization import LayerNorm
