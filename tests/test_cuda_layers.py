@@ -31,6 +31,7 @@ from fundl import (
     tree,
     vjp,
 )
+from fundl._common import draws_on_gpu
 from fundl._common.running import run_backward, run_forward
 from fundl.layers._attending import Attended, Attention
 from tests.samples import SAMPLES, Sample, normal
@@ -153,6 +154,35 @@ def test_random_numbers_are_those_of_the_cpu(shape: tuple[int, ...]) -> None:
     assert torch.equal(random.uniform(here, shape).cpu(), random.uniform(there, shape))
     assert torch.equal(random.split(here, 5).cpu(), random.split(there, 5))
     assert torch.equal(random.fold_in(here, torch.tensor(3, device=DEVICE)).cpu(), random.fold_in(there, 3))
+    assert torch.equal(random.fold_in(here, 2**63 + 5).cpu(), random.fold_in(there, 2**63 + 5))
+    assert torch.equal(random.permutation(here, 33).cpu(), random.permutation(there, 33))
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        for draw in (random.uniform, random.normal):
+            assert torch.equal(draw(here, shape, dtype=dtype).cpu(), draw(there, shape, dtype=dtype))
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (6, 5), (2, 3, 7)])
+def test_keys_of_parts_draw_what_they_draw_on_the_cpu(shape: tuple[int, ...]) -> None:
+    found = []
+    for device in (DEVICE, torch.device("cpu")):
+        part = random.of_part(key(7, device=device), torch.tensor([1, 2, shape[0]], device=device))
+        piece = random.of_piece(part, torch.tensor([2, 3], device=device))
+        found.append([random.bernoulli(of, shape, probability=0.3).cpu() for of in (part, piece)])
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.skipif(DEVICE.type != "cuda", reason="only a GPU has its kernels")
+def test_a_gpu_draws_by_kernels_of_its_own() -> None:
+    assert draws_on_gpu._kernels(torch.cuda.current_device())
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        random.bernoulli(key(7, device=DEVICE), (1 << 20,), probability=0.3)
+    assert sum("booleans" in event.name for event in profile.events()) == 1
+
+
+def test_keys_in_vmap_are_those_of_the_cpu() -> None:
+    keys = random.split(key(7), 5)
+    found = torch.vmap(lambda one: random.normal(one, (33,)))(keys.to(DEVICE))
+    assert torch.equal(found.cpu(), torch.stack([random.normal(one, (33,)) for one in keys]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

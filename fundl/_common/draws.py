@@ -1,6 +1,6 @@
-"""What is drawn from a key: by functions in C where there is a compiler and nothing traces, else by whole tensors.
+"""What is drawn from a key: by functions in C, or by kernels on a GPU, where nothing traces, else by whole tensors.
 
-Both give the same bits. In whole tensors, many numbers are drawn in pieces, so that what they are made of stays small.
+All give the same bits. In whole tensors, many numbers are drawn in pieces, so that what they are made of stays small.
 A key of five numbers draws a part of the rows of what its first two draw, one of seven a piece of each of these.
 """
 
@@ -10,12 +10,13 @@ import math
 from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from fundl._common import modes, native, normal_numbers, philox
+from fundl._common import draws_on_gpu, modes, native, normal_numbers, philox
+from fundl._common.draws_on_gpu import Draw
 from fundl._common.modes import is_readable, is_untraced
 
 Shape = tuple[int, ...]
@@ -35,6 +36,9 @@ def nested_keys(key: Tensor, places: "array[int]", size: int, purpose: int) -> t
     """Keys of keys: of each of those at some places, in order, so many from block 0 on, one behind the other."""
     if not places or not size:
         return ()
+    if key.is_cuda and (drawn := _on_gpu("nested_keys", key)) is not None:
+        inner = drawn(key, (places[-1] + 1, size, 2), purpose, size)
+        return tuple(one for place in places for one in inner[place].unbind())
     if (drawn := _in_c("nested_keys", key)) is not None:
         return drawn(key, (len(places) * size, 2), purpose, places.buffer_info()[0], size).unbind()
     outer = philox.keys(key, torch.arange(places[-1] + 1, device=key.device), purpose)
@@ -186,15 +190,6 @@ def _of_part(made: Made, key: Tensor, shape: Shape, per_block: int) -> Tensor:
 # --- In C ---------------------------------------------------------------------------------------------------------------
 
 
-class _Draw(Protocol):
-    """A function of draws.c: a tensor of a shape, from a key and what is the function's own.
-
-    Of keys (..., 2), each of which draws, the axes come first.
-    """
-
-    def __call__(self, key: Tensor, shape: Shape, *own: float) -> Tensor: ...
-
-
 _INT, _WORD, _DOUBLE, _ADDRESS = ctypes.c_int32, ctypes.c_uint64, ctypes.c_double, ctypes.c_void_p
 _OF_ALL: Final = (_ADDRESS, _WORD, _WORD, _ADDRESS)  # the keys, how many, how many numbers for each, and where to
 _FUNCTIONS: Final = {  # the dtype of the result, and what is their own
@@ -213,8 +208,10 @@ _FUNCTIONS: Final = {  # the dtype of the result, and what is their own
 }
 
 
-def _in_c(name: str, key: Tensor) -> _Draw | None:
-    """A function of draws.c, if it can be used for a key; of keys in torch.vmap, for all of them."""
+def _in_c(name: str, key: Tensor) -> Draw | None:
+    """A function of draws.c, or of draws.cu, if it can be used for a key; of keys in torch.vmap, for all of them."""
+    if key.is_cuda and (drawn := _on_gpu(name, key)) is not None:
+        return drawn
     if is_of_part(key):
         return None
     if is_readable(key):
@@ -226,8 +223,23 @@ def _in_c(name: str, key: Tensor) -> _Draw | None:
     return lambda _, shape, *own: batch.wrapped(draw(batch.tensors, shape, *own))
 
 
+def _on_gpu(name: str, key: Tensor) -> Draw | None:
+    """A kernel of draws.cu, likewise; also for a key of a part."""
+    if not is_untraced(key) or name not in _ON_GPU:
+        return None
+    dtype, own = _FUNCTIONS[name]
+    return draws_on_gpu.draw(name, key, dtype, _ON_GPU.get(name) or own)
+
+
+_ON_GPU: Final[Mapping[str, tuple[type, ...] | None]] = {  # what is their own, where it is not what those in C have
+    **dict.fromkeys(("keys", "short_integers", "long_integers", "booleans", "unit_float32")),
+    **dict.fromkeys(("uniform_float32", "uniform_float64", "normal_float32", "normal_float64")),
+    "nested_keys": (ctypes.c_uint32, ctypes.c_int64),
+}
+
+
 @functools.cache
-def functions() -> Mapping[str, _Draw]:
+def functions() -> Mapping[str, Draw]:
     """Those of draws.c that draw; none if they cannot be compiled, or do not give the generator's published numbers."""
     if (compiled := library()) is None:
         return {}
@@ -246,7 +258,7 @@ def library() -> ctypes.CDLL | None:
     return compiled
 
 
-def _drawing(function: "ctypes._NamedFuncPointer", dtype: torch.dtype, own: tuple[type, ...]) -> _Draw:
+def _drawing(function: "ctypes._NamedFuncPointer", dtype: torch.dtype, own: tuple[type, ...]) -> Draw:
     function.argtypes, function.restype = (*_OF_ALL, *own), None
     empty = torch.empty(0, dtype=dtype, device="cpu").new_empty  # in half the time of torch.empty with these options
 
