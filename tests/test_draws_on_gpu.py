@@ -1,9 +1,9 @@
 """The kernels that draw on a GPU, built for the CPU: each of their threads gives the bits of functions in C and of tensors."""
 
 import ctypes
+import struct
 import subprocess
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import pytest
 import torch
@@ -30,6 +30,16 @@ extern "C" void thread(unsigned block, unsigned size, unsigned place) {
 """
 
 
+_CODES: Final = {
+    "P": ctypes.c_void_p,
+    "i": ctypes.c_int32,
+    "I": ctypes.c_uint32,
+    "q": ctypes.c_int64,
+    "Q": ctypes.c_uint64,
+    "d": ctypes.c_double,
+}
+
+
 class Drawn(Protocol):
     """A function of draws.cu by its name."""
 
@@ -50,19 +60,20 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 def on_gpu(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Drawn:
     """A function of draws.cu by its name, whose threads run one after the other."""
 
-    def launch(kernel: str, device: None, numbers: int, given: Sequence[object]) -> None:
+    def launch(kernel: str, device: None, numbers: int, given: bytes) -> None:
         assert device is None
+        codes = (draws_on_gpu._OF_ALL + draws._ON_GPU[kernel.removeprefix("fundl_")]).removeprefix("@")
+        values = struct.unpack("@" + codes, given)
         for thread in range(-(-numbers // draws_on_gpu._NUMBERS)):
             library.thread(thread // draws_on_gpu._THREADS, draws_on_gpu._THREADS, thread % draws_on_gpu._THREADS)
-            library[kernel](*given)
+            library[kernel](*(_CODES[code](value) for code, value in zip(codes, values, strict=True)))
 
     names = draws_on_gpu._names()
     monkeypatch.setattr(draws_on_gpu, "_kernels", lambda _: dict(zip(names, names, strict=True)))
     monkeypatch.setattr(draws_on_gpu, "_launch", launch)
 
     def drawn(name: str, key: Tensor, shape: tuple[int, ...], *own: float) -> Tensor:
-        dtype, types = draws._FUNCTIONS[name]
-        function = draws_on_gpu.draw(name, key, dtype, draws._ON_GPU[name] or types)
+        function = draws_on_gpu.draw(name, key, draws._FUNCTIONS[name][0], draws._ON_GPU[name])
         assert function is not None
         return function(key, shape, *own)
 

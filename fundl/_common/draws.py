@@ -225,16 +225,22 @@ def _in_c(name: str, key: Tensor) -> Draw | None:
 
 def _on_gpu(name: str, key: Tensor) -> Draw | None:
     """A kernel of draws.cu, likewise; also for a key of a part."""
-    if not is_untraced(key) or name not in _ON_GPU:
+    if name not in _ON_GPU or not is_untraced(key):
         return None
-    dtype, own = _FUNCTIONS[name]
-    return draws_on_gpu.draw(name, key, dtype, _ON_GPU.get(name) or own)
+    return draws_on_gpu.draw(name, key, _FUNCTIONS[name][0], _ON_GPU[name])
 
 
-_ON_GPU: Final[Mapping[str, tuple[type, ...] | None]] = {  # what is their own, where it is not what those in C have
-    **dict.fromkeys(("keys", "short_integers", "long_integers", "booleans", "unit_float32")),
-    **dict.fromkeys(("uniform_float32", "uniform_float64", "normal_float32", "normal_float64")),
-    "nested_keys": (ctypes.c_uint32, ctypes.c_int64),
+_ON_GPU: Final = {  # what is their own, as `struct` says it
+    "keys": "Iq",
+    "nested_keys": "Iq",
+    "short_integers": "i",
+    "long_integers": "i",
+    "booleans": "Q",
+    "unit_float32": "i",
+    "uniform_float32": "iddd",
+    "uniform_float64": "ddd",
+    "normal_float32": "dd",
+    "normal_float64": "dd",
 }
 
 

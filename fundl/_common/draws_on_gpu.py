@@ -4,10 +4,12 @@ In whole tensors, each number passes through memory a hundred times. What is don
 missing there is no kernel, and no error.
 """
 
+import contextlib
 import ctypes
 import functools
 import math
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -30,41 +32,40 @@ _NUMBERS: Final = 4  # that a thread makes
 # Products and sums are rounded each by itself, as on any processor.
 _OPTIONS: Final = (b"--std=c++17", b"-fmad=false", b"-prec-div=true", b"-prec-sqrt=true", b"-ftz=false")
 
-_ADDRESS, _INT64, _INT32, _WORD = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32, ctypes.c_uint
-_OF_ALL: Final = (_ADDRESS, _INT32, _INT64, _INT64, _INT64, _ADDRESS)  # the keys and their sizes, and where to: see draws.cu
+_OF_ALL: Final = "@PiqqqP"  # as `struct` says it: the keys and their sizes, and where to; see draws.cu
+_NO_MORE, _BUFFER, _BUFFER_SIZE = 0, 1, 2  # how the driver calls what it is given
 
 
 class _CannotError(OSError):
     """The compiler or the driver is missing, or does not take what it is given."""
 
 
-def draw(name: str, key: Tensor, dtype: torch.dtype, own: Sequence[type]) -> Draw | None:
-    """The function of a name, for keys on a GPU, with what is its own; None if there is none."""
+def draw(name: str, key: Tensor, dtype: torch.dtype, own: str) -> Draw | None:
+    """The function of a name, for keys on a GPU, with what is its own as `struct` says it; None if there is none."""
     kernel = _kernels(key.device.index).get(f"fundl_{name}")
     if kernel is None:
         return None
-    types = (*_OF_ALL, *own)
 
-    def drawn(key: Tensor, shape: tuple[int, ...], *own: float) -> Tensor:
+    def drawn(key: Tensor, shape: tuple[int, ...], *own_values: float) -> Tensor:
         words = key.contiguous()
         result = torch.empty((*key.shape[:-1], *shape), dtype=dtype, device=key.device)
         if total := result.numel():
             sizes = key.shape[-1], math.prod(shape), shape[0] if shape else 1, total
-            given = (words.data_ptr(), *sizes, result.data_ptr(), *own)
-            _launch(kernel, key.device.index, total, [make(value) for make, value in zip(types, given, strict=True)])
+            given = struct.pack(_OF_ALL + own, words.data_ptr(), *sizes, result.data_ptr(), *own_values)
+            _launch(kernel, key.device.index, total, given)
         return result
 
     return drawn
 
 
-def _launch(kernel: int, device: int, numbers: int, given: Sequence["ctypes._SimpleCData[float]"]) -> None:
+def _launch(kernel: int, device: int, numbers: int, given: bytes) -> None:
     """Run a kernel on the current stream of a GPU."""
     blocks = -(-numbers // (_THREADS * _NUMBERS))
-    addresses = (_ADDRESS * len(given))(*map(ctypes.addressof, given))
-    stream = _ADDRESS(torch._C._cuda_getCurrentRawStream(device))
-    sizes = map(_WORD, (blocks, 1, 1, _THREADS, 1, 1, 0))
-    with torch.cuda.device(device):
-        error = _driver().cuLaunchKernel(_ADDRESS(kernel), *sizes, stream, addresses, None)
+    buffer, size = ctypes.create_string_buffer(given, len(given)), ctypes.c_size_t(len(given))
+    more = (ctypes.c_void_p * 5)(_BUFFER, ctypes.addressof(buffer), _BUFFER_SIZE, ctypes.addressof(size), _NO_MORE)
+    stream = torch._C._cuda_getCurrentRawStream(device)
+    with contextlib.nullcontext() if torch.cuda.current_device() == device else torch.cuda.device(device):
+        error = _driver().cuLaunchKernel(kernel, blocks, 1, 1, _THREADS, 1, 1, 0, stream, None, more)
     if error:
         raise RuntimeError(f"CUDA's driver answers {error} to a kernel that draws {numbers} random numbers")
 
@@ -90,8 +91,8 @@ _loaded: Final[dict[int, Mapping[str, int]]] = {}
 def _on_device(device: int) -> Mapping[str, int]:
     if torch.version.cuda is None:  # AMD's have another compiler
         return {}
-    code, names, module = compiled(torch.cuda.get_device_capability(device)), _names(), _ADDRESS()
-    kernels = {name: _ADDRESS() for name in names}
+    code, names, module = compiled(torch.cuda.get_device_capability(device)), _names(), ctypes.c_void_p()
+    kernels = {name: ctypes.c_void_p() for name in names}
     with torch.cuda.device(device):  # whose context is that of the key
         _require(_driver().cuModuleLoadData(ctypes.byref(module), code))
         for name, kernel in kernels.items():
@@ -110,7 +111,7 @@ def compiled(capability: tuple[int, int]) -> bytes:
     Raises:
         OSError: there is no compiler, or it does not take them.
     """
-    compiler, program, size = _compiler(), _ADDRESS(), ctypes.c_size_t()
+    compiler, program, size = _compiler(), ctypes.c_void_p(), ctypes.c_size_t()
     options = (f"--gpu-architecture=sm_{capability[0]}{capability[1]}".encode(), *_OPTIONS)
     _require(compiler.nvrtcCreateProgram(ctypes.byref(program), _SOURCE.read_bytes(), b"draws.cu", 0, None, None))
     try:
@@ -143,4 +144,7 @@ def _compiler() -> ctypes.CDLL:
 
 @functools.cache
 def _driver() -> ctypes.CDLL:
-    return ctypes.CDLL("libcuda.so.1")
+    driver = ctypes.CDLL("libcuda.so.1")
+    address, word = ctypes.c_void_p, ctypes.c_uint
+    driver.cuLaunchKernel.argtypes = address, word, word, word, word, word, word, word, address, address, address
+    return driver
