@@ -1,9 +1,8 @@
 """What a model is made of, as a table: its layers, their output shapes, and what they take."""
 
 import functools
-import io
 import types
-from typing import TYPE_CHECKING, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 import attrs
 import torch
@@ -16,6 +15,7 @@ from fundl._common.listed import Listed
 from fundl._common.modes import no_grad
 from fundl._common.running import first_forward, run_forward
 from fundl._common.suggestions import with_suggestions
+from fundl._common.tables import size_of, text_of
 from fundl.initializers import Initializer
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.masked import FromMasked, Masked, OnMasked, OnMaskedPair
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Shape: TypeAlias = "int | tuple[Shape, ...]"
 """The sizes of a tensor, or a tuple of the shapes of several."""
-
-_WIDTH: Final = 80
 
 
 @attrs.frozen
@@ -86,32 +84,19 @@ class Summary(metaclass=Listed):
         table.add_column("layer", style="cyan", overflow="fold")
         table.add_column("output", overflow="fold")
         table.add_column("params", Text(f"{self.parameters:,}", "bold"), justify="right", overflow="fold", no_wrap=True)
-        table.add_column("size", Text(_size(self.nbytes), "bold"), justify="right", overflow="fold", no_wrap=True)
+        table.add_column("size", Text(size_of(self.nbytes), "bold"), justify="right", overflow="fold", no_wrap=True)
         table.add_row(Text("input"), Text(""), Text(str(self.input)))
         outer = [""]
         for row in self.rows:
             outer[row.depth + 1 :] = [row.place]
             place = "  " * row.depth + (row.place.removeprefix(outer[row.depth]) or "model")
-            numbers = (f"{row.parameters:,}", _size(row.nbytes)) if row.nbytes else ()
+            numbers = (f"{row.parameters:,}", size_of(row.nbytes)) if row.nbytes else ()
             table.add_row(Text(place), Text(row.layer), Text(str(row.output)), *numbers)
         return table
 
     @override
     def __repr__(self) -> str:
-        from rich.console import Console  # noqa: PLC0415
-
-        file = io.StringIO()
-        console = Console(file=file, width=_WIDTH, color_system=None, force_jupyter=False, legacy_windows=False)
-        console.width = max(_WIDTH, console.measure(self).minimum)  # rather too wide than with numbers cut off
-        console.print(self)
-        return "\n".join(line.rstrip() for line in file.getvalue().splitlines())
-
-
-def _size(nbytes: int) -> str:
-    """A number of bytes in the largest unit of which there is at least one."""
-    units = ["KiB", "MiB", "GiB", "TiB", "PiB"]
-    power = min((nbytes.bit_length() - 1) // 10, len(units))
-    return f"{nbytes / 1024**power:,.1f} {units[power - 1]}" if power > 0 else f"{nbytes} B"
+        return text_of(self.__rich__())
 
 
 @with_suggestions
