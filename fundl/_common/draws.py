@@ -63,6 +63,8 @@ def booleans(key: Tensor, shape: Shape, threshold: int) -> Tensor:
     """Whether words are less than a threshold."""
     if (drawn := _in_c("booleans", key)) is not None:
         return drawn(key, shape, threshold)
+    if key.is_meta:  # masks of a model without values, which takes many more operations to draw than to run
+        return key.new_empty(shape, dtype=torch.bool)
     if key.shape[-1] == _OF_ROWS and is_readable(key) and (compiled := library()) is not None and functions():
         made = torch.empty(shape, dtype=torch.bool, device="cpu")
         each = math.prod(shape[1:])
