@@ -357,7 +357,7 @@ def _exchanged(
     exchanged = [*tensors]
     flying: list[tuple[list[int], Tensor]] = []
     try:
-        for places in _buckets(tensors, bucket_bytes):
+        for places in buckets(tensors, bucket_bytes):
             parts = [tensors[place].reshape(rows, tensors[place].numel() // rows) for place in places]
             flying.append((places, begin(torch.cat(parts, 1) if len(parts) > 1 else parts[0].contiguous())))
     except RuntimeError as error:
@@ -375,7 +375,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
     return tuple(tensor.shape)
 
 
-def _buckets(tensors: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[int]]:
+def buckets(tensors: Sequence[Tensor], bucket_bytes: int) -> Iterator[list[int]]:
     """The places of tensors that travel together: of one dtype on one device."""
     if type(bucket_bytes) is not int or bucket_bytes < 0:
         raise ValueError(f"bucket_bytes is an int, 0 for no buckets or more, not {bucket_bytes!r}")

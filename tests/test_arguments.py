@@ -32,6 +32,7 @@ from fundl import (
     constant_schedule,
     cosine_schedule,
     decoder_block,
+    distributed,
     ema,
     embedding,
     ensemble,
@@ -149,6 +150,8 @@ GIVEN: Final[Mapping[str, object]] = {
     "where": lambda model: model[0],
     "device": "cpu",
     "dtype": torch.float64,
+    "group_sizes": 2,
+    "memory": 1e9,
 }
 """What arguments are, by their names."""
 
@@ -204,6 +207,7 @@ IN_MODULES: Final[Mapping[types.ModuleType, str]] = MappingProxyType(
     {
         tree: "at cast_to count equal leaves map_records move_to norm stack unstack zeros_like",
         random: "bernoulli bits normal permutation randint truncated_normal uniform",
+        distributed: "plan",
         ensemble: "each fit initialize minibatches share stack train_state train_step unstack",
     }
 )

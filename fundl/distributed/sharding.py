@@ -1,6 +1,6 @@
 """Layers of whose parameters each process keeps its rows alone: they are whole only while their layers run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self, cast, final
 
 import attrs
@@ -207,22 +207,27 @@ def unshard(model: Model) -> Model:
     """
     require_model(model)
     with no_grad():
-        return cast("Model", _unsharded(model))  # each layer of layers holds models
+        return cast("Model", replaced(model, _undivided))  # each layer of layers holds models
 
 
-def _unsharded(part: object) -> object:
-    if isinstance(part, Divided):
-        return part.undivided()
+def _undivided(record: Record) -> object:
+    return record.undivided() if isinstance(record, Divided) else None
+
+
+def replaced(part: object, how: Callable[[Record], object]) -> object:
+    """A tree with something else in the place of records, wherever they are in it: what `how` gives, unless that is None."""
     if isinstance(part, Record):
+        if (other := how(part)) is not None:
+            return other
         changed: dict[str, object] = {}
         for name in part.children:
             if not isinstance(getattr(part, name), Tensor | None):
                 before = part.trees_of(name)
-                changed[name] = part.child_of(name, before, [_unsharded(one) for one in before])
+                changed[name] = part.child_of(name, before, [replaced(one, how) for one in before])
         return tree.evolved(part, changed) if changed else part
     if isinstance(part, tuple | list):
-        return tree.rebuilt(part, [_unsharded(one) for one in part])
-    return {name: _unsharded(one) for name, one in part.items()} if isinstance(part, dict) else part
+        return tree.rebuilt(part, [replaced(one, how) for one in part])
+    return {name: replaced(one, how) for name, one in part.items()} if isinstance(part, dict) else part
 
 
 def part_of(rows: int, size: int) -> int:

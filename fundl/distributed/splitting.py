@@ -67,7 +67,7 @@ class TensorParallel(InParts[*Ts]):
             return self.layers
         if any(leaf.is_meta for leaf in tree.trainable_leaves(self.layers)):
             return self._shown()
-        return _part(self.layers, self.group, self.parts)
+        return part_of_process(self.layers, self.group, self.parts)
 
     @override
     def _gradient(self, own: None, grads: object) -> Self:
@@ -95,7 +95,7 @@ class TensorParallel(InParts[*Ts]):
         return tree.with_children(record, children)
 
 
-def _part(layers: Sequence[object], group: Group, parts: Splits) -> tuple[object, ...]:
+def part_of_process(layers: Sequence[object], group: Group, parts: Splits) -> tuple[object, ...]:
     """The part of a process, as a model: what is between is run as it is."""
     (first, *between), n = layers, group.size
     if isinstance(first, SelfAttention | CrossAttention):
