@@ -20,6 +20,7 @@ module, and these are where to begin:
     kept                save, load, load_model
     looked after        check_vjp, check_finite, assert_trees_close
     many devices        fundl.distributed
+    a text              fundl.language: prefill, step, generate
     the rest            fundl.tree, fundl.random, fundl.shapes, fundl.interop.torch_nn
 """
 
@@ -28,7 +29,9 @@ module, and these are where to begin:
 import types
 import typing
 
-from fundl import distributed as distributed, ensemble as ensemble, random as random, shapes as shapes, tree as tree
+from fundl import (
+    distributed as distributed, ensemble as ensemble, language as language, random as random, shapes as shapes, tree as tree,
+)
 from fundl._common import aliases, suggestions
 
 # Models: layers, and tuples of them, applied and differentiated.
@@ -241,7 +244,7 @@ if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself, and 
         name
         for name in globals()
         if not name.startswith("_")
-        and (name not in _modules or name in {"distributed", "ensemble", "random", "shapes", "tree"})
+        and (name not in _modules or name in {"distributed", "ensemble", "language", "random", "shapes", "tree"})
     )
     _aliases = {name: globals().pop(name) for name in __all__ if aliases.is_alias(globals()[name])}
 

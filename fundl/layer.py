@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common.listed import ListedABC
+from fundl._common.place import Place
 from fundl._common.suggestions import require_tensor
 from fundl.shapes import AnyShape, Shape
 from fundl.tree import Record
@@ -45,7 +46,7 @@ class Layer(Record, Generic[Residuals, In, Out], metaclass=ListedABC):
     class in small letters, in the same module, as `linear` for `Linear`: the error for ``Linear(2, 3)`` then says to write it.
 
     What else is true of a layer is said by attributes of its class, as ``elementwise = True``: see `takes_integers`,
-    `elementwise`, `usual_gain` and `counterpart`.
+    `elementwise`, `by_position`, `usual_gain` and `counterpart`.
 
     >>> import torch
     >>> from fundl import vjp
@@ -91,6 +92,14 @@ class Layer(Record, Generic[Residuals, In, Out], metaclass=ListedABC):
     def usual_gain(self) -> float | None:
         """What `gain_of` gives for the layer; None if no gain is known. A class says it by ``usual_gain = 5 / 3``, say."""
         return None
+
+    @property
+    def by_position(self) -> bool:
+        """Whether each position of sequences (B, T, ...) is made of the same position of the input alone.
+
+        What is `elementwise` is; any other class says so by ``by_position = True``.
+        """
+        return self.elementwise
 
     if not TYPE_CHECKING:  # a checker must go on to refuse the call
 
@@ -139,6 +148,23 @@ class Layer(Record, Generic[Residuals, In, Out], metaclass=ListedABC):
             (buffers, static fields) stays as it is here.
             """
 
+    def first_cache(self, batch: int, length: int) -> object:  # noqa: ARG002  # a layer that keeps something overrides it
+        """What `step` is given at first: a tree of tensors, for so many sequences of up to so many positions.
+
+        See `fundl.language`. A layer that is `by_position` keeps nothing of earlier positions.
+        """
+        if not self.by_position:
+            raise TypeError(_not_by_position(self))
+        return ()
+
+    def step(self, x: In, cache: object, place: Place) -> tuple[Out, object]:  # noqa: ARG002  # likewise
+        """The output at some positions of sequences, of the input there and the cache of all before; and the next cache.
+
+        It is what `forward` gives at these positions of the whole sequences. A layer that is made of layers, or looks at
+        earlier positions, writes it and `first_cache`.
+        """
+        return self.forward(x)[0], cache
+
     def output_shape(self, shape: AnyShape) -> AnyShape:  # noqa: ARG002  # a layer that says more overrides it
         """The shape of the output for that of an input: the layer's rule, by which layers that do not fit are found.
 
@@ -146,6 +172,15 @@ class Layer(Record, Generic[Residuals, In, Out], metaclass=ListedABC):
         A layer without a rule of its own takes any shape, and nothing is known of what it gives.
         """
         return Shape(...)
+
+
+def _not_by_position(layer: object) -> str:
+    name = type(layer).__name__
+    return (
+        f"{name} cannot be run a position at a time: its output may depend on later positions, or on a key. Take a model that"
+        f" is causal and has no keys; if {name} is a layer of yours, say by_position = True on its class, or write its"
+        " first_cache and step"
+    )
 
 
 def zero_gradient(x: Tensor) -> Tensor:

@@ -40,6 +40,7 @@ from fundl import (
     frozen,
     initialize,
     key,
+    language,
     layer_norm,
     linear,
     lstm,
@@ -163,6 +164,13 @@ RUNS: Final[Mapping[str, object]] = {
     "batches": [(torch.ones(2, 4, 2), torch.ones(2, 4, 1))],
 }
 RATES: Final[Mapping[str, object]] = {"state": train_state(key(0), MODEL, adjustable(OPTIMIZER))}
+WRITER: Final[Mapping[str, object]] = {
+    "model": initialize(key(0), embedding(10, 10)),
+    **dict.fromkeys(("x", "prompt"), torch.ones(1, 2, dtype=torch.int64)),
+    "batch": 1,
+    "length": 8,
+    "compile": False,
+}
 AVERAGING: Final = chain(ema(0.9), OPTIMIZER)
 DEFAULTS: Final[Mapping[str, object]] = {"norm": None, "hidden": None}
 EVERYWHERE: Final[Mapping[str, object]] = {"where": None}
@@ -174,6 +182,7 @@ OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
     **dict.fromkeys(("reduce_on_plateau", "hyperparameters", "with_hyperparameters"), RATES),
     "skipped_steps": {"state": train_state(key(0), MODEL, skip_nonfinite(OPTIMIZER))},
     "attention": dict.fromkeys(("q", "k", "v"), torch.ones(1, 1, 3, 2)),
+    **dict.fromkeys(("language.empty_cache", "language.generate", "language.prefill"), WRITER),
     "averaged": {"state": train_state(key(0), MODEL, AVERAGING)},
     "both": {"first": linear(2, 2), "second": linear(2, 2)},
     "calibrate": {"model": initialize(key(0), batch_norm(2)), "batches": [X]},
@@ -208,6 +217,7 @@ IN_MODULES: Final[Mapping[types.ModuleType, str]] = MappingProxyType(
         tree: "at cast_to count equal leaves map_records move_to norm stack unstack zeros_like",
         random: "bernoulli bits normal permutation randint truncated_normal uniform",
         distributed: "plan",
+        language: "empty_cache generate prefill",
         ensemble: "each fit initialize minibatches share stack train_state train_step unstack",
     }
 )

@@ -25,7 +25,7 @@ def of_module(module: ModuleType) -> set[str]:
 def test_the_reference_has_each_public_name_once() -> None:
     pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
     shown = Counter(chain.from_iterable(block.split() for page in pages for block in DIRECTIVE.findall(page.read_text())))
-    modules = [fundl.distributed, fundl.ensemble, fundl.random, fundl.shapes, fundl.tree, torch_nn]
+    modules = [fundl.distributed, fundl.ensemble, fundl.language, fundl.random, fundl.shapes, fundl.tree, torch_nn]
     public = {*PUBLIC}.union(*map(of_module, modules))
     assert {name: count for name, count in shown.items() if count > 1} == {}
     assert public - {*shown} == set()

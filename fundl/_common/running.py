@@ -34,10 +34,10 @@ def first_forward(params: Model, x: object) -> tuple[object, object]:
     except Exception as error:
         _require_fit(params, error)
         if _has_meta(params) and not _has_meta(x):
-            raise _not_initialized() from error
+            raise not_initialized() from error
         raise
     if isinstance(output, Tensor) and output.is_meta and not _has_meta(x):
-        raise _not_initialized()
+        raise not_initialized()
     return output, residuals
 
 
@@ -64,7 +64,7 @@ def _has_meta(value: object) -> bool:
     return any(leaf.is_meta for leaf in tree.leaves(value))
 
 
-def _not_initialized() -> ValueError:
+def not_initialized() -> ValueError:
     return ValueError("the model has no values yet, only shapes: call initialize(key(0), model) and apply what it returns")
 
 
@@ -125,9 +125,9 @@ def run_forward(params: Model, x: object) -> tuple[object, object]:
             output = params.forward(x)
         except Exception as error:
             if (wrong := _misuse(error, params, "an input", x)) is not None:
-                _note_layer(wrong, params, "the input", x)
+                note_layer(wrong, params, "the input", x)
                 raise wrong from error
-            _note_layer(error, params, "the input", x)
+            note_layer(error, params, "the input", x)
             raise
         return output
     kept: list[object] = []
@@ -136,7 +136,7 @@ def run_forward(params: Model, x: object) -> tuple[object, object]:
             x, residuals = run_forward(part, x)
             kept.append(residuals)
     except Exception as error:
-        _note_part(error, params, len(kept))
+        note_part(error, params, len(kept))
         raise
     return x, tuple(kept)
 
@@ -188,9 +188,9 @@ def _run_back(params: Model, kept: list[object], grad: object, run: _Run) -> tup
             return run(params, kept, grad)
         except Exception as error:
             if (wrong := _misuse(error, params, "a grad", grad) or _misfit(error, params, grad)) is not None:
-                _note_layer(wrong, params, "grad", grad)
+                note_layer(wrong, params, "grad", grad)
                 raise wrong from error
-            _note_layer(error, params, "grad", grad)
+            note_layer(error, params, "grad", grad)
             raise
     first = _first_trainable(params) if run is _backward_params else 0
     inside, grads, place = [*_parts(kept.pop(), len(params))], [*params], len(params)
@@ -200,7 +200,7 @@ def _run_back(params: Model, kept: list[object], grad: object, run: _Run) -> tup
             later = place > first and run is _backward_params  # what is before it needs the gradient with respect to its input
             grads[place], grad = _run_back(params[place], inside, grad, _backward if later else run)
     except Exception as error:
-        _note_part(error, params, place)
+        note_part(error, params, place)
         raise
     return named_as(params, grads), grad
 
@@ -240,7 +240,7 @@ def run_input_half(params: Model, residuals: object, grad: object, *, needed: bo
             place -= 1
             grad, halves[place] = run_input_half(params[place], inside.pop(), grad, needed=needed or place > first)
     except Exception as error:
-        _note_part(error, params, place)
+        note_part(error, params, place)
         raise
     return grad, tuple(halves)
 
@@ -258,7 +258,7 @@ def _input_half(layer: AnyLayer, kept: list[object], grad: object, *, needed: bo
             return grad_x, grads
         return layer.backward_input(kept[0], grad), (kept.pop(), grad)
     except Exception as error:
-        _note_layer(error, layer, "grad", grad)
+        note_layer(error, layer, "grad", grad)
         raise
 
 
@@ -272,7 +272,7 @@ def run_params_half(params: Model, kept: object, *, needed: bool = True) -> Mode
         for place in range(first, len(params)):
             grads[place] = run_params_half(params[place], halves[place], needed=needed or place > first)
     except Exception as error:
-        _note_part(error, params, place)
+        note_part(error, params, place)
         raise
     return named_as(params, grads)
 
@@ -288,7 +288,7 @@ def _params_half(layer: AnyLayer, kept: object, *, needed: bool) -> Model:
         residuals, grad = cast("tuple[object, object]", kept)
         return layer.backward_params(residuals, grad)
     except Exception as error:
-        _note_layer(error, layer, "what was kept", kept)
+        note_layer(error, layer, "what was kept", kept)
         raise
 
 
@@ -370,7 +370,7 @@ def _misfit(error: Exception, layer: AnyLayer, grad: object) -> ValueError | Non
 _OF_KERNELS: Final = frozenset({RuntimeError, IndexError, TypeError, ValueError, AttributeError})
 
 
-def _note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> None:
+def note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> None:
     note = _noted(error)
     if note is None:
         error.add_note(_Place.of("", f"{describe(layer)}; {name} is {describe(value)}"))
@@ -378,7 +378,7 @@ def _note_layer(error: Exception, layer: AnyLayer, name: str, value: object) -> 
         error.__notes__[-1] = _Place.of(note.path if note.named else f".{layer.children[0]}{note.path}", note.what)
 
 
-def _note_part(error: Exception, params: tuple[Model, ...], index: int) -> None:
+def note_part(error: Exception, params: tuple[Model, ...], index: int) -> None:
     names: Sequence[str] = getattr(params, "_fields", ())
     _put_in_front(error, f".{names[index]}" if names else f"[{index}]", named=False)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common import products
+from fundl._common.place import Place
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, Stacked, normal, xavier_uniform, zeros
 from fundl.layer import Layer
@@ -26,14 +27,29 @@ from fundl.layers._projecting import (
     require_visible,
 )
 from fundl.layers._refusals import require_at_least_one
-from fundl.layers.positional import Rotation, rotation, turning
+from fundl.layers.positional import Rotation, rotation, turning, turning_at
 from fundl.random import Key
 from fundl.shapes import Batch, Features, Shape, Steps, expect
-from fundl.tree import BUFFER
+from fundl.tree import BUFFER, Record
 
 Size = TypeVar("Size", bound=int)
 
 _XAVIER: Final = xavier_uniform()
+
+
+@final
+@attrs.frozen(eq=False)
+class KeysAndValues(Record):
+    """What attention keeps of the positions of a sequence that were run, for those that follow.
+
+    Args:
+        keys: (B, length, K, d), of K heads, turned by their positions where the layer is rotary.
+        values: likewise.
+    """
+
+    keys: Tensor
+    values: Tensor
+
 
 _Kept: TypeAlias = tuple[Tensor, Attended, Rotation | None]  # the input; how queries and keys were turned
 
@@ -147,16 +163,11 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, _Kept]:
         require_sequences("SelfAttention", x, self.mask)
-        few = self.key_value_heads or self.heads
-        groups = self.heads, few, few
-        heads = in_heads(x, self.weight, self.bias, sum(groups), layer="SelfAttention")  # (B, H + 2 K, T, d)
         turn = None
         if self.rotary is not None:
-            turn = turning(*heads.shape[2:], base=self.rotary, dtype=heads.dtype, device=heads.device)
-            # in place: the memory is the layer's own, and no one has seen it yet
-            turned = heads.narrow(1, 0, groups[0] + groups[1])
-            turned.copy_(turn.forward(turned))
-        q, k, v = heads.split_with_sizes(groups, 1)
+            size = self.output_weight.shape[1] // self.heads
+            turn = turning(x.shape[1], size, base=self.rotary, dtype=x.dtype, device=x.device)
+        q, k, v = self._projected(x, turn)
         if self.visible is not None:
             require_visible("SelfAttention", self.visible, (*q.shape[:3], k.shape[2]))
         attended = self._attention.forward(q, k, v, self.mask, self.key, pairs=self._pairs(q))
@@ -174,6 +185,52 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         grad_heads = merged(torch.cat((grad_q, grad_k, grad_v), 1))  # (B, T, (H + 2 K) d)
         grads = self.gradient(*of_affine(x, grad_heads, self.bias), *grads_out, self._of_relative(grad_bias))
         return grads, products.matmul(grad_heads, self.weight)
+
+    def _projected(self, x: Tensor, turn: Rotation | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, of which the first two are turned."""
+        few = self.key_value_heads or self.heads
+        heads = in_heads(x, self.weight, self.bias, self.heads + 2 * few, layer="SelfAttention")  # (B, H + 2 K, T, d)
+        if turn is not None:
+            # in place: the memory is the layer's own, and no one has seen it yet
+            turned = heads.narrow(1, 0, self.heads + few)
+            turned.copy_(turn.forward(turned))
+        q, k, v = heads.split_with_sizes((self.heads, few, few), 1)
+        return q, k, v
+
+    # --- A few positions at a time ---
+
+    @override
+    def first_cache(self, batch: int, length: int) -> KeysAndValues:
+        if not self.causal:
+            raise TypeError(
+                "SelfAttention(causal=False) cannot be run a position at a time: what it gives depends on later positions"
+            )
+        for name, given in (("a mask", self.mask), ("visible", self.visible), ("a key", self.key)):
+            if given is not None:
+                raise ValueError(f"SelfAttention has {name}, but is run a position at a time without: take it away")
+        few = self.key_value_heads or self.heads
+        shape = batch, length, few, self.output_weight.shape[1] // self.heads
+        return KeysAndValues(self.weight.new_zeros(shape), self.weight.new_zeros(shape))
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, KeysAndValues]:
+        assert isinstance(cache, KeysAndValues)  # `first_cache` made it
+        require_sequences("SelfAttention", x)
+        turn = None
+        if self.rotary is not None:
+            size = self.output_weight.shape[1] // self.heads
+            of = self.rotary, size, x.dtype
+            turn = place.once(of, lambda: turning_at(place.at.unsqueeze(1), size, base=of[0], dtype=of[2]))
+        q, k, v = self._projected(x, turn)
+        after = KeysAndValues(place.written(cache.keys, k.transpose(1, 2)), place.written(cache.values, v.transpose(1, 2)))
+        if place.is_first:
+            pairs = self._pairs(q)
+        else:
+            bias = None if self.relative is None else relative_bias(self.relative, place.distance)
+            k, v = (part.narrow(1, 0, place.used).transpose(1, 2) for part in (after.keys, after.values))
+            pairs = Pairs(None, bias, place.distance)
+        attended = self._attention.forward(q, k, v, None, None, pairs=pairs)
+        return products.linear(merged(attended.output), self.output_weight, self.output_bias), after
 
     @property
     def _attention(self) -> Attention:

@@ -58,6 +58,7 @@ class Embedding(Layer[Tensor], OwnFans, Generic[Features]):
 
     counterpart = "Embedding(padding_idx=padding)"
     takes_integers = True
+    by_position = True
 
     weight: Tensor
     padding: int | None = attrs.field(default=None, kw_only=True)

@@ -64,6 +64,11 @@ class GLU(Layer[Tensor], Generic[Axis]):
     def __attrs_post_init__(self) -> None:
         require_layer("GLU's activation", self.activation)
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return self.axis in {-1, 2} and self.activation.elementwise
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not -x.ndim <= self.axis < x.ndim or x.shape[self.axis] % 2:

@@ -7,6 +7,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl._common.checks import models
+from fundl._common.place import Place
+from fundl._common.stepping import first_cache, step_inside
 from fundl.layers._inside import Around, Ts, fitting, forward_inside
 from fundl.shapes import S, Through
 from fundl.tree import BUFFER, describe
@@ -41,6 +43,14 @@ class Frozen(Around[None], Generic[*Ts]):
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, None]]:
         y, residuals = forward_inside(self.layers, x)
         return y, (residuals, None)
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return first_cache(self.layers, batch, length)
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        return step_inside(self.layers, x, cache, place)
 
     @override
     def backward(self, residuals: tuple[object, None], grad: Tensor) -> tuple[Self, Tensor]:

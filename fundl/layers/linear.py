@@ -50,6 +50,7 @@ class Linear(Layer[Tensor], Generic[InFeatures, OutFeatures]):
     """
 
     counterpart = "Linear"
+    by_position = True
     usual_gain: ClassVar[float] = 1.0
 
     weight: Tensor

@@ -55,6 +55,8 @@ class LowRank(Layer[tuple[Tensor, Tensor]], Generic[InFeatures, OutFeatures]):
         Hu, Shen, Wallis, Allen-Zhu, Li, Wang, Wang and Chen, LoRA: low-rank adaptation of large language models, 2021.
     """
 
+    by_position = True
+
     weight: Tensor = attrs.field(metadata=BUFFER)
     bias: Tensor | None = attrs.field(metadata=BUFFER)
     down: Tensor

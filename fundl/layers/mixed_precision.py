@@ -10,6 +10,8 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._common.checks import models
+from fundl._common.place import Place
+from fundl._common.stepping import first_cache, step_inside
 from fundl._common.suggestions import with_suggestions
 from fundl.layers._inside import Around, Ts, fitting, forward_inside
 from fundl.shapes import S, Through
@@ -74,6 +76,16 @@ class MixedPrecision(Around[Casts], Generic[*Ts]):
         y, residuals = forward_inside(self._model(), x.to(self.compute) if is_float else x)
         output = self.output or (x.dtype if is_float else self._dtype)
         return y.to(output), (residuals, Casts(x.dtype, y.dtype))
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return first_cache(self._model(), batch, length)
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        is_float = x.is_floating_point()
+        y, after = step_inside(self._model(), x.to(self.compute) if is_float else x, cache, place)
+        return y.to(self.output or (x.dtype if is_float else self._dtype)), after
 
     @override
     def output_shape(self, shape: S) -> Through[S, *Ts]:

@@ -77,6 +77,11 @@ class LayerNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Features]):
         _require_features_to_be_there(self.features)
         require_eps(self.eps)
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return isinstance(self.features, int) or len(self.features) == 1
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
         try:
@@ -177,6 +182,11 @@ class RMSNorm(Layer[tuple[Tensor, Tensor]], Generic[Features]):
     def __attrs_post_init__(self) -> None:
         _require_features_to_be_there(self.features)
         require_eps(self.eps)
+
+    @property
+    @override
+    def by_position(self) -> bool:
+        return isinstance(self.features, int) or len(self.features) == 1
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:

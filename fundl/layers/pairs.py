@@ -15,7 +15,9 @@ from typing_extensions import TypeVar, override
 
 from fundl import tree
 from fundl._common.checks import models, require_model
+from fundl._common.place import Place
 from fundl._common.running import run_forward
+from fundl._common.stepping import first_cache, run_step
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers._inside import Around, Beside, Sizes, Ts
 from fundl.model import Differentiable, output_shape
@@ -277,6 +279,15 @@ class Pipe(Around[None, X, Y, X], Generic[X, Y, *Ts]):
     def forward(self, x: X) -> tuple[Y, tuple[object, None]]:
         y, residuals = run_forward(cast("Model", self.layers), x)  # `pipe` saw that they are layers
         return cast("Y", y), (residuals, None)  # and that the last one gives it
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return first_cache(self.layers, batch, length)
+
+    @override
+    def step(self, x: X, cache: object, place: Place) -> tuple[Y, object]:
+        y, after = run_step(self.layers, x, cache, place)
+        return cast("Y", y), after
 
 
 L1 = TypeVar("L1")

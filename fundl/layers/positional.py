@@ -8,6 +8,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common.listed import Listed
+from fundl._common.place import Place
 from fundl._common.suggestions import with_suggestions
 from fundl.fan import Fans, OwnFans
 from fundl.initializers import Initializer, normal
@@ -74,6 +75,20 @@ class LearnedPositions(Layer[None], OwnFans, Generic[Features]):
         return x + self.weight[: x.shape[-2]], None
 
     @override
+    def first_cache(self, batch: int, length: int) -> object:
+        if length > self.weight.shape[0]:
+            raise ValueError(
+                f"LearnedPositions knows {self.weight.shape[0]} positions, but the cache is for {length}: take a shorter one"
+            )
+        return ()
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        _require_sequences("LearnedPositions", x)
+        require_dtype("LearnedPositions' weight is", self.weight, x)
+        return x + torch.embedding(self.weight, place.at), cache
+
+    @override
     def backward_params(self, residuals: None, grad: Tensor) -> Self:
         used = grad.sum(tuple(range(grad.ndim - 2))) if grad.ndim > 2 else grad  # (T, features)
         unused = self.weight.shape[0] - used.shape[0]
@@ -126,14 +141,18 @@ def learned_positions(
 # --- Angles ------------------------------------------------------------------------------------------------------------
 
 
-def _angles(steps: int, features: int, *, base: float, start: int, device: torch.device | str | None) -> Tensor:
-    """The angle of each step t for each pair i of features, t base^(-2 i / features): (steps, features / 2).
+def _angles(times: Tensor, features: int, base: float) -> Tensor:
+    """The angle of each step t for each pair i of features, t base^(-2 i / features): (..., features / 2) for steps (...).
 
     In float64, in which the angles of a million steps are still right to ten digits.
     """
-    exponents = torch.arange(0, features, 2, dtype=torch.float64, device=device) / -features
-    times = torch.arange(start, start + steps, dtype=torch.float64, device=device)
-    return times.unsqueeze(1) * base**exponents
+    exponents = torch.arange(0, features, 2, dtype=torch.float64, device=times.device) / -features
+    return times.to(torch.float64).unsqueeze(-1) * base**exponents
+
+
+def _require_sequences(layer: str, x: Tensor) -> None:
+    if x.ndim != 3:
+        raise ValueError(f"{layer} is run a position at a time on sequences of shape (B, T, F), not {tuple(x.shape)}")
 
 
 def _require_base(base: float) -> None:
@@ -185,10 +204,22 @@ class SinusoidalPositions(SameShape, Layer[None]):
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         if x.ndim < 2:
             raise ValueError(f"SinusoidalPositions expects an input of shape (..., steps, features), not {tuple(x.shape)}")
-        steps, features = x.shape[-2:]
-        angles = _angles(steps, features, base=self.base, start=0, device=x.device)
-        waves = torch.stack((angles.sin(), angles.cos()), -1).flatten(1)[:, :features]  # the last of an odd number is a sine
-        return x + waves.to(x.dtype), None
+        return x + self._waves(torch.arange(x.shape[-2], device=x.device), x), None
+
+    def _waves(self, times: Tensor, x: Tensor) -> Tensor:
+        """What is added to x at each step."""
+        angles = _angles(times, x.shape[-1], self.base)
+        waves = torch.stack((angles.sin(), angles.cos()), -1).flatten(-2)
+        return waves.narrow(-1, 0, x.shape[-1]).to(x.dtype)  # the last of an odd number is a sine
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return ()
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        _require_sequences("SinusoidalPositions", x)
+        return x + self._waves(place.at, x), cache
 
     @override
     def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
@@ -282,10 +313,15 @@ def turning(
     steps: int, features: int, *, base: float, start: int = 0, dtype: torch.dtype, device: torch.device | str | None
 ) -> Rotation:
     """`rotation`, for layers, which know what they give."""
+    return turning_at(torch.arange(start, start + steps, device=device), features, base=base, dtype=dtype)
+
+
+def turning_at(times: Tensor, features: int, *, base: float, dtype: torch.dtype) -> Rotation:
+    """The rotation of steps (...): cosines and sines (..., features)."""
     _require_base(base)
     if features % 2:
         raise ValueError(f"a rotation turns pairs of features: their number must be even, not {features}")
-    angles = _angles(steps, features, base=base, start=start, device=device)
+    angles = _angles(times, features, base)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     return Rotation(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
 
@@ -331,6 +367,15 @@ class Rotary(SameShape, Layer[Rotation]):
             raise ValueError(f"Rotary expects an input of shape (..., steps, features), not {tuple(x.shape)}")
         turn = turning(x.shape[-2], x.shape[-1], base=self.base, dtype=x.dtype, device=x.device)
         return turn.forward(x), turn
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return ()
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        _require_sequences("Rotary", x)
+        return turning_at(place.at, x.shape[-1], base=self.base, dtype=x.dtype).forward(x), cache
 
     @override
     def backward(self, residuals: Rotation, grad: Tensor) -> tuple[Self, Tensor]:

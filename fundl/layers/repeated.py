@@ -11,6 +11,8 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._common.checks import models
+from fundl._common.place import Place
+from fundl._common.stepping import first_cache, step_inside
 from fundl.layers._inside import Around, Ts, fitting, forward_inside
 from fundl.shapes import Kept, S
 
@@ -76,6 +78,14 @@ class Repeat(Around[None], Generic[*Ts]):
                 )
             kept.append(residuals)
         return x, (tuple(kept), None)
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return first_cache(tuple(self.blocks), batch, length)
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        return step_inside(tuple(self.blocks), x, cache, place)
 
     @override
     def _model(self, own: None) -> tuple[object, ...]:

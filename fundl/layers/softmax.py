@@ -47,6 +47,11 @@ class Softmax(SameShape, Layer[Tensor]):
 
     axis: int = -1
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return self.axis in {-1, 2}
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         _require_axis(self, self.axis, x)
@@ -86,6 +91,11 @@ class LogSoftmax(SameShape, Layer[Tensor]):
     counterpart = "LogSoftmax(dim=axis)"
 
     axis: int = -1
+
+    @property
+    @override
+    def by_position(self) -> bool:
+        return self.axis in {-1, 2}
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ A layer made of layers holds them in a tuple, typed part by part, and so is its 
 import functools
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Generic, Literal, Self, final, overload
+from typing import ClassVar, Generic, Literal, Self, cast, final, overload
 
 import attrs
 import torch
@@ -15,6 +15,8 @@ from typing_extensions import TypeVar, override
 
 from fundl import tree
 from fundl._common.checks import models
+from fundl._common.place import Place
+from fundl._common.stepping import first_cache, step_inside
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import Layer
 from fundl.layers._inside import Around, Beside, Sizes, Ts, fitting, forward_inside
@@ -216,6 +218,15 @@ class Residual(Around[None], Generic[*Ts]):
         return x + output, (residuals, None)
 
     @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return first_cache(self.layers, batch, length)
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        y, after = step_inside(self.layers, x, cache, place)
+        return x + y, after
+
+    @override
     def _grad_x(self, own: None, grad: Tensor, grad_inside: Tensor) -> Tensor:
         return grad + grad_inside
 
@@ -283,6 +294,18 @@ class Parallel(Beside[tuple[Sizes | None, tuple[object, ...]]], Generic[*Ts]):
             return functools.reduce(torch.add, outputs), (None, kept)
         _require_one_shape_but_for(self.axis, outputs)
         return torch.cat([*outputs], self.axis), (Sizes(tuple(output.shape[self.axis] for output in outputs)), kept)
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        if self.join == "concatenate" and self.axis not in {-1, 2}:
+            raise TypeError(f"parallel(..., axis={self.axis}) cannot be run a position at a time: it does not join features")
+        return tuple(self._each(lambda model: first_cache(model, batch, length)))
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        own = iter(cast("tuple[object, ...]", cache))
+        outputs, after = zip(*self._each(lambda model: step_inside(model, x, next(own), place)), strict=True)
+        return functools.reduce(torch.add, outputs) if self.join == "sum" else torch.cat(outputs, self.axis), after
 
     @override
     def _models(self) -> tuple[object, ...]:
@@ -377,6 +400,14 @@ class Checkpoint(Around[tuple[Statistics, ...]], Generic[*Ts]):
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, tuple[Statistics, ...]]]:
         output, residuals = forward_inside(self.layers, x)
         return output, (x, tuple(record for record in tree.records(residuals) if isinstance(record, Statistics)))
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return first_cache(self.layers, batch, length)
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        return step_inside(self.layers, x, cache, place)
 
     @override
     def _kept_inside(self, kept: object) -> object:

@@ -9,7 +9,9 @@ from typing_extensions import TypeVar, override
 
 from fundl._common import products
 from fundl._common.checks import models
+from fundl._common.place import Place
 from fundl._common.running import run_backward
+from fundl._common.stepping import first_cache, step_inside
 from fundl.layer import Layer, Model, zero_gradient
 from fundl.layers._inside import Ts, fitting, forward_inside
 from fundl.layers._layout import as_matrix
@@ -67,6 +69,15 @@ class Tied(Layer[tuple[Tensor, object, Tensor]], Generic[Features, *Ts]):
                 f" {tuple(h.shape)}"
             )
         return products.linear(h, self.embedding.weight, None), (tokens, residuals, h)
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return first_cache(self.layers, batch, length)
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        h, after = step_inside(self.layers, self.embedding.forward(x)[0], cache, place)
+        return products.linear(place.wanted(h), self.embedding.weight, None), after
 
     @override
     def backward(self, residuals: tuple[Tensor, object, Tensor], grad: Tensor) -> tuple[Self, Tensor]:

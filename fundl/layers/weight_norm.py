@@ -81,6 +81,11 @@ class WeightNorm(Around[tuple[Tensor, Tensor]], Dependent, Generic[L]):
     axis: int = attrs.field(default=0, kw_only=True)
     gain_init: Initializer = attrs.field(default=ones(), kw_only=True)
 
+    @property
+    @override
+    def by_position(self) -> bool:
+        return self.layer.by_position
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, tuple[Tensor, Tensor]]]:
         v = _weight(self.layer)
@@ -207,6 +212,11 @@ class WeightStandardization(Around[tuple[Tensor, Tensor, Tensor]], Generic[L]):
 
     def __attrs_post_init__(self) -> None:
         require_eps(self.eps)
+
+    @property
+    @override
+    def by_position(self) -> bool:
+        return self.layer.by_position
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, tuple[Tensor, Tensor, Tensor]]]:

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Generic, Self, TypeAlias
+from typing import ClassVar, Generic, Self, TypeAlias, cast
 
 import attrs
 import torch
@@ -11,6 +11,7 @@ from typing_extensions import TypedDict, TypeVar, override
 
 from fundl import tree
 from fundl._common.half import HALF, narrowed, widened
+from fundl._common.place import Place
 from fundl.initializers import Initializer, VarianceScaling
 from fundl.layer import Layer
 from fundl.layers._layout import require_sizes
@@ -31,6 +32,9 @@ Residuals: TypeAlias = tuple[tuple[Tensor, ...], tuple[Kept, ...]]
 class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions]):
     """What RNN, GRU and LSTM have in common: layers of recurrences, each layer over the output of the one before it."""
 
+    parts_of_state: ClassVar[int] = 1
+    """How many tensors the state of a recurrence is."""
+
     layers: tuple[tuple[Recurrence, ...], ...]
     mask: Tensor | None = attrs.field(default=None, metadata=BUFFER, kw_only=True)
 
@@ -46,6 +50,22 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
     def forward(self, x: Tensor) -> tuple[Tensor, Residuals]:
         output, _, residuals = self.run(x, None)
         return output, residuals
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        if any(len(layer) > 1 for layer in self.layers):
+            raise TypeError(
+                f"a bidirectional {type(self).__name__} cannot be run a position at a time: it looks at later positions, too"
+            )
+        if self.mask is not None:
+            raise ValueError(f"{type(self).__name__} has a mask, but is run a position at a time without: take it away")
+        zeros = [layer[0].weight_hh.new_zeros(batch, layer[0].weight_hh.shape[1]) for layer in self.layers]
+        return tuple((zero,) * self.parts_of_state for zero in zeros)
+
+    @override
+    def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        y, after, _ = self.run(x, cast("Sequence[States]", cache))
+        return y, tuple(after)
 
     @override
     def backward(self, residuals: Residuals, grad: Tensor) -> tuple[Self, Tensor]:

@@ -291,6 +291,8 @@ class LSTM(Recurrent[InFeatures, HiddenFeatures, Directions]):
     torch.Size([2, 5, 4])
     """
 
+    parts_of_state = 2  # hidden, cell
+
     @override
     def _sweep(self, sweep: Sweep) -> tuple[Tensor, States, Kept]:
         return sweeps.lstm_forward(sweep)
