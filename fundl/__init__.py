@@ -66,7 +66,7 @@ from fundl.layers.transformer import (
     transformer_block as transformer_block,
 )
 from fundl.layers.recurrent.layers import GRU as GRU, LSTM as LSTM, RNN as RNN, gru as gru, lstm as lstm, rnn as rnn
-from fundl.layers.recurrent.sweeps import Recurrence as Recurrence
+from fundl.layers.recurrent.recurrence import Recurrence as Recurrence
 from fundl.layers.recurrent.stateful import LSTMState as LSTMState, Stateful as Stateful, stateful as stateful
 from fundl.layers.batch_norm import (
     BatchNorm as BatchNorm, batch_norm as batch_norm, calibrate as calibrate, track as track,

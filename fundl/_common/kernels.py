@@ -339,6 +339,24 @@ _BackwardSettings: TypeAlias = tuple[bool, int, int, int, bool, bool, bool, tupl
 _Backward: TypeAlias = tuple[*LSTMTensors, *tuple[Tensor, Tensor, Tensor], *LSTMGrads, *_BackwardSettings]
 mkldnn_lstm_backward: Callable[[*_Backward], LSTMTensors] = _aten.mkldnn_rnn_layer_backward.default
 
+# By cuDNN, all steps of one layer. x (T, B, in), contiguous; the weights, how many they are, and all in one piece; h and c
+# before, (1, B, H), contiguous. Then the number of the kind, H, 0, 1 layer, False, no dropout, whether backward follows, one
+# direction, no sizes, None. It gives h after each step (T, B, H), h and c after the last, (1, B, H), bytes for backward, and
+# the piece.
+_CudnnTensors: TypeAlias = tuple[Tensor, list[Tensor], int, Tensor, Tensor, Tensor | None]
+_CudnnSettings: TypeAlias = tuple[int, int, int, int, bool, float, bool, bool, tuple[()], None]
+_CudnnForward: TypeAlias = tuple[*_CudnnTensors, *_CudnnSettings]
+cudnn_rnn: Callable[[*_CudnnForward], tuple[Tensor, Tensor, Tensor, Tensor, Tensor]] = _aten._cudnn_rnn.default
+# The same up to c, h after each step, contiguous, the gradients with respect to what forward gave, the settings, the bytes,
+# which it writes over, and which gradients are wanted: of x, h, c, and the weights; these come in a list.
+_CudnnGrads: TypeAlias = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
+_CudnnBackward: TypeAlias = tuple[*_CudnnTensors, *_CudnnGrads, *_CudnnSettings, Tensor, tuple[bool, bool, bool, bool]]
+cudnn_rnn_backward: Callable[[*_CudnnBackward], tuple[Tensor, Tensor, Tensor | None, list[Tensor]]] = (
+    _aten._cudnn_rnn_backward.default
+)
+# Weights, how many they are, in, the number of the kind, H, 0, 1 layer, False, one direction: the piece in which they are now.
+cudnn_pack: Callable[[list[Tensor], int, int, int, int, int, int, bool, bool], Tensor] = _aten._cudnn_rnn_flatten_weight.default
+
 # On CUDA, one step. What the input and what the hidden state give to the gates, (B, 4 H) each, and c before, (B, H): h, c, and
 # the gates behind their activations, (B, 4 H).
 lstm_cell: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor]] = _aten._thnn_fused_lstm_cell.default

@@ -8,7 +8,7 @@ from fundl import tree
 from fundl.interop.torch_nn._counterparts import META, copied, require
 from fundl.interop.torch_nn._rules import model_of, module_of, stands_alone
 from fundl.layers.recurrent.layers import GRU, LSTM, RNN, gru, lstm, rnn
-from fundl.layers.recurrent.sweeps import Recurrence
+from fundl.layers.recurrent.recurrence import Recurrence
 
 stands_alone(
     "it gives a pair of output and states, which nn.Sequential would hand on: convert the modules, or the layers, before it and"

@@ -17,7 +17,7 @@ from fundl.layer import Layer
 from fundl.layers._layout import require_sizes
 from fundl.layers._refusals import require_at_least_one
 from fundl.layers.linear import explain_misfit
-from fundl.layers.recurrent.sweeps import Kept, Recurrence, States, Sweep, SweptBack
+from fundl.layers.recurrent.recurrence import Kept, Recurrence, States, Sweep, SweptBack
 from fundl.shapes import AnySize, Batch, InFeatures, Product, Shape, Steps, expect
 from fundl.tree import BUFFER
 

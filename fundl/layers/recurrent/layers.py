@@ -11,7 +11,7 @@ from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer
 from fundl.layers.recurrent import sweeps
 from fundl.layers.recurrent._base import Directions, HiddenFeatures, Options, Recurrent, layers_of
-from fundl.layers.recurrent.sweeps import Activation, Kept, States, Sweep, SweptBack
+from fundl.layers.recurrent.recurrence import Activation, Kept, States, Sweep, SweptBack
 from fundl.shapes import InFeatures
 
 In = TypeVar("In", bound=int)
@@ -53,7 +53,7 @@ class RNN(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
     Residuals:
         The input and the output, shared, and the outputs of inner layers. With a mask, for each element of each layer's
-        output, h as well.
+        output, h as well. On a GPU, without a mask, cuDNN does the work, and keeps bytes of its own.
 
     Raises:
         ValueError: the input is not of shape (B, T, in), or not of the mask's B and T.
@@ -174,8 +174,8 @@ class GRU(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
     Residuals:
         The input and the output, shared. For each element of each layer's output, the three gates and q, 4 numbers; for each
-        of an inner layer's output, that too. With a mask, h as well, 1 more for each
-        element of each layer's output.
+        of an inner layer's output, that too. With a mask, h as well, 1 more for each element of each layer's output. On a GPU,
+        without a mask, cuDNN does the work, and keeps bytes of its own in the place of the 4.
 
     Raises:
         ValueError: the input is not of shape (B, T, in), or not of the mask's B and T.
@@ -276,7 +276,8 @@ class LSTM(Recurrent[InFeatures, HiddenFeatures, Directions]):
     Residuals:
         The input and the output, shared. For each element of each layer's output, the four gates and c, 5 numbers; for each
         of an inner layer's output, that too. With a mask, h as well, 1 more for each element of each layer's output. In
-        float32 on the CPU, without a mask, oneDNN's kernel does the work, and keeps about 15 numbers in the place of the 5.
+        float32 on the CPU, without a mask, oneDNN's kernel does the work, and keeps about 15 numbers in the place of the 5; on a
+        GPU, without a mask, cuDNN, which keeps bytes of its own.
 
     Raises:
         ValueError: the input is not of shape (B, T, in), or not of the mask's B and T.

@@ -12,7 +12,7 @@ from fundl._common.listed import Listed
 from fundl.layer import Layer
 from fundl.layers.recurrent._base import Recurrent, Residuals
 from fundl.layers.recurrent.layers import GRU, LSTM, RNN
-from fundl.layers.recurrent.sweeps import States
+from fundl.layers.recurrent.recurrence import States
 from fundl.shapes import AnySize
 from fundl.tree import Record, describe
 

@@ -13,108 +13,14 @@ A step that the mask calls padding leaves the state as it is, and gives 0. What 
 nobody else has it yet.
 """
 
-from collections.abc import Callable
-from typing import Final, Literal, TypeAlias, final
-
 import attrs
 import torch
 from torch import Tensor
-from typing_extensions import override
 
-from fundl._common import fused_lstm, kernels, products
+from fundl._common import kernels, products
 from fundl._common.fused_cells import cells_run
-from fundl._common.listed import Listed
-from fundl.initializers import Initializer
-from fundl.layers._layout import require_sizes
-from fundl.tree import Record, describe
-
-Activation: TypeAlias = Literal["tanh", "relu"]
-"""Of an RNN."""
-States: TypeAlias = tuple[Tensor, ...]
-"""The state of a recurrence, each (B, H): (h,), or (h, c) of an LSTM."""
-Kept: TypeAlias = tuple[Tensor, ...]
-"""What a sweep keeps for backward: the hidden state after each step, (T, B, H), and what else its kind needs."""
-
-
-@final
-@attrs.frozen(eq=False)
-class Recurrence(Record, metaclass=Listed):
-    """The parameters of one recurrence: of one layer in one direction.
-
-    G is the number of gates, which lie one below the other: 1 of an `RNN`; 3 of a `GRU`: reset, update, new; 4 of an `LSTM`:
-    input, forget, cell, output.
-
-    Args:
-        weight_ih: from the input to the gates, of shape (G hidden, in).
-        weight_hh: from the hidden state to the gates, of shape (G hidden, hidden).
-        bias_ih: added to the first, of shape (G hidden,), or None.
-        bias_hh: added to the second, likewise; None if and only if bias_ih is.
-        weight_ih_init: how `initialize` draws weight_ih; None if it keeps its values. The others likewise.
-    """
-
-    weight_ih: Tensor
-    weight_hh: Tensor
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-    weight_ih_init: Initializer | None = attrs.field(default=None, kw_only=True)
-    weight_hh_init: Initializer | None = attrs.field(default=None, kw_only=True)
-    bias_ih_init: Initializer | None = attrs.field(default=None, kw_only=True)
-    bias_hh_init: Initializer | None = attrs.field(default=None, kw_only=True)
-
-    @override
-    def __repr__(self) -> str:  # without the initialisers: a layer has many recurrences, with the same
-        return f"Recurrence({', '.join(f'{name}={describe(getattr(self, name))}' for name in self.children)})"
-
-
-@final
-@attrs.frozen
-class Sweep:
-    """A recurrence, and what it runs over.
-
-    Args:
-        weights: its parameters.
-        x: the input, (T, B, in).
-        state: before the first step; None for zeros.
-        mask: (T, B, 1), True where a step is real; None if all are.
-        reverse: whether it runs from the last step to the first.
-    """
-
-    weights: Recurrence
-    x: Tensor
-    state: States | None
-    mask: Tensor | None
-    reverse: bool
-
-    def order(self) -> range:
-        """The steps, as forward goes."""
-        steps = len(self.x)
-        return range(steps - 1, -1, -1) if self.reverse else range(steps)
-
-    def order_back(self) -> list[tuple[int, int]]:
-        """The steps, as backward goes, each with the one that forward took before it: T before the first of all."""
-        order = [len(self.x), *self.order()]
-        return list(zip(order[:0:-1], order[-2::-1], strict=True))
-
-    def start(self, index: int) -> Tensor:
-        """One of the tensors of the state before the first step."""
-        return self.x.new_zeros(self.x.shape[1], self.weights.weight_hh.shape[1]) if self.state is None else self.state[index]
-
-
-@final
-@attrs.frozen
-class SweptBack:
-    """What a sweep's backward gives.
-
-    Args:
-        grads: computes the gradients with respect to the parameters.
-        grad_x: computes that with respect to the input, (T, B, in).
-        state: that with respect to the state before the first step.
-    """
-
-    grads: Callable[[], Recurrence]
-    grad_x: Callable[[], Tensor]
-    state: States
-
+from fundl.layers.recurrent import whole
+from fundl.layers.recurrent.recurrence import Activation, Kept, Recurrence, States, Sweep, SweptBack
 
 # --- What all have in common -------------------------------------------------------------------------------------------
 
@@ -206,6 +112,10 @@ def _swept_back(sweep: Sweep, kept: Kept, d: Tensor, d_hidden: Tensor, state: St
 
 def rnn_forward(sweep: Sweep, activation: Activation) -> tuple[Tensor, States, Kept]:
     """Output, last state, and what backward needs: the hidden states, h = activation(W x + b + U h' + v)."""
+    return whole.cudnn_forward(sweep, activation) if whole.in_cudnn(sweep, activation) else _rnn_steps(sweep, activation)
+
+
+def _rnn_steps(sweep: Sweep, activation: Activation) -> tuple[Tensor, States, Kept]:
     hiddens = _from_input(sweep, _both_biases(sweep.weights))
     hidden, recurrent = sweep.start(0), sweep.weights.weight_hh.t()
     steps = hiddens.unbind(0)
@@ -223,7 +133,9 @@ def _activated(x: Tensor, activation: Activation) -> Tensor:
 
 def rnn_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None, *, activation: Activation) -> SweptBack:
     """Backward through time: d = grad_h activation', and U^T d is added to grad_h of the step before."""
-    (hidden,) = kept
+    if len(kept) == whole.KEPT_FOR_CUDNN and whole.in_cudnn(sweep, activation, grad, *(grad_last or ())):
+        return whole.cudnn_backward(sweep, kept, grad, grad_last, kind=activation)
+    hidden = kept[0]
     d = 1 - hidden * hidden if activation == "tanh" else (hidden > 0).to(hidden.dtype)
     d, passed = d if sweep.mask is None else d * sweep.mask, _passed(sweep, d)
     grad_hidden = _grad_hidden(sweep, grad, grad_last)
@@ -242,6 +154,10 @@ def gru_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
 
     (r, z) = sigmoid(W x + b + U h' + v), n = tanh(W x + b + r q), q = U h' + v, h = (1 - z) n + z h', h' from the step before.
     """
+    return whole.cudnn_forward(sweep, "gru") if whole.in_cudnn(sweep, "gru") else _gru_steps(sweep)
+
+
+def _gru_steps(sweep: Sweep) -> tuple[Tensor, States, Kept]:
     weights, hidden = sweep.weights, sweep.start(0)
     gates, size = _from_input(sweep, weights.bias_ih), weights.weight_hh.shape[1]
     reset_update, new = (part.unbind(0) for part in gates.split_with_sizes((2 * size, size), 2))
@@ -272,6 +188,10 @@ def gru_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | Non
     With s = (1 - z) (1 - n^2) grad_h, the gradient with respect to what n is the tanh of, d is
     (q r (1 - r) s, (h' - n) z (1 - z) grad_h, r s), and with respect to what the input gives (..., ..., s).
     """
+    if len(kept) == whole.KEPT_FOR_CUDNN:
+        if whole.in_cudnn(sweep, "gru", grad, *(grad_last or ())):
+            return whole.cudnn_backward(sweep, kept, grad, grad_last, kind="gru")
+        kept = _gru_steps(sweep)[2]  # as a trace or a map of backward alone finds it
     hidden, gates, q = kept
     r, z, n = gates.view(*q.shape[:2], 3, q.shape[2]).unbind(2)
     to_new = kernels.tanh_backward(1 - z, n)
@@ -296,8 +216,12 @@ def lstm_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
 
     (i, f, o) = sigmoid(W x + b + U h' + v), g = tanh(likewise), c = f c' + i g, h = o tanh(c), h' and c' from the step before.
     """
-    if _fused_runs(sweep):
-        return _fused_forward(sweep)
+    if whole.in_cudnn(sweep, "lstm"):
+        return whole.cudnn_forward(sweep, "lstm")
+    return whole.onednn_forward(sweep) if whole.in_onednn(sweep) else _lstm_steps(sweep)
+
+
+def _lstm_steps(sweep: Sweep) -> tuple[Tensor, States, Kept]:
     weights, hidden, cell = sweep.weights, sweep.start(0), sweep.start(1)
     gates, recurrent, size = _from_input(sweep, _both_biases(weights)), weights.weight_hh.t(), weights.weight_hh.shape[1]
     input_forget, new, output = (part.unbind(0) for part in gates.split_with_sizes((2 * size, size, size), 2))
@@ -331,8 +255,12 @@ def lstm_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | No
     d = (g i (1 - i) grad_c, c' f (1 - f) grad_c, i (1 - g^2) grad_c, tanh(c) o (1 - o) grad_h), and grad_c of the step before
     is f grad_c.
     """
-    if len(kept) == _FUSED:
-        return _fused_backward(sweep, kept, grad, grad_last)
+    if len(kept) == whole.KEPT_FOR_ONEDNN:
+        return whole.onednn_backward(sweep, kept, grad, grad_last)
+    if len(kept) == whole.KEPT_FOR_CUDNN:
+        if whole.in_cudnn(sweep, "lstm", grad, *(grad_last or ())):
+            return whole.cudnn_backward(sweep, kept, grad, grad_last, kind="lstm")
+        kept = _lstm_steps(sweep)[2]  # as a trace or a map of backward alone finds it
     _, gates, cells = kept
     if cells_run(gates, cells, sweep.weights.weight_hh, grad, *(grad_last or ()), *(sweep.state or ())):
         return _lstm_back_in_cells(sweep, kept, grad, grad_last)
@@ -375,59 +303,3 @@ def _lstm_back_in_cells(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: State
         found.append(d)
     of_gates = _in_time(sweep, found[::-1], gates[0])
     return _swept_back(sweep, kept, of_gates, of_gates, (grad_hidden[-1], grad_cell))
-
-
-# --- LSTM, fused -------------------------------------------------------------------------------------------------------
-
-# In float32 on the CPU, without a mask, oneDNN's kernel does all of the above at once, in half to two thirds of the time.
-
-_FUSED: Final = 4
-"""How much the fused sweep keeps: the hidden states, h and c after the last step, and the kernel's workspace."""
-
-
-def _fused_tensors(sweep: Sweep) -> kernels.LSTMTensors:
-    weights = sweep.weights
-    biases = [weights.weight_ih if bias is None else bias for bias in (weights.bias_ih, weights.bias_hh)]
-    return sweep.x, weights.weight_ih, weights.weight_hh, biases[0], biases[1], sweep.start(0), sweep.start(1)
-
-
-def _fused_runs(sweep: Sweep) -> bool:
-    """Whether the kernel can be trusted with the sweep; what does not fit is left to the steps above, which tell."""
-    weights, size = sweep.weights, sweep.weights.weight_hh.shape[1]
-    return (
-        sweep.mask is None
-        and fused_lstm.lstm_runs(*_fused_tensors(sweep))
-        and weights.weight_ih.shape == (4 * size, sweep.x.shape[2])
-        and weights.weight_hh.shape == (4 * size, size)
-        and all(bias is None or bias.shape == (4 * size,) for bias in (weights.bias_ih, weights.bias_hh))
-        and all(sweep.start(index).shape == (sweep.x.shape[1], size) for index in range(2))
-    )
-
-
-def _fused_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
-    hidden, *last, workspace = fused_lstm.lstm(
-        _fused_tensors(sweep), biased=sweep.weights.bias_ih is not None, reverse=sweep.reverse
-    )
-    return hidden, tuple(last), (hidden, *last, workspace)
-
-
-def _fused_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
-    hidden, last_hidden, last_cell, workspace = kept
-    for part in grad_last or ():
-        require_sizes(part, hidden.shape[1:])
-    biased = sweep.weights.bias_ih is not None
-    grad_x, weight_ih, weight_hh, bias_ih, bias_hh, *state = fused_lstm.lstm_backward(
-        _fused_tensors(sweep),
-        (hidden, last_hidden, last_cell, workspace),
-        (grad, *((None, None) if grad_last is None else grad_last)),
-        biased=biased,
-        reverse=sweep.reverse,
-    )
-    grads = attrs.evolve(
-        sweep.weights,
-        weight_ih=weight_ih,
-        weight_hh=weight_hh,
-        bias_ih=bias_ih if biased else None,
-        bias_hh=bias_hh if biased else None,
-    )
-    return SweptBack(lambda: grads, lambda: grad_x, tuple(state))

@@ -1,0 +1,101 @@
+"""cuDNN's recurrent networks: all steps of a layer in one call, forward and backward."""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Final, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fundl._common import kernels
+from fundl._common.fused_cells import cells_run
+
+Kind: TypeAlias = Literal["relu", "tanh", "lstm", "gru"]
+
+_NUMBERS: Final[dict[Kind, int]] = {"relu": 0, "tanh": 1, "lstm": 2, "gru": 3}
+GATES: Final[dict[Kind, int]] = {"relu": 1, "tanh": 1, "lstm": 4, "gru": 3}
+"""How many each has."""
+_MOST_ROWS: Final = 2**16 - 1
+_MOST_NUMBERS: Final = 2**31 - 1
+
+
+def cudnn_runs(gates: int, x: Tensor, *tensors: Tensor) -> bool:
+    """Whether cuDNN takes what belongs to a sweep over x (T, B, in), with so many gates in all.
+
+    It takes float32 and float64, neither traced nor mapped. Its bits may differ from run to run: not where they must not.
+    """
+    return (
+        x.is_cuda
+        and not torch.version.hip
+        and x.dtype in {torch.float32, torch.float64}
+        and x.shape[1] <= _MOST_ROWS
+        and math.prod(x.shape[:2]) * max(gates, x.shape[2]) <= _MOST_NUMBERS
+        and torch._C._has_cudnn
+        and torch._C._get_cudnn_enabled()
+        and not torch.are_deterministic_algorithms_enabled()
+        and cells_run(x, *tensors)
+    )
+
+
+def forward(kind: Kind, x: Tensor, weights: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[Tensor, list[Tensor], Tensor]:
+    """The hidden state after each step (T, B, H), the states after the last, and what backward needs, in bytes.
+
+    weights are weight_ih, weight_hh, bias_ih and bias_hh, or the first two.
+    """
+    hidden, cell = _layers(states)
+    given = x.contiguous(), [*weights], len(weights), _packed(kind, weights), hidden, cell
+    number, size = _NUMBERS[kind], weights[1].shape[1]
+    output, hidden, cell, reserve, _ = kernels.cudnn_rnn(*given, number, size, 0, 1, False, 0.0, True, False, (), None)
+    return output, [last.squeeze(0) for last in (hidden, cell)[: len(states)]], reserve
+
+
+def backward(  # noqa: PLR0917  # as in all such kernels
+    kind: Kind,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    states: Sequence[Tensor],
+    output: Tensor,
+    reserve: Tensor,
+    grad: Tensor,
+    grad_last: Sequence[Tensor] | None,
+) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The gradients with respect to x, the weights, and the states before the first step.
+
+    cuDNN writes over what forward left for it: it gets a copy.
+    """
+    hidden, cell = _layers(states)
+    given = x.contiguous(), [*weights], len(weights), _packed(kind, weights), hidden, cell
+    grad_hidden, grad_cell = (None, None) if grad_last is None else _layers(grad_last)
+    grads = output.contiguous(), grad.contiguous(), grad_hidden, grad_cell
+    number, size, wanted = _NUMBERS[kind], weights[1].shape[1], (True, True, kind == "lstm", True)
+    grad_x, *of_states, found = kernels.cudnn_rnn_backward(
+        *given, *grads, number, size, 0, 1, False, 0.0, True, False, (), None, reserve.clone(), wanted
+    )
+    return grad_x, found, [first.squeeze(0) for first in of_states[: len(states)] if first is not None]
+
+
+def _layers(states: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """States (B, H) as those of the one layer, (1, B, H); without a cell, None."""
+    hidden, *cell = (state.unsqueeze(0).contiguous() for state in states)
+    return hidden, cell[0] if cell else None
+
+
+def _packed(kind: Kind, weights: Sequence[Tensor]) -> Tensor:
+    """All weights in one piece of memory, as cuDNN wants them; biases that there are not are 0."""
+    first = weights[0]
+    length, places = _places(kind, first.shape[1], weights[1].shape[1], first.dtype, first.device)
+    packed = first.new_zeros(length)
+    parts = [packed.narrow(0, place, own.numel()).view(own.shape) for place, own in zip(places, weights, strict=False)]
+    torch._foreach_copy_(parts, list(weights))
+    return packed
+
+
+@functools.cache
+def _places(kind: Kind, inputs: int, size: int, dtype: torch.dtype, device: torch.device) -> tuple[int, tuple[int, ...]]:
+    """How many numbers the piece has, and where the weights begin in it: torch tells by putting some there."""
+    rows = GATES[kind] * size
+    shapes = (rows, inputs), (rows, size), (rows,), (rows,)
+    weights = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
+    packed = kernels.cudnn_pack(weights, len(weights), inputs, _NUMBERS[kind], size, 0, 1, False, False)
+    return packed.numel(), tuple([int(weight.storage_offset()) for weight in weights])
