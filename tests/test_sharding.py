@@ -357,6 +357,25 @@ def test_moments_divided_give_the_numbers_of_one_process(name: str) -> None:
             assert its_nbytes < 0.75 * nbytes
 
 
+def where_steps_write(group: Group, name: str) -> list[list[int]]:
+    """Where the parameters are after each of some steps, the first of which is given a model that somebody holds."""
+    model, optimizer = initialize(key(0), whole()), around(group)[name]
+    state = train_state(key(1), model, optimizer)
+    step, batch = train_step(cross_entropy, optimizer, over=group, donate=True), (torch.ones(4, 3), torch.zeros(4).long())
+    found: list[list[int]] = []
+    for _ in range(3):
+        state, _ = step(state, batch)
+        found.append([leaf.data_ptr() for leaf in tree.trainable_leaves(state.model)])
+    return found
+
+
+@pytest.mark.parametrize("name", ["adam", "clipped around"])
+def test_steps_with_moments_divided_write_over_what_the_first_made(name: str) -> None:
+    for size in (1, 2):
+        for first, second, third in together(size, where_steps_write, name):
+            assert first == second == third
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["adam", "scaled around"])
 def test_compiled_steps_divide_moments(name: str) -> None:

@@ -81,7 +81,8 @@ class ShardMoments(Transform[ShardedState[S]], Generic[S]):
 
     @override
     def move(self, grads: Tensors, state: ShardedState[S], params: Tensors) -> tuple[Tensors, ShardedState[S]]:
-        return self._by_rows(lambda transform: transform.move, grads, state, params)
+        moved, state = self._by_rows(lambda transform: transform.move, grads, state, params)
+        return tuple(map(_in_own_memory, moved)), state
 
     @property
     @override
@@ -167,12 +168,18 @@ class ShardMoments(Transform[ShardedState[S]], Generic[S]):
         results = [*made]
         places = self._cut(splits)
         for place, whole in zip(places, gathered([made[place] for place in places], self.group), strict=True):
-            results[place] = whole[: params[place].shape[0]]
+            rows = params[place].shape[0]
+            results[place] = whole if whole.shape[0] == rows else whole[:rows]
         return tuple(results), state if inner is state.inner else attrs.evolve(state, inner=inner)
 
 
 def _has_rows(leaf: Tensor) -> bool:
     return leaf.ndim > 0 and leaf.shape[0] > 0
+
+
+def _in_own_memory(tensor: Tensor) -> Tensor:
+    """A copy of what is a part of something that was gathered: no later step could write over it."""
+    return tensor.clone() if is_untraced(tensor) and tensor._is_view() else tensor
 
 
 def _own_rows(tensor: Tensor, group: Group, rank: Tensor) -> Tensor:
