@@ -29,7 +29,7 @@ from fundl import (
 from fundl._common import cudnn_recurrent, fused_cells, fused_lstm, kernels, modes
 from fundl._common.fused_cells import cells_run
 from fundl._common.running import run_backward, run_forward
-from fundl.layers.recurrent import sweeps
+from fundl.layers.recurrent import _sweeps
 from tests.fake_cuda import DEVICE, on_device, watched
 
 Make: TypeAlias = Callable[..., LSTM | GRU]  # type: ignore[explicit-any]  # of the options of both
@@ -88,7 +88,7 @@ def formulas(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for function in (_lstm_cell, _lstm_cell_backward, _gru_cell):
         monkeypatch.setattr(kernels, function.__name__[1:], noted(function))
-    monkeypatch.setattr(sweeps, "cells_run", lambda *tensors: all(x.numel() > 0 for x in tensors))
+    monkeypatch.setattr(_sweeps, "cells_run", lambda *tensors: all(x.numel() > 0 for x in tensors))
     monkeypatch.setattr(fused_lstm, "lstm_runs", lambda *_: False)
     monkeypatch.setattr(cudnn_recurrent, "cudnn_runs", lambda *_: False)
     return called
@@ -114,7 +114,7 @@ def _random(seed: int, *shape: int) -> Tensor:
 @contextmanager
 def _without_cells() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweeps, "cells_run", lambda *_: False)
+        patch.setattr(_sweeps, "cells_run", lambda *_: False)
         yield
 
 

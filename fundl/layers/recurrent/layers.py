@@ -9,7 +9,7 @@ from typing_extensions import TypeVar, Unpack, override
 
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer
-from fundl.layers.recurrent import sweeps
+from fundl.layers.recurrent import _sweeps
 from fundl.layers.recurrent._base import Directions, HiddenFeatures, Options, Recurrent, layers_of
 from fundl.layers.recurrent.recurrence import Activation, Kept, States, Sweep, SweptBack
 from fundl.shapes import InFeatures
@@ -75,11 +75,11 @@ class RNN(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
     @override
     def _sweep(self, sweep: Sweep) -> tuple[Tensor, States, Kept]:
-        return sweeps.rnn_forward(sweep, self.activation)
+        return _sweeps.rnn_forward(sweep, self.activation)
 
     @override
     def _sweep_back(self, sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
-        return sweeps.rnn_backward(sweep, kept, grad, grad_last, activation=self.activation)
+        return _sweeps.rnn_backward(sweep, kept, grad, grad_last, activation=self.activation)
 
 
 class RNNOptions(Options, total=False):
@@ -192,11 +192,11 @@ class GRU(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
     @override
     def _sweep(self, sweep: Sweep) -> tuple[Tensor, States, Kept]:
-        return sweeps.gru_forward(sweep)
+        return _sweeps.gru_forward(sweep)
 
     @override
     def _sweep_back(self, sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
-        return sweeps.gru_backward(sweep, kept, grad, grad_last)
+        return _sweeps.gru_backward(sweep, kept, grad, grad_last)
 
 
 @overload
@@ -276,8 +276,8 @@ class LSTM(Recurrent[InFeatures, HiddenFeatures, Directions]):
     Residuals:
         The input and the output, shared. For each element of each layer's output, the four gates and c, 5 numbers; for each
         of an inner layer's output, that too. With a mask, h as well, 1 more for each element of each layer's output. In
-        float32 on the CPU, without a mask, oneDNN's kernel does the work, and keeps about 15 numbers in the place of the 5; on a
-        GPU, without a mask, cuDNN, which keeps bytes of its own.
+        float32 on the CPU, without a mask, oneDNN's kernel does the work, and keeps about 15 numbers in the place of the 5; on
+        a GPU, without a mask, cuDNN, which keeps bytes of its own.
 
     Raises:
         ValueError: the input is not of shape (B, T, in), or not of the mask's B and T.
@@ -296,11 +296,11 @@ class LSTM(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
     @override
     def _sweep(self, sweep: Sweep) -> tuple[Tensor, States, Kept]:
-        return sweeps.lstm_forward(sweep)
+        return _sweeps.lstm_forward(sweep)
 
     @override
     def _sweep_back(self, sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
-        return sweeps.lstm_backward(sweep, kept, grad, grad_last)
+        return _sweeps.lstm_backward(sweep, kept, grad, grad_last)
 
 
 @overload

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fundl._common import kernels, products
 from fundl._common.fused_cells import cells_run
-from fundl.layers.recurrent import whole
+from fundl.layers.recurrent import _whole
 from fundl.layers.recurrent.recurrence import Activation, Kept, Recurrence, States, Sweep, SweptBack
 
 # --- What all have in common -------------------------------------------------------------------------------------------
@@ -112,7 +112,7 @@ def _swept_back(sweep: Sweep, kept: Kept, d: Tensor, d_hidden: Tensor, state: St
 
 def rnn_forward(sweep: Sweep, activation: Activation) -> tuple[Tensor, States, Kept]:
     """Output, last state, and what backward needs: the hidden states, h = activation(W x + b + U h' + v)."""
-    return whole.cudnn_forward(sweep, activation) if whole.in_cudnn(sweep, activation) else _rnn_steps(sweep, activation)
+    return _whole.cudnn_forward(sweep, activation) if _whole.in_cudnn(sweep, activation) else _rnn_steps(sweep, activation)
 
 
 def _rnn_steps(sweep: Sweep, activation: Activation) -> tuple[Tensor, States, Kept]:
@@ -133,8 +133,8 @@ def _activated(x: Tensor, activation: Activation) -> Tensor:
 
 def rnn_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None, *, activation: Activation) -> SweptBack:
     """Backward through time: d = grad_h activation', and U^T d is added to grad_h of the step before."""
-    if len(kept) == whole.KEPT_FOR_CUDNN and whole.in_cudnn(sweep, activation, grad, *(grad_last or ())):
-        return whole.cudnn_backward(sweep, kept, grad, grad_last, kind=activation)
+    if len(kept) == _whole.KEPT_FOR_CUDNN and _whole.in_cudnn(sweep, activation, grad, *(grad_last or ())):
+        return _whole.cudnn_backward(sweep, kept, grad, grad_last, kind=activation)
     hidden = kept[0]
     d = 1 - hidden * hidden if activation == "tanh" else (hidden > 0).to(hidden.dtype)
     d, passed = d if sweep.mask is None else d * sweep.mask, _passed(sweep, d)
@@ -154,7 +154,7 @@ def gru_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
 
     (r, z) = sigmoid(W x + b + U h' + v), n = tanh(W x + b + r q), q = U h' + v, h = (1 - z) n + z h', h' from the step before.
     """
-    return whole.cudnn_forward(sweep, "gru") if whole.in_cudnn(sweep, "gru") else _gru_steps(sweep)
+    return _whole.cudnn_forward(sweep, "gru") if _whole.in_cudnn(sweep, "gru") else _gru_steps(sweep)
 
 
 def _gru_steps(sweep: Sweep) -> tuple[Tensor, States, Kept]:
@@ -188,9 +188,9 @@ def gru_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | Non
     With s = (1 - z) (1 - n^2) grad_h, the gradient with respect to what n is the tanh of, d is
     (q r (1 - r) s, (h' - n) z (1 - z) grad_h, r s), and with respect to what the input gives (..., ..., s).
     """
-    if len(kept) == whole.KEPT_FOR_CUDNN:
-        if whole.in_cudnn(sweep, "gru", grad, *(grad_last or ())):
-            return whole.cudnn_backward(sweep, kept, grad, grad_last, kind="gru")
+    if len(kept) == _whole.KEPT_FOR_CUDNN:
+        if _whole.in_cudnn(sweep, "gru", grad, *(grad_last or ())):
+            return _whole.cudnn_backward(sweep, kept, grad, grad_last, kind="gru")
         kept = _gru_steps(sweep)[2]  # as a trace or a map of backward alone finds it
     hidden, gates, q = kept
     r, z, n = gates.view(*q.shape[:2], 3, q.shape[2]).unbind(2)
@@ -216,9 +216,9 @@ def lstm_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
 
     (i, f, o) = sigmoid(W x + b + U h' + v), g = tanh(likewise), c = f c' + i g, h = o tanh(c), h' and c' from the step before.
     """
-    if whole.in_cudnn(sweep, "lstm"):
-        return whole.cudnn_forward(sweep, "lstm")
-    return whole.onednn_forward(sweep) if whole.in_onednn(sweep) else _lstm_steps(sweep)
+    if _whole.in_cudnn(sweep, "lstm"):
+        return _whole.cudnn_forward(sweep, "lstm")
+    return _whole.onednn_forward(sweep) if _whole.in_onednn(sweep) else _lstm_steps(sweep)
 
 
 def _lstm_steps(sweep: Sweep) -> tuple[Tensor, States, Kept]:
@@ -255,11 +255,11 @@ def lstm_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | No
     d = (g i (1 - i) grad_c, c' f (1 - f) grad_c, i (1 - g^2) grad_c, tanh(c) o (1 - o) grad_h), and grad_c of the step before
     is f grad_c.
     """
-    if len(kept) == whole.KEPT_FOR_ONEDNN:
-        return whole.onednn_backward(sweep, kept, grad, grad_last)
-    if len(kept) == whole.KEPT_FOR_CUDNN:
-        if whole.in_cudnn(sweep, "lstm", grad, *(grad_last or ())):
-            return whole.cudnn_backward(sweep, kept, grad, grad_last, kind="lstm")
+    if len(kept) == _whole.KEPT_FOR_ONEDNN:
+        return _whole.onednn_backward(sweep, kept, grad, grad_last)
+    if len(kept) == _whole.KEPT_FOR_CUDNN:
+        if _whole.in_cudnn(sweep, "lstm", grad, *(grad_last or ())):
+            return _whole.cudnn_backward(sweep, kept, grad, grad_last, kind="lstm")
         kept = _lstm_steps(sweep)[2]  # as a trace or a map of backward alone finds it
     _, gates, cells = kept
     if cells_run(gates, cells, sweep.weights.weight_hh, grad, *(grad_last or ()), *(sweep.state or ())):
