@@ -117,6 +117,7 @@ from fundl.layers.pairs import (
 )
 from fundl.layers.repeated import Repeat as Repeat, repeat as repeat
 from fundl.layers.tied import Tied as Tied, tied as tied
+from fundl.layers.deferred import Deferred as Deferred, DeferredLogits as DeferredLogits, deferred as deferred
 from fundl.layers.shared import Shared as Shared, shared as shared
 from fundl.layers.frozen import Frozen as Frozen, frozen as frozen, thaw as thaw
 from fundl.layers.mixed_precision import MixedPrecision as MixedPrecision, mixed_precision as mixed_precision
@@ -143,12 +144,13 @@ from fundl.fan import Fans as Fans, OwnFans as OwnFans, fans as fans
 from fundl.losses.reduction import Reduction as Reduction
 from fundl.losses.regression import huber as huber, mae as mae, mse as mse
 from fundl.losses.classification import cross_entropy as cross_entropy, nll as nll
+from fundl.losses.chunked import chunked_cross_entropy as chunked_cross_entropy
 from fundl.losses.probability import (
     binary_cross_entropy as binary_cross_entropy, binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
     kl_divergence as kl_divergence,
 )
 from fundl.weights import weighed_by as weighed_by, weight_of as weight_of
-from fundl.metrics import Metric as Metric, accuracy as accuracy, confusion_matrix as confusion_matrix
+from fundl.metrics import Metric as Metric, accuracy as accuracy, confusion_matrix as confusion_matrix, perplexity as perplexity
 
 # Optimizers: transforms of gradients, which compose, and schedules.
 from fundl.optim.transform import State as State, Transform as Transform, apply_updates as apply_updates

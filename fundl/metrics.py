@@ -16,6 +16,9 @@ from fundl._common.class_axis import axis_hint, classes_along
 from fundl._common.modes import is_readable
 from fundl._common.suggestions import require_tensor, with_explanations
 from fundl.layer import Prediction, Target
+from fundl.layers.deferred import DeferredLogits
+from fundl.losses.chunked import chunked_cross_entropy, samples_of_deferred
+from fundl.losses.classification import cross_entropy, samples
 from fundl.weights import weighed_by
 
 Metric: TypeAlias = Callable[[Prediction, Target], Tensor]
@@ -107,6 +110,43 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
     else:
         right = prediction.argmax(1) == _true_classes(target, prediction.shape)
     return right.to(torch.float32).mean()
+
+
+def _predicted(
+    prediction: Tensor | DeferredLogits, target: Tensor, *, ignore_index: int = -100, axis: int = 1
+) -> int | float | Tensor:
+    """How many positions `perplexity` averages over."""
+    if isinstance(prediction, DeferredLogits):
+        return samples_of_deferred(prediction, target, ignore_index=ignore_index)
+    return samples(prediction, target, ignore_index=ignore_index, axis=axis)
+
+
+@weighed_by(_predicted)
+@with_explanations
+def perplexity(prediction: Tensor | DeferredLogits, target: Tensor, *, ignore_index: int = -100, axis: int = 1) -> Tensor:
+    """Among how many classes, all as likely, it would be as hard to choose: e to the power of the mean cross-entropy.
+
+    That of a whole run is e to the power of the loss of all of it, ``math.exp(evaluate(loss, model, batches).loss)``; the mean
+    of the perplexities of batches, which a metric of `evaluate` or of a step is, is larger, the more they differ.
+
+    Args:
+        prediction: logits; or `DeferredLogits`, whose classes are last.
+        target: class indices.
+        ignore_index: a class index that marks positions to leave out.
+        axis: that of the classes in the logits: -1 for sequences (B, T, C).
+
+    Shape:
+        (B, C, ...) and (B, ...) to (); C where `axis` says
+
+    Raises: as `cross_entropy`.
+
+    >>> from fundl import perplexity
+    >>> perplexity(torch.zeros(2, 8), torch.tensor([3, 5]))
+    tensor(8.)
+    """
+    if isinstance(prediction, DeferredLogits):
+        return chunked_cross_entropy(prediction, target, ignore_index=ignore_index)[0].exp()
+    return cross_entropy(prediction, target, ignore_index=ignore_index, axis=axis)[0].exp()
 
 
 @with_explanations

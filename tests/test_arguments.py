@@ -19,6 +19,7 @@ import torch
 import fundl
 from fundl import (
     Add,
+    DeferredLogits,
     Epoch,
     Evaluation,
     Layer,
@@ -175,7 +176,7 @@ AVERAGING: Final = chain(ema(0.9), OPTIMIZER)
 DEFAULTS: Final[Mapping[str, object]] = {"norm": None, "hidden": None}
 EVERYWHERE: Final[Mapping[str, object]] = {"where": None}
 OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
-    **dict.fromkeys(("cross_entropy", "nll", "accuracy", "confusion_matrix"), CLASSES),
+    **dict.fromkeys(("cross_entropy", "nll", "accuracy", "confusion_matrix", "perplexity"), CLASSES),
     **dict.fromkeys(("mse", "mae", "huber", "kl_divergence", "binary_cross_entropy_with_logits"), NUMBERS),
     "binary_cross_entropy": {"prediction": X, "target": X},
     **dict.fromkeys(("adamw", "lion", "add_decayed_weights", "save", "load"), EVERYWHERE),
@@ -183,6 +184,7 @@ OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
     "skipped_steps": {"state": train_state(key(0), MODEL, skip_nonfinite(OPTIMIZER))},
     "attention": dict.fromkeys(("q", "k", "v"), torch.ones(1, 1, 3, 2)),
     **dict.fromkeys(("language.empty_cache", "language.generate", "language.prefill"), WRITER),
+    "chunked_cross_entropy": {"prediction": DeferredLogits(X, torch.ones(5, 2), None), "target": torch.tensor([0, 1, 0, 1])},
     "averaged": {"state": train_state(key(0), MODEL, AVERAGING)},
     "both": {"first": linear(2, 2), "second": linear(2, 2)},
     "calibrate": {"model": initialize(key(0), batch_norm(2)), "batches": [X]},
@@ -245,7 +247,16 @@ TAKEN: Final = frozenset(
 )
 """What does what is meant."""
 HOT: Final = frozenset(
-    ("accuracy", "binary_cross_entropy_with_logits", "confusion_matrix", "cross_entropy", "huber", "nll", "scale_loss")
+    (
+        "accuracy",
+        "binary_cross_entropy_with_logits",
+        "confusion_matrix",
+        "cross_entropy",
+        "huber",
+        "nll",
+        "perplexity",
+        "scale_loss",
+    )
 )
 """Each step calls them, or what they return: nothing is looked at unless the call has failed, and True is the number 1."""
 CALLED: Final[Mapping[str, tuple[str, ...]]] = {
