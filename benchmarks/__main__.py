@@ -8,6 +8,7 @@
     python -m benchmarks --names
     python -m benchmarks --case disk --keep
     python -m benchmarks --history
+    python -m benchmarks --device cuda
 
 It writes benchmarks.md, benchmarks.csv and benchmarks.png; ``--keep`` keeps the result by commit as well, and ``--history``
 draws all that were kept over time. Three things are commands of their own: ``python -m benchmarks.ensemble``, ``python -m
@@ -20,13 +21,14 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import typer
 
 from benchmarks import history as kept
-from benchmarks import pairs
+from benchmarks import on_device, pairs
 from benchmarks.cases import CASES
+from benchmarks.device_cases import NAMES as NAMES_ON_DEVICE
 from benchmarks.peers import PEERS
 from benchmarks.report import disagreements, write
 from benchmarks.session import Failed, Losses, Measured, Outcome, compiling, importing, long_training, training
@@ -50,19 +52,23 @@ def main(
     names: Annotated[bool, typer.Option("--names", help="Only print the names of all that can be measured.")] = False,
     keep: Annotated[bool, typer.Option("--keep", help="Also keep the result in benchmarks/results, by commit.")] = False,
     history: Annotated[bool, typer.Option("--history", help="Only draw the results that were kept, over time.")] = False,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="cuda: cases of their own, of benchmarks.on_device.")] = "cpu",
     out: Annotated[Path, typer.Option(help="Where tables and picture go.")] = Path("reports/benchmarks"),
 ) -> None:
     """Measure, and write tables and a picture."""
-    cases = _chosen("case", case, _NAMES)
-    peers = _chosen("peer", peer, [*PEERS])
+    cases = _chosen("case", case, _NAMES if device == "cpu" else NAMES_ON_DEVICE)
+    peers = _chosen("peer", peer, [*PEERS] if device == "cpu" else [*on_device.PEERS])
     if names:
         print("\n".join(cases))
         raise typer.Exit
-    if not check:
+    if not check or device == "cuda":
         _make(out)
     if history:
         over_time(out)
         raise typer.Exit
+    if device == "cuda":
+        turns = 0 if check else 3 if quick else rounds
+        raise typer.Exit(on_device.main(device, cases, peers, out, rounds=turns, patience=patience, keep=keep))
     rounds, seconds = (3, 0.02) if quick else (rounds, 0.1)
     before = os.getloadavg()[0]
     outcomes: list[Outcome] = []

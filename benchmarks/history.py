@@ -68,11 +68,12 @@ def keep(outcomes: Sequence[Outcome], load: float, folder: Path = RESULTS) -> Pa
     result = Result(today, commit(), processor(), cores, load, platform.python_version(), versions(), rows, seconds)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.date}-{result.commit}-{_slug(result.processor)}.json"
-    path.write_text(json.dumps(attrs.asdict(result, value_serializer=_for_json), indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(attrs.asdict(result, value_serializer=for_json), indent=1, allow_nan=False) + "\n")
     return path
 
 
-def _for_json(_record: object, _field: object, value: object) -> object:
+def for_json(_record: object, _field: object, value: object) -> object:
+    """A value as JSON has it, for `attrs.asdict`."""
     return None if isinstance(value, float) and math.isnan(value) else value  # there is no NaN in JSON
 
 

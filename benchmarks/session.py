@@ -92,15 +92,22 @@ def worker(peer: str, case: Case, **environment: str) -> Iterator[Worker]:
         "TYPER_STANDARD_TRACEBACK": "1",
         **environment,
     }
-    with tempfile.TemporaryFile("w+") as said:
-        command = [sys.executable, "-m", _MODULE, peer, case.name]
-        with subprocess.Popen(
-            command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True
-        ) as process:
-            try:
-                yield Worker(peer, process, said)
-            finally:
-                process.kill()
+    with started(peer, [sys.executable, "-m", _MODULE, peer, case.name], variables) as each:
+        yield each
+
+
+@contextmanager
+def started(peer: str, command: Sequence[str], variables: Mapping[str, str]) -> Iterator[Worker]:
+    """A worker by its command and its environment, which ends with the context."""
+    pipe = subprocess.PIPE
+    with (
+        tempfile.TemporaryFile("w+") as said,
+        subprocess.Popen(command, env=variables, stdin=pipe, stdout=pipe, stderr=said, text=True) as process,
+    ):
+        try:
+            yield Worker(peer, process, said)
+        finally:
+            process.kill()
 
 
 # --- What is measured ----------------------------------------------------------------------------------------------------
