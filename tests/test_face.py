@@ -78,7 +78,14 @@ def test_the_calculus_is_ours(path: Path) -> None:
     assert not found
 
 
-FACES = ["fundl", "fundl.distributed", "fundl.ensemble", "fundl.language", "fundl.interop.torch_nn"]
+FACES = [
+    "fundl",
+    "fundl.distributed",
+    "fundl.ensemble",
+    "fundl.language",
+    "fundl.interop.hugging_face",
+    "fundl.interop.torch_nn",
+]
 MODULES = [found.name for found in pkgutil.walk_packages(fundl.__path__, "fundl.")]
 
 

@@ -7,7 +7,7 @@ from itertools import chain
 from types import ModuleType
 
 import fundl
-from fundl.interop import torch_nn
+from fundl.interop import hugging_face, torch_nn
 from tests.face import PUBLIC
 from tests.pages import ROOT
 
@@ -25,7 +25,16 @@ def of_module(module: ModuleType) -> set[str]:
 def test_the_reference_has_each_public_name_once() -> None:
     pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
     shown = Counter(chain.from_iterable(block.split() for page in pages for block in DIRECTIVE.findall(page.read_text())))
-    modules = [fundl.distributed, fundl.ensemble, fundl.language, fundl.random, fundl.shapes, fundl.tree, torch_nn]
+    modules = [
+        fundl.distributed,
+        fundl.ensemble,
+        fundl.language,
+        fundl.random,
+        fundl.shapes,
+        fundl.tree,
+        torch_nn,
+        hugging_face,
+    ]
     public = {*PUBLIC}.union(*map(of_module, modules))
     assert {name: count for name, count in shown.items() if count > 1} == {}
     assert public - {*shown} == set()

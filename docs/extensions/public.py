@@ -11,6 +11,7 @@ from sphinx.util.typing import ExtensionMetadata
 from typing_extensions import override
 
 import fundl
+import fundl.interop.hugging_face
 import fundl.interop.torch_nn
 
 CONTRACTS = (fundl.Dependent, fundl.OwnFans, fundl.Record)  # written by those who derive, and called by fundl

@@ -1,0 +1,197 @@
+"""Models read from folders of Hugging Face's, and written as such."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from fundl import tree
+from fundl._common.suggestions import with_suggestions
+from fundl.interop.hugging_face._config import Config
+from fundl.interop.hugging_face._names import Names, Piece, pieces_of
+from fundl.interop.hugging_face.gpt2 import GPT2, GPT2Model
+from fundl.interop.hugging_face.llama import Llama, LlamaModel
+from fundl.layer import Model
+from fundl.saving._file import File, Wanted, opened
+from fundl.saving._writing import Content, write
+from fundl.tree import describe
+
+P = TypeVar("P", bound=Model)
+
+Sizes: TypeAlias = GPT2 | Llama
+_KINDS: Final[Mapping[str, type[Sizes]]] = {"gpt2": GPT2, "llama": Llama, "mistral": Llama, "qwen2": Llama}
+
+_LEFT_OUT: Final = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+"""What older files have beside parameters: masks and angles, which layers find by themselves."""
+
+
+@with_suggestions
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    dropout: float = 0.0,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> tuple[GPT2Model | LlamaModel, Sizes]:
+    """The model in a folder of Hugging Face's, and its sizes.
+
+    The folder has config.json and model.safetensors, or the parts of that and model.safetensors.index.json. They are read, and
+    nothing else: no network is asked, and no code is run. The logits are those of transformers, up to rounding.
+
+    Args:
+        folder: where the files are.
+        dropout: the rate at which features are dropped in training; see `GPT2.model` and `Llama.model`.
+        dtype: of the parameters; None, the default, for that of the file.
+        device: where they go; by default the CPU.
+
+    Returns:
+        The model, tokens (B, T) to logits (B, T, V), and a `GPT2` or a `Llama`, with which another one can be made.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: the model is of a kind, or has a setting, that is not known here, or the files do not have the tensors that
+            config.json promises: the message lists all that differ.
+
+        model, sizes = hugging_face.load("gpt2")
+        tokens = language.generate(key(0), model, prompt, 50, top_p=0.9)
+    """
+    where = Path(folder)
+    config = Config.read(where)
+    kind = config.get("model_type", str)
+    if kind not in _KINDS:
+        raise ValueError(f"in {config.where}, model_type is {kind!r}; known here are {', '.join(_KINDS)}")
+    sizes = _KINDS[kind].of_config(config)
+    with ExitStack() as stack:
+        files = [stack.enter_context(opened(file)) for file in _files(where)]
+        found = {_full_name(name, sizes): (file, name) for file in files for name in file.tensors}
+        own = next((file.tensors[name].dtype for file, name in found.values()), torch.float32)
+        like = sizes.model(dropout=dropout, dtype=own)
+        _require_fit(where, like, sizes.names(), found)
+        home = torch.device("cpu" if device is None else device)
+        model = _filled(like, sizes.names(), found, home, dtype)
+    return model, sizes
+
+
+@with_suggestions
+def save(folder: str | os.PathLike[str], model: Model, sizes: Sizes) -> None:
+    """Write a model into a folder, in the layout that transformers reads: config.json and model.safetensors.
+
+    Args:
+        folder: where to; it is made, if it is not there.
+        model: of the structure that ``sizes.model()`` has; dropout and keys make no difference.
+        sizes: what `load` gave with the model, or made it.
+
+    Raises:
+        ValueError: the model is not one of these sizes.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from fundl import initialize, key, tree
+    >>> from fundl.interop import hugging_face
+    >>> sizes = hugging_face.GPT2(vocabulary=50, positions=16, features=8, blocks=2, heads=2)
+    >>> model = initialize(key(0), sizes.model())
+    >>> with TemporaryDirectory() as folder:
+    ...     hugging_face.save(folder, model, sizes)
+    ...     same, _ = hugging_face.load(folder)
+    >>> tree.equal(same, model)
+    True
+    """
+    names, leaves = sizes.names(), dict(zip(tree.paths(model), tree.flatten(model)[0], strict=True))
+    here = {path for path, leaf in leaves.items() if leaf is not None and not path.endswith((".key", ".mask"))}
+    if here != {*names}:
+        differ = sorted(here ^ {*names})
+        raise ValueError(
+            f"the model is not one of {sizes}: {', '.join(differ[:5])} {'is' if len(differ) == 1 else 'are'} amiss"
+        )
+    tensors: dict[str, Tensor] = {}
+    for path, pieces in names.items():
+        leaf = leaves[path]
+        assert leaf is not None  # it is among those that are there
+        if leaf.shape[0] != sum(piece.rows for piece in pieces):
+            raise ValueError(f"the model is not one of {sizes}: {path} is {describe(leaf)}")
+        tensors |= {piece.name: piece.of_leaf(rows).contiguous() for piece, rows in pieces_of(leaf, pieces)}
+    where = Path(folder)
+    where.mkdir(parents=True, exist_ok=True)
+    content = Content(tensors, tensors, dict.fromkeys(tensors, ()), {"format": "pt"}, None)  # which transformers asks for
+    with ThreadPoolExecutor(1) as worker:
+        write(where / "model.safetensors", content, worker)
+    (where / "config.json").write_text(json.dumps(sizes.config(), indent=2) + "\n", encoding="utf-8")
+
+
+# --- Files -------------------------------------------------------------------------------------------------------------
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files with tensors: one, or those that an index tells of."""
+    index = folder / "model.safetensors.index.json"
+    if (whole := folder / "model.safetensors").exists() or not index.exists():
+        return [whole]
+    entries = json.loads(index.read_text(encoding="utf-8"))
+    parts: object = entries.get("weight_map") if isinstance(entries, dict) else None
+    if not isinstance(parts, dict) or not all(isinstance(part, str) and Path(part).name == part for part in parts.values()):
+        raise ValueError(f"{index} must have a weight_map from the names of tensors to those of files beside it")
+    return [folder / part for part in sorted({*parts.values()})]
+
+
+def _full_name(name: str, sizes: Sizes) -> str:
+    """The name of a tensor with its first word, which files of a model without its last layer lack."""
+    first = "transformer." if isinstance(sizes, GPT2) else "model."
+    return name if name.startswith((first, "lm_head.")) else first + name
+
+
+def _require_fit(folder: Path, like: Model, names: Names, found: Mapping[str, tuple[File, str]]) -> None:
+    """Raise unless the files have what the model is made of, and nothing else that counts."""
+    leaves = dict(zip(tree.paths(like), tree.flatten(like)[0], strict=True))
+    faults = list[str]()
+    for path, pieces in names.items():
+        leaf = leaves[path]
+        assert leaf is not None  # `names` is of the model
+        for piece in pieces:
+            given = found[piece.name][0].tensors[found[piece.name][1]] if piece.name in found else None
+            if given is None:
+                faults.append(f"{piece.name} is not there")
+            elif tuple(given.shape) != piece.shape(leaf):
+                faults.append(f"{piece.name} is {describe(given)}, and must be of shape {piece.shape(leaf)}")
+    known = {piece.name for pieces in names.values() for piece in pieces}
+    is_tied = "lm_head.weight" not in known
+    for name in sorted({*found} - known):
+        if not name.endswith(_LEFT_OUT) and not (is_tied and name == "lm_head.weight"):
+            faults.append(f"{name} is there, and belongs nowhere")
+    if faults:
+        more = [f"and {len(faults) - _MOST} more"] if len(faults) > _MOST else []
+        raise ValueError(
+            "\n    ".join([f"the tensors in {folder} are not those that config.json promises:", *faults[:_MOST], *more])
+        )
+
+
+_MOST: Final = 20
+
+
+def _filled(like: P, names: Names, found: Mapping[str, tuple[File, str]], device: torch.device, dtype: torch.dtype | None) -> P:
+    """The model with the tensors of the files."""
+    leaves, structure = tree.flatten(like)
+    made: list[Tensor | None] = []
+    for path, leaf in zip(tree.paths(like), leaves, strict=True):
+        made.append(leaf if leaf is None else _leaf(leaf, names[path], found, device, dtype))  # one at a time
+    return tree.unflatten(structure, made)
+
+
+def _leaf(
+    leaf: Tensor,
+    pieces: Sequence[Piece],
+    found: Mapping[str, tuple[File, str]],
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    parts = []
+    for piece in pieces:
+        file, name = found[piece.name]
+        (numbers,) = file.read([Wanted(name, torch.device("cpu"))])
+        parts.append(piece.of_leaf(numbers))
+    whole = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
+    return whole.to(device=device, dtype=leaf.dtype if dtype is None else dtype)
