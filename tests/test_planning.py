@@ -1,7 +1,8 @@
 """Plans: what they say of each scheme against the bytes of real steps, allocated and sent."""
 
 import functools
-from typing import Final, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol, Self, TypeVar
 
 import attrs
 import pytest
@@ -11,12 +12,17 @@ from typing_extensions import override
 
 from fundl import (
     AnyTransform,
+    GlobalAveragePool,
+    Layer,
     Linear,
     Loss,
+    MixedPrecision,
     Model,
     ReLU,
     Repeat,
+    Residual,
     Tensors,
+    Tied,
     Transform,
     adam,
     adamw,
@@ -25,10 +31,12 @@ from fundl import (
     checkpoint,
     clip_by_global_norm,
     compose,
+    conv2d,
     cross_entropy,
     decoder_block,
     embedding,
     encoder,
+    group_norm,
     initialize,
     key,
     layer_norm,
@@ -36,6 +44,7 @@ from fundl import (
     lion,
     mixed_precision,
     repeat,
+    residual,
     sgd,
     tied,
     train_state,
@@ -84,23 +93,37 @@ def block() -> tuple[Model, ...]:
     return transformer_block(64, 4, causal=True, dropout=0.1)
 
 
+def images() -> tuple[Model, ...]:
+    part = conv2d(16, 16, 3, padding=1), group_norm(4, 16), ReLU(), conv2d(16, 16, 3, padding=1)
+    return compose(conv2d(3, 16, 3, padding=1), *[residual(*part) for _ in range(3)], GlobalAveragePool(), linear(16, 10))
+
+
 class Case(NamedTuple):
     model: tuple[Model, ...]
     x: Tensor
     target: Tensor
 
 
+MODELS: Final[Mapping[str, Callable[[], tuple[Model, ...]]]] = {
+    "few rows": deep,
+    "many rows": deep,
+    "images": images,
+    "blocks": lambda: of_tokens(*[block() for _ in range(3)]),
+    "repeat": lambda: of_tokens(repeat(3, *block())),
+    "tied": lambda: (tied(embedding(TOKENS, 64), repeat(3, *block()), layer_norm(64)),),
+    "mixed": lambda: of_tokens(repeat(3, mixed_precision(*block()))),
+    "mixed around": lambda: (mixed_precision(*of_tokens(repeat(3, *block()))),),
+}
+INPUTS: Final[Mapping[str, Tensor]] = {
+    "few rows": torch.ones(16, 128),
+    "many rows": torch.ones(2048, 128),
+    "images": torch.ones(64, 3, 16, 16),
+}
+
+
 def case(name: str) -> Case:
-    tokens = torch.zeros(16, 32, dtype=torch.int64)
-    if name == "few rows":
-        return Case(deep(), torch.ones(16, 128), torch.zeros(16, dtype=torch.int64))
-    if name == "many rows":
-        return Case(deep(), torch.ones(2048, 128), torch.zeros(2048, dtype=torch.int64))
-    if name == "blocks":
-        return Case(of_tokens(*[block() for _ in range(3)]), tokens, tokens)
-    if name == "repeat":
-        return Case(of_tokens(repeat(3, *block())), tokens, tokens)
-    return Case(of_tokens(repeat(3, mixed_precision(*block()))), tokens, tokens)
+    x = INPUTS.get(name, torch.zeros(16, 32, dtype=torch.int64))
+    return Case(MODELS[name](), x, torch.zeros(len(x), dtype=torch.int64) if name in INPUTS else x)
 
 
 class Around(Protocol):
@@ -114,8 +137,25 @@ def unit(part: Model, how: Around) -> Model:
     return how(*part) if isinstance(part, tuple) else how(part)
 
 
+def in_each(model: tuple[Model, ...], how: Around, which: Callable[[Model], bool]) -> tuple[Model, ...]:
+    """The model of which those parts are in something else; of a layer around all of it, the parts inside."""
+    if len(model) == 1 and isinstance(model[0], MixedPrecision | Tied):
+        return (attrs.evolve(model[0], layers=in_each(model[0].layers, how, which)),)
+    return tuple([unit(part, how) if which(part) else part for part in model])
+
+
+def has_parameters(part: Model) -> bool:
+    return tree.count(part) > 0
+
+
+def is_block(part: Model) -> bool:
+    return isinstance(part, tuple | Repeat | Residual)
+
+
 def split(group: Group, model: tuple[Model, ...]) -> tuple[Model, ...]:
     *layers, last = model
+    if not layers:
+        return (tensor_parallel(group, last),)
     found = tensor_parallel(group, *layers)
     assert isinstance(found, tuple)
     assert isinstance(last, Linear)
@@ -123,7 +163,7 @@ def split(group: Group, model: tuple[Model, ...]) -> tuple[Model, ...]:
 
 
 def checkpointed(model: tuple[Model, ...]) -> tuple[Model, ...]:
-    return tuple([unit(part, checkpoint) if isinstance(part, tuple | Repeat) else part for part in model])
+    return in_each(model, checkpoint, is_block)
 
 
 class Seen(NamedTuple):
@@ -142,17 +182,13 @@ def seen_in(scheme: Scheme, given: Case, optimizer: AnyTransform, rank: int = 0)
         over, rule = groups.get("data", whole), optimizer
         if scheme.name == "shard":
             over, copies = whole, groups.get("copies")
-            model = tuple(
-                [
-                    unit(part, functools.partial(shard, groups["ranks"], copies=copies)) if tree.count(part) else part
-                    for part in model
-                ]
-            )
+            model = in_each(model, functools.partial(shard, groups["ranks"], copies=copies), has_parameters)
         elif scheme.name == "shard_moments":
             rule = shard_moments(over, optimizer)
         elif scheme.name == "tensor_parallel":
             model = split(groups["tensor"], model)
-            loss = functools.partial(split_cross_entropy, group=groups["tensor"], classes=TOKENS, axis=-1)
+            if len(model) > 1:
+                loss = functools.partial(split_cross_entropy, group=groups["tensor"], classes=TOKENS, axis=-1)
         elif scheme.name == "stages":
             unrolled = [inner for part in model for inner in (part.blocks if isinstance(part, Repeat) else [part])]
             model = stages(groups["pipeline"], tuple(unrolled))
@@ -179,8 +215,15 @@ def most_seen(scheme: Scheme, given: Case, optimizer: AnyTransform) -> Seen:
     return max((seen_in(scheme, given, optimizer, rank) for rank in range(ranks)), key=lambda seen: seen.peak)
 
 
-QUICK: Final = "few rows", "many rows", "repeat"
-SLOW: Final = "blocks", "mixed"
+QUICK: Final = "few rows", "many rows", "repeat", "images"
+SLOW: Final = "blocks", "mixed", "mixed around", "tied"
+REFUSED: Final[Mapping[str, Sequence[str]]] = {  # where nothing can be split, and where all is one layer
+    "few rows": ["tensor_parallel"],
+    "many rows": ["tensor_parallel"],
+    "images": ["tensor_parallel"],
+    "tied": ["tensor_parallel", "stages"],
+    "mixed around": ["stages"],
+}
 
 
 @pytest.mark.parametrize("name", [*QUICK, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]])
@@ -188,14 +231,15 @@ def test_steps_take_what_was_planned(name: str) -> None:
     """State and what is sent to the byte, but for the few numbers of a loss; the peak to an eighth."""
     given = case(name)
     for scheme in plan(given.model, given.x, (2, 2), memory=1e9).schemes:
-        if scheme.name == "tensor_parallel" and "rows" in name:  # nothing is split
+        assert bool(scheme.refusal) is (scheme.name in REFUSED.get(name, ()))
+        if scheme.refusal:
             continue
-        assert not scheme.refusal
         seen = most_seen(scheme, given, adamw(1e-3))
         what = f"{scheme.name} of {scheme.grid}{' with checkpoints' * scheme.checkpointed}: {seen}, {scheme}"
         assert (scheme.parameters, scheme.moments) == (seen.parameters, seen.moments), what
         assert scheme.sent == pytest.approx(seen.sent, abs=64), what
-        assert scheme.peak == pytest.approx(seen.peak, rel=1 / 8), what
+        # On the CPU, layers in half precision normalise in float32, for which these small ones take as much again.
+        assert scheme.peak == pytest.approx(seen.peak, rel=0.3 if name == "mixed around" else 1 / 8), what
 
 
 @pytest.mark.parametrize(
@@ -231,7 +275,7 @@ def sent_by(group: Group, name: str) -> tuple[int, int, int]:
     rule: AnyTransform = adamw(1e-3)
     over: Group | None = group
     if name == "shard":
-        model = tuple([unit(part, functools.partial(shard, group)) for part in model])
+        model = in_each(model, functools.partial(shard, group), has_parameters)
     elif name == "shard_moments":
         rule = shard_moments(group, rule)
     elif name == "tensor_parallel":
@@ -317,16 +361,22 @@ def test_an_input_of_several_parts_is_cut_in_each() -> None:
 # --- What is said ------------------------------------------------------------------------------------------------------
 
 PRINTED: Final = """\
-64 rows a step, 4 processes of 95.4 MiB; what each of them takes, in MiB
-scheme           groups              params  moments  grads  residuals   peak  sent  fits
-─────────────────────────────────────────────────────────────────────────────────────────
-data parallel    data=4                30.5     61.1   30.5        0.2  168.1  45.8  no
-shard_moments    data=4                30.5     15.3   30.5        0.2  145.2  45.8  no
-shard            ranks=4                7.6     15.3    7.6        0.2   61.7  68.7  yes
-tensor_parallel  data=1, tensor=4       7.6     15.3    7.6        0.2   31.8   0.7  yes
-stages           data=1, pipeline=4                                                  no
-stages, data=1, pipeline=4: 4 stages need as many layers with parameters, but the tuple
-has 2: a `repeat` is one layer; write compose(*[block() for _ in range(count)])"""
+64 rows a step, 4 processes of 95.4 MiB; what each takes, in MiB
+scheme                params  moments  grads  residuals   peak  sent  fits
+──────────────────────────────────────────────────────────────────────────
+data parallel
+  data=4                30.5     61.1   30.5        0.2  168.1  45.8  no
+shard_moments
+  data=4                30.5     15.3   30.5        0.2  145.2  45.8  no
+shard
+  ranks=4                7.6     15.3    7.6        0.2   61.7  68.7  yes
+tensor_parallel
+  data=1, tensor=4       7.6     15.3    7.6        0.2   31.8   0.7  yes
+stages
+  data=1, pipeline=4                                                  no
+stages, data=1, pipeline=4: 4 stages need as many layers with parameters,
+but the tuple has 2: a `repeat` is one layer; write compose(*[block() for
+_ in range(count)])"""
 
 
 def test_a_plan_prints_as_a_table() -> None:
@@ -335,6 +385,21 @@ def test_a_plan_prints_as_a_table() -> None:
     assert str(found) == PRINTED
     assert [scheme.name for scheme in found.fitting] == ["tensor_parallel", "shard"]
     assert str(plan(model, torch.empty(64, 1000), 1, memory=2e8)).splitlines()[0].startswith("64 rows a step, 1 process of")
+
+
+def test_tables_are_no_wider_than_a_terminal() -> None:
+    model = compose(embedding(TOKENS, 64), repeat(2, *block()), linear(64, TOKENS))
+    large = plan(model, torch.empty(4096, 4096, dtype=torch.int64, device="meta"), (64, 8), memory=1e9)
+    assert max(map(len, str(large).splitlines())) <= 80
+    small = plan(deep(), torch.ones(64, 128), 1, memory=2**40)
+    assert str(small).startswith("64 rows a step, 1 process of 1.0 TiB; what each takes, in MiB")
+
+
+def test_values_make_no_difference() -> None:
+    model, x, _ = case("repeat")
+    drawn = initialize(key(0), model)
+    assert plan(model, without_values(x), (2, 2), memory=1e9) == plan(drawn, x, [2, 2], memory=10**9)
+    assert plan(model, x, 1, memory=1e9) == plan(drawn, x, (1, 1), memory=1e9)
 
 
 def test_what_fits_runs_forward_once_if_it_can() -> None:
@@ -397,3 +462,29 @@ def test_wrong_arguments_are_told() -> None:
         plan(model, x, 2, memory=1e9, micro_batches=0)
     with pytest.raises(TypeError, match="the model is"):
         plan(ReLU, x, 2, memory=1e9)  # type: ignore[arg-type]  # likewise
+    for wrong in (None, "x", (4, 128), [1.0], torch.tensor(1.0)):
+        with pytest.raises(TypeError, match="x is an input for the model, of the whole batch"):
+            plan(model, wrong, 2, memory=1e9)
+    with pytest.raises(ValueError, match=r"here are none: float32\[0, 128\]"):
+        plan(model, x[:0], 2, memory=1e9)
+    with pytest.raises(ValueError, match=r"the first axis of x, but from x, float32\[128\], the model makes float32\[10\]"):
+        plan(model, x[0], 2, memory=1e9)
+
+
+@attrs.frozen(eq=False)
+class Doubling(Layer[None]):
+    """A user's layer that looks at values."""
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return (2 * x if float(x.sum()) else x), None
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, 2 * grad
+
+
+def test_layers_that_look_at_values_are_told() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        plan(compose(linear(4, 6), Doubling()), torch.ones(8, 4), 2, memory=1e9)
+    assert "no values to look at" in caught.value.__notes__[-1]

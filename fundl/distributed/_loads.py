@@ -1,6 +1,6 @@
 """How many bytes one process has in a step and sends, by what its units take: the most that is there at any time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import attrs
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fundl.collectives import BUCKET_BYTES, buckets
-from fundl.distributed._units import Ran
+from fundl.distributed._units import Ran, nbytes_of, rows_of_one
 from fundl.optim.chain import AnyTransform
 from fundl.optim.transform import Stateless, Transform
 
@@ -47,15 +47,15 @@ def most_in_passes(ran: Ran, gradients: int, loss: int = LOSS) -> int:
     Backward frees the residuals of a unit, from the last one on, as it makes its gradients. A loss takes so many times what
     the output takes.
     """
-    most = ran.residuals + loss * ran.output
-    kept = ran.residuals + ran.output
-    made = gradients - sum(unit.gradients for unit in ran.units)  # those of layers around the units
+    most = ran.residuals + max(loss * ran.output, ran.output + ran.cast)
+    kept = ran.residuals + ran.output + ran.cast
+    made = gradients - sum(unit.parameters for unit in ran.units)  # those of layers around the units
     for unit in reversed(ran.units):
         made += unit.gradients
         most = max(most, kept + made + unit.again + unit.work + unit.passed + max(unit.passed, unit.largest))
         kept -= unit.kept
         most = max(most, kept + made + unit.stacked)
-    return most
+    return max(most, kept + made + gradients) if ran.cast else most  # all that was made is cast back at once
 
 
 def most_in_update(optimizer: AnyTransform, leaves: Sequence[Tensor], moments: int) -> int:
@@ -119,19 +119,9 @@ def _largest_bucket(leaves: Sequence[Tensor]) -> int:
     return max(map(nbytes_of, shared_buckets(leaves)), default=0)
 
 
-def rows_of_one(leaves: Sequence[Tensor], processes: int) -> list[Tensor]:
-    """Of leaves, but for numbers without axes, what one of so many processes has, filled up so that all have as many rows."""
-    return [leaf.new_empty((-(-leaf.shape[0] // processes), *leaf.shape[1:])) for leaf in leaves if leaf.ndim]
-
-
 def widened(leaves: Sequence[Tensor]) -> list[Tensor]:
     """Leaves as optimizers compute with them: in 32 bits or more."""
     return [leaf.to(torch.promote_types(leaf.dtype, torch.float32)) for leaf in leaves]
-
-
-def nbytes_of(leaves: Iterable[Tensor]) -> int:
-    """The bytes of some tensors."""
-    return sum(leaf.nbytes for leaf in leaves)
 
 
 # --- What is sent, along a ring ----------------------------------------------------------------------------------------

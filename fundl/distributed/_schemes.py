@@ -19,8 +19,6 @@ from fundl.distributed._loads import (
     most_in_passes,
     most_in_sum,
     most_in_update,
-    nbytes_of,
-    rows_of_one,
     sent_in_gather,
     sent_in_sum,
     widened,
@@ -31,6 +29,8 @@ from fundl.distributed._units import (
     as_one_process_runs_it,
     is_block,
     is_checkpoint,
+    nbytes_of,
+    rows_of_one,
     run,
     watched,
     with_checkpoint,
@@ -38,7 +38,7 @@ from fundl.distributed._units import (
     without_checkpoints,
 )
 from fundl.distributed.moments import ShardMoments
-from fundl.distributed.sharding import Sharded, shard
+from fundl.distributed.sharding import shard
 from fundl.distributed.splitting import TensorParallel, split_output, tensor_parallel
 from fundl.distributed.staging import require_no_batch_statistics, stages
 from fundl.groups import Group
@@ -123,9 +123,9 @@ def sharded(asked: Asked, ranks: int, copies: int) -> Load:
     if not tree.holds(tree.is_divided, model):
         raise ValueError("there is nothing to shard: no parameter has rows")
     ran = ran_forward(asked, asked.rows_of(ranks * copies), shared)
-    pairs = [*zip(tree.trainable_leaves(model), tree.splits_of(model), strict=True)]
-    own = nbytes_of([leaf for leaf, split in pairs if split is not None])
+    pairs = zip(tree.trainable_leaves(model), tree.splits_of(model), strict=True)
     whole = nbytes_of([leaf for leaf, split in pairs if split is None])
+    own = sum(unit.rows for unit in ran.units)
     sent = 3 * sent_in_gather(own * ranks, ranks) + sent_in_sum(own, copies) + sent_in_sum(whole, ranks * copies)
     return _load(model, asked.optimizer, ran, sent=sent)
 
@@ -210,7 +210,7 @@ def _ran_in_stages(asked: Asked, unrolled: tuple[Model, ...], models: Sequence[t
     watching: list[Model] = []
     for place, part in enumerate(unrolled):
         log = next(log for log, model in zip(logs, models, strict=True) if not tree.holds(tree.is_divided, model[place]))
-        watching.append(_watching(asked, (part,), log))
+        watching.append(_watching(asked, (part,), log, is_whole=False))
     found = run(tuple(watching), asked.x_of(rows), logs, copied=True)
     if not asked.again:
         return found
@@ -218,26 +218,17 @@ def _ran_in_stages(asked: Asked, unrolled: tuple[Model, ...], models: Sequence[t
     return [ran.run_again(other) for ran, other in zip(found, plain, strict=True)]
 
 
-def _watching(asked: Asked, model: Model, log: Log, divided: Callable[[Model], Model] = _same) -> Model:
-    """The model as a process runs it, whose units note what they take."""
+def _watching(
+    asked: Asked, model: Model, log: Log, divided: Callable[[Model], Model] = _same, *, is_whole: bool = True
+) -> Model:
+    """The model, or a part of it, as a process runs it, whose units note what they take."""
 
     def noting(unit: Model, count: int) -> Model:
         own = divided(asked.unit(unit))
         alone = as_one_process_runs_it(own, log, twice=tree.holds(is_checkpoint, own))
-        return watched(alone, log, of=own, count=count, work=_gathered(own))
+        return watched(alone, log, count)
 
-    return with_units(model, noting)
-
-
-def _gathered(unit: Model) -> int:
-    """What layers of `shard` have beside their rows: all rows, and the gradients, filled up before they are added up."""
-    found = 0
-    for record in tree.records(unit):
-        if isinstance(record, Sharded):
-            whole = tree.trainable_leaves(record.as_whole())
-            rows = [leaf for leaf in whole if leaf.ndim and leaf.shape[0] % record.group.size]
-            found += 2 * nbytes_of(whole) + record.group.size * nbytes_of(rows_of_one(rows, record.group.size))
-    return found
+    return with_units(model, noting, is_whole=is_whole)
 
 
 # --- Models that are divided -------------------------------------------------------------------------------------------

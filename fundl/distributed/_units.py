@@ -10,52 +10,70 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common.modes import no_grad
 from fundl._common.running import named_as, run_forward
-from fundl.distributed.sharding import replaced
+from fundl.distributed.sharding import Sharded, replaced
 from fundl.distributed.splitting import TensorParallel, part_of_process
 from fundl.distributed.tensor_layers import EmbeddingPart, Joined, Spread, SpreadBoth
 from fundl.groups import Group
-from fundl.layer import Layer, Model
+from fundl.layer import AnyLayer, Layer, Model
+from fundl.layers._convolution import Convolution
 from fundl.layers._inside import Around, Ts
 from fundl.layers._same_shape import SameShape
+from fundl.layers.batch_norm import BatchNorm
 from fundl.layers.dropout import is_stochastic, rekey
 from fundl.layers.mixed_precision import MixedPrecision
 from fundl.layers.repeated import Repeat
 from fundl.layers.structure import Checkpoint
+from fundl.layers.tied import Tied
 from fundl.random import key
-from fundl.tree import Record
+from fundl.tree import Divided, Record
 
 # --- Which units there are ---------------------------------------------------------------------------------------------
 
 
-def with_units(model: Model, change: Callable[[Model, int], Model]) -> Model:
+def with_units(model: Model, change: Callable[[Model, int], Model], *, is_whole: bool = True) -> Model:
     """The model in which each unit is what `change` makes of it, and of how many of its kind are stacked: 1 for most.
 
     Units are the parts of the model's tuple. A tuple of blocks is taken apart, as is a `Repeat`, which has one of its blocks
-    for all, and a layer around one.
+    for all, and a layer around one; so is a layer around the whole model.
     """
-    return _apart(model, change) if isinstance(model, tuple) else _with_units(model, change, 1)
+    parts = model if isinstance(model, tuple) else (model,)
+    made = _apart(parts, change, 1, alone=is_whole)
+    return made if isinstance(model, tuple) else made[0]
 
 
-def _apart(model: tuple[Model, ...], change: Callable[[Model, int], Model], count: int = 1) -> Model:
-    return named_as(model, [_with_units(part, change, count) for part in model])
+def _apart(
+    parts: tuple[Model, ...], change: Callable[[Model, int], Model], count: int, *, alone: bool = False
+) -> tuple[Model, ...]:
+    return named_as(parts, [_with_units(part, change, count, alone=alone and len(parts) == 1) for part in parts])
 
 
-def _with_units(part: Model, change: Callable[[Model, int], Model], count: int) -> Model:
+def _with_units(part: Model, change: Callable[[Model, int], Model], count: int, *, alone: bool = False) -> Model:
+    """The same of a part, which may be all that there is of the model."""
     if isinstance(part, Repeat):
         block = cast("Model", part.blocks[0])
         made = _with_units(block, change, part.count)
         return Repeat(tree.stack([(made,)] * part.count), part.count)
     if isinstance(part, tuple):
         is_stack = any(isinstance(one, tuple) or _is_around_blocks(one) for one in part)
-        return _apart(part, change, count) if is_stack else change(part, count)
-    if not _is_around_blocks(part):
+        return _apart(part, change, count, alone=alone) if is_stack else change(part, count)
+    inside = _parts_inside(part, alone=alone)
+    if not inside:
         return change(part, count)
-    changed = {
-        name: _apart(inner, change, count)
-        for name in part.children
-        if isinstance(inner := getattr(part, name), tuple) and tree.holds(_is_repeat, inner)
-    }
+    changed = {name: _apart(parts, change, count, alone=alone) for name, parts in inside.items()}
     return cast("Model", tree.evolved(part, changed))
+
+
+def _parts_inside(layer: AnyLayer, *, alone: bool) -> dict[str, tuple[Model, ...]]:
+    """The fields of a layer whose parts are units: those with a `Repeat`, and the layers inside of a model's only layer."""
+    if isinstance(layer, Checkpoint | Divided):
+        return {}
+    fields = {name: getattr(layer, name) for name in layer.children}
+    takes_all = alone and isinstance(layer, Around | Tied)
+    return {
+        name: parts
+        for name, parts in fields.items()
+        if isinstance(parts, tuple) and (takes_all or tree.holds(_is_repeat, parts))
+    }
 
 
 def _is_repeat(cls: type[Record]) -> bool:
@@ -105,8 +123,10 @@ class Unit:
 
     Args:
         kept: its residuals, but for what a unit before it keeps as well.
-        gradients: with respect to its parameters.
-        work: parameters that are whole, or cast, while it runs, and their gradients.
+        parameters: those that the process has of it, and that gradients are made of.
+        gradients: with respect to these, as backward makes them: in half precision inside of `mixed_precision`.
+        rows: of these parameters, as they run, what `shard` gathers.
+        work: parameters that are whole, or cast, while it runs, and their gradients; copies that kernels make.
         passed: its input, or its output, whichever is larger.
         largest: of what it keeps, the largest tensor.
         again: the residuals of a second run forward, if it is checkpointed.
@@ -114,7 +134,9 @@ class Unit:
     """
 
     kept: int
+    parameters: int
     gradients: int
+    rows: int
     work: int
     passed: int
     largest: int
@@ -129,6 +151,7 @@ class Ran:
     Args:
         units: in the order in which they ran.
         outside: bytes that are kept by no unit, but by layers around them.
+        cast: bytes of the parameters that layers around them cast for all of a pass.
         input: bytes of what came in.
         output: bytes of what came out.
         exchanged: bytes that layers of `tensor_parallel` add up over all processes, forward and backward.
@@ -136,6 +159,7 @@ class Ran:
 
     units: tuple[Unit, ...]
     outside: int
+    cast: int
     input: int
     output: int
     exchanged: int
@@ -148,7 +172,10 @@ class Ran:
     def run_again(self, plain: "Ran") -> "Ran":
         """The same of units that are checkpointed, and keep what those of a plain run do while their backward runs."""
         pairs = zip(self.units, plain.units, strict=True)
-        units = [attrs.evolve(unit, again=max(other.kept - unit.kept, 0), largest=other.largest) for unit, other in pairs]
+        units = [
+            attrs.evolve(unit, again=max(other.kept - unit.kept, 0), work=other.work, largest=other.largest)
+            for unit, other in pairs
+        ]
         return attrs.evolve(self, units=tuple(units))
 
 
@@ -168,8 +195,7 @@ class Watched(Around[None, object, object], Generic[*Ts]):
     takes_integers = True
 
     layers: tuple[*Ts]
-    gradients: int
-    work: int
+    parameters: int
     count: int
     log: Log
 
@@ -181,22 +207,48 @@ class Watched(Around[None, object, object], Generic[*Ts]):
         return y, (kept, None)
 
 
-def watched(unit: Model, log: Log, *, of: Model, count: int, work: int) -> Model:
-    """A unit as it runs in one process, which notes its bytes, and those of what the process has `of` it."""
-    gradients = sum(leaf.nbytes for leaf in tree.trainable_leaves(of))
+def watched(unit: Model, log: Log, count: int) -> Model:
+    """A unit as it runs in one process, which notes its bytes."""
     layers = unit if isinstance(unit, tuple) else (unit,)
-    return Watched(layers, gradients, work + 2 * _cast_bytes(unit), count, log)
+    return Watched(layers, nbytes_of(tree.trainable_leaves(unit)), count, log)
 
 
-def _cast_bytes(unit: Model) -> int:
-    """How much the parameters take that are cast while layers run."""
-    found = [record for record in tree.records(unit) if isinstance(record, MixedPrecision)]
-    return sum(
-        leaf.numel() * record.compute.itemsize
-        for record in found
-        for leaf in tree.leaves(record.layers)
-        if leaf.is_floating_point() and leaf.dtype != record.compute
-    )
+def _is_watched(cls: type[Record]) -> bool:
+    return issubclass(cls, Watched)
+
+
+def _rows_of(unit: Watched) -> int:
+    """The bytes of the rows that a unit gathers."""
+    splits = tree.splits_of(unit.layers)
+    return nbytes_of([leaf for leaf, split in zip(tree.trainable_leaves(unit.layers), splits, strict=False) if split])
+
+
+def _work_of(unit: Watched) -> int:
+    """The bytes that are whole, or cast, while a unit runs: parameters, and their gradients."""
+    gathered = 0
+    for record in tree.records(unit.layers):
+        if isinstance(record, Sharded):
+            whole = tree.trainable_leaves(record.as_whole())
+            filled_up = [leaf for leaf in whole if leaf.ndim and leaf.shape[0] % record.group.size]
+            gathered += 2 * nbytes_of(whole) + record.group.size * nbytes_of(rows_of_one(filled_up, record.group.size))
+    return gathered + 2 * sum(map(_cast_by, tree.records(replaced(unit.layers, _as_whole))))
+
+
+def _has_copies(cls: type[Record]) -> bool:
+    """Whether backward of a layer has as much as input and output again: what kernels lay out anew, or a formula centers."""
+    return issubclass(cls, Convolution | BatchNorm)
+
+
+def _as_whole(record: Record) -> object:
+    return record.as_whole() if isinstance(record, Sharded) else None
+
+
+def _cast_by(record: Record) -> int:
+    """How much the parameters take that a layer casts while layers inside of it run."""
+    if not isinstance(record, MixedPrecision):
+        return 0
+    floats = [leaf for leaf in tree.leaves(record.layers) if leaf.is_floating_point() and leaf.dtype != record.compute]
+    return sum(leaf.numel() for leaf in floats) * record.compute.itemsize
 
 
 def run(model: Model, x: object, logs: Sequence[Log], *, copied: bool = False) -> list[Ran]:
@@ -209,6 +261,7 @@ def run(model: Model, x: object, logs: Sequence[Log], *, copied: bool = False) -
     with no_grad():
         y, residuals = run_forward(model, x)
     there = _storages((model, y) if copied else (model, x, y))
+    cast_around = sum(_cast_by(record) for record in tree.records(model) if tree.holds(_is_watched, record))
     found: list[Ran] = []
     kept_by_units: set[int] = set()
     for log in logs:
@@ -216,7 +269,7 @@ def run(model: Model, x: object, logs: Sequence[Log], *, copied: bool = False) -
         units = tuple(_units(log, seen))
         kept_by_units |= seen
         first, last = (log.notes[0][1], log.notes[-1][2]) if log.notes else (x, y)
-        found.append(Ran(units, 0, tree.nbytes(first), tree.nbytes(last), log.exchanged))
+        found.append(Ran(units, 0, cast_around, tree.nbytes(first), tree.nbytes(last), log.exchanged))
     outside = sum(nbytes for place, nbytes in _storages(residuals).items() if place not in kept_by_units)
     return [attrs.evolve(ran, outside=outside) for ran in found]
 
@@ -230,9 +283,29 @@ def _units(log: Log, seen: set[int]) -> Iterable[Unit]:
         passed = max(tree.nbytes(x), tree.nbytes(y))
         is_first = unit.count > 1 and stacked % unit.count == 0
         stacked += unit.count > 1
-        own = unit.count * unit.gradients if is_first else 0
         largest = max(kept.values(), default=0)
-        yield Unit(sum(kept.values()), unit.gradients, unit.work, passed, largest, stacked=own)
+        copied = 2 * max(passed, largest) if tree.holds(_has_copies, unit.layers) else 0
+        gradients = nbytes_of(tree.trainable_leaves(unit.layers))
+        yield Unit(
+            kept=sum(kept.values()),
+            parameters=unit.parameters,
+            gradients=gradients,
+            rows=_rows_of(unit),
+            work=_work_of(unit) + copied,
+            passed=passed,
+            largest=largest,
+            stacked=unit.count * gradients if is_first else 0,
+        )
+
+
+def nbytes_of(leaves: Iterable[Tensor]) -> int:
+    """The bytes of some tensors."""
+    return sum(leaf.nbytes for leaf in leaves)
+
+
+def rows_of_one(leaves: Sequence[Tensor], processes: int) -> list[Tensor]:
+    """Of leaves, but for numbers without axes, what one of so many processes has, filled up so that all have as many rows."""
+    return [leaf.new_empty((-(-leaf.shape[0] // processes), *leaf.shape[1:])) for leaf in leaves if leaf.ndim]
 
 
 def _storages(values: object) -> dict[int, int]:

@@ -1,11 +1,13 @@
 """Which way to train with many processes fits into their memory, and what it has them send: found without any of either."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, final
 
 import attrs
+from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
@@ -15,7 +17,7 @@ from fundl._common.modes import no_grad
 from fundl._common.numbers import positive
 from fundl._common.running import first_forward
 from fundl._common.suggestions import with_suggestions
-from fundl._common.tables import text_of, unit_of
+from fundl._common.tables import size_of, text_of, unit_of
 from fundl.distributed._loads import Load
 from fundl.distributed._schemes import Asked, data_parallel, divided_moments, in_stages, sharded, split_layers
 from fundl.distributed._units import is_block, is_checkpoint, with_units
@@ -23,6 +25,7 @@ from fundl.layer import Model
 from fundl.optim.adam import adamw
 from fundl.optim.chain import AnyTransform
 from fundl.optim.transform import require_transform
+from fundl.tree import describe
 from fundl.weights import count_along
 
 if TYPE_CHECKING:
@@ -97,21 +100,21 @@ class Plan(metaclass=Listed):
         from rich.table import Table  # noqa: PLC0415
         from rich.text import Text  # noqa: PLC0415
 
-        unit, name = unit_of(self.memory)
+        unit, name = unit_of(max([one.peak for one in self.schemes if not one.refusal], default=self.memory))
         count = "1 process" if self.processes == 1 else f"{self.processes} processes"
-        title = f"{self.rows} rows a step, {count} of {self.memory / unit:,.1f} {name}; what each of them takes, in {name}"
+        title = f"{self.rows} rows a step, {count} of {size_of(self.memory)}; what each takes, in {name}"
         table = Table(title=title, title_justify="left", box=box.SIMPLE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-        for heading in ("scheme", "groups"):
-            table.add_column(heading, style="cyan", overflow="fold", no_wrap=True)
+        table.add_column("scheme", style="cyan", overflow="fold", no_wrap=True)
         for heading in ("params", "moments", "grads", "residuals", "peak", "sent"):
             table.add_column(heading, justify="right", overflow="fold", no_wrap=True)
         table.add_column("fits")
-        for one in self.schemes:
-            words = ("  + checkpoint", "") if one.checkpointed else (one.name, one.grid)
-            sizes = one.parameters, one.moments, one.gradients, one.residuals, one.peak, one.sent
-            numbers = ["" if one.refusal else f"{size / unit:,.1f}" for size in sizes]
-            fits = Text("yes", "green") if one.fits else Text("no", "red")
-            table.add_row(*map(Text, (*words, *numbers)), fits)
+        for scheme, ways in itertools.groupby(self.schemes, lambda one: one.name):
+            table.add_row(Text(scheme))
+            for one in ways:
+                sizes = one.parameters, one.moments, one.gradients, one.residuals, one.peak, one.sent
+                numbers = ["" if one.refusal else f"{size / unit:,.1f}" for size in sizes]
+                fits = Text("yes", "green") if one.fits else Text("no", "red")
+                table.add_row(*map(Text, ("    + checkpoint" if one.checkpointed else f"  {one.grid}", *numbers)), fits)
         refusals = dict.fromkeys((f"{one.name}, {one.grid}", one.refusal) for one in self.schemes if one.refusal)
         said = "\n".join(textwrap.shorten(f"{where}: {why}", _SAID, placeholder=" ...") for where, why in refusals)
         table.caption = Text(said) if said else None
@@ -149,18 +152,19 @@ def plan(
     - "stages" is `pipeline_step` with `one_forward_one_backward`, over such processes too. Blocks of a `repeat` are taken one
       by one. The numbers are those of the stage that needs most.
 
-    The units are the parts of the model's tuple. A tuple of blocks in it is taken apart, and of `repeat` each block is one.
-    Each scheme is there twice: without any `checkpoint`; and with those that the model has, or, if it has none, with one around
-    each unit that is made of several layers.
+    The units are the parts of the model's tuple. A tuple of blocks in it is taken apart, and of `repeat` each block is one; so
+    is what a layer around the whole model, such as `mixed_precision`, has inside. Each scheme is there twice: without any
+    `checkpoint`; and with those that the model has, or, if it has none, with one around each unit that is made of several
+    layers.
 
-    Params, gradients, moments and residuals are what they will be, to the byte. The peak is that of an eager step that writes
-    over its state, as those of `fit` do; `pipeline_step` writes over nothing. It is the most of three: after forward, all
-    residuals, and 4 times the output for a loss such as `cross_entropy`, or 8 times for `split_cross_entropy`; in backward, the
-    residuals that are left, the gradients that are made, and what the unit at hand takes; at the end, what is exchanged and
-    updated. For models of linear maps and attention, and the optimizers that are one kernel (`sgd`, `adam`, `adamw`), it is
-    right to a tenth; what another optimizer takes for its update is rather too much. It knows nothing of what kernels need for
-    themselves (convolutions do), of targets, of memory that lies in pieces too small to use, and of compiled steps: leave some
-    free.
+    Params, gradients, moments and residuals are what they will be, to the byte; so is what is sent, but for the few numbers of
+    a loss, and of `batch_norm`. The peak is that of an eager step that writes over its state, as those of `fit` do;
+    `pipeline_step` writes over nothing. It is the most of three: after forward, all residuals, and 4 times the output for a
+    loss such as `cross_entropy`, or 8 times for `split_cross_entropy`; in backward, the residuals that are left, the gradients
+    that are made, and what the unit at hand takes; at the end, what is exchanged and updated. For models of linear maps,
+    attention and convolutions, and the optimizers that are one kernel (`sgd`, `adam`, `adamw`), it is right to an eighth; what
+    another optimizer takes for its update is rather too much. It knows nothing of what other kernels need for themselves, of
+    targets, of memory that lies in pieces too small to use, and of compiled steps: leave some free.
 
     Args:
         model: plain, as one process would train it, with or without values.
@@ -174,6 +178,7 @@ def plan(
     Raises:
         TypeError: the model is none, or does not take such an input.
         ValueError: the model is divided already, does not fit the input, or has no parameters; or a number is out of its range.
+        RuntimeError: a layer looks at the values of tensors.
 
     Source:
         Rajbhandari, Rasley, Ruwase and He, ZeRO: memory optimizations toward training trillion parameter models, 2020;
@@ -196,11 +201,11 @@ def plan(
         raise ValueError(f"plan(..., micro_batches=) is an int of 1 or more, not {micro_batches!r}")
     if tree.holds(tree.is_divided, model):
         raise ValueError("this model is divided among processes already: plan takes the plain one, that unshard gives")
+    rows = _rows_of(x)
     plain, batch = _without_values(model), _without_values(x)
-    with no_grad():
-        first_forward(plain, batch)  # what does not fit is told here
+    _require_runs(plain, batch, rows)
     optimizer.init(plain)  # and that there is nothing to train
-    asked = Asked(plain, batch, count_along(batch, 0), optimizer, micro_batches)
+    asked = Asked(plain, batch, rows, optimizer, micro_batches)
     kinds = [False, True] if tree.holds(is_checkpoint, plain) or _has_blocks(plain) else [False]
     schemes = [
         _scheme(name, groups, load, attrs.evolve(asked, again=again), memory)
@@ -266,6 +271,36 @@ def _has_blocks(model: Model) -> bool:
 
     with_units(model, look)
     return any(found)
+
+
+def _rows_of(x: object) -> int:
+    """How many rows an input has, which is made of tensors."""
+    leaves: list[object] = [*tree.leaves(x)]
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if len(tensors) < len(leaves) or not any(leaf.ndim for leaf in tensors):
+        raise TypeError(
+            "x is an input for the model, of the whole batch, rows first, such as torch.empty(32, 8192, dtype=torch.int64,"
+            f' device="meta"), not {describe(x)}'
+        )
+    rows = count_along(x, 0)
+    if not rows:
+        raise ValueError(f"x has the rows of all processes together, but here are none: {describe(x)}")
+    return rows
+
+
+def _require_runs(model: Model, x: object, rows: int) -> None:
+    """Raise unless a model runs without values, and gives as many rows as it is given."""
+    try:
+        with no_grad():
+            y = first_forward(model, x)[0]
+    except RuntimeError as error:
+        error.add_note("plan runs the model on the meta device, where tensors have shapes, and no values to look at")
+        raise
+    if isinstance(y, Tensor) and y.shape[:1] != (rows,):
+        raise ValueError(
+            f"what processes divide among them is rows, the first axis of x, but from x, {describe(x)}, the model makes"
+            f" {describe(y)}, which has not as many"
+        )
 
 
 def _without_values(values: T) -> T:
