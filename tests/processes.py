@@ -22,21 +22,23 @@ Ts = TypeVarTuple("Ts")
 SECONDS = 120  # that an answer may take
 
 
-def together(count: int, function: Callable[[Group, *Ts], R], *args: *Ts) -> list[R]:
+def together(
+    count: int, function: Callable[[Group, *Ts], R], *args: *Ts, backend: str = "gloo", device: str = "cpu"
+) -> list[R]:
     """What a function of a group, defined at the top of a module, gives in each of so many processes, by their ranks.
 
     An error in one of them is raised here as a RuntimeError with its text; after it, all are started anew.
     """
-    return _processes(count).run(function, *args)
+    return _processes(count, backend, device).run(function, *args)
 
 
 @functools.cache
-def _processes(count: int) -> "_Processes":
-    return _Processes(count)
+def _processes(count: int, backend: str, device: str) -> "_Processes":
+    return _Processes(count, backend, device)
 
 
 class _Processes:
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, backend: str, device: str) -> None:
         server = multiprocessing.get_context("forkserver")  # which imports fundl once
         server.set_forkserver_preload(["fundl"])
         self._folder = TemporaryDirectory()
@@ -45,7 +47,7 @@ class _Processes:
         store = str(Path(self._folder.name) / "store")
         for rank in range(count):
             here, there = server.Pipe()
-            process = server.Process(target=_serve, args=(rank, count, store, there), daemon=True)
+            process = server.Process(target=_serve, args=(rank, count, store, there, backend, device), daemon=True)
             process.start()
             there.close()
             self._connections.append(here)
@@ -79,11 +81,13 @@ class _Processes:
         self._folder.cleanup()
 
 
-def _serve(rank: int, count: int, store: str, connection: "Connection[bytes, bytes]") -> None:
+def _serve(  # noqa: PLR0917  # what a process is started with
+    rank: int, count: int, store: str, connection: "Connection[bytes, bytes]", backend: str, device: str
+) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=count)
-    group, _ = start(device="cpu")
+    torch.distributed.init_process_group(backend, f"file://{store}", rank=rank, world_size=count)
+    group, _ = start(device=device)
     while True:
         try:
             function, args = pickle.loads(connection.recv_bytes())

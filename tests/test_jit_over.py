@@ -90,6 +90,26 @@ def test_a_run() -> None:
         torch.testing.assert_close(own_losses, losses, rtol=1e-12, atol=0)
 
 
+def as_given(group: Group) -> list[Tensor]:
+    """Of compiled exchanges of what the function is given, not of what it computes, what came of the last of many."""
+
+    @jit
+    def every(x: Tensor) -> list[Tensor]:
+        begun = exchanges.all_gather(x, group.size, group.name), exchanges.broadcast(x, 1, group.name)
+        return [exchanges.wait(one) for one in begun]
+
+    x, found = torch.full((2, 3), float(group.rank)), list[Tensor]()
+    for _ in range(50):  # what came before is freed by gloo's threads
+        found = every(x)
+    return found
+
+
+def test_exchanges_of_what_is_given() -> None:
+    zeros, ones = torch.zeros(2, 3), torch.ones(2, 3)
+    for found in together(2, as_given):
+        assert tree.equal(found, [torch.cat((zeros, ones)), ones])
+
+
 def unlike(group: Group) -> str:
     @jit
     def of_rank(x: Tensor) -> Tensor:

@@ -179,7 +179,7 @@ _BY_NAME: Final = re.compile(
     r"AOTI_TORCH_ERROR_CODE_CHECK\(aoti_torch_proxy_executor_call_function\(proxy_executor, (?P<number>\d+), "
     r"[^;]*std::array<AtenTensorHandle, \d+>\{(?P<tensors>[^}]*)\}\.data\(\)\)\);"
 )
-_EACH_TENSOR: Final = re.compile(r", (?=borrow_arrayref_tensor_as_tensor\()")
+_EACH_TENSOR: Final = re.compile(r"(?:[^,()]|\([^()]*\))+")  # a name, or what a function makes of one or more
 _CALLED_BY_NAME: Final = "fundl::call_operator("
 
 
@@ -195,7 +195,7 @@ def _with_operators(code: str, operators: str | None) -> str:
 
     def called(match: re.Match[str]) -> str:
         node = nodes[int(match["number"])]
-        *tensors, result = _EACH_TENSOR.split(match["tensors"])
+        *tensors, result = [one.strip() for one in _EACH_TENSOR.findall(match["tensors"])]
         remaining, arguments = iter(tensors), list[str]()
         for given in node["inputs"]:
             ((kind, value),) = given["arg"].items()
