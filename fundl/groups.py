@@ -158,7 +158,7 @@ def start(*, device: torch.device | str | None = None, minutes: float = 30.0) ->
 
     Args:
         device: where this process computes. By default its own GPU, number LOCAL_RANK of its machine, where there are any, else
-            the CPU.
+            the CPU; "cuda" is its own GPU.
         minutes: how long a process waits for the others before it gives up.
 
     Returns:
@@ -195,16 +195,16 @@ def _leave() -> None:
 
 def _device(device: torch.device | str | None) -> torch.device:
     local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if device is None:
-        if not count:
-            return torch.device("cpu")
+    if device is None and not count:
+        return torch.device("cpu")
+    place = torch.device("cuda" if device is None else device)
+    if place.type == "cuda" and place.index is None:
         if local >= count:
             raise ValueError(
                 f"this is process {local} of its machine, counted from 0, which has {count} GPUs: start as many processes as"
                 ' GPUs, or compute elsewhere, start(device="cpu")'
             )
-        device = torch.device("cuda", local)
-    place = torch.device(device)
+        place = torch.device("cuda", local)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     return place

@@ -172,6 +172,18 @@ def test_one_process_needs_no_launcher() -> None:
     require_same(given, group)
 
 
+def test_cuda_is_the_own_gpu_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert [str(start(device=device)[1]) for device in (None, "cuda", "cuda:1", "cpu")] == ["cuda:3", "cuda:3", "cuda:1", "cpu"]
+    assert [device.index for device in chosen] == [3, 3, 1]
+    monkeypatch.setenv("LOCAL_RANK", "4")
+    with pytest.raises(ValueError, match="this is process 4 of its machine, counted from 0, which has 4 GPUs"):
+        start(device="cuda")
+
+
 def test_a_group_that_is_not_up() -> None:
     with pytest.raises(RuntimeError, match=r"no group 'away' of 2 processes is up .* call start\(\) first"):
         all_sum(torch.ones(2), AWAY)
