@@ -198,7 +198,7 @@ def _device(device: torch.device | str | None) -> torch.device:
     if device is None and not count:
         return torch.device("cpu")
     place = torch.device("cuda" if device is None else device)
-    if place.type == "cuda" and place.index is None:
+    if str(place) == "cuda":
         if local >= count:
             raise ValueError(
                 f"this is process {local} of its machine, counted from 0, which has {count} GPUs: start as many processes as"
