@@ -93,16 +93,17 @@ class Case:
 
     def module(self) -> nn.Module:
         """The network as torch.nn has it, with the same values."""
-        module: nn.Module = Transformer(self.blocks, self.features, self.heads, self.tokens)
-        if self.sizes:
-            layers: list[nn.Module] = []
-            for inputs, outputs in pairwise(self.sizes):
-                layers += [nn.Linear(inputs, outputs), nn.ReLU()]
-            module = nn.Sequential(*layers[:-1])
+        module = self._dense() if self.sizes else Transformer(self.blocks, self.features, self.heads, self.tokens)
         with torch.no_grad():
             for parameter, value in zip(module.parameters(), self.values(), strict=True):
                 parameter.copy_(value)
         return module
+
+    def _dense(self) -> nn.Module:
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(self.sizes):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Inputs and targets, on the CPU."""

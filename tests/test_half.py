@@ -76,6 +76,7 @@ from fundl import (
     weight_norm,
     weight_standardization,
 )
+from fundl._common.half import together
 from fundl._common.layouts import LAYOUTS, channels_last
 from tests.loss_samples import REDUCTIONS
 from tests.loss_samples import SAMPLES as LOSSES
@@ -455,6 +456,31 @@ def test_data_far_from_0_are_standardized(dtype: torch.dtype) -> None:
     scaled = standardize(x, mean, std)
     assert scaled.dtype == dtype
     torch.testing.assert_close(scaled.double().mean(0), torch.zeros(3).double(), rtol=0, atol=1e-3)
+
+
+# --- Casts ---
+
+
+def test_tensors_are_cast_together_as_each_alone() -> None:
+    """As on a GPU, where it is by one kernel for many."""
+    given = [
+        torch.tensor([1 + 2**-9, 1 + 3 * 2**-9, -math.inf, math.nan, 3e38, 1e-45]),  # halves go to the even neighbour
+        normal(3, 4).t(),
+        normal(1, 4).expand(3, 4),
+        normal(0, 4),
+        normal().to(torch.bfloat16),
+        normal(5).to(torch.float64),
+        normal(5, 2)[:, 1],
+    ]
+    wanted = [torch.bfloat16, torch.bfloat16, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.float16]
+    found = together(given, wanted)
+    for tensor, each, dtype in zip(found, given, wanted, strict=True):
+        alone = each.to(dtype)
+        assert tensor.dtype == dtype
+        assert tensor.stride() == alone.stride()
+        torch.testing.assert_close(tensor, alone, rtol=0, atol=0, equal_nan=True)
+    assert found[5] is given[5]
+    assert not together([], [])
 
 
 # --- Random numbers ----------------------------------------------------------------------------------------------------

@@ -6,13 +6,14 @@ scatter (gradients of lookups, of windows that overlap, of padding), and the CPU
 the dtype that they are given. They are given float32, and what they give is rounded.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
 
 from fundl._common import kernels
+from fundl._common.modes import is_traced, is_wrapped
 
 T = TypeVar("T", Tensor, Tensor | None)
 
@@ -31,6 +32,29 @@ def narrowed(x: T, like: Tensor) -> T:
     if x is None:
         return x
     return x if x.dtype is like.dtype else x.to(like.dtype)
+
+
+def all_to(tensors: Sequence[Tensor], dtypes: Iterable[torch.dtype]) -> list[Tensor]:
+    """Tensors in dtypes of their own, as ``tensor.to(dtype)`` gives each; on a GPU, by one kernel for many of them."""
+    if tensors and tensors[0].is_cuda and not is_traced() and not any(map(is_wrapped, tensors)):
+        return together(tensors, dtypes)
+    return [tensor.to(dtype) for tensor, dtype in zip(tensors, dtypes, strict=True)]
+
+
+def together(tensors: Sequence[Tensor], dtypes: Iterable[torch.dtype]) -> list[Tensor]:
+    """The same where nothing traces or wraps the tensors: those of one dtype are cast to another at once."""
+    found = [*tensors]
+    places: dict[tuple[torch.dtype, torch.dtype], list[int]] = {}
+    for place, (tensor, dtype) in enumerate(zip(tensors, dtypes, strict=True)):
+        if tensor.dtype is not dtype:
+            places.setdefault((tensor.dtype, dtype), []).append(place)
+    for (_, dtype), own in places.items():
+        old = [tensors[place] for place in own]
+        new = [torch.empty_like(tensor, dtype=dtype) for tensor in old]
+        torch._foreach_copy_(new, old)
+        for place, tensor in zip(own, new, strict=True):
+            found[place] = tensor
+    return found
 
 
 def in_float32(kernel: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -33,6 +33,11 @@ def merged(heads: Tensor) -> Tensor:
     return heads.transpose(1, 2).flatten(2)
 
 
+def joined(*parts: Tensor) -> Tensor:
+    """Heads of several kinds, (B, heads, T, d) each, one after the other, as (B, T, heads d)."""
+    return torch.cat([part.transpose(1, 2) for part in parts], 2).flatten(2)  # as kernels have them in memory, one copy
+
+
 def of_output(weight: Tensor, bias: Tensor | None, heads: Tensor, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
     """The gradients of the output's weight and bias, and with respect to the heads."""
     grad_heads = products.matmul(grad, weight).view(*grad.shape[:2], heads.shape[1], heads.shape[3]).transpose(1, 2)

@@ -17,6 +17,7 @@ from fundl.layers._projecting import (
     affine,
     head_size,
     in_heads,
+    joined,
     merged,
     of_affine,
     of_output,
@@ -182,7 +183,7 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         grad_q, grad_k, grad_v, grad_bias = found
         if turning is not None:
             grad_q, grad_k = turning.backward(grad_q), turning.backward(grad_k)
-        grad_heads = merged(torch.cat((grad_q, grad_k, grad_v), 1))  # (B, T, (H + 2 K) d)
+        grad_heads = joined(grad_q, grad_k, grad_v)  # (B, T, (H + 2 K) d)
         grads = self.gradient(*of_affine(x, grad_heads, self.bias), *grads_out, self._of_relative(grad_bias))
         return grads, products.matmul(grad_heads, self.weight)
 

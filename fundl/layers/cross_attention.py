@@ -16,6 +16,7 @@ from fundl.layers._projecting import (
     affine,
     head_size,
     in_heads,
+    joined,
     merged,
     of_affine,
     of_output,
@@ -141,7 +142,7 @@ class CrossAttention(Layer[_KeptOfBoth, tuple[Tensor, Tensor], Tensor], Generic[
         *grads_out, grad_output = of_output(self.output_weight, self.output_bias, attended.output, grad)
         attention = Attention(causal=False, dropout=self.dropout)
         grad_q, grad_k, grad_v = attention.backward(attended, self.memory_mask, grad_output, pairs=self._pairs)
-        grad_q, grad_heads = merged(grad_q), merged(torch.cat((grad_k, grad_v), 1))  # (B, T, H d), (B, S, 2 K d)
+        grad_q, grad_heads = merged(grad_q), joined(grad_k, grad_v)  # (B, T, H d), (B, S, 2 K d)
         of_queries, of_memory = of_affine(x, grad_q, self.query_bias), of_affine(memory, grad_heads, self.bias)
         grads = self.gradient(*of_queries, *of_memory, *grads_out)
         return grads, (products.matmul(grad_q, self.query_weight), products.matmul(grad_heads, self.weight))

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._common.checks import models
+from fundl._common.half import all_to
 from fundl._common.place import Place
 from fundl._common.stepping import first_cache, step_inside
 from fundl._common.suggestions import with_suggestions
@@ -96,12 +97,10 @@ class MixedPrecision(Around[Casts], Generic[*Ts]):
         """The layers in the dtype of the computation."""
         leaves, structure = tree.flatten(self.layers)
         kept = dict(_decided_inside(self.layers, torch.promote_types(self.compute, torch.float32)))
+        floats = [leaf for leaf in leaves if leaf is not None and leaf.is_floating_point()]
+        cast = iter(all_to(floats, [kept.get(id(leaf), self.compute) for leaf in floats]))
         return tree.unflatten(
-            structure,
-            [
-                leaf.to(kept.get(id(leaf), self.compute)) if leaf is not None and leaf.is_floating_point() else leaf
-                for leaf in leaves
-            ],
+            structure, [next(cast) if leaf is not None and leaf.is_floating_point() else leaf for leaf in leaves]
         )
 
     @override
@@ -115,8 +114,8 @@ class MixedPrecision(Around[Casts], Generic[*Ts]):
     @override
     def _gradient(self, own: Casts, grads: object) -> Self:
         """The gradients in the dtypes of the parameters; buffers stay as they are."""
-        pairs = zip(tree.trainable_leaves(grads), tree.trainable_leaves(self.layers), strict=True)
-        return self.gradient(tree.with_trainable_leaves(self.layers, [grad.to(leaf.dtype) for grad, leaf in pairs]))
+        dtypes = [leaf.dtype for leaf in tree.trainable_leaves(self.layers)]
+        return self.gradient(tree.with_trainable_leaves(self.layers, all_to(tree.trainable_leaves(grads), dtypes)))
 
     @property
     def _dtype(self) -> torch.dtype:

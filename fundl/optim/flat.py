@@ -25,11 +25,15 @@ Tensors: TypeAlias = tuple[Tensor, ...]
 
 def all_widened(tensors: Tensors) -> Tensors:
     """The tensors, those of 16 bits in float32: in 16, sums stop growing at 256, and epsilon is 0."""
+    if tensors and tensors[0].is_cuda:
+        return tuple(half.all_to(tensors, [torch.float32 if tensor.dtype in half.HALF else tensor.dtype for tensor in tensors]))
     return tuple(half.widened(tensor) for tensor in tensors)
 
 
 def all_narrowed(tensors: Tensors, like: Tensors) -> Tensors:
     """What was computed of tensors that were widened, in the dtypes of those."""
+    if tensors and tensors[0].is_cuda:
+        return tuple(half.all_to(tensors, [original.dtype for original in like]))
     return tuple(half.narrowed(tensor, original) for tensor, original in zip(tensors, like, strict=True))
 
 
