@@ -46,6 +46,7 @@ from fundl import (
     train_step,
     tree,
 )
+from fundl._common.half import all_to
 from tests.loss_samples import SAMPLES as LOSSES
 from tests.on_gpu import CPU, DEVICE, IS_GPU, MARKS, assert_as_on_cpu, moved
 from tests.optimizer_samples import OPTIMIZERS
@@ -300,3 +301,16 @@ def test_reports_are_handed_on() -> None:
     losses = [cross_entropy(report.prediction, moved(target))[0] for report, (_, target) in zip(reports, some, strict=True)]
     assert_as_on_cpu(torch.stack([report.loss for report in reports]), torch.stack(losses).cpu(), 1e-9)
     assert len({float(report.loss) for report in reports}) == len(reports)
+
+
+def test_tensors_are_cast_as_each_alone() -> None:
+    """Many of them by one kernel, of which a number between two of 16 bits has to go to the even one, as elsewhere."""
+    given = [random.normal(key(place), (place % 7, 33)) * 3.0 ** (place - 20) for place in range(40)]
+    given += [given[6].t(), given[6][:, ::2], torch.tensor([1 + 2**-9, 1 + 3 * 2**-9, torch.inf, torch.nan, 3e38, 1e-45])]
+    for compute in (torch.bfloat16, torch.float16, F64):
+        narrow = all_to([each.to(DEVICE) for each in given], [compute] * len(given))
+        back = all_to(narrow, [torch.float32] * len(given))
+        for tensor, wide, each in zip(narrow, back, given, strict=True):
+            assert tensor.device.type == DEVICE.type
+            torch.testing.assert_close(tensor.to(CPU), each.to(compute), rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(wide.to(CPU), each.to(compute).float(), rtol=0, atol=0, equal_nan=True)
