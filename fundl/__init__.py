@@ -129,6 +129,10 @@ from fundl.layers.masked import (
 )
 from fundl.layers.gain import gain_of as gain_of
 
+# What torch differentiates: a function of one's own, as a layer or a loss.
+from fundl.derivatives.function_layer import FunctionLayer as FunctionLayer, layer_from_function as layer_from_function
+from fundl.derivatives.function_loss import from_function as from_function
+
 # Parameters from a key.
 from fundl.initializers import (
     Dependent as Dependent, Initializer as Initializer, constant as constant,

@@ -61,11 +61,8 @@ def is_traced() -> bool:
 
 
 def is_in_forward_mode() -> bool:
-    """Whether ``torch.func.jvp`` differentiates what this thread computes, by torch's own formulas for each kernel."""
-    functorch = torch._C._functorch
-    return functorch.maybe_current_level() is not None and any(
-        interpreter.key() == functorch.TransformType.Jvp for interpreter in functorch.get_interpreter_stack()
-    )
+    """Whether forward mode, as of ``torch.func.jvp``, may differentiate what is computed, kernel by kernel."""
+    return getattr(_forward_mode, "_current_level", 0) >= 0
 
 
 def is_untraced(x: Tensor) -> bool:
@@ -105,13 +102,7 @@ _OF_BATCHES: Final = ("is_batchedtensor", "get_unwrapped", "maybe_get_bdim", "ma
 
 def is_in_memory(x: Tensor) -> bool:
     """Whether who reads a tensor's memory, number by number, misses nothing: it has no tape, no tangent, no sign to take."""
-    return (
-        is_readable(x)
-        and x.is_contiguous()
-        and not x.requires_grad
-        and not x.is_neg()
-        and getattr(_forward_mode, "_current_level", 0) < 0
-    )
+    return is_readable(x) and x.is_contiguous() and not x.requires_grad and not x.is_neg() and not is_in_forward_mode()
 
 
 def may_be_nan(value: Tensor) -> bool:

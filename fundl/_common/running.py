@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Final, Generic, Protocol, TypeAlias, cast, runtime_checkable
 
 import attrs
-import torch
 from torch import Tensor
 
 from fundl import tree
 from fundl._common import suggestions
 from fundl._common.arguments import caller_of, is_told, wrong_field
 from fundl._common.checks import as_model, loss_and_gradient, require_gradient, require_model
-from fundl._common.tape import refuse_tape
+from fundl._common.tape import off_tape, refuse_tape
 from fundl.layer import AnyLayer, Layer, Loss, Model, P, Prediction, Target
 from fundl.shapes import Misfit, Shape, of_model
 from fundl.tree import describe
@@ -28,7 +27,7 @@ def first_forward(params: Model, x: object) -> tuple[object, object]:
     if not isinstance(x, Tensor):
         x = tree.map(_input, x)
     elif x.requires_grad:  # a layer may hand its input through
-        x = x.detach()
+        x = off_tape(x)
     try:
         output, residuals = run_forward(params, x)
     except Exception as error:
@@ -44,7 +43,7 @@ def first_forward(params: Model, x: object) -> tuple[object, object]:
 def _input(leaf: Tensor) -> Tensor:
     """A tensor of an input, off any tape; all that is none is refused."""
     suggestions.require_tensor(leaf, "the input must be")
-    return torch.detach(leaf)
+    return off_tape(leaf)
 
 
 def _require_fit(params: Model, error: Exception) -> None:

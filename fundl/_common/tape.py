@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from fundl import tree
+from fundl._common.modes import is_in_forward_mode
 
 _functorch = torch._C._functorch
 
@@ -19,6 +20,13 @@ def refuse_tape(*values: object) -> None:
             " take fundl.vjp(model, x, grad) or fundl.value_and_grad(loss, model, x, target) in their place. torch.func.jvp,"
             " jacfwd and vmap work over all of them"
         )
+
+
+def off_tape(x: Tensor) -> Tensor:
+    """A tensor that is on no tape; the caller has turned grad mode off."""
+    if not x.requires_grad:
+        return x
+    return x.clone() if is_in_forward_mode() else x.detach()  # which would leave a tangent behind
 
 
 def _is_taped(leaf: Tensor) -> bool:

@@ -164,8 +164,11 @@ def _apart(value: object) -> tuple[str, list[tuple[str, object]], str]:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         names: Sequence[str] = value._fields
         return f"{cls.__name__}(", [(f"{name}=", part) for name, part in zip(names, value, strict=True)], ")"
-    if isinstance(value, tuple) and cls is tuple:
-        return "(", [("", part) for part in value], ",)" if len(value) == 1 else ")"
+    if isinstance(value, tuple | list) and cls in {tuple, list}:
+        opening, closing = "[]" if cls is list else ("(", ",)" if len(value) == 1 else ")")
+        return opening, [("", part) for part in value], closing
+    if isinstance(value, dict) and cls is dict:
+        return "{", [(f"{key!r}: ", part) for key, part in value.items()], "}"
     return repr(value), [], ""
 
 

@@ -33,5 +33,6 @@ nn.Sequential. All else raises a `ConversionError`, which names the part by its 
 """
 
 from fundl.interop.torch_nn.conversion import ConversionError, from_torch, to_torch
+from fundl.interop.torch_nn.wrapping import ModuleTensors, as_layer
 
-__all__ = ["ConversionError", "from_torch", "to_torch"]
+__all__ = ["ConversionError", "ModuleTensors", "as_layer", "from_torch", "to_torch"]
