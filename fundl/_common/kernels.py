@@ -463,3 +463,7 @@ FILLED: Final[frozenset[Callable[..., object]]] = frozenset(  # type: ignore[exp
 )
 # destination, source: writes to it.
 copy_: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.copy_.default
+# x, indices for its first axes, values, whether to add them: x with the values there; and the same written over x.
+_Put: TypeAlias = "OpOverload[[Tensor, Sequence[Tensor | None], Tensor, bool], Tensor]"
+index_put: _Put = _aten.index_put.default
+index_put_: _Put = _aten.index_put_.default

@@ -175,6 +175,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         module = graphs.make_fx(graph.module, examples, {**table, **bounds.decompositions(table)})
         lowering.state_storage_offsets(module)
         lowering.compute_scalars_once(module)
+        lowering.put_in_place(module)
         lowering.finish_before_writing(module)
         if any(map(graphs.is_collective, module.graph.nodes)):
             overlap.spread(module)

@@ -155,6 +155,28 @@ def finish_before_writing(module: "GraphModule") -> None:
     module.recompile()
 
 
+def put_in_place(module: "GraphModule") -> None:
+    """Have rows that are put into an input, which is then written over by that, be put there at once: see `index_put`.
+
+    So a cache of keys and values costs as much as what is new in it, and not two copies of all. It is done where nothing else
+    looks at the input, so that none of what is computed can miss what was there before.
+    """
+    graph = module.graph
+    for write in graph.find_nodes(op="call_function", target=kernels.copy_):
+        home, put = write.args
+        if put.op != "call_function" or put.target is not kernels.index_put or put.args[0] is not home:
+            continue
+        if {*home.users} != {put, write} or home.op != "placeholder" or put in graph.output_node().all_input_nodes:
+            continue
+        with graph.inserting_before(put):
+            there = graph.call_function(kernels.index_put_, put.args, put.kwargs)
+        there.meta = {"val": home.meta["val"]}
+        graph.erase_node(write)
+        put.replace_all_uses_with(there)
+        graph.erase_node(put)
+    module.recompile()
+
+
 def _order_of_axes(tensor: Tensor) -> Sequence[int]:
     """Strides that a tensor of such a shape can have in memory of its own: its own ones, unless numbers share their place."""
     shared = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))

@@ -11,7 +11,6 @@ from fundl._common.checks import models
 from fundl._common.listed import Listed
 from fundl._common.place import Place
 from fundl._common.running import named_as, run_backward, run_forward
-from fundl._common.stepping import first_cache
 from fundl.layer import Layer, Model, zero_gradient
 from fundl.layers._inside import Ts, forward_inside
 from fundl.layers.linear import Linear
