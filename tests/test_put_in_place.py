@@ -55,7 +55,8 @@ def written(function: Callable[[Tensor, Tensor], object]) -> list[object]:
     """The operations that write, in the graph of a function whose result is written over its state."""
     state, x = torch.randn(2, 5, 3), torch.randn(2, 1, 3)
 
-    def whole(state: Tensor, x: Tensor) -> list[Tensor]:
+    def whole(*tensors: Tensor) -> list[Tensor]:
+        state, x = tensors
         result = function(state, x)
         after, *others = result if isinstance(result, tuple) else (result,)
         state.copy_(after)

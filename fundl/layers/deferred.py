@@ -9,7 +9,6 @@ from typing_extensions import override
 from fundl._common import products
 from fundl._common.checks import models
 from fundl._common.listed import Listed
-from fundl._common.place import Place
 from fundl._common.running import named_as, run_backward, run_forward
 from fundl.layer import Layer, Model, zero_gradient
 from fundl.layers._inside import Ts, forward_inside
@@ -94,10 +93,6 @@ class Deferred(Layer[object, Tensor, DeferredLogits], Generic[*Ts]):
 
     @override
     def first_cache(self, batch: int, length: int) -> object:
-        return first_cache(self.layers, batch, length)
-
-    @override
-    def step(self, x: Tensor, cache: object, place: Place) -> tuple[DeferredLogits, object]:
         raise TypeError("a deferred model gives no logits: step its layers, deferred(...).layers")
 
 
