@@ -5,6 +5,7 @@ A data set in memory is any tree of tensors with one example a row: ``(points, l
 whose order a key decides by way of `generator`.
 """
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from itertools import repeat
@@ -53,8 +54,8 @@ def minibatches(
             the whole; where the number of processes does not divide it, some have a row more than others, and of a small last
             batch some may have none.
         device: where the batches are to be; None, the default, for where the data is. From the host to a GPU they go by way of
-            page-locked memory, in pieces of a few batches: the program does not wait for the copy, and makes ready what comes
-            next while the GPU computes.
+            page-locked memory and by a stream of their own, in pieces of a few batches: the program does not wait for a copy,
+            nor does the copy wait for what the GPU still computes.
 
     Returns:
         Something to iterate over, as often as one likes, that has a length. A batch is a tree like the data.
@@ -179,9 +180,7 @@ class Minibatches(Generic[T], metaclass=Listed):
         taken = self._rows(leaf, rows)
         if self.device is None or taken.device == self.device:
             return taken
-        if self.device.type == "cuda" and taken.is_cpu:
-            taken = taken.pin_memory()  # the copy goes on by itself; torch keeps the memory for as long
-        return taken.to(self.device, non_blocking=True)
+        return _sent(taken, self.device) if self.device.type == "cuda" and taken.is_cpu else taken.to(self.device)
 
     def _rows(self, leaf: Tensor, rows: Sequence[int]) -> Tensor:
         if isinstance(rows, range):
@@ -193,6 +192,23 @@ class Minibatches(Generic[T], metaclass=Listed):
         return leaf.index_select(
             0, (places if self.order is None else self.order[places.to(self.order.device)]).to(leaf.device)
         )
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """A copy on a GPU of what is on the host, by a stream of its own: it does not wait for what the GPU is to do before."""
+    pinned = x.pin_memory()  # torch keeps it for as long as the copy goes on
+    here = torch.cuda.current_stream(device)
+    copying = _copying(here.device_index)
+    with torch.cuda.stream(copying):
+        sent = pinned.to(here.device, non_blocking=True)
+    here.wait_stream(copying)
+    sent.record_stream(here)  # its memory is not taken for another copy before what uses it here is done
+    return sent
+
+
+@functools.cache
+def _copying(index: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(index)  # type: ignore[no-untyped-call]  # torch does not say
 
 
 def count_rows(data: object) -> int:

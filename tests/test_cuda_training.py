@@ -47,6 +47,7 @@ from fundl import (
     tree,
 )
 from fundl._common.half import all_to
+from fundl.data import _copying
 from tests.loss_samples import SAMPLES as LOSSES
 from tests.on_gpu import CPU, DEVICE, IS_GPU, MARKS, assert_as_on_cpu, moved
 from tests.optimizer_samples import OPTIMIZERS
@@ -269,6 +270,31 @@ def test_batches_come_while_the_device_computes(keyed: bool) -> None:
         assert torch.equal(rows.cpu(), places)
         assert torch.equal(x.cpu(), own)
         assert_as_on_cpu(sums, own.sum(1), 1e-6)
+
+
+@pytest.mark.skipif(not IS_GPU, reason="only a GPU has streams")
+def test_copies_do_not_wait_for_what_was_queued_before() -> None:
+    """While a long queue of products is on the way, a batch is there long before their end."""
+    busy, x = torch.eye(4096, device=DEVICE), torch.arange(4096 * 64.0).view(4096, 64)
+    begun, sent, done = (torch.cuda.Event(enable_timing=True) for _ in range(3))  # type: ignore[no-untyped-call]
+    batches_of_x = iter(minibatches(None, x, 4096, device=DEVICE))
+    next(iter(minibatches(None, x, 4096, device=DEVICE)))  # page-locked memory and the stream are there
+    torch.cuda.synchronize()
+    begun.record()
+    for _ in range(100):
+        busy = busy @ busy
+    batch = next(batches_of_x)
+    sent.record(_copying(torch.cuda.current_device()))
+    done.record()
+    torch.cuda.synchronize()
+    assert torch.equal(batch.cpu(), x)
+    assert begun.elapsed_time(sent) < 0.5 * begun.elapsed_time(done)
+
+
+def test_batches_come_back_to_the_host_whole() -> None:
+    x = torch.arange(2**22, device=DEVICE).view(4096, 1024)
+    for number, batch in enumerate(minibatches(None, x, 1024, device=CPU)):
+        assert torch.equal(batch, torch.arange(2**20 * number, 2**20 * (number + 1)).view(1024, 1024))
 
 
 def test_a_run_goes_on_from_its_file_on_another_device(tmp_path: Path) -> None:
