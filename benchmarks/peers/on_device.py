@@ -10,8 +10,9 @@ from torch.nn import functional
 from typing_extensions import override
 
 from benchmarks.device_cases import DECAY, RATE, Case
-from fundl import adamw, cross_entropy, jit, key, train_state, train_step, tree
+from fundl import AdamChainState, Model, TrainState, adamw, cross_entropy, jit, key, train_state, train_step, tree
 
+State: TypeAlias = TrainState[Model, AdamChainState]
 Step: TypeAlias = Callable[[], object]
 """One step, to its loss: on the device, and not waited for."""
 
@@ -20,14 +21,19 @@ def with_fundl(case: Case, device: str, *, donate: bool, compiled: bool) -> Step
     """A step of fundl's, which may write over its state."""
     optimizer = adamw(RATE, weight_decay=DECAY)
     plain = train_step(_each_position, optimizer, donate=donate and not compiled)
-    step = jit(plain, donate="state") if compiled else plain
     state = train_state(key(4), tree.map(lambda leaf: leaf.to(device), case.model()), optimizer)
     x, target = (each.to(device) for each in case.batch())
 
+    def next_and_loss(state: State, x: Tensor, target: Tensor) -> tuple[State, Tensor]:
+        state, report = plain(state, (x, target))
+        return state, report.loss  # as the other sides: who compiles need not write what the network predicts
+
+    step = jit(next_and_loss, donate="state") if compiled else next_and_loss
+
     def run() -> Tensor:
         nonlocal state
-        state, report = step(state, (x, target))
-        return report.loss
+        state, loss = step(state, x, target)
+        return loss
 
     return run
 
