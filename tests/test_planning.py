@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from fundl import (
     AnyTransform,
+    Deferred,
     GlobalAveragePool,
     Layer,
     Linear,
@@ -29,11 +30,13 @@ from fundl import (
     batch_norm,
     chain,
     checkpoint,
+    chunked_cross_entropy,
     clip_by_global_norm,
     compose,
     conv2d,
     cross_entropy,
     decoder_block,
+    deferred,
     embedding,
     encoder,
     group_norm,
@@ -112,6 +115,7 @@ MODELS: Final[Mapping[str, Callable[[], tuple[Model, ...]]]] = {
     "repeat": lambda: of_tokens(repeat(3, *block())),
     "tied": lambda: (tied(embedding(TOKENS, 64), repeat(3, *block()), layer_norm(64)),),
     "mixed": lambda: of_tokens(repeat(3, mixed_precision(*block()))),
+    "deferred": lambda: (deferred(*of_tokens(repeat(3, *block()))),),
     "mixed around": lambda: (mixed_precision(*of_tokens(repeat(3, *block()))),),
 }
 INPUTS: Final[Mapping[str, Tensor]] = {
@@ -141,6 +145,9 @@ def in_each(model: tuple[Model, ...], how: Around, which: Callable[[Model], bool
     """The model of which those parts are in something else; of a layer around all of it, the parts inside."""
     if len(model) == 1 and isinstance(model[0], MixedPrecision | Tied):
         return (attrs.evolve(model[0], layers=in_each(model[0].layers, how, which)),)
+    if len(model) == 1 and isinstance(model[0], Deferred):  # the last map of which is the loss'
+        *before, last = model[0].layers
+        return (Deferred((*in_each(tuple(before), how, which), last)),)
     return tuple([unit(part, how) if which(part) else part for part in model])
 
 
@@ -178,6 +185,8 @@ def seen_in(scheme: Scheme, given: Case, optimizer: AnyTransform, rank: int = 0)
     groups = {name: Group(f"{name} of {scheme.grid}", size, rank if name == "pipeline" else 0) for name, size in scheme.groups}
     model = checkpointed(given.model) if scheme.checkpointed else given.model
     loss: Loss[Tensor, Tensor] = functools.partial(cross_entropy, axis=-1)
+    if isinstance(model[0], Deferred):
+        loss = chunked_cross_entropy  # type: ignore[assignment]  # this model gives what it takes
     with alone_of(*groups.values(), dtype=tree.leaves(model)[0].dtype) as (whole, sent):
         over, rule = groups.get("data", whole), optimizer
         if scheme.name == "shard":
@@ -216,13 +225,14 @@ def most_seen(scheme: Scheme, given: Case, optimizer: AnyTransform) -> Seen:
 
 
 QUICK: Final = "few rows", "many rows", "repeat", "images"
-SLOW: Final = "blocks", "mixed", "mixed around", "tied"
+SLOW: Final = "blocks", "mixed", "mixed around", "tied", "deferred"
 REFUSED: Final[Mapping[str, Sequence[str]]] = {  # where nothing can be split, and where all is one layer
     "few rows": ["tensor_parallel"],
     "many rows": ["tensor_parallel"],
     "images": ["tensor_parallel"],
     "tied": ["tensor_parallel", "stages"],
     "mixed around": ["stages"],
+    "deferred": ["stages"],
 }
 
 

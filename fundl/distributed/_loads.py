@@ -45,9 +45,9 @@ def most_in_passes(ran: Ran, gradients: int, loss: int = LOSS) -> int:
     """The most that forward, a loss and backward have at a time, beside parameters and moments.
 
     Backward frees the residuals of a unit, from the last one on, as it makes its gradients. A loss takes so many times what
-    the output takes.
+    its logits take.
     """
-    most = ran.residuals + max(loss * ran.output, ran.output + ran.cast)
+    most = ran.residuals + max(loss * ran.logits + ran.beside, ran.output + ran.cast)
     kept = ran.residuals + ran.output + ran.cast
     made = gradients - sum(unit.parameters for unit in ran.units)  # those of layers around the units
     for unit in reversed(ran.units):

@@ -155,7 +155,7 @@ def in_stages(asked: Asked, count: int, data: int) -> Load:
         here = attrs.evolve(asked, model=models[stage])
         given, gives = ran.input * (stage > 0), ran.output * (stage + 1 < count)
         sent = (given + gives) * rows // part
-        last = ran if stage + 1 == count else attrs.evolve(ran, output=0)
+        last = ran if stage + 1 == count else attrs.evolve(ran, output=0, logits=0)
         found.append(_load_of_stage(here, last, min(count - stage, micro_batches), micro_batches, data, rows, sent))
     return max(found, key=lambda load: load.peak)
 

@@ -19,11 +19,13 @@ from fundl.layers._convolution import Convolution
 from fundl.layers._inside import Around, Ts
 from fundl.layers._same_shape import SameShape
 from fundl.layers.batch_norm import BatchNorm
+from fundl.layers.deferred import Deferred, DeferredLogits
 from fundl.layers.dropout import is_stochastic, rekey
 from fundl.layers.mixed_precision import MixedPrecision
 from fundl.layers.repeated import Repeat
 from fundl.layers.structure import Checkpoint
 from fundl.layers.tied import Tied
+from fundl.losses.chunked import LOGITS_AT_ONCE
 from fundl.random import key
 from fundl.tree import Divided, Record
 
@@ -56,6 +58,8 @@ def _with_units(part: Model, change: Callable[[Model, int], Model], count: int, 
     if isinstance(part, tuple):
         is_stack = any(isinstance(one, tuple) or _is_around_blocks(one) for one in part)
         return _apart(part, change, count, alone=alone) if is_stack else change(part, count)
+    if alone and isinstance(part, Deferred):
+        return cast("Model", Deferred(_before_last(part.layers, change)))
     inside = _parts_inside(part, alone=alone)
     if not inside:
         return change(part, count)
@@ -63,12 +67,21 @@ def _with_units(part: Model, change: Callable[[Model, int], Model], count: int, 
     return cast("Model", tree.evolved(part, changed))
 
 
+def _before_last(parts: tuple[Model, ...], change: Callable[[Model, int], Model]) -> tuple[Model, ...]:
+    """The parts of a model whose last map is left to the loss, and is no unit."""
+    *before, last = parts
+    changed = [_with_units(part, change, 1) for part in before]
+    if isinstance(last, tuple):
+        return named_as(parts, [*changed, _before_last(last, change)])
+    return named_as(parts, [*changed, _with_units(last, change, 1, alone=True) if isinstance(last, Tied) else last])
+
+
 def _parts_inside(layer: AnyLayer, *, alone: bool) -> dict[str, tuple[Model, ...]]:
     """The fields of a layer whose parts are units: those with a `Repeat`, and the layers inside of a model's only layer."""
     if isinstance(layer, Checkpoint | Divided):
         return {}
     fields = {name: getattr(layer, name) for name in layer.children}
-    takes_all = alone and isinstance(layer, Around | Tied)
+    takes_all = alone and isinstance(layer, MixedPrecision | Tied)
     return {
         name: parts
         for name, parts in fields.items()
@@ -153,7 +166,9 @@ class Ran:
         outside: bytes that are kept by no unit, but by layers around them.
         cast: bytes of the parameters that layers around them cast for all of a pass.
         input: bytes of what came in.
-        output: bytes of what came out.
+        output: bytes of what came out of the last unit.
+        logits: the same, or, of a `deferred` model, bytes of the logits that `chunked_cross_entropy` makes at a time.
+        beside: what this has beside them: the gradients of features, in pieces, as one and scaled, and of the map, twice.
         exchanged: bytes that layers of `tensor_parallel` add up over all processes, forward and backward.
     """
 
@@ -162,6 +177,8 @@ class Ran:
     cast: int
     input: int
     output: int
+    logits: int
+    beside: int
     exchanged: int
 
     @property
@@ -269,9 +286,17 @@ def run(model: Model, x: object, logs: Sequence[Log], *, copied: bool = False) -
         units = tuple(_units(log, seen))
         kept_by_units |= seen
         first, last = (log.notes[0][1], log.notes[-1][2]) if log.notes else (x, y)
-        found.append(Ran(units, 0, cast_around, tree.nbytes(first), tree.nbytes(last), log.exchanged))
+        logits, beside = _of_loss(y) if isinstance(y, DeferredLogits) else (tree.nbytes(last), 0)
+        found.append(Ran(units, 0, cast_around, tree.nbytes(first), tree.nbytes(last), logits, beside, log.exchanged))
     outside = sum(nbytes for place, nbytes in _storages(residuals).items() if place not in kept_by_units)
     return [attrs.evolve(ran, outside=outside) for ran in found]
+
+
+def _of_loss(y: DeferredLogits) -> tuple[int, int]:
+    """The bytes of logits that a loss makes at a time, and of what it has beside them."""
+    classes, rows = y.weight.shape[0], y.features[..., 0].numel()
+    at_once = min(rows, max(1, LOGITS_AT_ONCE // classes))
+    return at_once * classes * y.features.element_size(), 3 * y.features.nbytes + 2 * y.weight.nbytes
 
 
 def _units(log: Log, seen: set[int]) -> Iterable[Unit]:

@@ -115,11 +115,19 @@ class Plan(metaclass=Listed):
                 numbers = ["" if one.refusal else f"{size / unit:,.1f}" for size in sizes]
                 fits = Text("yes", "green") if one.fits else Text("no", "red")
                 table.add_row(*map(Text, ("    + checkpoint" if one.checkpointed else f"  {one.grid}", *numbers)), fits)
-        refusals = dict.fromkeys((f"{one.name}, {one.grid}", one.refusal) for one in self.schemes if one.refusal)
-        said = "\n".join(textwrap.shorten(f"{where}: {why}", _SAID, placeholder=" ...") for where, why in refusals)
+        said = "\n".join(textwrap.shorten(words, _SAID, placeholder=" ...") for words in self._refusals())
         table.caption = Text(said) if said else None
         table.caption_justify = "left"
         return table
+
+    def _refusals(self) -> Iterator[str]:
+        """What cannot be, and why; of checkpoints only if they are the reason."""
+        known: set[tuple[str, str]] = set()
+        for one in self.schemes:
+            where = f"{one.name}, {one.grid}"
+            if one.refusal and (where, one.refusal) not in known:
+                known.add((where, one.refusal))
+                yield f"{where}{' + checkpoint' if one.checkpointed else ''}: {one.refusal}"
 
     @override
     def __repr__(self) -> str:
@@ -153,14 +161,15 @@ def plan(
       by one. The numbers are those of the stage that needs most.
 
     The units are the parts of the model's tuple. A tuple of blocks in it is taken apart, and of `repeat` each block is one; so
-    is what a layer around the whole model, such as `mixed_precision`, has inside. Each scheme is there twice: without any
+    is what `mixed_precision`, `tied` or `deferred` have inside, around the whole model. Each scheme is there twice: without any
     `checkpoint`; and with those that the model has, or, if it has none, with one around each unit that is made of several
     layers.
 
     Params, gradients, moments and residuals are what they will be, to the byte; so is what is sent, but for the few numbers of
     a loss, and of `batch_norm`. The peak is that of an eager step that writes over its state, as those of `fit` do;
     `pipeline_step` writes over nothing. It is the most of three: after forward, all residuals, and 4 times the output for a
-    loss such as `cross_entropy`, or 8 times for `split_cross_entropy`; in backward, the residuals that are left, the gradients
+    loss such as `cross_entropy`, or 8 times for `split_cross_entropy`, or as many times the logits that `chunked_cross_entropy`
+    makes at a time; in backward, the residuals that are left, the gradients
     that are made, and what the unit at hand takes; at the end, what is exchanged and updated. For models of linear maps,
     attention and convolutions, and the optimizers that are one kernel (`sgd`, `adam`, `adamw`), it is right to an eighth; what
     another optimizer takes for its update is rather too much. It knows nothing of what other kernels need for themselves, of

@@ -1,5 +1,7 @@
 """The cross-entropy of logits that are never there all at once."""
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,8 @@ from fundl.losses.reduction import Reduction, divisor
 from fundl.tree import describe
 from fundl.weights import Weight, weighed_by
 
-_MOST = 2**24  # numbers of logits at once, if nothing else is said: 64 MiB of them, and as many of their gradient
+LOGITS_AT_ONCE: Final = 2**24
+"""How many logits there are at once, if nothing else is said: 64 MiB of them, and as many of their gradient."""
 
 
 def samples_of_deferred(
@@ -76,7 +79,7 @@ def chunked_cross_entropy(
     count = divisor(target, reduction)
     with no_grad():
         h, w, b = prediction.features.flatten(0, -2), prediction.weight, prediction.bias
-        rows = max(1, _MOST // w.shape[0]) if chunk is None else chunk
+        rows = max(1, LOGITS_AT_ONCE // w.shape[0]) if chunk is None else chunk
         value, grad_h, grad_w, grad_b = h.new_zeros((), dtype=_wide(h)), list[Tensor](), _zeros_like(w), _zeros_like(w[:, 0])
         for own, classes in zip(torch.split(h, rows), torch.split(target.flatten(), rows), strict=True):
             part, grad = cross_entropy(
