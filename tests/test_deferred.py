@@ -47,6 +47,7 @@ from fundl import (
     value_and_grad,
     weight_of,
 )
+from tests.donating import addresses, fresh
 from tests.samples import normal
 
 
@@ -188,6 +189,21 @@ def test_training_is_the_same_compiled_and_in_an_ensemble() -> None:
     runs = ensemble.train_state(split(key(1), 2), models, sgd(0.1))
     _, report_runs = ensemble.train_step(partial(chunked_cross_entropy, chunk=5), sgd(0.1))(runs, (data, data))
     assert report_runs.loss.shape == (2,)
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_donated_steps_write_over_the_map_and_report_what_it_was(is_tied: bool) -> None:
+    tokens, optimizer = torch.arange(12).reshape(3, 4) % 7, adam(0.01)
+    shape = deferred(tied(embedding(7, 5), Tanh())) if is_tied else deferred(embedding(7, 5), Tanh(), linear(5, 7))
+    pure, donating = (train_step(chunked_cross_entropy, optimizer, donate=donate) for donate in (False, True))
+    expected, state = (fresh(optimizer, initialize(key(0), shape)) for _ in range(2))
+    places = addresses(state)
+    for _ in range(3):
+        expected, report_expected = pure(expected, (tokens, tokens))
+        state, report = donating(state, (tokens, tokens))
+        assert addresses(state) == places
+        assert tree.equal(report, report_expected)
+        assert tree.equal(state.model, expected.model)
 
 
 def test_evaluation_and_perplexity() -> None:

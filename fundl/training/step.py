@@ -228,6 +228,7 @@ def step_of(
             grads, transform, report, seen = differentiate(state, batch)
             if not is_untraced(state.step):  # it is for a compiler to say what is written over
                 return followed(_updated(transform, grads, state), seen), report
+            report = _apart_from(state.model, report)
             if transform.writes_over and owned.is_sole(state):
                 return followed(_updated_over(transform, grads, state, owned), seen), report
             after = followed(_updated(transform, grads, state), seen)
@@ -259,6 +260,17 @@ def donating_of(step: Step[P, S, X, Target, Prediction]) -> Step[P, S, X, Target
 def _updated(transform: Transform[S], grads: P, state: TrainState[P, S]) -> TrainState[P, S]:
     model, memory = transform.step(grads, state.optimizer, state.model)
     return TrainState(model, memory, state.key, state.step + 1)
+
+
+def _apart_from(model: P, report: Report[Prediction]) -> Report[Prediction]:
+    """The report with copies of the parameters that its prediction holds, as that of a `deferred` model does.
+
+    The step writes over them.
+    """
+    if isinstance(report.prediction, Tensor):
+        return report
+    own = {*map(id, tree.leaves(model))}
+    return Report(report.loss, tree.map(lambda leaf: leaf.clone() if id(leaf) in own else leaf, report.prediction))
 
 
 def _updated_over(transform: Transform[S], grads: P, state: TrainState[P, S], owned: Ownership) -> TrainState[P, S]:
