@@ -11,6 +11,7 @@ from torch import Tensor
 from fundl import apply, assert_trees_close, backward, clip_by_global_norm, forward, initialize, jit, key, self_attention, tree
 from fundl._common.running import run_backward, run_forward
 from fundl.layer import Model
+from fundl.layers._attending import Attention
 from tests.on_gpu import CPU, DEVICE, IS_GPU, MARKS, moved
 from tests.samples import SAMPLES, Sample, normal
 from tests.test_half import assert_as_float64, batched_sample, every_dtype, far, kept_far_from_0, repeated
@@ -110,6 +111,41 @@ def test_a_norm_that_is_not_finite_clips_to_what_the_cpu_gives() -> None:
         found, _ = transform.update(moved(grads), transform.init(moved(grads)), moved(grads))
         expected, _ = transform.update(grads, transform.init(grads), grads)
         assert_trees_close(moved(found, device=CPU), expected, rtol=1e-12, atol=1e-12)
+
+
+# --- Attention's kernels -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["cudnn", "flash"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("steps", "keys"), [(2, 2), (37, 37), (128, 128), (200, 200), (300, 70), (1, 9), (9, 1)])
+@pytest.mark.parametrize("size", [8, 64, 96, 128])
+def test_attention_by_each_kernel(  # noqa: PLR0917  # an axis each
+    by: str, dtype: torch.dtype, causal: bool, steps: int, keys: int, size: int
+) -> None:
+    if causal and steps != keys:
+        pytest.skip("a causal query has a key at its own position")
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]  # torch does not say
+    torch.backends.cuda.enable_cudnn_sdp(by == "cudnn")
+    try:
+        packed = normal(1, 3, steps, 3, 4, size)[0].to(DEVICE, dtype)  # as one product gives them
+        q, k, v = packed.permute(2, 0, 3, 1, 4).unbind(0)
+        if keys != steps:
+            k, v = (x.to(DEVICE, dtype) for x in normal(2, 3, 4, keys, size))
+        grad = normal(1, 3, 4, steps, size)[0].to(DEVICE, dtype)
+        how = Attention(causal, 0.0)
+        attended = how.forward(q, k, v, None, None)
+        found = attended.output, *how.backward(attended, None, grad)
+        q, k, v, grad = (x.to(torch.float64) for x in (q, k, v, grad))
+        plain = how.forward(q, k, v, None, None)
+        expected = plain.output, *how.backward(plain, None, grad)
+        for one, other in zip(found, expected, strict=True):
+            scale = max(1.0, float(other.abs().max()))
+            bound = (2e-2 if dtype == torch.bfloat16 else 4e-3) * scale
+            assert_trees_close(one.to(torch.float64), other, rtol=0, atol=bound)
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled)
 
 
 # --- Long sequences ----------------------------------------------------------------------------------------------------

@@ -46,6 +46,47 @@ def test_which_kernel_takes_what(  # noqa: PLR0917  # a column each
     assert choice(shape, (2, 2, 10, size), dtype, capability, causal=causal, masked=masked) == expected
 
 
+def test_what_cudnn_takes_where_it_is_there() -> None:
+    shape = (2, 4, 10, 64)
+    for dtype in (BF16, F16):
+        for capability, expected in (
+            (H100, "cudnn"),
+            ((10, 0), "cudnn"),
+            (A100, "flash"),
+            (BLACKWELL, "flash"),
+            (TURING, None),
+        ):
+            found = choice(shape, shape, dtype, capability, causal=True, masked=False, cudnn=True)
+            assert found == expected or (found == "efficient" and expected is None)
+        assert choice(shape, shape, dtype, H100, causal=False, masked=True, cudnn=True) == "efficient"
+        assert choice(shape, (2, 4, 3, 64), dtype, H100, causal=False, masked=False, cudnn=True) == "cudnn"
+        for queries, keys in (
+            (shape, (2, 2, 10, 64)),  # heads in groups
+            ((2, 4, 10, 136), (2, 4, 10, 136)),
+            ((2, 4, 1, 64), shape),
+            (shape, (2, 4, 1, 64)),
+        ):
+            assert choice(queries, keys, dtype, H100, causal=False, masked=False, cudnn=True) == "flash"
+    assert choice(shape, shape, F32, H100, causal=False, masked=False, cudnn=True) == "efficient"
+
+
+def test_when_cudnn_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_has_cudnn", True)
+    monkeypatch.setattr(fused_attention, "_cudnn_version", lambda: 91501)
+    assert fused_attention._has_cudnn()
+    for name, value in (("_get_cudnn_enabled", False), ("_get_cudnn_sdp_enabled", False), ("_has_cudnn", None)):
+        with monkeypatch.context() as patch:
+            patch.setattr(torch._C, name, value if value is None else lambda value=value: value)
+            assert not fused_attention._has_cudnn()
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert not fused_attention._has_cudnn()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    monkeypatch.setattr(fused_attention, "_cudnn_version", lambda: 91500)
+    assert not fused_attention._has_cudnn()
+
+
 def test_nothing_and_too_much_are_for_the_formula() -> None:
     for queries, keys in (
         ((0, 4, 10, 64), (0, 4, 10, 64)),
@@ -139,11 +180,43 @@ def _efficient_backward(  # noqa: PLR0917  # likewise
     return torch.matmul(of_scores, k), torch.matmul(transposed[0], q), torch.matmul(transposed[1], grad), None
 
 
+def _cudnn(  # likewise
+    q: Tensor, k: Tensor, v: Tensor, added: None, _wanted: bool, _dropout: float, causal: bool, _weights: bool
+) -> tuple[Tensor, Tensor]:
+    output, logsumexp, *_ = _efficient(q, k, v, added, True, 0.0, causal)
+    return output, logsumexp[:, :, : q.shape[2], None]
+
+
+def _cudnn_backward(  # noqa: PLR0917  # likewise
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    output: Tensor,
+    logsumexp: Tensor,
+    seed: Tensor,
+    offset: Tensor,
+    added: None,
+    _queries: None,
+    _keys: None,
+    most_queries: int,
+    most_keys: int,
+    _dropout: float,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    assert grad.stride() == output.stride()
+    assert (most_queries, most_keys) == (q.shape[2], k.shape[2])
+    given = grad, q, k, v, added, output, logsumexp[..., 0], seed, offset, 0.0, (True, True, True, False), causal
+    return _efficient_backward(*given)[:3]
+
+
 @pytest.fixture
 def formula(monkeypatch: pytest.MonkeyPatch) -> None:
     """The formula where the kernels stand, and tensors on the CPU that are taken for such on a GPU."""
     monkeypatch.setattr(kernels, "efficient_attention", _efficient)
     monkeypatch.setattr(kernels, "efficient_attention_backward", _efficient_backward)
+    monkeypatch.setattr(kernels, "cudnn_attention", _cudnn)
+    monkeypatch.setattr(kernels, "cudnn_attention_backward", _cudnn_backward)
 
 
 @pytest.mark.usefixtures("formula")
@@ -166,6 +239,19 @@ def test_what_the_kernels_are_given_and_give(causal: bool, masked: bool, few: in
     found = fused_attention.backward("efficient", grad, q, k, v, output, logsumexp, causal=causal, mask=mask)
     how = Attention(causal, 0.0)
     assert_trees_close(found, how.backward(how.forward(q, k, v, mask, None), mask, grad), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("formula")
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_cudnn_is_given_and_gives(causal: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, grad = torch.randn(2, 3, 4, 7, 8, dtype=F64, generator=generator)
+    k, v = torch.randn(2, 3, 4, 7 if causal else 5, 8, dtype=F64, generator=generator)
+    output, logsumexp = fused_attention.forward("cudnn", q, k, v, causal=causal, mask=None)
+    assert_trees_close(output, reference(q, k, v, causal=causal, mask=None), rtol=1e-10, atol=1e-10)
+    found = fused_attention.backward("cudnn", grad, q, k, v, output, logsumexp, causal=causal, mask=None)
+    how = Attention(causal, 0.0)
+    assert_trees_close(found, how.backward(how.forward(q, k, v, None, None), None, grad), rtol=1e-9, atol=1e-9)
 
 
 def test_odd_layouts_are_copied() -> None:

@@ -1,11 +1,12 @@
 """Attention's kernels on CUDA: which of them takes what, and what each wants of its arguments.
 
-Both find what `fundl.layers._attending` says, in pieces that fit a GPU's fast memory, and keep the log-sum-exp of each row of
-scores. Flash attention takes 16 bits and no mask; memory-efficient attention takes float32 as well, and an additive mask. Both
-could drop weights by random numbers of a hidden state, and are never asked to.
+All find what `fundl.layers._attending` says, in pieces that fit a GPU's fast memory, and keep the log-sum-exp of each row of
+scores. cuDNN's, on GPUs for data centres from Hopper on, and flash attention take 16 bits and no mask; memory-efficient
+attention takes float32 as well, and an additive mask. They could drop weights by random numbers of a hidden state, and are
+never asked to.
 
-By default, the gradients of both add up in an order that may differ from run to run, and so may their last bits; after
-``torch.use_deterministic_algorithms(True)`` it does not, and they take more time.
+By default, the gradients of all add up in an order that may differ from run to run, and so may their last bits; after
+``torch.use_deterministic_algorithms(True)`` it does not, they take more time, and cuDNN's is left out.
 """
 
 import functools
@@ -19,10 +20,12 @@ from fundl._common import kernels
 from fundl._common.half import HALF
 from fundl._common.modes import is_wrapped
 
-Kernel: TypeAlias = Literal["flash", "efficient"]
+Kernel: TypeAlias = Literal["cudnn", "flash", "efficient"]
 
 _MOST_BLOCKS: Final = 2**16 - 1  # of a grid along its second and third axes, which are sequences and heads
 _ALIGNED_BYTES: Final = 16  # how much a kernel loads at once
+_CUDNN: Final = 91501  # the first that is right for every number of steps
+_CUDNN_GENERATIONS: Final = 9, 10  # of GPUs on which it is the quickest
 _MASK_COLUMNS: Final = 16  # the rows of a mask are multiples of so many apart
 
 
@@ -30,7 +33,9 @@ def kernel_for(q: Tensor, k: Tensor, *, causal: bool, masked: bool) -> Kernel | 
     """The kernel for queries (B, H, T, d) and keys (B, K, S, d), or None where no kernel takes them."""
     if not q.is_cuda or torch.version.hip or is_wrapped(q):
         return None
-    return choice(q.shape, k.shape, q.dtype, _capability(q.device.index), causal=causal, masked=masked)
+    capability = _capability(q.device.index)
+    cudnn = capability[0] in _CUDNN_GENERATIONS and _has_cudnn()
+    return choice(q.shape, k.shape, q.dtype, capability, causal=causal, masked=masked, cudnn=cudnn)
 
 
 def choice(
@@ -41,13 +46,15 @@ def choice(
     *,
     causal: bool,
     masked: bool,
+    cudnn: bool = False,
 ) -> Kernel | None:
-    """The kernel for the shapes, on a GPU of a compute capability."""
+    """The kernel for the shapes, on a GPU of a compute capability, and whether cuDNN's is among those that there are."""
     batch, heads, steps, size = queries
     if 0 in queries or 0 in keys or max(batch, heads) > _MOST_BLOCKS or (causal and steps != keys[2]):
         return None
     if dtype in HALF and not masked and capability >= (8, 0) and size % 8 == 0 and size <= _flash_size(capability, size):
-        return "flash"
+        is_usual = keys[1] == heads and size <= 128 and min(steps, keys[2]) > 1
+        return "cudnn" if cudnn and is_usual and capability[0] in _CUDNN_GENERATIONS else "flash"
     takes = dtype == torch.float32 or (dtype in HALF and (dtype == torch.float16 or capability >= (8, 0)))
     return "efficient" if takes and capability >= (5, 0) and size * dtype.itemsize % _ALIGNED_BYTES == 0 else None
 
@@ -64,12 +71,30 @@ def _capability(index: int | None) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index) if torch.cuda.is_available() else (8, 0)
 
 
+def _has_cudnn() -> bool:
+    """Whether cuDNN's attention is there, right for every number of steps, and has not been switched off."""
+    return (
+        torch._C._has_cudnn
+        and torch._C._get_cudnn_enabled()
+        and torch._C._get_cudnn_sdp_enabled()
+        and not torch.are_deterministic_algorithms_enabled()
+        and _cudnn_version() >= _CUDNN
+    )
+
+
+@functools.cache
+def _cudnn_version() -> int:
+    return torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]  # torch does not say
+
+
 # --- Forward, backward -------------------------------------------------------------------------------------------------
 
 
 def forward(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, *, causal: bool, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """The output (B, H, T, d), in memory (B, T, H, d), and the log-sum-exp, with `mask` (B, S) True where a key is real."""
     q, k, v = _aligned(q), _aligned(k), _aligned(v)
+    if kernel == "cudnn":
+        return kernels.cudnn_attention(q, k, v, None, True, 0.0, causal, False)[:2]
     if kernel == "flash":
         return kernels.flash_attention(q, k, v, 0.0, causal, False)[:2]
     few, heads = k.shape[1], q.shape[1]
@@ -98,6 +123,9 @@ def backward(  # noqa: PLR0917  # as in all such kernels
     """The gradients with respect to q, k and v."""
     grad, output, q, k, v = _by_steps(grad), _by_steps(output), _aligned(q), _aligned(k), _aligned(v)
     nothing = q.new_empty((), dtype=torch.int64)  # in place of the random numbers' state
+    if kernel == "cudnn":
+        steps = None, None, q.shape[2], k.shape[2]
+        return kernels.cudnn_attention_backward(grad, q, k, v, output, logsumexp, nothing, nothing, None, *steps, 0.0, causal)
     if kernel == "flash":
         kept = output, logsumexp.contiguous(), None, None, q.shape[2], k.shape[2]
         return kernels.flash_attention_backward(grad, q, k, v, *kept, 0.0, causal, nothing, nothing)

@@ -244,6 +244,20 @@ flash_attention_backward: Callable[[*_Attended, float, bool, Tensor, Tensor], tu
     _aten._scaled_dot_product_flash_attention_backward.default
 )
 
+# By cuDNN, of 16 bits, K = H: queries, keys, values, what is added to the scores, whether to give the log-sum-exp, dropout,
+# causal, whether to return the weights. The output, in memory as the queries are, the log-sum-exp, of a shape of cuDNN's own,
+# and others.
+cudnn_attention: Callable[
+    [Tensor, Tensor, Tensor, Tensor | None, bool, float, bool, bool],
+    tuple[Tensor, Tensor, *_Ragged, Tensor, Tensor, Tensor | None],
+] = _aten._scaled_dot_product_cudnn_attention.default
+# grad, queries, keys, values, output, log-sum-exp, random numbers' state, what was added, sizes of ragged sequences, dropout,
+# causal. grad is in memory as the output is.
+_CudnnAttended: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, *_Ragged]
+cudnn_attention_backward: Callable[[*_CudnnAttended, float, bool], tuple[Tensor, Tensor, Tensor]] = (
+    _aten._scaled_dot_product_cudnn_attention_backward.default
+)
+
 # On CUDA, K = H: queries, keys, values, what is added to the scores, of the queries' dtype, whether to give the log-sum-exp
 # (B, H, T up to the next multiple of 32), dropout, causal. The output, the log-sum-exp, and random numbers' state.
 efficient_attention: Callable[
