@@ -83,6 +83,7 @@ from fundl.layers.weight_norm import (
     weight_standardization as weight_standardization,
 )
 from fundl.layers.low_rank import LowRank as LowRank, low_rank as low_rank
+from fundl.layers.adapted import Adapted as Adapted, Change as Change, adapted as adapted
 
 # Layers without.
 from fundl.layers.attend import Attend as Attend, attention as attention

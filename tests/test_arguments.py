@@ -185,6 +185,7 @@ OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
     "attention": dict.fromkeys(("q", "k", "v"), torch.ones(1, 1, 3, 2)),
     **dict.fromkeys(("language.empty_cache", "language.generate", "language.prefill"), WRITER),
     "chunked_cross_entropy": {"prediction": DeferredLogits(X, torch.ones(5, 2), None), "target": torch.tensor([0, 1, 0, 1])},
+    "adapted": {"layer": initialize(key(0), linear(4, 4))},
     "averaged": {"state": train_state(key(0), MODEL, AVERAGING)},
     "both": {"first": linear(2, 2), "second": linear(2, 2)},
     "calibrate": {"model": initialize(key(0), batch_norm(2)), "batches": [X]},

@@ -102,6 +102,7 @@ batched_sample = pytest.mark.parametrize(
 # Scores of attention are products of two numbers that are rounded: far from 0 they are off by more than 1. So is, where its
 # mean is taken from it, the gradient of a weight.
 OFF: Final = {sample.name for sample in (*attention.SAMPLES, *transformer.SAMPLES)} | {
+    "adapted attention",
     "WeightStandardization",
     "WeightStandardization, eps",
 }

@@ -144,7 +144,7 @@ def low_rank(
     True
     """
     if not isinstance(layer, Linear):
-        raise TypeError(f"low_rank adapts a Linear, not {layer!r}")
+        raise TypeError(f"low_rank adapts a Linear, not {layer!r}: adapted(layer, rank) adapts any other with weights")
     require_at_least_one(rank=rank)
     out_features, in_features = layer.weight.shape
     return LowRank(
