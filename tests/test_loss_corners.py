@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fundl import Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, jit, nll
+from fundl._common import kernels
+from fundl._compiling import lowering
 from tests.loss_samples import REDUCTIONS, SAMPLES, Options, axis_of, naive, normal, slopes
 
 INF: Final = math.inf
@@ -388,3 +390,19 @@ def test_classes_out_of_range_have_no_weight_that_hides_them(
         target = torch.full((shape[0], *shape[2:]), wrong)
         with pytest.raises(IndexError, match=rf"class index is {wrong}, but there are 3 classes"):
             loss(lay(torch.full(shape, -INF)), lay(target), weight=weight)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (2, 4, 1, 3)])
+@pytest.mark.parametrize("kind", [1, 2])
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+def test_the_gradient_number_by_number_is_that_of_the_kernel(shape: tuple[int, ...], kind: int, ignore_index: int) -> None:
+    """As compiled code for a GPU has it."""
+    x = torch.log_softmax(normal(*shape), 1)
+    target = torch.tensor([0, 3, 2, ignore_index, 1, 3]).reshape(shape[0], *shape[2:])
+    for labels in (target, torch.full_like(target, ignore_index)):
+        total = (labels != ignore_index).sum().to(x.dtype)
+        grad = torch.tensor(1.5, dtype=x.dtype)
+        kernel = kernels.nll_loss_backward if len(shape) == 2 else kernels.nll_loss2d_backward
+        expected = kernel(grad, x, labels, None, 1 if kind == 1 else 2, ignore_index, total)
+        found = lowering.in_each_row(-grad / total if kind == 1 else -grad, x, labels, ignore_index)
+        assert torch.equal(found, expected)

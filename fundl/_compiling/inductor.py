@@ -25,7 +25,7 @@ from torch import Tensor
 from fundl._common import kernels, products
 from fundl._common.processor import instructions
 from fundl._compiling import bounds, corrections, cuda, graphs, library, lowering, overlap, torch_private
-from fundl._compiling.graphs import Graph
+from fundl._compiling.graphs import Decompositions, Graph
 from fundl._compiling.lock import COMPILER_LOCK, uninterrupted
 
 if TYPE_CHECKING:
@@ -171,7 +171,8 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         stack.enter_context(corrections.write_order_kept())
         stack.enter_context(corrections.pooling_kernels_called())
         stack.enter_context(bounds.thrown_after_loops())
-        table = {**select_decomp_table(), **lowering.decompositions(), **corrections.pooling_decompositions()}
+        defaults: Decompositions = select_decomp_table()
+        table = {**defaults, **lowering.decompositions(defaults), **corrections.pooling_decompositions()}
         module = graphs.make_fx(graph.module, examples, {**table, **bounds.decompositions(table)})
         lowering.state_storage_offsets(module)
         lowering.compute_scalars_once(module)

@@ -47,9 +47,11 @@ _PARTS: Final = range(4, 9)  # so many rows at once keep a processor's units bus
 _WRITTEN_OUT: Final = 8  # terms: a sum of no more is no loop
 
 
-def decompositions() -> Decompositions:
-    """Decompositions that are quicker than torch's own kernels."""
-    return {kernels.mm: _mm, kernels.addmm: _addmm, kernels.foreach_norm: _norms}
+def decompositions(known: Decompositions) -> Decompositions:
+    """Decompositions that are quicker than torch's own kernels, or than those that are known."""
+    own: Decompositions = {kernels.mm: _mm, kernels.addmm: _addmm, kernels.foreach_norm: _norms}
+    gradients: set[object] = {kernels.nll_loss_backward, kernels.nll_loss2d_backward}
+    return {**own, **{each: _nll_loss_backward(known[each]) for each in gradients if each in known}}
 
 
 def _mm(a: Tensor, b: Tensor) -> object:
@@ -62,6 +64,30 @@ def _mm(a: Tensor, b: Tensor) -> object:
     if a.is_contiguous() and products.suits_onednn(rows, inner, columns, a.dtype):
         return _onednn_product()(a, b.t())
     return NotImplemented
+
+
+def _nll_loss_backward(known: Callable[..., object]) -> Callable[..., object]:  # type: ignore[explicit-any]  # of any arguments
+    """The gradient of the loss of class indices; on a GPU, unless classes have weights, as `in_each_row`."""
+
+    def decomposed(  # noqa: PLR0917  # as the kernel
+        grad: Tensor, x: Tensor, target: Tensor, weight: Tensor | None, kind: int, ignore_index: int, total: Tensor
+    ) -> object:
+        if not x.is_cuda or x.ndim < 2 or weight is not None:
+            return known(grad, x, target, weight, kind, ignore_index, total)
+        return in_each_row(-grad / total if kind == 1 else -grad, x, target, ignore_index)
+
+    return decomposed
+
+
+def in_each_row(value: Tensor, x: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """A value, without axes, at the class of each row that counts, and 0 elsewhere, in the shape (B, C, ...) of x.
+
+    It is found number by number, wherever it is used: torch's own writes zeros to memory first, and then to one in each row,
+    which of logits of a large vocabulary is more memory than all the rest of the loss.
+    """
+    classes = torch.arange(x.shape[1], device=x.device).reshape(-1, *[1] * (x.ndim - 2))
+    own = (target.unsqueeze(1) == classes) & (target != ignore_index).unsqueeze(1)
+    return torch.where(own, value, 0.0).to(x.dtype)
 
 
 def _sums(a: Tensor, b: Tensor) -> Tensor:
