@@ -59,6 +59,8 @@ from fundl import (
     transformer_block,
     tree,
     value_and_grad,
+    with_statistics,
+    without_statistics,
 )
 from fundl.distributed import Group, Sharded, grid, shard, shard_moments, unshard
 from fundl.layer import Model
@@ -245,6 +247,26 @@ def test_fit_trains_sharded_parameters() -> None:
     alone = fitted(ALONE)
     for model in together(2, fitted):
         assert difference(model, alone) < 1e-12
+
+
+def tracked(group: Group) -> tuple[Model, Model, list[str]]:
+    """A model whose statistics follow; with those to begin with; and where both are."""
+    begun = initialize(key(0), compose(shard(group, linear(3, 7), batch_norm(7)), linear(7, 4)), dtype=DOUBLE)
+    step = train_step(cross_entropy, momentum(0.1), over=group, track=0.1)
+    state = train_state(key(1), begun, momentum(0.1))
+    for batch in minibatches(key(2), data("layers"), 7, part=group):
+        state, _ = step(state, batch)
+    first, after = with_statistics(begun), without_statistics(with_statistics(state.model))
+    assert tree.equal(tree.leaves(after), tree.trainable_leaves(state.model))
+    return unshard(state.model), unshard(first), [leaf.device.type for leaf in tree.leaves((state.model, first))]
+
+
+def test_statistics_of_sharded_layers_follow() -> None:
+    alone, first, _ = tracked(ALONE)
+    for model, its_first, places in together(2, tracked):
+        assert difference(model, alone) < 1e-12
+        assert tree.equal(its_first, first)
+        assert set(places) == {"cpu"}
 
 
 def compiled(group: Group) -> Model:

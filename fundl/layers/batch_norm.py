@@ -316,19 +316,20 @@ def with_statistics(model: P) -> P:
     tensor([1., 1.])
     """
     with no_grad():
-        return _with_statistics(model, [_first_statistics(layer) for layer in _layers(model)])
+        device = next((leaf.device for leaf in tree.leaves(model)), None)  # of layers in parts, shapes alone are shown
+        return _with_statistics(model, [_first_statistics(layer, device) for layer in _layers(model)])
 
 
 def _rstd(var: Tensor | None, eps: float) -> Tensor | None:
     return None if var is None else (half.widened(var) + eps).rsqrt()
 
 
-def _first_statistics(layer: BatchNorm) -> tuple[Tensor | None, Tensor | None]:
+def _first_statistics(layer: BatchNorm, device: torch.device | None) -> tuple[Tensor | None, Tensor | None]:
     like = next(iter(tree.leaves(layer)), None)
     if layer.mean is not None or like is None:
         return layer.mean, layer.var
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    return torch.zeros_like(like, dtype=dtype), torch.ones_like(like, dtype=dtype)
+    dtype, place = torch.promote_types(like.dtype, torch.float32), device if like.is_meta else like.device
+    return torch.zeros_like(like, dtype=dtype, device=place), torch.ones_like(like, dtype=dtype, device=place)
 
 
 def statistics_of(residuals: object) -> tuple[Statistics, ...]:
@@ -431,10 +432,9 @@ def _with_statistics(model: P, statistics: Iterable[tuple[Tensor | None, Tensor 
     remaining, turns = iter(statistics), iter(_by_batch(model))
 
     def with_next(record: Record) -> Record:
-        layer = next(turns)
-        if layer is None:
+        if next(turns) is None or not isinstance(record, BatchNorm):
             return record
         mean, var = next(remaining)
-        return layer if mean is layer.mean and var is layer.var else attrs.evolve(layer, mean=mean, var=var)
+        return record if mean is record.mean and var is record.var else attrs.evolve(record, mean=mean, var=var)
 
     return tree.map_records(with_next, model)
