@@ -31,7 +31,7 @@ from fundl import (
     tree,
     vjp,
 )
-from fundl._common import draws_on_gpu
+from fundl._common import draws_on_gpu, gpu_kernels
 from fundl._common.running import run_backward, run_forward
 from fundl.layers._attending import Attended, Attention
 from tests.samples import SAMPLES, Sample, normal
@@ -173,7 +173,7 @@ def test_keys_of_parts_draw_what_they_draw_on_the_cpu(shape: tuple[int, ...]) ->
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="only a GPU has its kernels")
 def test_a_gpu_draws_by_kernels_of_its_own() -> None:
-    assert draws_on_gpu._kernels(torch.cuda.current_device())
+    assert gpu_kernels.kernels(draws_on_gpu.SOURCE, torch.cuda.current_device())
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profile:
         random.bernoulli(key(7, device=DEVICE), (1 << 20,), probability=0.3)
     assert sum("booleans" in event.name for event in profile.events()) == 1

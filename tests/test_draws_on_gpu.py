@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fundl import key, random
-from fundl._common import draws, draws_on_gpu
+from fundl._common import draws, draws_on_gpu, gpu_kernels
 from fundl._compiling.inductor import cpp_compiler
 
 _ON_A_CPU = """
@@ -50,7 +50,7 @@ class Drawn(Protocol):
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """draws.cu as a library of this processor's."""
     folder = tmp_path_factory.mktemp("draws")
-    (folder / "draws.cpp").write_text(_ON_A_CPU + draws_on_gpu._SOURCE.read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "draws.cpp").write_text(_ON_A_CPU + draws_on_gpu.SOURCE.read_text(encoding="utf-8"), encoding="utf-8")
     command = [cpp_compiler(), "-std=c++17", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "draws.cpp", "-o", "draws.so"]
     subprocess.run(command, check=True, cwd=folder)
     return ctypes.CDLL(str(folder / "draws.so"))
@@ -60,17 +60,18 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 def on_gpu(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Drawn:
     """A function of draws.cu by its name, whose threads run one after the other."""
 
-    def launch(kernel: str, device: None, numbers: int, given: bytes) -> None:
+    def launch(kernel: str, device: None, blocks: int, threads: int, given: bytes) -> None:
         assert device is None
-        codes = (draws_on_gpu._OF_ALL + draws._ON_GPU[kernel.removeprefix("fundl_")]).removeprefix("@")
+        codes = (draws_on_gpu.OF_ALL + draws._ON_GPU[kernel.removeprefix("fundl_")]).removeprefix("@")
         values = struct.unpack("@" + codes, given)
-        for thread in range(-(-numbers // draws_on_gpu._NUMBERS)):
-            library.thread(thread // draws_on_gpu._THREADS, draws_on_gpu._THREADS, thread % draws_on_gpu._THREADS)
-            library[kernel](*(_CODES[code](value) for code, value in zip(codes, values, strict=True)))
+        for block in range(blocks):
+            for thread in range(threads):
+                library.thread(block, threads, thread)
+                library[kernel](*(_CODES[code](value) for code, value in zip(codes, values, strict=True)))
 
-    names = draws_on_gpu._names()
-    monkeypatch.setattr(draws_on_gpu, "_kernels", lambda _: dict(zip(names, names, strict=True)))
-    monkeypatch.setattr(draws_on_gpu, "_launch", launch)
+    names = gpu_kernels.names(draws_on_gpu.SOURCE.read_text(encoding="utf-8"))
+    monkeypatch.setattr(gpu_kernels, "kernels", lambda *_: dict(zip(names, names, strict=True)))
+    monkeypatch.setattr(gpu_kernels, "launch", launch)
 
     def drawn(name: str, key: Tensor, shape: tuple[int, ...], *own: float) -> Tensor:
         function = draws_on_gpu.draw(name, key, draws._FUNCTIONS[name][0], draws._ON_GPU[name])
@@ -127,9 +128,9 @@ def test_what_is_missing_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def none() -> None:
         raise OSError
 
-    monkeypatch.setattr(draws_on_gpu, "_loaded", {})
+    monkeypatch.setattr(gpu_kernels, "_loaded", {})
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    monkeypatch.setattr(draws_on_gpu, "_compiler", none)
-    assert not draws_on_gpu._kernels(0)
+    monkeypatch.setattr(gpu_kernels, "_compiler", none)
+    assert not gpu_kernels.kernels(draws_on_gpu.SOURCE, 0)

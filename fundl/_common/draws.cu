@@ -1,7 +1,8 @@
+// -fmad=false
 // Random numbers on a GPU, as fundl.random defines them: see philox.py and normal_numbers.py, whose bits these are.
 //
-// draws_on_gpu.py compiles this file, without a contraction of products and sums, and without any header. A thread makes four
-// numbers that follow each other, of one block of words or of two.
+// gpu_kernels.py compiles this file, without any header; by the option in the first line, products and sums are rounded each by
+// itself, as on any processor. A thread makes four numbers that follow each other, of one block of words or of two.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from fundl._common import draws_on_gpu, modes, native, normal_numbers, philox
+from fundl._common import draws_on_gpu, gpu_kernels, modes, native, normal_numbers, philox
 from fundl._common.draws_on_gpu import Draw
 from fundl._common.modes import is_readable, is_untraced
 
@@ -227,7 +227,7 @@ def _in_c(name: str, key: Tensor) -> Draw | None:
 
 def _on_gpu(name: str, key: Tensor) -> Draw | None:
     """A kernel of draws.cu, likewise; also for a key of a part."""
-    if name not in _ON_GPU or not is_untraced(key):
+    if name not in _ON_GPU or not gpu_kernels.takes(key):
         return None
     return draws_on_gpu.draw(name, key, _FUNCTIONS[name][0], _ON_GPU[name])
 

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fundl._common import cross_entropy_on_gpu as on_gpu
 from fundl._common import kernels
 from fundl._common.class_axis import axis_hint, classes_along
 from fundl._common.half import narrowed
@@ -90,6 +91,12 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing, a probability, must be from 0 to 1, not {label_smoothing}")
     scores, labels, back = classes_along(axis, prediction, target)
+    if weight is None and not target.is_floating_point() and (kernel := on_gpu.kernel_for(scores, labels)) is not None:
+        indices, count = _indices(scores, labels), None if reduction == "mean" else divisor(target, reduction)
+        value, grad = on_gpu.cross_entropy(
+            kernel, scores, indices, ignore_index=ignore_index, label_smoothing=label_smoothing, count=count
+        )
+        return value, grad if back is None else back(grad)
     x, w = _scores(scores, weight)
     log_probabilities = torch.log_softmax(x, 1)
     if target.is_floating_point():
