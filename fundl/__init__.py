@@ -130,9 +130,16 @@ from fundl.layers.masked import (
 )
 from fundl.layers.gain import gain_of as gain_of
 
-# What torch differentiates: a function of one's own, as a layer or a loss.
+# Derivatives that torch finds: of a function of one's own, as a layer or a loss; and of what layers do, once more.
 from fundl.derivatives.function_layer import FunctionLayer as FunctionLayer, layer_from_function as layer_from_function
 from fundl.derivatives.function_loss import from_function as from_function
+from fundl.derivatives.directional import hvp as hvp, jvp as jvp, linearize as linearize
+from fundl.derivatives.per_example import (
+    per_example_grads as per_example_grads, per_example_norms as per_example_norms,
+)
+from fundl.derivatives.jacobians import (
+    jacobian as jacobian, jacobian_input as jacobian_input, jacobian_params as jacobian_params,
+)
 
 # Parameters from a key.
 from fundl.initializers import (

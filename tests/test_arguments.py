@@ -105,8 +105,8 @@ MODELS: Final = ensemble.initialize(split(key(0), 2), linear(2, 1))
 HISTORY: Final = (Epoch(1, 10, Evaluation(0.7), None, 0.1),)
 
 GIVEN: Final[Mapping[str, object]] = {
-    **dict.fromkeys(("params", "model", "tree", "like", "updates"), MODEL),
-    **dict.fromkeys(("x", "prediction", "actual", "expected", "first", "second", "data"), X),
+    **dict.fromkeys(("params", "model", "tree", "like", "updates", "tangent"), MODEL),
+    **dict.fromkeys(("x", "prediction", "actual", "expected", "first", "second", "data", "tangent_x"), X),
     **dict.fromkeys(("features", "hidden", "channels", "in_features", "out_features", "length", "vocabulary"), 8),
     **dict.fromkeys(("in_channels", "out_channels", "in1_features", "in2_features", "hidden_features", "steps"), 4),
     **dict.fromkeys(("heads", "groups", "blocks", "count", "every", "batch_size", "classes", "patience", "rank", "runs"), 2),

@@ -1,6 +1,5 @@
 """Torch's reverse mode over fundl's functions is refused, since it would find zeros; its forward mode and vmap work."""
 
-import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -8,9 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fundl import Linear, Tanh, apply, backward, compose, forward, key, mse, random, sgd, tree, value_and_grad, vjp
-from fundl._common.running import run_backward, run_forward
-from tests.samples import SAMPLES, Sample, normal
+from fundl import Linear, Tanh, apply, backward, compose, forward, mse, sgd, value_and_grad, vjp
+from tests.samples import normal
 
 T = TypeVar("T")
 
@@ -79,43 +77,3 @@ def test_forward_mode_and_vmap_work() -> None:
     torch.testing.assert_close(derivative, (-2 * y * (1 - y**2) * direction).sum())
     torch.testing.assert_close(torch.vmap(output)(X), apply(Linear(WEIGHT, BIAS), X).sum(-1))
     assert torch.func.jacfwd(gradient)(X).shape == X.shape
-
-
-# --- Forward mode over vjp ----------------------------------------------------------------------------------------------
-
-
-def normal_like(values: T, seed: int) -> T:
-    keys = iter(random.split(key(seed), max(1, len(tree.leaves(values)))))
-    return tree.map(lambda leaf: random.normal(next(keys), tuple(leaf.shape), dtype=torch.float64).to(leaf.dtype), values)
-
-
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: sample.name)
-def test_forward_mode_over_vjp_is_right_or_refused(sample: Sample) -> None:
-    """Torch differentiates a kernel as it knows it, and not as what a layer uses it for: it is compared with differences."""
-    output, _ = run_forward(sample.model, sample.x)
-    given = sample.model, sample.x, normal_like(output, 4)
-    leaves, structure = tree.flatten(given)
-    places = [place for place, leaf in enumerate(leaves) if leaf is not None and leaf.is_floating_point()]
-
-    def gradients(*moved: Tensor) -> tuple[Tensor, ...]:
-        replaced = [*leaves]
-        for place, leaf in zip(places, moved, strict=True):
-            replaced[place] = leaf
-        model, x, grad = tree.unflatten(structure, replaced)
-        _, residuals = run_forward(model, x)
-        found = tree.leaves(run_backward(model, residuals, grad))
-        return tuple(leaf for leaf in found if leaf.is_floating_point())
-
-    points = tuple(leaf for leaf in leaves if leaf is not None and leaf.is_floating_point())
-    ways = normal_like(points, 5)
-    with torch.no_grad():
-        try:
-            derivatives = torch.func.jvp(gradients, points, ways)[1]
-        except (NotImplementedError, RuntimeError) as error:
-            assert re.search("that does not support it|not differentiable wrt", str(error))  # noqa: PT017  # else it is right
-            return
-        ahead, behind = (gradients(*(p + h * way for p, way in zip(points, ways, strict=True))) for h in (1e-5, -1e-5))
-    for derivative, one, other in zip(derivatives, ahead, behind, strict=True):
-        difference = (one - other) / 2e-5
-        scale = 1 + float(difference.abs().max()) if difference.numel() else 1.0
-        torch.testing.assert_close(derivative, difference, rtol=0, atol=1e-5 * scale)

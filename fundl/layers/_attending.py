@@ -27,6 +27,7 @@ from torch import Tensor
 
 from fundl._common import dropping, fused_attention, half
 from fundl._common.fused_attention import repeated, summed
+from fundl._common.modes import is_in_forward_mode
 from fundl.layers.softmax import softmax_backward
 from fundl.random import Key
 from fundl.tree import Record
@@ -127,7 +128,7 @@ class Attention(NamedTuple):
         self, attended: Attended, mask: Tensor | None, grad: Tensor, pairs: Pairs
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         q, k, v, weights, drawn = attended.q, attended.k, attended.v, attended.probabilities, attended.drawn
-        if attended.logsumexp is not None:
+        if attended.logsumexp is not None and not is_in_forward_mode():
             kept = attended.output, attended.logsumexp
             if (kernel := self._cuda_kernel(q, k, mask, pairs)) is not None:
                 found = fused_attention.backward(kernel, grad, q, k, v, *kept, causal=self.causal, mask=mask)
@@ -135,7 +136,8 @@ class Attention(NamedTuple):
                 causal, added = self._for_kernel(q, k, mask, pairs)
                 found = half.attention_backward(grad, q, k, v, *kept, causal=causal, mask=added)
             return *found, None
-        assert weights is not None  # one of the two is kept
+        if weights is None:
+            weights = self._probabilities(q, k, mask, pairs)
         grad_weights = self._dropped(torch.matmul(grad, _for_each_query_head(v, q).transpose(-1, -2)), drawn)
         grad_v = torch.matmul(self._dropped(weights, drawn).transpose(-1, -2), grad)
         grad_scores = softmax_backward(grad_weights, weights, -1)
@@ -187,7 +189,8 @@ class Attention(NamedTuple):
     # --- Kernels ---
 
     def _has_kernel(self, q: Tensor, k: Tensor) -> bool:
-        return q.device.type in {"cpu", "meta"} and q.shape[-2] > 0 and k.shape[-2] > 0
+        is_there = q.device.type in {"cpu", "meta"} and q.shape[-2] > 0 and k.shape[-2] > 0
+        return is_there and not is_in_forward_mode()  # where torch knows no derivative of it
 
     def _for_kernel(self, q: Tensor, k: Tensor, mask: Tensor | None, pairs: Pairs) -> tuple[bool, Tensor | None]:
         """What the CPU's kernel is told: whether no query sees a later key, and what is added to the scores for all else."""
@@ -201,7 +204,7 @@ class Attention(NamedTuple):
         return causal, falling if hidden is None else falling.masked_fill(hidden, -math.inf)
 
     def _cuda_kernel(self, q: Tensor, k: Tensor, mask: Tensor | None, pairs: Pairs) -> fused_attention.Kernel | None:
-        if self.window is not None or self.alibi or any(part is not None for part in pairs):
+        if self.window is not None or self.alibi or any(part is not None for part in pairs) or is_in_forward_mode():
             return None
         return fused_attention.kernel_for(q, k, causal=self.causal, masked=mask is not None)
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from fundl._common import half, kernels
 from fundl._common.half import narrowed, widened
+from fundl._common.modes import is_in_forward_mode
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer
@@ -257,10 +258,24 @@ def _backward(layer: _Layer, residuals: tuple[Tensor, Tensor, Tensor], grad: Ten
         dense, grad = _near_zero(wide, groups), grad.movedim(1, -1).contiguous().movedim(-1, 1)
     else:
         dense, grad = wide.contiguous(), grad.contiguous()
+    if is_in_forward_mode():  # where torch knows no derivative of the kernel
+        return half.rounded(_by_formula(grad, dense, mean, rstd, scale), x, weight, bias)
     has_parameters = weight is not None or bias is not None
     there = True, has_parameters, has_parameters  # with the channels last, the kernel fails if it is asked for one of the two
     found = kernels.group_norm_backward(grad, dense, mean, rstd, scale, *_sizes(x), groups, there)
     return half.rounded(found, x, weight, bias)
+
+
+def _by_formula(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None) -> kernels.Gradients:
+    """As the kernel, by the formula that the docstrings have; mean and rstd are (B, groups)."""
+    channels, groups = (*x.shape[:2], -1), (*mean.shape, -1)
+    normalized = (x.reshape(groups) - mean.unsqueeze(2)) * rstd.unsqueeze(2)
+    g = grad.reshape(channels)
+    g = (g if weight is None else g * weight.unsqueeze(1)).reshape(groups)
+    less = g.mean(2, keepdim=True) + normalized * (g * normalized).mean(2, keepdim=True)
+    grad_x = ((g - less) * rstd.unsqueeze(2)).reshape(x.shape)
+    of_channels = grad.reshape(channels)
+    return grad_x, (of_channels * normalized.reshape(channels)).sum((0, 2)), of_channels.sum((0, 2))
 
 
 def _sizes(x: Tensor) -> tuple[int, int, int]:

@@ -8,10 +8,12 @@ input that only an overflow before can have made.
 from typing import Literal, Self, final
 
 import attrs
+import torch
 from torch import Tensor
 from typing_extensions import override
 
 from fundl._common import kernels
+from fundl._common.modes import is_in_forward_mode
 from fundl.layers.activation import Activation
 
 
@@ -100,6 +102,9 @@ class SiLU(Activation):
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        if is_in_forward_mode():  # torch knows no derivative of the kernel
+            s = torch.sigmoid(residuals)
+            return self, grad * s * (1 + residuals * (1 - s))
         return self, kernels.silu_backward(grad, residuals)
 
 
@@ -135,4 +140,7 @@ class Mish(Activation):
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        if is_in_forward_mode():  # likewise
+            s, t = torch.sigmoid(residuals), torch.tanh(kernels.softplus(residuals, 1.0, 20.0))
+            return self, grad * (t + residuals * s * (1 - t * t))
         return self, kernels.mish_backward(grad, residuals)

@@ -90,7 +90,9 @@ class WeightNorm(Around[tuple[Tensor, Tensor]], Dependent, Generic[L]):
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, tuple[Tensor, Tensor]]]:
         v = _weight(self.layer)
         self._require_gain(v)
-        if self.axis == 0:  # the kernels read memory as if it were contiguous, and of the right sizes
+        if (
+            self.axis == 0 and not modes.is_in_forward_mode()
+        ):  # the kernels, which have no derivative there, read memory as if it were contiguous, and of the right sizes
             weight, norm = half.weight_norm(v.contiguous(), self.gain.contiguous())
         else:
             norm = _norm(v, self.axis)
@@ -109,7 +111,7 @@ class WeightNorm(Around[tuple[Tensor, Tensor]], Dependent, Generic[L]):
         v, grad_weight = _weight(self.layer), _weight(grads)
         self._require_gain(v)
         require_sizes(grad_weight, v.shape)
-        if self.axis == 0:
+        if self.axis == 0 and not modes.is_in_forward_mode():
             grad_v, grad_gain = half.weight_norm_backward(
                 grad_weight.contiguous(), v.contiguous(), self.gain.contiguous(), norm
             )
