@@ -18,10 +18,11 @@ class Place:
         used: a number that no position reaches, if one is known that is less than the length.
         is_first: whether the positions are 0 to T - 1 of all sequences, and there are none before.
         writes_over: whether nobody else has the caches, so that they may be written over.
+        is_padded: whether some of the positions are padding, behind the end of their sequence.
         last: the one of the positions of each sequence at which the output is wanted, (B,); None for all.
     """
 
-    __slots__ = ("_found", "at", "is_first", "last", "length", "used", "writes_over")
+    __slots__ = ("_found", "at", "is_first", "is_padded", "last", "length", "used", "writes_over")
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Place:
         used: int | None = None,
         is_first: bool = False,
         writes_over: bool = False,
+        is_padded: bool = False,
         last: Tensor | None = None,
     ) -> None:
         self.at: Final = at
@@ -38,6 +40,7 @@ class Place:
         self.used: Final = length if used is None else min(used, length)
         self.is_first: Final = is_first
         self.writes_over: Final = writes_over
+        self.is_padded: Final = is_padded
         self.last: Final = last
         self._found = dict[Hashable, object]()
 

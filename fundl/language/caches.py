@@ -88,7 +88,8 @@ def prefill(model: Model, x: Tensor | Masked, length: int) -> tuple[Tensor, Cach
         What `apply` gives, and the cache.
 
     Raises:
-        ValueError: the input is longer than the length, or padding is before what is real.
+        ValueError: the input is longer than the length, or padding is before what is real; or there is padding, and a layer
+            is recurrent, whose state after it would be that of padding.
 
     All else is as of `step`.
 
@@ -126,7 +127,7 @@ def _prefilled(model: Model, x: Tensor | Masked, length: int, run: _Run, *, last
     cache = empty_cache(model, batch, length)
     at = torch.arange(steps, device=cache.position.device).expand(batch, steps)
     with no_grad():
-        place = Place(at, length, is_first=True, writes_over=True, last=last)
+        place = Place(at, length, is_first=True, writes_over=True, is_padded=mask is not None, last=last)
         y, layers = run(model, values, cache.layers, place)
         if isinstance(y, Tensor) and y.is_meta and not values.is_meta:
             raise not_initialized()

@@ -64,6 +64,10 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
 
     @override
     def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
+        if place.is_padded:
+            raise ValueError(
+                f"the state of {type(self).__name__} behind padding would be that of the padding: give sequences of one length"
+            )
         y, after, _ = self.run(x, cast("Sequence[States]", cache))
         return y, tuple(after)
 
