@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from fundl import (
     AnyTransform,
+    DonatedError,
     Dropout,
     ReLU,
     adam,
@@ -222,22 +223,63 @@ def kept_at_most(group: Group, schedule: Schedule) -> int:
             super().do(task)
             most.append(len(self.kept))
 
-        @override
-        def finish(self) -> None:
-            assert not self.kept
-            super().finish()
-
     pipelines._Work, original = Watched, pipelines._Work  # type: ignore[misc]  # to look into a step
     try:
         staged(group, "layers", OPTIMIZERS["clipped"], schedule, 8, group.size)
     finally:
         pipelines._Work = original  # type: ignore[misc]  # likewise
+    assert not most[-1]
     return max(most)
 
 
 def test_a_stage_keeps_what_the_schedule_promises() -> None:
     assert together(4, kept_at_most, one_forward_one_backward) == [4, 3, 2, 1]
     assert together(4, kept_at_most, zero_bubble) == [4, 4, 4, 4]
+
+
+def donated(group: Group, name: str, schedule: Schedule, compile_it: bool) -> list[list[int]]:
+    """Where parameters and moments are after each step that donates, whose numbers are those of steps that do not."""
+    optimizer = OPTIMIZERS["clipped"] if name == "layers" else adam(0.01)
+    pure, donating = (
+        pipeline_step(
+            partial(cross_entropy, axis=-1),
+            optimizer,
+            through=group,
+            micro_batches=3,
+            schedule=schedule,
+            donate=donate,
+            compile=compile_it,
+        )
+        for donate in (False, True)
+    )
+    model = initialize(key(0), stages(group, MODELS[name]()), dtype=DOUBLE)
+    expected, state = (
+        train_state(key(1), model, optimizer) for _ in range(2)
+    )  # of which the first step is not the only holder
+    places = []
+    for batch in [(x[:6], target[:6]) for x, target in [data(name)] * 4]:
+        expected, _ = pure(expected, batch)
+        before = state
+        state, _ = donating(state, batch)
+        assert tree.equal((state.model, state.optimizer, state.step), (expected.model, expected.optimizer, expected.step))
+        with pytest.raises(DonatedError):
+            donating(before, batch)
+        places.append([leaf.data_ptr() for leaf in tree.trainable_leaves((state.model, state.optimizer))])
+    return places
+
+
+@pytest.mark.parametrize(
+    ("size", "name", "schedule", "compile_it"),
+    [
+        (1, "layers", "1F1B", False),
+        (2, "language", "1F1B", False),
+        (2, "layers", "zero bubble", False),
+        pytest.param(2, "layers", "1F1B", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_donated_state_is_written_over(size: int, name: str, schedule: str, compile_it: bool) -> None:
+    for first, *others in together(size, donated, name, SCHEDULES[schedule], compile_it):
+        assert others == [first] * 3
 
 
 # --- What goes wrong ----------------------------------------------------------------------------------------------------

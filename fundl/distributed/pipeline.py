@@ -35,11 +35,20 @@ from fundl.layer import Loss, Model, P, Prediction, Target
 from fundl.layers.dropout import is_stochastic, with_keys
 from fundl.layers.structure import Identity
 from fundl.model import apply
-from fundl.optim.flat import Tensors, times
+from fundl.optim.flat import Tensors, copies, times, times_over
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import Transform, require_transform
 from fundl.training._over import Shares, mark, scaled_by_share, shares_of
-from fundl.training.step import Report, TrainState, pair, require_state
+from fundl.training.step import (
+    Report,
+    TrainState,
+    mark_donating,
+    ownership_of_states,
+    pair,
+    require_state,
+    updated,
+    updated_over,
+)
 from fundl.weights import SUM, adds_up, count_along
 
 S = TypeVar("S")
@@ -60,6 +69,7 @@ def pipeline_step(
     micro_batches: int,
     over: Group | None = None,
     schedule: Schedule = one_forward_one_backward,
+    donate: bool = False,
     compile: bool = False,  # noqa: A002  # what it does; nobody compiles Python here
 ) -> StepThrough[P, S, X, Target]:
     """The step of a training run of a model that is in stages: `train_step`, of micro-batches that go through a pipeline.
@@ -81,6 +91,8 @@ def pipeline_step(
         micro_batches: in how many the batch is cut; a batch of fewer rows is cut in as many as it has rows.
         over: a group of processes that have the same stage, and other rows of each batch, as in `train_step`.
         schedule: in which order each stage works: `one_forward_one_backward`, `zero_bubble`, or a function of your own.
+        donate: whether the state that a step is given is used up by it, as in `train_step`: then parameters and moments are
+            written over, and not there twice. `fit` lets a step do so.
         compile: whether to compile what each stage computes. The step itself runs in Python: `jit` does not take it.
 
     Raises:
@@ -107,7 +119,8 @@ def pipeline_step(
     parts = _Parts(compiled=compile)
     told: tuple[dict[object, object], dict[object, object]] = {}, {}
 
-    def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[None]]:
+    def grads_of(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[P, Transform[S], Tensor, list[Sending]]:
+        """The gradients of a batch, the optimizer for it, its loss, and what is still on its way to others."""
         if is_traced():
             raise TypeError("the step of a pipeline runs in Python: pipeline_step(..., compile=True) compiles its stages")
         require_state(state)
@@ -115,17 +128,38 @@ def pipeline_step(
         x, target = pair(batch)
         rows = count_along(x, 0)
         count = micro_batches if data is not None else min(micro_batches, rows)
-        with no_grad():
-            work = _Work(state, x, target, own, through, count, parts, told, optimizer.loss_scale(state.optimizer.inner))
-            for task in _tasks(schedule, through, count):
-                work.do(task)
-            grads, transform, value = _totals(work, data, optimizer)
-            model, memory = transform.step(cast("P", grads), state.optimizer, state.model)
-            work.finish()
-            return TrainState(model, memory, state.key, state.step + 1), Report(value, None)
+        work = _Work(state, x, target, own, through, count, parts, told, optimizer.loss_scale(state.optimizer.inner))
+        for task in _tasks(schedule, through, count):
+            work.do(task)
+        grads, transform, value = _totals(work, data, optimizer)
+        return cast("P", grads), transform, value, work.sent
 
-    mark(step, over)
-    return step
+    def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[None]]:
+        with no_grad():
+            grads, transform, value, sent = grads_of(state, batch)
+            after = updated(transform, grads, state)
+            _wait_for(sent)
+            return after, Report(value, None)
+
+    owned = ownership_of_states()
+
+    def donating(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[None]]:
+        with no_grad():
+            grads, transform, value, sent = grads_of(state, batch)
+            after = updated_over(transform, grads, state, owned)
+            _wait_for(sent)
+            return after, Report(value, None)
+
+    for made in (step, donating):
+        mark_donating(made, donating)
+        mark(made, over)
+    return donating if donate else step
+
+
+def _wait_for(sent: list[Sending]) -> None:
+    """Return once all has left that was sent."""
+    for one in sent:
+        one.wait()
 
 
 @functools.lru_cache(maxsize=64)
@@ -191,7 +225,6 @@ class _Work(Generic[P, S, Prediction, Target]):
         self.like: dict[int, object] = {}  # of the others: what it looks like
         self.sent: list[Sending] = []
         self.total: Tensors | None = None
-        self.owned = False  # whether the total may be written over
         self.value: Tensor | None = None
         self.weight: Tensor | None = None
         self.unit: Tensor | None = None
@@ -200,11 +233,6 @@ class _Work(Generic[P, S, Prediction, Target]):
         """One task of the schedule."""
         do = {"forward": self.forward, "backward": self.backward, "input": self.input_half, "params": self.params_half}
         do[task.what](task.micro_batch)
-
-    def finish(self) -> None:
-        """Return once all has left that was sent."""
-        for sent in self.sent:
-            sent.wait()
 
     # --- Forward ---
 
@@ -292,11 +320,9 @@ class _Work(Generic[P, S, Prediction, Target]):
         """Add the gradients of a micro-batch to the total; those of 16 bits in float32."""
         leaves = tuple([half.widened(leaf) for leaf in tree.trainable_leaves(grads)])
         if self.total is None:
-            self.total = leaves
-        elif self.owned:
+            self.total = leaves if self.count == 1 else copies(leaves)  # to be written over: a layer may have made its gradient
+        else:  # of what it keeps
             torch._foreach_add_(self.total, leaves)
-        else:
-            self.total, self.owned = torch._foreach_add(self.total, leaves), True
 
     # --- What stages say to each other ---
 
@@ -354,9 +380,12 @@ def _totals(
     if data is not None:
         (told,) = reduced([told], data.group)
     is_sum = adds_up(work.shares.loss)
-    total = work.total if work.total is not None else tuple([torch.zeros_like(half.widened(leaf)) for leaf in params])
+    total, work.total = work.total, None  # whose memory is free as soon as the sums of all take its place
+    if total is None:
+        total = tuple([torch.zeros_like(half.widened(leaf)) for leaf in params])
     if not is_sum:
-        total = times(total, torch.where(told[1] == 0, 0.0, unit / told[1]))
+        share = torch.where(told[1] == 0, 0.0, unit / told[1])
+        total = times(total, share) if work.count == 1 else times_over(total, share)
     grads: object = tree.with_trainable_leaves(work.state.model, total)
     if data is not None:
         grads = data.summed(grads)

@@ -49,14 +49,24 @@ def new_count(tensors: Tensors) -> Tensor:
 
 def times(tensors: Tensors, factor: Tensor) -> Tensors:
     """The tensors times a factor, a tensor without axes; they keep their dtypes."""
-    # A factor of another dtype than the tensors costs a conversion for each of them, instead of the one here.
-    wide = torch.float64 in [tensor.dtype for tensor in tensors]
-    products = torch._foreach_mul(tensors, factor.to(torch.float64 if wide else torch.float32))
+    products = torch._foreach_mul(tensors, _as_wide(factor, tensors))
     # Among tensors without axes, the wider dtype wins.
     return tuple(
         product if product.dtype == tensor.dtype else product.to(tensor.dtype)
         for product, tensor in zip(products, tensors, strict=True)
     )
+
+
+def times_over(tensors: Tensors, factor: Tensor) -> Tensors:
+    """The same, written over the tensors."""
+    torch._foreach_mul_(tensors, _as_wide(factor, tensors))
+    return tensors
+
+
+def _as_wide(factor: Tensor, tensors: Tensors) -> Tensor:
+    """The factor in the dtype of the widest: another costs a conversion for each of the tensors, instead of the one here."""
+    wide = torch.float64 in [tensor.dtype for tensor in tensors]
+    return factor.to(torch.float64 if wide else torch.float32)
 
 
 def scaled_by(tensors: Tensors, factor: Number) -> Tensors:

@@ -218,22 +218,18 @@ def step_of(
     def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[Prediction]]:
         with no_grad():
             grads, transform, report, seen = differentiate(state, batch)
-            return followed(_updated(transform, grads, state), seen), report
+            return followed(updated(transform, grads, state), seen), report
 
-    owned = Ownership("model", "optimizer", "step")
+    owned = ownership_of_states()
 
     @weighed_by(rule)
     def donating(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[Prediction]]:
         with no_grad():
             grads, transform, report, seen = differentiate(state, batch)
             if not is_untraced(state.step):  # it is for a compiler to say what is written over
-                return followed(_updated(transform, grads, state), seen), report
+                return followed(updated(transform, grads, state), seen), report
             report = _apart_from(state.model, report)
-            if transform.writes_over and owned.is_sole(state):
-                return followed(_updated_over(transform, grads, state, owned), seen), report
-            after = followed(_updated(transform, grads, state), seen)
-            clear_fields(state)
-            return after, report
+            return followed(updated_over(transform, grads, state, owned), seen), report
 
     def finished(state: TrainState[P, S]) -> TrainState[P, S]:
         model, memory = optimizer.finish(state.optimizer, state.model)
@@ -241,7 +237,7 @@ def step_of(
 
     for made in (step, donating):
         made.__qualname__ = "train_step.<locals>.step"  # messages name a step by it: whoever made it called a train_step
-        setattr(made, _DONATING, (made, donating))
+        mark_donating(made, donating)
         mark(made, over)
         setattr(made, FINISHING, finished)
     return donating if donate else step
@@ -251,13 +247,19 @@ _DONATING: Final = "__fundl_donating__"
 FINISHING: Final = "__fundl_finishing__"
 
 
+def mark_donating(step: object, donating: object) -> None:
+    """Say of a step which one does the same and donates."""
+    setattr(step, _DONATING, (step, donating))
+
+
 def donating_of(step: Step[P, S, X, Target, Prediction]) -> Step[P, S, X, Target, Prediction] | None:
     """The step that does the same and donates, of one that `train_step` made; None of any other."""
     made: tuple[object, Step[P, S, X, Target, Prediction]] | None = getattr(step, _DONATING, None)
     return made[1] if made is not None and made[0] is step else None  # functools.wraps hands on what a function is marked with
 
 
-def _updated(transform: Transform[S], grads: P, state: TrainState[P, S]) -> TrainState[P, S]:
+def updated(transform: Transform[S], grads: P, state: TrainState[P, S]) -> TrainState[P, S]:
+    """The next state, by the gradients of this one."""
     model, memory = transform.step(grads, state.optimizer, state.model)
     return TrainState(model, memory, state.key, state.step + 1)
 
@@ -273,8 +275,22 @@ def _apart_from(model: P, report: Report[Prediction]) -> Report[Prediction]:
     return Report(report.loss, tree.map(lambda leaf: leaf.clone() if id(leaf) in own else leaf, report.prediction))
 
 
-def _updated_over(transform: Transform[S], grads: P, state: TrainState[P, S], owned: Ownership) -> TrainState[P, S]:
-    """The next state, written over one that alone holds what is in it. An error must not leave that one half-written."""
+def ownership_of_states() -> Ownership:
+    """What finds out whether a state alone holds what `updated_over` writes over."""
+    return Ownership("model", "optimizer", "step")
+
+
+def updated_over(transform: Transform[S], grads: P, state: TrainState[P, S], owned: Ownership) -> TrainState[P, S]:
+    """The same of a state that is used up: written over it, if it alone holds what is in it."""
+    if transform.writes_over and owned.is_sole(state):
+        return _written_over(transform, grads, state, owned)
+    after = updated(transform, grads, state)
+    clear_fields(state)
+    return after
+
+
+def _written_over(transform: Transform[S], grads: P, state: TrainState[P, S], owned: Ownership) -> TrainState[P, S]:
+    """An error must not leave the state half-written."""
     model, memory, key, step = state.model, state.optimizer, state.key, state.step
     after = TrainState(model, memory, key, step)
     owned.move(state, after)
