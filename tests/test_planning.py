@@ -206,7 +206,7 @@ def seen_in(scheme: Scheme, given: Case, optimizer: AnyTransform, rank: int = 0)
         states = [train_state(key(1), initialize(key(0), model), rule)]
         parameters, moments = tree.nbytes(states[0].model), tree.nbytes(states[0].optimizer)
         through = groups.get("pipeline", Group("one stage", 1, 0))
-        staged = pipeline_step(loss, rule, through=through, micro_batches=8, over=over)
+        staged = pipeline_step(loss, rule, through=through, micro_batches=8, over=over, donate=True)
         step = train_step(loss, rule, over=over, donate=True)
 
         def run() -> None:

@@ -13,8 +13,6 @@ from fundl.distributed._loads import (
     LOSS,
     SPLIT_LOSS,
     Load,
-    copies_of,
-    in_full,
     most_in_divided_update,
     most_in_passes,
     most_in_sum,
@@ -163,13 +161,13 @@ def in_stages(asked: Asked, count: int, data: int) -> Load:
 def _load_of_stage(  # noqa: PLR0917  # all that a stage depends on
     asked: Asked, ran: Ran, in_flight: int, micro_batches: int, data: int, rows: int, sent: int
 ) -> Load:
-    """What a stage has that keeps the residuals of so many micro-batches at a time; it writes over nothing."""
+    """What a stage has that keeps the residuals of so many micro-batches at a time."""
     leaves = tree.trainable_leaves(asked.model)
     gradients, added_up = nbytes_of(leaves), nbytes_of(widened(leaves))
     parameters, moments = tree.nbytes(asked.model), tree.nbytes(asked.optimizer.init(asked.model))
     passes = (in_flight - 1) * ran.residuals + added_up * (micro_batches > 1) + most_in_passes(ran, gradients)
-    update = parameters + moments + (1 + copies_of(asked.optimizer)) * added_up + in_full(leaves)
-    exchange = added_up + most_in_sum(leaves) if data > 1 else 0
+    update = most_in_update(asked.optimizer, leaves, moments)
+    exchange = most_in_sum(widened(leaves)) if data > 1 else 2 * added_up * (micro_batches == 1)
     return Load(
         parameters,
         gradients,

@@ -166,8 +166,8 @@ def plan(
     layers.
 
     Params, gradients, moments and residuals are what they will be, to the byte; so is what is sent, but for the few numbers of
-    a loss, and of `batch_norm`. The peak is that of an eager step that writes over its state, as those of `fit` do;
-    `pipeline_step` writes over nothing. It is the most of three: after forward, all residuals, and 4 times the output for a
+    a loss, and of `batch_norm`. The peak is that of an eager step that writes over its state, as those of `fit` do. It is the
+    most of three: after forward, all residuals, and 4 times the output for a
     loss such as `cross_entropy`, 8 times for `split_cross_entropy`, or 4 times the logits that `chunked_cross_entropy` makes at
     once; in backward, the residuals that are left, the gradients that are made, and what the unit at hand takes; at the end,
     what is exchanged and updated. For models of linear maps, attention and convolutions, and the optimizers that are one kernel
