@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 NAMES: Final = (
     "torch._C._get_fp32_precision_getter",
     "torch._inductor.codegen.cpp_wrapper_cpu.CppWrapperCpu.codegen_device",
+    "torch._inductor.config.aot_inductor.compile_wrapper_opt_level",
     "torch._inductor.config.triton.autotune_at_compile_time",
     "torch._inductor.config.triton.store_cubin",
     "torch.utils.cpp_extension.CUDA_HOME",
@@ -41,6 +42,9 @@ SETTINGS: Final[dict[str, object]] = {
     "triton.store_cubin": True,
 }
 """What inductor is set to for graphs on a GPU, beside what it is set to for all."""
+
+LAUNCHED_ONCE: Final[dict[str, object]] = {"aot_inductor.compile_wrapper_opt_level": "O0"}
+"""And for those that are replayed (see replays.py): what launches kernels then runs a few times only, and compiles for long."""
 
 _MOST_PROCESSES: Final = 16
 

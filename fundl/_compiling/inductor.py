@@ -181,6 +181,8 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         if any(map(graphs.is_collective, module.graph.nodes)):
             overlap.spread(module)
             stack.enter_context(config.patch(overlap.SETTINGS))
+        elif cuda.is_on_gpu(examples) and not graph.outputs:
+            stack.enter_context(config.patch(cuda.LAUNCHED_ONCE))
         outputs = module.graph.output_node()
         outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has
         inputs: list[Tensor] = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
