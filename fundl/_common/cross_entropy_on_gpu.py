@@ -45,15 +45,15 @@ def cross_entropy(
     x, indices = logits.contiguous(), target.to(torch.int64).contiguous()
     rows, classes = x.shape
     grad, losses = torch.empty_like(x), torch.empty(rows, dtype=torch.float32, device=x.device)
-    counted = (indices != ignore_index).sum() if count is None else None
+    divisor = (indices != ignore_index).sum() if count is None else count
     at_once = _NUMBERS * x.element_size()
     aligned = classes % _NUMBERS == 0 and x.data_ptr() % at_once == 0
     options = float(count or 1), label_smoothing, int(aligned)
-    place = 0 if counted is None else counted.data_ptr()
+    place = divisor.data_ptr() if isinstance(divisor, Tensor) else 0
     read = x.data_ptr(), classes, indices.data_ptr(), ignore_index, place
     given = struct.pack(GIVEN, *read, *options, grad.data_ptr(), losses.data_ptr())
     gpu_kernels.launch(kernel, x.device.index, rows, threads(classes), given)
-    return losses.sum() / (count if counted is None else counted), grad
+    return losses.sum() / divisor, grad
 
 
 def threads(classes: int) -> int:
