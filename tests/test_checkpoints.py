@@ -57,7 +57,7 @@ from fundl.saving._writing import Content, write
 from fundl.training import _means, _step_runner
 from fundl.training import checkpoints as checkpoints_module
 from fundl.training import epochs as epochs_module
-from fundl.training._run import Run
+from fundl.training._keeping import Keeper
 from fundl.training.checkpoints import Writer
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -275,17 +275,17 @@ def test_a_run_interrupted_between_any_two_steps_has_the_bits_of_a_whole_one(
 
 def interrupt_between_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Have runs interrupted after each step, once; the steps."""
-    interrupted, write_if_late = [0], epochs_module._write_if_late
+    interrupted, write_if_late = [0], Keeper._write_if_late
 
-    def between(run: Run[Trained, object, Tensor, Tensor, Tensor], writer: Writer) -> None:
-        write_if_late(run, writer)
-        snapshot = run.snapshot()
+    def between(keeper: Keeper[Trained, object, Tensor, Tensor, Tensor], writer: Writer) -> None:
+        write_if_late(keeper, writer)
+        snapshot = keeper.run.snapshot()
         if snapshot is not None and int(snapshot.step) > interrupted[-1]:
             interrupted.append(int(snapshot.step))
             del snapshot
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(epochs_module, "_write_if_late", between)
+    monkeypatch.setattr(Keeper, "_write_if_late", between)
     return interrupted
 
 

@@ -4,13 +4,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Generic, Literal
 
-import attrs
 import torch
 from torch import Tensor
 
 from fundl import tree
 from fundl._common.modes import callers_mode, no_grad
-from fundl.collectives import reduced
+from fundl.collectives import gather_numbers, gathered, reduced
 from fundl.groups import Group, device_of
 from fundl.layer import Prediction, Target
 from fundl.metrics import Metric
@@ -98,33 +97,55 @@ class Means(Generic[Prediction, Target]):
         """The first loss that counts and is not finite: its run, its place among the losses, and what it is."""
         return self._loss.divergence()
 
-    def sums(self) -> Sums:
-        """What there is to know of the batches so far; none of them may wait."""
-        measured = {} if self._measured is None else self._measured.sums()
-        return Sums(self.count, self.examples, self._loss.sums(), measured)
+    def sums(self) -> tuple[Sums, ...]:
+        """What there is to know of the batches so far, for each process, who ask together; no predictions may wait."""
+        named = {"loss": self._loss.sums()}
+        if self._measured is not None:
+            named |= self._measured.sums()
+        rows = [_in_a_row(named)]
+        examples = [self.examples]
+        if self.over is not None:
+            rows, examples = _of_each(rows[0], self.over), gather_numbers(examples, self.over)
+        found: list[Sums] = []
+        for row, own in zip(rows, examples, strict=True):
+            metrics = _in_places(named, row)
+            found.append(Sums(self.count, own, metrics.pop("loss"), metrics))
+        return tuple(found)
 
-    def go_on_from(self, sums: Sums) -> None:
-        """Go on from batches that another process has seen; of several that go on together, the first adds them.
+    def go_on_from(self, sums: Sequence[Sums]) -> None:
+        """Go on from batches that others have seen: each process where that of its rank was, if they are as many.
+
+        Of another number, the first adds what all of them have seen.
 
         Raises:
-            ValueError: it has measured something else.
+            ValueError: they have measured something else.
         """
         names = [] if self._measured is None else self._measured.names
-        if {*names} != {*sums.metrics}:
+        if {*names} != {*sums[0].metrics}:
             raise ValueError(
-                f"it is in the middle of an epoch in which {_words(sums.metrics)} was measured, not {_words(names)}: give those"
-                " metrics, or remove it, so that the one before is gone on from"
+                f"it is in the middle of an epoch in which {_words(sums[0].metrics)} was measured, not {_words(names)}: give"
+                " those metrics, or remove it, so that the one before is gone on from"
             )
-        if self.over is not None and self.over.rank:
-            sums = attrs.evolve(sums, loss=_nothing(sums.loss), metrics={name: _nothing(sums.metrics[name]) for name in names})
-        self.count, self.examples = sums.count, sums.examples
-        self._loss.go_on_from(sums.loss, sums.count)
+        rank, size = (0, 1) if self.over is None else (self.over.rank, self.over.size)
+        own = sums[rank] if len(sums) == size else _all_of(sums, size, is_first=not rank)
+        self.count, self.examples = own.count, own.examples
+        self._loss.go_on_from(own.loss, own.count)
         if self._measured is not None:
-            self._measured.go_on_from(sums.metrics)
+            self._measured.go_on_from(own.metrics)
 
 
-def _nothing(of_runs: Sequence[WeighedSum]) -> list[WeighedSum]:
-    return [(0.0, 0.0)] * len(of_runs)
+def _all_of(sums: Sequence[Sums], size: int, *, is_first: bool) -> Sums:
+    """What processes of another number have seen, for one of so many: for the first all of it, and nothing for others."""
+    metrics = {name: _added([one.metrics[name] for one in sums], is_first) for name in sums[0].metrics}
+    examples = sum(one.examples for one in sums) // size
+    return Sums(sums[0].count, examples, _added([one.loss for one in sums], is_first), metrics)
+
+
+def _added(of_all: Sequence[Sequence[WeighedSum]], is_first: bool) -> list[WeighedSum]:
+    return [
+        (sum(total for total, _ in of_run), sum(weight for _, weight in of_run)) if is_first else (0.0, 0.0)
+        for of_run in zip(*of_all, strict=True)
+    ]
 
 
 def _words(names: Iterable[str]) -> str:
@@ -331,9 +352,25 @@ def _concatenated(batches: Sequence[T], axis: int) -> T:
 
 def _of_all(named: Mapping[str, list[WeighedSum]], over: Group) -> dict[str, list[WeighedSum]]:
     """The sums of all processes."""
-    flat = [[number for runs in named.values() for of_run in runs for number in of_run]]
-    numbers = iter(_summed(flat, over)[0])
-    return {name: [(next(numbers), next(numbers)) for _ in runs] for name, runs in named.items()}
+    return _in_places(named, _summed([_in_a_row(named)], over)[0])
+
+
+def _in_a_row(named: Mapping[str, list[WeighedSum]]) -> list[float]:
+    return [number for runs in named.values() for of_run in runs for number in of_run]
+
+
+def _in_places(like: Mapping[str, list[WeighedSum]], row: Sequence[float]) -> dict[str, list[WeighedSum]]:
+    """Numbers in a row by their names, as others are."""
+    numbers = iter(row)
+    return {name: [(next(numbers), next(numbers)) for _ in runs] for name, runs in like.items()}
+
+
+def _of_each(row: list[float], over: Group) -> list[list[float]]:
+    """The numbers of each process, to the bit."""
+    with no_grad():
+        own = torch.tensor([row], dtype=torch.float64, device=device_of(over))
+        rows: list[list[float]] = gathered([own], over)[0].tolist()
+    return rows
 
 
 def _summed(rows: list[list[float]], over: Group) -> list[list[float]]:

@@ -19,6 +19,7 @@ from fundl.metrics import Metric
 from fundl.random import Key
 from fundl.runs import Runs
 from fundl.training._means import Means, for_any_use
+from fundl.training._partners import Partners
 from fundl.training._progress import Progress
 from fundl.training._signals import HeldSignals
 from fundl.training._step_runner import CompiledStepRunner, DonatingStepRunner, StepRunner
@@ -30,6 +31,7 @@ _Runner: TypeAlias = StepRunner[TrainState[P, S], tuple[X, Target], Report[Predi
 RunnerFor: TypeAlias = Callable[[int, bool | None, Progress], _Runner[P, S, X, Target, Prediction]]
 
 _EPOCHS: Final = 2**63  # the keys of steps are folded from the numbers below, those of epochs from the numbers above
+_SETTLED: Final = 32  # after so many steps no process of many has predictions that wait, however many rows are its own
 _ADVICE: Final = "Try a smaller learning rate, clip the gradients, or look for NaN in the data"
 
 
@@ -70,6 +72,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
     donate: bool = False
     every: int | None = None
     over: Group | None = None
+    partners: Partners = attrs.field(init=False)
     history: list[tuple[Epoch, ...]] = attrs.field(factory=list, init=False)  # of the epochs that were finished
     examples: int = attrs.field(default=0, init=False)  # of all runs, in the last epoch
     source: Source[X, Target] = attrs.field(init=False)
@@ -83,6 +86,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
         require_state(self.good)
         if self.over is not None:
             require_same(tree.as_whole(self.good), self.over, "the state")
+        self.partners = Partners.of(self.good, self.good.model, self.over)
         self._current = self.good
         self.source = Source(self.batches, self._key_of_pass, self.every)
 
@@ -91,7 +95,8 @@ class Run(Generic[P, S, X, Target, Prediction]):
 
         Args:
             shown: what shows how far it is.
-            between: to be done between steps, where the run could be taken up; signals wait for such a place.
+            between: to be done between steps, where the run could be taken up; signals wait for such a place. Of processes
+                that make it together, after all steps: they look there whether each of them could be.
         """
         epoch = self._under_way = self._under_way or self._new_epoch()
         self._go_through(epoch, shown, between)
@@ -133,8 +138,18 @@ class Run(Generic[P, S, X, Target, Prediction]):
         """Whether an epoch has begun, and is not finished."""
         return self._under_way is not None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it could be gone on from here, as far as this process knows."""
+        epoch = self._under_way
+        return epoch is None or (
+            epoch.means.count > 0
+            and epoch.means.is_settled  # else predictions wait to be measured
+            and int(self._current.step) == epoch.first_step + epoch.means.count  # else what was made of a step is not complete
+        )
+
     def course(self) -> Course:
-        """What there is to know of the run beside its state, so that it can be gone on from here."""
+        """What there is to know of the run beside its state, to go on from here; all processes ask together."""
         epoch = self._under_way
         if epoch is None:
             return Course(tuple(self.history), self.source.began, self.compiled)
@@ -144,6 +159,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
     def snapshot(self) -> TrainState[P, S] | None:
         """The state after the last step, for good; None if the run cannot be gone on from here, or no step was made.
 
+        Processes that make it together ask together, where all of them are settled.
         No step writes over what somebody else holds; of another kind of step it is not known what it writes over.
 
         Raises:
@@ -152,10 +168,9 @@ class Run(Generic[P, S, X, Target, Prediction]):
         epoch = self._under_way
         if epoch is None:
             return self.good
-        means = epoch.means
-        if not means.count or not means.is_settled or int(self._current.step) != epoch.first_step + means.count:
-            return None  # no step was made, predictions wait to be measured, or what was made of a step is not complete
-        if (found := means.divergence()) is not None:
+        if not self.is_settled:
+            return None
+        if (found := epoch.means.divergence()) is not None:
             raise self._diverged(*found, epoch)
         self._require_finite(epoch)
         if self._runner is not None and not self._runner.writes_over:
@@ -243,14 +258,17 @@ class Run(Generic[P, S, X, Target, Prediction]):
                 if after.__class__ is not TrainState or report.__class__ is not Report:
                     require_outcome(after, report)
                 self._current = after
+                before = means.count
                 if count:
                     means.add_many(x, target, report)
                 else:
                     means.add(x, target, report)
+                if self.partners and means.count // _SETTLED > before // _SETTLED:
+                    means.settle()
                 shown.move(epoch.number - 1 + means.count / max(steps, means.count))
                 if between is None:
                     signals.release()
-                elif means.is_settled:
+                elif self.partners or means.is_settled:
                     signals.release()
                     between()
             means.settle()

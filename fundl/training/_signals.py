@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Final, Self, TypeAlias
@@ -23,11 +24,15 @@ class HeldSignals:
             signals.release()  # what came in between is handled here
 
     Who presses it twice does not want to wait. Only the main thread handles signals; elsewhere there is nothing to hold.
+
+    Args:
+        seconds: within so many the same signal is the same still: a launcher hands on what a terminal has sent already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
         self._handlers: dict[int, _Handler] = {}
-        self._waiting: dict[int, FrameType | None] = {}
+        self._waiting: dict[int, tuple[float, FrameType | None]] = {}  # since when
+        self._seconds = seconds
         self._holding = False
 
     def __enter__(self) -> Self:
@@ -53,11 +58,28 @@ class HeldSignals:
         """Handle those that waited, and let others come through."""
         self._holding = False
         while self._waiting:
-            number, frame = self._waiting.popitem()
+            number, (_, frame) = self._waiting.popitem()
             self._handlers[number](number, frame)
 
+    @property
+    def are_waiting(self) -> bool:
+        """Whether any wait."""
+        return bool(self._waiting)
+
+    def heard(self) -> BaseException | None:
+        """Handle those that waited, while others go on to wait: the error of the first handler that raises one."""
+        while self._waiting:
+            number, (_, frame) = self._waiting.popitem()
+            try:
+                self._handlers[number](number, frame)
+            except BaseException as error:  # it is raised once others know of it
+                return error
+        return None
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._holding and number not in self._waiting:
-            self._waiting[number] = frame
+        now = time.monotonic()
+        since, _ = self._waiting.get(number, (now, None))
+        if self._holding and (number not in self._waiting or now - since < self._seconds):
+            self._waiting[number] = since, frame
         else:
             self._handlers[number](number, frame)

@@ -1,8 +1,9 @@
 """How the steps of a training run are taken: one by one, or many in one compiled call."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby, islice
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import ClassVar, Final, Generic, Literal, TypeAlias, TypeVar
 
 from torch import Tensor
@@ -102,7 +103,7 @@ class CompiledStepRunner(StepRunner[S, B, R]):
 
     @override
     def take(self, state: S, batches: Iterable[B], signals: HeldSignals) -> Iterator[tuple[S, B, R, int]]:
-        for is_like_first, group in self._alike(_groups(batches)):
+        for is_like_first, group in self._alike(_Coming(batches)):
             many = self._compiled(state, group[0]) if is_like_first else None
             if many is None:
                 for taken in super().take(state, group, signals):
@@ -114,15 +115,12 @@ class CompiledStepRunner(StepRunner[S, B, R]):
                 signals.hold()
                 yield state, stacked, reports, len(group)
 
-    def _alike(self, groups: "Iterator[tuple[_Kind, list[B]]]") -> Iterator[tuple[bool, list[B]]]:
+    def _alike(self, coming: "_Coming[B]") -> Iterator[tuple[bool, list[B]]]:
         """Groups of batches, and whether they are like the first: in all processes or in none, and of as many in each."""
-        kind: _Kind | None = None
-        rest: list[B] = []
         while True:
-            if not rest:
-                kind, rest = next(groups, (None, []))
-                self._kind = self._kind or kind
-            count, is_like_first = len(rest), kind == self._kind
+            kind, group = coming.group()
+            self._kind = self._kind or kind
+            count, is_like_first = len(group), kind == self._kind
             if self._over is not None:
                 counts = gather_numbers([count, is_like_first], self._over)
                 count, is_like_first = min(counts[::2]), all(counts[1::2])
@@ -131,10 +129,10 @@ class CompiledStepRunner(StepRunner[S, B, R]):
                         f"process {counts[::2].index(0)} has no more batches, while others have: give each process its part of"
                         " the same batches, minibatches(key, data, batch_size, part=group)"
                     )
+                coming.give_back(group[count:])  # so that groups are the same wherever a run is taken up
             if not count:
                 return
-            yield is_like_first, rest[:count]
-            rest = rest[count:]
+            yield is_like_first, group[:count]
 
     def _compiled(self, state: S, batch: B) -> "Scanned[[S, B], tuple[S, R]] | None":
         """What takes many steps at once, compiled by now; None if it cannot be."""
@@ -169,12 +167,35 @@ def _reason(error: Exception) -> str:
 _Kind: TypeAlias = tuple[object, ...]
 
 
-def _groups(batches: Iterable[B]) -> Iterator[tuple[_Kind, list[B]]]:
-    """Lists of batches of the same structure, shapes and dtypes, each with these as its kind."""
-    for kind, alike in groupby(batches, _kind_of):
-        for first in alike:
-            most = max(1, min(_MOST_STEPS, _MOST_BYTES // max(1, tree.nbytes(first))))
-            yield kind, [first, *islice(alike, most - 1)]  # noqa: B031  # which goes on behind it
+class _Coming(Generic[B]):
+    """Batches that come one after the other."""
+
+    def __init__(self, batches: Iterable[B]) -> None:
+        self._batches = iter(batches)
+        self._given_back: deque[B] = deque()
+
+    def group(self) -> tuple[_Kind | None, list[B]]:
+        """The next ones of the same structure, shapes and dtypes, as many as one call takes, and what these are; or none."""
+        kind: _Kind | None = None
+        group: list[B] = []
+        most = 1
+        while len(group) < most and (batch := self._next()):
+            its_kind = _kind_of(batch[0])
+            if kind is None:
+                kind, most = its_kind, max(1, min(_MOST_STEPS, _MOST_BYTES // max(1, tree.nbytes(batch[0]))))
+            elif its_kind != kind:
+                self.give_back(batch)
+                break
+            group += batch
+        return kind, group
+
+    def give_back(self, batches: Sequence[B]) -> None:
+        """Let some come once more, before all others."""
+        self._given_back.extendleft(reversed(batches))
+
+    def _next(self) -> Sequence[B]:
+        """The next one, if there is one."""
+        return (self._given_back.popleft(),) if self._given_back else tuple(islice(self._batches, 1))
 
 
 def _kind_of(batch: object) -> _Kind:

@@ -20,6 +20,7 @@ from fundl.saving import load, load_metadata
 from fundl.saving._background import Background
 from fundl.saving._company import first_with
 from fundl.saving._writing import Content, content_of, write
+from fundl.training._partners import Partners
 from fundl.training.history import Course, Epoch, Evaluation, Sums, Unfinished, WeighedSum
 from fundl.tree import describe
 
@@ -104,10 +105,16 @@ class Writer:
     """Finds and writes the checkpoints of a run; all processes find the same.
 
     Of many processes those write that have the state together with the first: that one alone, where each has all of it.
+
+    Args:
+        where: where they are kept.
+        over: the processes of which each has rows of a batch; None for one.
+        partners: those that make the run together.
     """
 
     where: Checkpoints
-    over: Group | None = None
+    over: Group | None
+    partners: Partners
     is_anothers: bool = attrs.field(default=False, init=False)  # whether other processes write
     newest: Path | None = attrs.field(default=None, init=False)  # that is whole
     _last: Path | None = attrs.field(default=None, init=False)  # that was begun
@@ -154,14 +161,15 @@ class Writer:
 
     def _require_alike(self, course: Course | None) -> None:
         """Raise unless all processes have found the same checkpoint."""
-        if self.over is None:
-            return
-        step = -1 if course is None else _step(course)
-        if len(found := {*gather_numbers([step], self.over)}) > 1:
-            steps = ", ".join("none" if one < 0 else f"one of step {one}" for one in sorted(found))
+        step = 0 if course is None else 1 + _step(course)
+        (first,) = self.partners.of_first(step)
+        (other,) = self.partners.largest(0 if step == first else 1 + self.partners.number)
+        if other:
+            (theirs,) = self.partners.largest(step if other == 1 + self.partners.number else 0)
+            found = [f"one of step {one - 1}" if one else "none" for one in (first, theirs)]
             raise ValueError(
-                f"the processes do not find the same checkpoint in {self.folder}, but {steps}: it must be a folder that all of"
-                " them share"
+                f"the processes do not find the same checkpoint in {self.folder}, but {found[0]} in process 0 and {found[1]} in"
+                f" process {other - 1}: it must be a folder that all of them share"
             )
 
     def begin(self, state: object) -> None:
@@ -169,13 +177,6 @@ class Writer:
         if self.over is not None:
             mine = first_with(state, self.over.rank)
             self.is_anothers = mine != min(gather_numbers([mine], self.over))
-
-    def agreed(self, *, is_best: bool, is_due: bool) -> tuple[bool, bool]:
-        """What of both is so in the first process: clocks differ, and numbers of evaluations may."""
-        if self.over is None:
-            return is_best, is_due
-        told = gather_numbers([is_best, is_due], self.over)
-        return bool(told[0]), bool(told[1])
 
     def prepare(self) -> None:
         """Make the folder, if it is not there, and find out whether files can be written there, before any work is done."""
@@ -203,7 +204,7 @@ class Writer:
 
     def is_best(self, history: Sequence[tuple[Epoch, ...]]) -> bool:
         """Whether the last epoch is better than all before it; each is to be asked about."""
-        if self.where.best is None or (self.over is not None and self.over.rank):
+        if self.where.best is None or not self.partners.is_first:
             return False
         best = False
         for row in history[self._judged :]:
@@ -216,6 +217,14 @@ class Writer:
     def has(self, course: Course) -> bool:
         """Whether the last one that was begun is of this place of the run."""
         return self._last is not None and self._last.name == _name(course)
+
+    def has_written(self, course: Course) -> bool:
+        """Whether the newest one that is whole is of this place of the run."""
+        return self.newest is not None and self.newest.name == _name(course)
+
+    def learn(self, course: Course) -> None:
+        """Take it that one of this place of the run is written, by whichever process."""
+        self.newest = self._last = self.folder / _name(course)
 
     def write(self, state: object, course: Course, *, is_best: bool = False, is_due: bool = True, wait: bool = False) -> None:
         """Begin to write a checkpoint, or the best state, or both; what is not to be kept is removed once that is done.
@@ -308,7 +317,7 @@ def _name(course: Course) -> str:
 def _step(course: Course) -> int:
     """How many steps were made."""
     if (unfinished := course.unfinished) is not None:
-        return unfinished.first_step + unfinished.sums.count
+        return unfinished.step
     return course.history[-1][0].step if course.history else 0
 
 
@@ -353,9 +362,10 @@ def _course(path: Path, text: str | None) -> Course:
         history = [tuple([_epoch(one) for one in row]) for row in told["history"]]
         unfinished = None
         if (epoch := told.get("unfinished")) is not None:
-            means = epoch["sums"]
-            metrics = {str(name): _sums(of_runs) for name, of_runs in means["metrics"].items()}
-            sums = Sums(int(means["count"]), int(means["examples"]), _sums(means["loss"]), metrics)
+            sums = list[Sums]()
+            for one in epoch["sums"]:
+                metrics = {str(name): _of_runs(of_runs) for name, of_runs in one["metrics"].items()}
+                sums.append(Sums(int(one["count"]), int(one["examples"]), _of_runs(one["loss"]), metrics))
             unfinished = Unfinished(int(epoch["first_step"]), float(epoch["seconds"]), sums)
         return Course(history, int(told["began"]), bool(told["compiled"]), unfinished)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -372,5 +382,5 @@ def _evaluation(told: Mapping[str, float]) -> Evaluation:
     return Evaluation(told["loss"], {name: number for name, number in told.items() if name != "loss"})
 
 
-def _sums(of_runs: Sequence[tuple[float, float]]) -> list[WeighedSum]:
-    return [(float(total), float(weight)) for total, weight in of_runs]
+def _of_runs(told: Sequence[tuple[float, float]]) -> list[WeighedSum]:
+    return [(float(total), float(weight)) for total, weight in told]

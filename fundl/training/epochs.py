@@ -1,6 +1,5 @@
 """A training run as an iterator: what it has reached, epoch by epoch."""
 
-import functools
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Generic, final
@@ -14,15 +13,16 @@ from fundl.layer import P, Prediction, Target
 from fundl.memory import keep_freed_memory
 from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
+from fundl.training._keeping import Keeper
 from fundl.training._over import processes_of
 from fundl.training._progress import Progress, show
 from fundl.training._run import Run, RunnerFor, one_by_one
 from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner, pays
 from fundl.training.batches import Batches
-from fundl.training.checkpoints import Checkpoints, Writer
+from fundl.training.checkpoints import Checkpoints
 from fundl.training.finishing import warn_of_waiting
 from fundl.training.history import Epoch, Evaluation
-from fundl.training.interruption import Interrupted, Left, terminated_as_interrupted
+from fundl.training.interruption import Interrupted, Left
 from fundl.training.step import Report, S, Step, TrainState, X
 
 if TYPE_CHECKING:
@@ -191,26 +191,12 @@ def reached(
     if run.every is not None and run.every < 1:
         raise ValueError(f"every, the steps of an epoch, must be 1 or more, not {run.every}")
     keep_freed_memory()
-    if run.over is not None and run.over.rank:
+    if not run.partners.is_first:
         progress = False
-    writer = None if checkpoints is None else Writer(checkpoints, run.over)
-    if writer is not None:
-        _take_up(run, writer, count)
+    keeper = Keeper.of(run, checkpoints, count)
     return _epoch_by_epoch(
-        run, count, evaluate=evaluate, evaluated=evaluated, evaluate_every=evaluate_every, writer=writer, progress=progress
+        run, count, evaluate=evaluate, evaluated=evaluated, evaluate_every=evaluate_every, keeper=keeper, progress=progress
     )
-
-
-def _take_up(run: Run[P, S, X, Target, Prediction], writer: Writer, count: int) -> None:
-    """Go on from the newest checkpoint, if there is one; and see that there can be more, if more is to be done."""
-    writer.begin(run.good)
-    if (found := writer.find(run.good)) is not None:
-        try:
-            run.take_up(*found)
-        except ValueError as error:
-            raise ValueError(f"{writer.newest} cannot be gone on from: {error}") from None
-    if run.is_under_way or len(run.history) < count:
-        writer.prepare()
 
 
 def _require_whole(what: str, number: object) -> None:
@@ -225,7 +211,7 @@ def _epoch_by_epoch(
     evaluate: Callable[[P], Evaluation] | None,
     evaluated: Callable[[TrainState[P, S]], P] | None,
     evaluate_every: int,
-    writer: Writer | None,
+    keeper: Keeper[P, S, X, Target, Prediction],
     progress: "bool | Console",
 ) -> Iterator[tuple[Epoch, ...]]:
     if run.history and not run.is_under_way:  # what was done with it may not have come to its end
@@ -234,84 +220,38 @@ def _epoch_by_epoch(
     try:
         with show(progress, "epoch", count) as shown:
             for number in range(first, max(count, first if run.is_under_way else 0) + 1):
-                with terminated_as_interrupted():
-                    passed = run.epoch(shown, _between_steps(run, writer))
+                with keeper.during_epoch() as between:
+                    passed = run.epoch(shown, between)
                     if evaluate is not None and (number % evaluate_every == 0 or number >= count):
                         models = run.good.model if evaluated is None else evaluated(run.good)
                         tests = [_require_evaluation(evaluate(model)) for model in run.runs.apart(models)]
                         passed = tuple([attrs.evolve(epoch, test=test) for epoch, test in zip(passed, tests, strict=True)])
                     run.finish(passed)
-                    if writer is not None:
-                        _write(run, writer, is_last=number >= count)
+                    keeper.after_epoch(is_last=number >= count)
                 mean = _over_runs(passed)
                 shown.finish(number, _summary(mean), f"{run.examples / mean.seconds:,.0f} examples/s")
                 given = run.good
                 try:
                     yield passed
                 except GeneratorExit:
-                    if writer is not None:
-                        writer.wait()
-                        _write_if_new(run, writer, given)
+                    keeper.after_loop(given)
                     raise
                 del given  # nothing holds a state longer than the run does
-            if writer is not None:
-                writer.wait()
+            keeper.wait()
         warn_of_waiting(run.good.optimizer)
     except GeneratorExit:  # whoever leaves the loop has the state
         raise
     except KeyboardInterrupt as error:
-        if writer is not None:
-            _write_beside(error, run, writer)
-        raise Interrupted(run.last(), _means(run), _how_to_go_on(writer)) from error
+        keeper.end_with(error)
+        raise Interrupted(run.last(), _means(run), keeper.how_to_go_on) from error
     except BaseException as error:
-        if writer is not None:
-            writer.wait_beside(error)
-        error.add_note(Left.of(run.last(), _means(run), _how_to_go_on(writer)))
+        keeper.end_with(error)
+        error.add_note(Left.of(run.last(), _means(run), keeper.how_to_go_on))
         raise
-
-
-def _write(run: Run[P, S, X, Target, Prediction], writer: Writer, *, is_last: bool) -> None:
-    """Write what checkpoints there are to be at the end of an epoch."""
-    writer.look()
-    is_due = is_last or writer.is_due(len(run.history))
-    is_best, is_due = writer.agreed(is_best=writer.is_best(run.history), is_due=is_due)
-    if is_best or is_due:
-        writer.write(run.good, run.course(), is_best=is_best, is_due=is_due, wait=run.donate)
-
-
-def _between_steps(run: Run[P, S, X, Target, Prediction], writer: Writer | None) -> Callable[[], None] | None:
-    """What is to be done between two steps: processes that make a run together write at the ends of epochs alone."""
-    return None if writer is None or run.over is not None else functools.partial(_write_if_late, run, writer)
-
-
-def _write_if_late(run: Run[P, S, X, Target, Prediction], writer: Writer) -> None:
-    """Write a checkpoint between two steps, if one is due."""
-    if writer.is_late and (state := run.snapshot()) is not None:
-        writer.write(state, run.course(), wait=run.donate)
-
-
-def _write_if_new(run: Run[P, S, X, Target, Prediction], writer: Writer, state: TrainState[P, S]) -> None:
-    """Write a checkpoint of where the run has come to, if there is none."""
-    if not writer.has(course := run.course()):
-        writer.write(state, course, wait=True)
-
-
-def _write_beside(error: KeyboardInterrupt, run: Run[P, S, X, Target, Prediction], writer: Writer) -> None:
-    """Write a checkpoint before an interrupted run ends, if that can be; whatever happens, the run ends as interrupted."""
-    try:
-        writer.wait_beside(error)
-        if run.over is None and (state := run.snapshot()) is not None:
-            _write_if_new(run, writer, state)
-    except BaseException as second:  # Ctrl-C once more, among others
-        error.add_note(f"besides, no checkpoint could be written: {second}")
 
 
 def _means(run: Run[P, S, X, Target, Prediction]) -> tuple[Epoch, ...]:
     return tuple(map(_over_runs, run.history))
-
-
-def _how_to_go_on(writer: Writer | None) -> str:
-    return "" if writer is None or writer.newest is None else f" The same call goes on from {writer.newest}."
 
 
 def _require_evaluation(result: object) -> Evaluation:

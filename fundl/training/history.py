@@ -151,12 +151,17 @@ class Unfinished:
     Args:
         first_step: how many steps the state had made when it began.
         seconds: that it took so far.
-        sums: of its batches.
+        sums: of its batches, as each process has its part of them, in the order of the ranks.
     """
 
     first_step: int
     seconds: float
-    sums: Sums
+    sums: Sequence[Sums]
+
+    @property
+    def step(self) -> int:
+        """How many steps the state has made."""
+        return self.first_step + self.sums[0].count
 
 
 @attrs.frozen
