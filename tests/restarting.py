@@ -25,19 +25,20 @@ from fundl import (
     train_step,
     tree,
 )
-from fundl.distributed import Group, start
+from fundl.distributed import Group, shard, start, unshard
+from fundl.layer import Model
 from fundl.random import Key, normal, randint
 
 Batch = tuple[torch.Tensor, torch.Tensor]
-EVERY, COUNT = 3, 8  # steps of an epoch, and epochs
+EVERY, COUNT = 6, 12  # steps of an epoch, and epochs
 
 
-def run(group: Group, folder: str, kills: int) -> list[torch.Tensor]:
-    """The state after all epochs of the run; in the first so many starts a process dies on the way."""
+def run(group: Group, folder: str, kills: int, is_sharded: bool = False) -> tuple[list[torch.Tensor], list[float]]:
+    """The state after all epochs of the run, and their losses; in the first so many starts a process dies on the way."""
     begun = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
     dice = random.Random(begun)
-    victim, at = dice.randrange(group.size), dice.randrange(1, 3 * EVERY)
-    made = 0
+    victim, at = dice.randrange(group.size), dice.randrange(1, EVERY + 1)
+    made, losses = 0, list[float]()
     data = normal(key(1), (40, 6)), randint(key(2), (40,), low=0, high=5)
 
     def batches(some_key: Key) -> Iterator[Batch]:
@@ -49,7 +50,10 @@ def run(group: Group, folder: str, kills: int) -> list[torch.Tensor]:
             yield batch
 
     optimizer = adam(1e-2)
-    state = train_state(key(3), initialize(key(0), compose(linear(6, 16), ReLU(), Dropout(0.2), linear(16, 5))), optimizer)
+    model: Model = compose(linear(6, 16), ReLU(), Dropout(0.2), linear(16, 5))
+    if is_sharded:
+        model = compose(shard(group, linear(6, 16), ReLU()), Dropout(0.2), shard(group, linear(16, 5)))
+    state = train_state(key(3), initialize(key(0), model), optimizer)
     step = train_step(cross_entropy, optimizer, over=group)
     passed = epochs(
         step,
@@ -57,19 +61,19 @@ def run(group: Group, folder: str, kills: int) -> list[torch.Tensor]:
         batches,
         count=COUNT,
         every=EVERY,
-        checkpoints=Checkpoints(folder),
+        checkpoints=Checkpoints(folder, seconds=1e-9),
         over=group,
         compile=False,
         progress=False,
     )
     for epoch in passed:
-        state = epoch.state
-    return tree.leaves(state)
+        state, losses = epoch.state, [one.train.loss for one in epoch.history]
+    return tree.leaves(unshard(state.model)), losses
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     group, _ = start(device="cpu", minutes=2)
-    leaves = run(group, sys.argv[1], int(sys.argv[2]))
+    leaves, losses = run(group, sys.argv[1], int(sys.argv[2]), sys.argv[4:] == ["sharded"])
     if group.rank == 0:
-        save(sys.argv[3], leaves)
+        save(sys.argv[3], leaves, metadata={"losses": repr(losses)})

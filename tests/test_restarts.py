@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from fundl import load, tree
+from fundl import load, load_metadata, tree
 from fundl.distributed import Group
 from tests import restarting
 from tests.processes import together
@@ -16,12 +16,12 @@ from tests.processes import together
 ROOT = Path(__file__).parent.parent
 
 
-def whole(group: Group, folder: str) -> list[Tensor]:
-    return restarting.run(group, folder, 0)
+def whole(group: Group, folder: str, is_sharded: bool) -> tuple[list[Tensor], list[float]]:
+    return restarting.run(group, folder, 0, is_sharded)
 
 
-def started(tmp_path: Path, kills: int) -> tuple[list[Tensor], list[Tensor]]:
-    """The state of a run that was killed so often, and of one that was not."""
+def require_the_same(tmp_path: Path, kills: int, is_sharded: bool = False) -> None:
+    """A run that is killed so often, in the middle of epochs, comes to the model and the history of one that is not."""
     torchrun = [
         sys.executable,
         "-m",
@@ -34,20 +34,23 @@ def started(tmp_path: Path, kills: int) -> tuple[list[Tensor], list[Tensor]]:
     ]
     end = tmp_path / "end.safetensors"
     own = [str(ROOT / "tests" / "restarting.py"), str(tmp_path / "killed"), str(kills), str(end)]
+    own += ["sharded"] if is_sharded else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*torchrun, "--max-restarts", str(kills), *own], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("exitcode: -9") >= kills
-    expected = together(2, whole, str(tmp_path / "whole"))[0]
-    return load(end, expected), expected
+    expected, losses = together(2, whole, str(tmp_path / "whole"), is_sharded)[0]
+    assert tree.equal(load(end, expected), expected)
+    assert load_metadata(end)["losses"] == repr(losses)
 
 
 def test_a_killed_process(tmp_path: Path) -> None:
-    assert tree.equal(*started(tmp_path, 1))
+    require_the_same(tmp_path, 1)
 
 
 @pytest.mark.slow  # many starts
-def test_ten_killed_processes(tmp_path: Path) -> None:
-    assert tree.equal(*started(tmp_path, 10))
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_ten_killed_processes(tmp_path: Path, is_sharded: bool) -> None:
+    require_the_same(tmp_path, 10, is_sharded)

@@ -1,23 +1,29 @@
 """Runs of many processes that are ended, or saved, in the middle of an epoch: all stop after the same step."""
 
 import os
+import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import torch
 from torch import Tensor
 
 from fundl import (
     Checkpoints,
     Dropout,
+    Evaluation,
     Interrupted,
     ReLU,
+    TrainState,
     accuracy,
     adam,
     compose,
     cross_entropy,
+    evaluate,
     fit,
     initialize,
     key,
@@ -31,6 +37,7 @@ from fundl.distributed import Group, shard
 from fundl.layer import Model
 from fundl.random import Key, normal, randint
 from fundl.training import _run, _step_runner
+from fundl.training._signals import HeldSignals
 from tests.processes import together
 
 Batch = tuple[Tensor, Tensor]
@@ -67,6 +74,11 @@ class How(NamedTuple):
     every: int | None = None
     settled: int = 1
     seconds: float = 1e-9
+
+
+def steps_of(stop: Interrupted) -> int:
+    assert isinstance(stop.state, TrainState)
+    return int(stop.state.step)
 
 
 def run(group: Group, how: How, folder: str | None, ends: dict[int, int]) -> tuple[list[Tensor], History]:
@@ -111,7 +123,7 @@ def ended_again_and_again(group: Group, how: How, folder: str) -> tuple[list[int
         except Interrupted as error:
             stop = error
         newest = max(os.listdir(folder))
-        steps.append(int(stop.state.step))
+        steps.append(steps_of(stop))
         is_between = "-step-" not in newest
         behind = 0 if is_between and how.every is None else (steps[-1] - 1) % 5 + 1
         where = int(newest.removesuffix(".safetensors").rpartition("-")[2]) * ((how.every or 5) if is_between else 1)
@@ -137,3 +149,120 @@ def test_a_signal_to_any_process_ends_all_after_the_same_step(how: How, size: in
     assert len(steps) >= 3
     assert tree.equal([leaves for _, leaves, _ in found], [leaves for leaves, _ in expected])
     assert [(its_steps, history) for its_steps, _, history in found] == [(steps, history) for _, history in expected]
+
+
+def ended_without_checkpoints(group: Group) -> str:
+    try:
+        run(group, How(), None, {3: 1})
+    except Interrupted as stop:
+        return f"{steps_of(stop)}: {stop.__cause__}"
+    return "not ended"
+
+
+def test_a_run_without_checkpoints_ends_in_all_as_well() -> None:
+    first, second = together(2, ended_without_checkpoints)
+    assert first.endswith(": a signal was sent to process 1, which ends the run in all of them")
+    assert second.endswith(": SIGTERM")
+    assert first.partition(":")[0] == second.partition(":")[0]
+
+
+def ended_in_an_evaluation(group: Group, folder: str) -> tuple[int, int, list[str]]:
+    data, optimizer = (normal(key(1), (20, 6)), randint(key(2), (20,), low=0, high=5)), adam(1e-2)
+
+    def measured(model: Model) -> Evaluation:
+        if group.rank:
+            signal.raise_signal(signal.SIGINT)
+        return evaluate(cross_entropy, model, minibatches(None, data, 10, part=group), over=group)
+
+    try:
+        fit(
+            train_step(cross_entropy, optimizer, over=group),
+            train_state(key(3), initialize(key(0), plain(group)), optimizer),
+            lambda some_key: minibatches(some_key, data, 10, part=group),
+            epochs=5,
+            evaluate=measured,
+            checkpoints=Checkpoints(folder, every=3),
+            over=group,
+            progress=False,
+        )
+    except Interrupted as stop:
+        return steps_of(stop), len(stop.history), os.listdir(folder)
+    raise AssertionError("not ended")
+
+
+def test_a_signal_in_an_evaluation_is_heard_at_its_end(tmp_path: Path) -> None:
+    assert together(2, ended_in_an_evaluation, str(tmp_path)) == [(2, 1, ["epoch-000001.safetensors"])] * 2
+
+
+def twice(_group: Group) -> str:
+    """Who sends a signal once more, after some time, does not want to wait."""
+    with HeldSignals(0.05) as signals:
+        signals.hold()
+        try:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)  # as a launcher does that hands on what the terminal has sent
+            time.sleep(0.1)
+            assert signals.are_waiting
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            assert isinstance(signals.heard(), KeyboardInterrupt)
+            return "at once"
+    return "later"
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    assert together(2, twice) == ["at once"] * 2
+
+
+def stopped_at(group: Group, folder: str, at: int) -> tuple[list[Tensor], History] | None:
+    try:
+        return run(group, How("sharded"), folder, {at: 0})
+    except Interrupted:
+        return None
+
+
+def test_another_number_of_processes_goes_on_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    """With the same steps; sums are added up in another order."""
+    expected, history = together(1, run, How("sharded"), None, {})[0]
+    assert together(2, stopped_at, str(tmp_path), 3) == [None, None]
+    found = together(1, run, How("sharded"), str(tmp_path), {})[0]
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
+    for its, other in zip(found[1], history, strict=True):
+        assert its == pytest.approx(other, rel=1e-5)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert together(1, stopped_at, str(tmp_path), 8) == [None]
+    for _, its_history in together(2, run, How("sharded"), str(tmp_path), {}):
+        for its, other in zip(its_history, history, strict=True):
+            assert its == pytest.approx(other, rel=1e-5)
+
+
+def failing(group: Group, folder: str) -> str:
+    """The folder goes away once the run has begun."""
+    data, optimizer = (normal(key(1), (20, 6)), randint(key(2), (20,), low=0, high=5)), adam(1e-2)
+
+    def measured(_model: Model) -> Evaluation:
+        if not group.rank:
+            shutil.rmtree(folder, ignore_errors=True)
+        return Evaluation(0.0)
+
+    try:
+        fit(
+            train_step(cross_entropy, optimizer, over=group),
+            train_state(key(3), initialize(key(0), plain(group)), optimizer),
+            lambda some_key: minibatches(some_key, data, 2, part=group),
+            epochs=5,
+            evaluate=measured,
+            checkpoints=Checkpoints(folder, seconds=1e-9),
+            over=group,
+            progress=False,
+        )
+    except (OSError, RuntimeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_all(tmp_path: Path) -> None:
+    first, second = together(2, failing, str(tmp_path / "run"))
+    assert first.startswith("FileNotFoundError: the folder ")
+    assert second.startswith("RuntimeError: process 0 cannot go on, so the run ends in all of them")

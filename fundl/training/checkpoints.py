@@ -39,7 +39,8 @@ class Checkpoints(metaclass=Listed):
     A checkpoint is a file, written whole or not at all, with the state, the history so far, and in the middle of an epoch what
     its means are made of. A run that was killed is taken up by starting the same program again: it goes on from the newest
     checkpoint that is whole, and ends with the same bits as one that was not killed, its history's numbers among them. What
-    was done since that checkpoint is done again. Ctrl-C and SIGTERM write one before the run ends, between two steps.
+    was done since that checkpoint is done again. Ctrl-C and SIGTERM write one before the run ends, between two steps; of
+    several processes that make the run together, all end after the same step, whichever of them is told to.
 
     Files are written while the run goes on, by a thread; what is written there needs memory of its own until it is done, for
     as much of the state as changes in the meantime. A run that donates its states has none to spare: it waits. An error is
@@ -49,8 +50,8 @@ class Checkpoints(metaclass=Listed):
     Args:
         folder: of the files, for this run alone; it is made if it is not there.
         every: after how many epochs one is written. After the last one is written in any case.
-        seconds: and after so many seconds, also in the middle of an epoch (where several processes make a run together, at the
-            end of the one on the way); None for never.
+        seconds: and after so many seconds, also in the middle of an epoch; None for never. Where several processes make a run
+            together, the first one's clock says when.
         keep: so many of the newest are kept.
         best: what is kept besides, as ``best.safetensors``: the state after the epoch of which this number is the least, such
             as ``lambda epoch: epoch.train.loss``.
