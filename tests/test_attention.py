@@ -16,6 +16,7 @@ from fundl import (
     apply,
     assert_trees_close,
     attention,
+    check_vjp,
     cross_attention,
     forward,
     initialize,
@@ -29,6 +30,7 @@ from fundl import (
     xavier_uniform,
 )
 from fundl.layers._attending import Attended, Attention, Pairs, alibi_slopes
+from fundl.layers.positional import turning
 from tests.samples import normal, with_values
 from tests.samples.attention import SLOPES
 from tests.samples.attention import attention as reference
@@ -146,6 +148,21 @@ def test_many_heads_fall_by_the_slopes_of_the_paper() -> None:
     assert torch.equal(alibi_slopes(12, None), torch.cat((0.5 ** torch.arange(1, 9), 0.5 ** torch.arange(0.5, 4.5))))
 
 
+def test_slow_rotations_are_stretched() -> None:
+    """Pairs that turn often in the length of before stay; those that turn less than once are slower by the factor."""
+    plain, stretched = (
+        initialize(key(0), self_attention(8, 1, rotary=1e4, stretch=stretch, dtype=torch.float64))
+        for stretch in (None, (4.0, 1.0, 1.0 + 1e-9, 64.0))
+    )
+    x = normal(2, 5, 8)
+    check_vjp(stretched, x)
+    turn = turning(5, 8, base=1e4, dtype=torch.float64, device=None, stretch=stretched.stretch)
+    speeds = turn.cos[1, :4].acos()  # of one step
+    expected = torch.tensor([1.0, 0.1, 0.01 / 4, 0.001 / 4], dtype=torch.float64)  # 0.1 turns 1.02 times
+    assert_trees_close(speeds, expected, rtol=1e-6, atol=1e-12)
+    assert not torch.allclose(apply(plain, x), apply(stretched, x))
+
+
 def test_the_function_is_the_layer() -> None:
     q, k, v = normal(3, 2, 3, 7, 4)
     bias, visible = normal(3, 1, 7), normal(7, 7) > 0
@@ -193,6 +210,10 @@ def test_attention_is_given_what_fits() -> None:
         attention(q, k, v, soft_cap=0.0)
     with pytest.raises(ValueError, match=r"SelfAttention's scale must be a finite number, or None for 1 / sqrt\(d\), not inf"):
         self_attention(8, 2, scale=math.inf)
+    with pytest.raises(ValueError, match=r"low below high, not \(4.0, 2.0, 1.0, 16.0\)"):
+        self_attention(8, 2, rotary=100.0, stretch=(4.0, 2.0, 1.0, 16.0))
+    with pytest.raises(ValueError, match="SelfAttention's stretch is of its rotary angles: give their base as well"):
+        self_attention(8, 2, stretch=(4.0, 1.0, 2.0, 16.0))
     with pytest.raises(ValueError, match="relative must be at least 1, not 0"):
         self_attention(8, 2, relative=0)
 

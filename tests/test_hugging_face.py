@@ -40,6 +40,9 @@ KINDS: Final[Mapping[str, GPT2 | Llama]] = {
         is_tied=True,
         activation="gelu_pytorch_tanh",
     ),
+    "llama, stretched": Llama(
+        vocabulary=31, features=32, hidden=24, blocks=2, heads=2, rotary=100.0, stretch=(4.0, 0.5, 2.0, 16.0)
+    ),
     "mistral": Llama(
         vocabulary=31, features=16, hidden=24, blocks=2, heads=4, key_value_heads=2, head_features=4, window=5, kind="mistral"
     ),
@@ -95,10 +98,18 @@ def of_gpt2(w: Mapping[str, Tensor], sizes: GPT2, tokens: Tensor) -> Tensor:
     return norm("transformer.ln_f", x) @ w["transformer.wte.weight"].t()
 
 
-def turned(x: Tensor, size: int, base: float) -> Tensor:
+def turned(x: Tensor, size: int, base: float, stretch: tuple[float, ...] | None) -> Tensor:
     """Features i and i + d/2 of each head as a complex number, turned."""
     heads = torch.unflatten(x, -1, (-1, 2, size // 2)).double()
-    angles = torch.arange(x.shape[1]).double()[:, None, None] * base ** (-2 * torch.arange(size // 2).double() / size)
+    speeds = [base ** (-2 * pair / size) for pair in range(size // 2)]
+    if stretch is not None:
+        factor, low, high, length = stretch
+        for pair, speed in enumerate(speeds):
+            turns = length * speed / (2 * math.pi)
+            smooth = (turns - low) / (high - low)
+            slow = speed / factor if turns < low else (1 - smooth) * speed / factor + smooth * speed
+            speeds[pair] = speed if turns > high else slow
+    angles = torch.arange(x.shape[1]).double()[:, None, None] * torch.tensor(speeds, dtype=torch.float64)
     z = torch.complex(heads[..., 0, :], heads[..., 1, :]) * torch.polar(torch.ones_like(angles), angles)
     return torch.stack((z.real, z.imag), -2).flatten(2).float()
 
@@ -117,7 +128,7 @@ def of_llama(w: Mapping[str, Tensor], sizes: Llama, tokens: Tensor) -> Tensor:
         at = f"model.layers.{number}"
         h = norm(f"{at}.input_layernorm", x)
         q, k, v = (affine(f"{at}.self_attn.{name}_proj", h) for name in "qkv")
-        q, k = (turned(part, size, sizes.rotary) for part in (q, k))
+        q, k = (turned(part, size, sizes.rotary, sizes.stretch) for part in (q, k))
         x = x + affine(f"{at}.self_attn.o_proj", attended(q, k, v, heads=sizes.heads, few=few, window=sizes.window))
         h = norm(f"{at}.post_attention_layernorm", x)
         gate = affine(f"{at}.mlp.gate_proj", h)
@@ -198,7 +209,8 @@ def changed(folder: Path, **entries: object) -> Path:
         ({"hidden_size": None}, "says nothing of hidden_size, which must be there"),
         ({"hidden_size": "16"}, "hidden_size must be of type int, not '16'"),
         ({"hidden_act": "swish"}, "the activation 'swish' is not known here; known are gelu, gelu_new"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_type is 'llama3', but only 'default' is known here"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "rope_type is 'yarn', but known here are default and llama3"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_scaling says nothing of low_freq_factor"),
         ({"rope_scaling": "linear"}, "rope_scaling must be a table, not 'linear'"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types are of several kinds"),
         ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window is True, but only False is known here"),

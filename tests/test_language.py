@@ -77,7 +77,7 @@ def other() -> Model:
         embedding(VOCABULARY, 16),
         SinusoidalPositions(),
         residual(rms_norm(16), attention),
-        checkpoint(frozen(self_attention(16, 2, causal=True))),
+        checkpoint(frozen(self_attention(16, 2, causal=True, rotary=100.0, stretch=(4.0, 0.5, 2.0, 16.0)))),
         parallel(second, Identity()),
         pipe(linear(16, VOCABULARY)),
     )

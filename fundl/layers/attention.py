@@ -28,7 +28,7 @@ from fundl.layers._projecting import (
     require_visible,
 )
 from fundl.layers._refusals import require_at_least_one
-from fundl.layers.positional import Rotation, rotation, turning, turning_at
+from fundl.layers.positional import Rotation, Stretch, require_stretch, rotation, turning, turning_at
 from fundl.random import Key
 from fundl.shapes import Batch, Features, Shape, Steps, expect
 from fundl.tree import BUFFER, Record
@@ -86,6 +86,9 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         key_value_heads: K, which divides H; None, the default, for H.
         causal: whether a position sees only itself and those before it; False by default.
         rotary: the base of the angles by which queries and keys are turned, see `rotation`; None, the default, for no turning.
+        stretch: for sequences that are longer than those learned first: (factor, low, high, length), by which the angles of
+            pairs that turn less than `low` times in that length are divided by the factor, those that turn more than `high`
+            times are not, and those between in proportion; None, the default, for none. Llama 3.1 has (8, 1, 4, 8192).
         window: a position sees those less than so many away, itself among them; None, the default, for all.
         soft_cap: what no score exceeds; None, the default, for no cap.
         alibi: whether scores fall with the distance, by a slope of each head; False by default.
@@ -136,6 +139,7 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
     key_value_heads: int | None = attrs.field(default=None, kw_only=True)
     causal: bool = attrs.field(default=False, kw_only=True)
     rotary: float | None = attrs.field(default=None, kw_only=True)
+    stretch: Stretch | None = attrs.field(default=None, kw_only=True)
     window: int | None = attrs.field(default=None, kw_only=True)
     soft_cap: float | None = attrs.field(default=None, kw_only=True)
     alibi: bool = attrs.field(default=False, kw_only=True)
@@ -155,6 +159,9 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         require_heads(self.heads, self.key_value_heads)
         require_dropout("SelfAttention", self.dropout)
         require_scores("SelfAttention", self.window, self.soft_cap, self.scale)
+        require_stretch(self.stretch)
+        if self.stretch is not None and self.rotary is None:
+            raise ValueError("SelfAttention's stretch is of its rotary angles: give their base as well, rotary=10_000.0")
 
     @property
     def draws(self) -> bool:
@@ -167,7 +174,7 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         turn = None
         if self.rotary is not None:
             size = self.output_weight.shape[1] // self.heads
-            turn = turning(x.shape[1], size, base=self.rotary, dtype=x.dtype, device=x.device)
+            turn = turning(x.shape[1], size, base=self.rotary, dtype=x.dtype, device=x.device, stretch=self.stretch)
         q, k, v = self._projected(x, turn)
         if self.visible is not None:
             require_visible("SelfAttention", self.visible, (*q.shape[:3], k.shape[2]))
@@ -220,8 +227,11 @@ class SelfAttention(Layer[_Kept, Tensor, Tensor], Generic[Features]):
         turn = None
         if self.rotary is not None:
             size = self.output_weight.shape[1] // self.heads
-            of = self.rotary, size, x.dtype
-            turn = place.once(of, lambda: turning_at(place.at.unsqueeze(1), size, base=of[0], dtype=of[2]))
+            base, stretch = self.rotary, self.stretch
+            turn = place.once(
+                (base, size, x.dtype, stretch),
+                lambda: turning_at(place.at.unsqueeze(1), size, base=base, dtype=x.dtype, stretch=stretch),
+            )
         q, k, v = self._projected(x, turn)
         after = KeysAndValues(place.written(cache.keys, k.transpose(1, 2)), place.written(cache.values, v.transpose(1, 2)))
         if place.is_first:
@@ -266,6 +276,7 @@ def self_attention(
     key_value_heads: int | None = None,
     causal: bool = False,
     rotary: float | None = None,
+    stretch: Stretch | None = None,
     window: int | None = None,
     soft_cap: float | None = None,
     alibi: bool = False,
@@ -315,6 +326,7 @@ def self_attention(
         key_value_heads=key_value_heads,
         causal=causal,
         rotary=rotary,
+        stretch=stretch,
         window=window,
         soft_cap=soft_cap,
         alibi=alibi,

@@ -1,6 +1,7 @@
 """Positions: what tells a layer that sees all steps of a sequence alike where each of them is."""
 
-from typing import Generic, Self, final
+import math
+from typing import Generic, Self, TypeAlias, final
 
 import attrs
 import torch
@@ -141,13 +142,41 @@ def learned_positions(
 # --- Angles ------------------------------------------------------------------------------------------------------------
 
 
-def _angles(times: Tensor, features: int, base: float) -> Tensor:
+Stretch: TypeAlias = tuple[float, float, float, float]
+"""How slow rotations are made slower still, for longer sequences: factor, low, high, and the length of before."""
+
+
+def _angles(times: Tensor, features: int, base: float, stretch: Stretch | None = None) -> Tensor:
     """The angle of each step t for each pair i of features, t base^(-2 i / features): (..., features / 2) for steps (...).
 
     In float64, in which the angles of a million steps are still right to ten digits.
     """
     exponents = torch.arange(0, features, 2, dtype=torch.float64, device=times.device) / -features
-    return times.to(torch.float64).unsqueeze(-1) * base**exponents
+    speeds = base**exponents
+    return times.to(torch.float64).unsqueeze(-1) * (speeds if stretch is None else _stretched(speeds, stretch))
+
+
+def _stretched(speeds: Tensor, stretch: Stretch) -> Tensor:
+    """The angles of a step, of which those that turn less than `low` times in the length of before are divided by the factor.
+
+    Those that turn more than `high` times stay, and those between go from one to the other in proportion.
+    """
+    factor, low, high, length = stretch
+    turns = speeds * (length / (2 * math.pi))
+    share = ((turns - low) / (high - low)).clamp(0, 1)
+    return speeds * (share + (1 - share) / factor)
+
+
+def require_stretch(stretch: Stretch | None) -> None:
+    """Raise unless a stretch is one."""
+    if stretch is None:
+        return
+    unchecked: object = stretch
+    if not isinstance(unchecked, tuple) or len(unchecked) != 4 or not all(type(one) in {int, float} for one in unchecked):
+        raise TypeError(f"a stretch of rotations is four numbers, (factor, low, high, length), not {unchecked!r}")
+    factor, low, high, length = stretch
+    if not (0 < factor < math.inf and 0 < low < high < math.inf and 0 < length < math.inf):
+        raise ValueError(f"a stretch (factor, low, high, length) has finite numbers above 0, low below high, not {stretch}")
 
 
 def _require_sequences(layer: str, x: Tensor) -> None:
@@ -310,18 +339,25 @@ def rotation(
 
 
 def turning(
-    steps: int, features: int, *, base: float, start: int = 0, dtype: torch.dtype, device: torch.device | str | None
+    steps: int,
+    features: int,
+    *,
+    base: float,
+    start: int = 0,
+    dtype: torch.dtype,
+    device: torch.device | str | None,
+    stretch: Stretch | None = None,
 ) -> Rotation:
     """`rotation`, for layers, which know what they give."""
-    return turning_at(torch.arange(start, start + steps, device=device), features, base=base, dtype=dtype)
+    return turning_at(torch.arange(start, start + steps, device=device), features, base=base, dtype=dtype, stretch=stretch)
 
 
-def turning_at(times: Tensor, features: int, *, base: float, dtype: torch.dtype) -> Rotation:
+def turning_at(times: Tensor, features: int, *, base: float, dtype: torch.dtype, stretch: Stretch | None = None) -> Rotation:
     """The rotation of steps (...): cosines and sines (..., features)."""
     _require_base(base)
     if features % 2:
         raise ValueError(f"a rotation turns pairs of features: their number must be even, not {features}")
-    angles = _angles(times, features, base)
+    angles = _angles(times, features, base, stretch)
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     return Rotation(torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
 

@@ -16,6 +16,7 @@ from fundl.layers.embedding import Embedding, embedding
 from fundl.layers.feed_forward import GLU
 from fundl.layers.linear import Linear, linear
 from fundl.layers.normalization import RMSNorm, rms_norm
+from fundl.layers.positional import Stretch
 from fundl.layers.structure import residual
 from fundl.layers.tied import Tied, tied
 from fundl.layers.transformer import AttentionPart, NetworkPart
@@ -29,6 +30,19 @@ LlamaModel: TypeAlias = (
 """Embedding, blocks, norm, and a linear layer that tells the tokens; or one matrix for the first and the last, tied."""
 
 _ARCHITECTURES: Final = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2"}
+
+_STRETCH: Final = ("rope_type", "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+
+
+def _stretch_of(config: Config) -> Stretch | None:
+    """How config.json has slow rotations made slower."""
+    kind = config.get("rope_type", str, None) or config.get("type", str, "default")
+    if kind == "default":
+        return None
+    if kind != "llama3":
+        raise ValueError(f"in {config.where}, rope_type is {kind!r}, but known here are default and llama3")
+    factor, low, high, length = (config.get(name, float) for name in _STRETCH[1:])
+    return factor, low, high, length
 
 
 @final
@@ -45,6 +59,7 @@ class Llama:
         key_value_heads: of keys and values; None, the default, for as many.
         head_features: of each head; None, the default, for F / heads.
         rotary: the base of the angles by which queries and keys are turned.
+        stretch: (factor, low, high, length) of Llama 3.1's longer sequences, see `SelfAttention`; None, the default, for none.
         window: how many positions each sees; None, the default, for all before it.
         eps: of the norms.
         projection_bias: whether queries, keys and values have a bias.
@@ -73,6 +88,7 @@ class Llama:
     key_value_heads: int | None = None
     head_features: int | None = None
     rotary: float = 10_000.0
+    stretch: Stretch | None = None
     window: int | None = None
     eps: float = 1e-6
     projection_bias: bool = False
@@ -92,8 +108,6 @@ class Llama:
         """Those of a config.json."""
         kind = config.get("model_type", str)
         rotary = config.inside("rope_parameters") or config.inside("rope_scaling") or config
-        for name in ("rope_type", "type"):
-            rotary.require(name, "default", default="default")
         base = rotary.get("rope_theta", float, None) or config.get("rope_theta", float, 10_000.0)
         has_bias = config.get("attention_bias", bool, False)  # the default
         uses_window = config.get("use_sliding_window", bool, kind == "mistral")
@@ -109,6 +123,7 @@ class Llama:
             key_value_heads=config.get("num_key_value_heads", int, None),
             head_features=config.get("head_dim", int, None),
             rotary=base,
+            stretch=_stretch_of(rotary),
             window=config.get("sliding_window", int, None) if uses_window else None,
             eps=config.get("rms_norm_eps", float, 1e-6),
             projection_bias=has_bias or kind == "qwen2",
@@ -137,6 +152,7 @@ class Llama:
             "num_key_value_heads": self._few,
             **({} if self.head_features is None else {"head_dim": self.head_features}),
             "rope_theta": self.rotary,
+            "rope_scaling": None if self.stretch is None else dict(zip(_STRETCH, ("llama3", *self.stretch), strict=True)),
             "sliding_window": self.window,
             "use_sliding_window": self.window is not None,
             "rms_norm_eps": self.eps,
@@ -177,6 +193,7 @@ class Llama:
             key_value_heads=None if self._few == self.heads else self._few,
             causal=True,
             rotary=self.rotary,
+            stretch=self.stretch,
             window=self.window,
             dropout=dropout,
             weight_init=normal(0.02),

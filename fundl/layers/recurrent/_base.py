@@ -59,8 +59,8 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
             )
         if self.mask is not None:
             raise ValueError(f"{type(self).__name__} has a mask, but is run a position at a time without: take it away")
-        zeros = [layer[0].weight_hh.new_zeros(batch, layer[0].weight_hh.shape[1]) for layer in self.layers]
-        return tuple((zero,) * self.parts_of_state for zero in zeros)
+        weights = [layer[0].weight_hh for layer in self.layers]
+        return tuple(tuple(w.new_zeros(batch, w.shape[1]) for _ in range(self.parts_of_state)) for w in weights)
 
     @override
     def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
