@@ -1,6 +1,7 @@
 """cuDNN's recurrent networks, without a GPU: what they are given, and torch's for the CPU, with autograd, in their place."""
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Final, TypeAlias
 
@@ -15,23 +16,30 @@ from fundl import (
     RNN,
     LSTMState,
     Model,
+    adam,
     apply,
     assert_trees_close,
     backward,
+    compose,
     forward,
     gru,
     initialize,
     jit,
     key,
+    linear,
     lstm,
+    mse,
     rnn,
     stateful,
+    train_state,
+    train_step,
     tree,
     vjp,
 )
 from fundl._common import cudnn_recurrent, fused_cells, kernels
 from fundl._common.cudnn_recurrent import cudnn_runs
 from fundl._common.running import run_backward, run_forward
+from fundl._compiling import cudnn_operators
 from tests.fake_cuda import DEVICE, on_device, watched
 
 Recurrent: TypeAlias = LSTM | GRU | RNN
@@ -97,6 +105,17 @@ def _rnn(  # noqa: PLR0917  # as cuDNN has them
     return output, hidden, cell, torch.full((7,), 3, dtype=torch.uint8), packed
 
 
+def _gradients(  # noqa: PLR0917  # likewise
+    kind: int, x: Tensor, weights: list[Tensor], h: Tensor, c: Tensor | None, grads: tuple[Tensor | None, ...]
+) -> Sequence[Tensor]:
+    """With respect to x, the weights, h and c."""
+    own = [tensor.detach().clone().requires_grad_() for tensor in (x, *weights)]
+    states = [tensor.detach().clone().requires_grad_() for tensor in (h, c) if tensor is not None]
+    found = _run(kind, own[0], own[1:], states[0], states[1] if c is not None else None)
+    given = [torch.zeros_like(output) if grad is None else grad for output, grad in zip(found, grads, strict=False)]
+    return torch.autograd.grad(found, [*own, *states], given)
+
+
 def _rnn_backward(  # noqa: PLR0917  # likewise
     x: Tensor,
     weights: list[Tensor],
@@ -120,13 +139,10 @@ def _rnn_backward(  # noqa: PLR0917  # likewise
     reserve.zero_()  # as cuDNN does
     assert all(tensor.is_contiguous() for tensor in (x, output, grad))
     assert count == len(weights)
-    with torch.enable_grad():
-        own = [tensor.detach().clone().requires_grad_() for tensor in (x, *_unpacked(packed, kind, x.shape[2], size))]
-        states = [tensor.detach().clone().requires_grad_() for tensor in (h, c) if tensor is not None]
-        found = _run(kind, own[0], own[1:], states[0], states[1] if c is not None else None)
-        torch.testing.assert_close(found[0], output)
-        given = grad, *(torch.zeros_like(h) if one is None else one for one in (grad_h, grad_c)[: len(states)])
-        grads = torch.autograd.grad(found, [*own, *states], given)
+    with ThreadPoolExecutor(1) as thread:  # where no graph that runs has switched autograd off
+        grads = thread.submit(
+            _gradients, kind, x, _unpacked(packed, kind, x.shape[2], size), h, c, (grad, grad_h, grad_c)
+        ).result()
     grad_x, *of_weights = grads[:5]
     return grad_x, grads[5], grads[6] if c is not None else None, of_weights[:count]
 
@@ -146,9 +162,12 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     for name, function in (("cudnn_rnn", _rnn), ("cudnn_rnn_backward", _rnn_backward), ("cudnn_pack", _pack)):
         monkeypatch.setattr(kernels, name, noted(name, function))
     monkeypatch.setattr(cudnn_recurrent, "cudnn_runs", lambda _, *given: all(x.numel() > 0 for x in given))
-    cudnn_recurrent._places.cache_clear()
+    caches = cudnn_recurrent._places, cudnn_operators._reserve_size
+    for cache in caches:
+        cache.cache_clear()
     yield called
-    cudnn_recurrent._places.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 @contextmanager
@@ -231,9 +250,46 @@ def test_backward_is_as_often_as_one_likes_and_by_whom_one_likes(kind: str, stan
         assert_trees_close(backward(model, kept, y), first, rtol=1e-11, atol=1e-11)
 
 
+def _both(model: Recurrent, x: Tensor) -> tuple[object, ...]:
+    y, kept = run_forward(model, x)
+    return y, *run_backward(model, kept, tree.map(torch.cos, y))
+
+
+@pytest.mark.usefixtures("interpreted")
+@every_kind
+@every_option
+def test_a_graph_holds_it_as_an_operator(kind: str, options: dict[str, object], stand_ins: list[str]) -> None:
+    model, x = initialize(key(0), MAKERS[kind](5, 4, dtype=F64, **options)), _random(1, 3, 6, 5)
+    expected = _both(model, x)
+    stand_ins.clear()
+    compiled = jit(_both)
+    assert_trees_close(compiled(model, x), expected, rtol=1e-11, atol=1e-11)
+    assert stand_ins.count("cudnn_rnn_backward") == sum(map(len, model.layers))
+
+
+@pytest.mark.slow  # it compiles
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_compiled_steps_call_it(kind: str, stand_ins: list[str]) -> None:
+    model = initialize(key(0), compose(MAKERS[kind](5, 4, dtype=F64, bidirectional=True), linear(8, 2, dtype=F64)))
+    step = train_step(mse, adam(1e-2))
+    compiled, batch = jit(step, donate="state"), (_random(1, 3, 6, 5), _random(2, 3, 6, 2))
+    state = train_state(key(1), model, adam(1e-2))
+    own = tree.map(Tensor.clone, state)
+    for _ in range(3):
+        state, _ = step(state, batch)
+    stand_ins.clear()
+    for _ in range(3):
+        own, _ = compiled(own, batch)
+    assert all(found.compiled for found in compiled.traces)
+    assert "cudnn_rnn_backward" in stand_ins
+    assert_trees_close(own, state, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("make", [lstm, gru, rnn])
-def test_a_graph_is_made_of_the_steps(make: Make, stand_ins: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_of_backward_alone_where_cudnn_is_not(
+    make: Make, stand_ins: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, x = initialize(key(0), make(5, 4, dtype=F64)), _random(1, 3, 6, 5)
     y, kept = forward(model, x)
     expected = backward(model, kept, y)

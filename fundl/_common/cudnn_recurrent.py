@@ -2,14 +2,18 @@
 
 import functools
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Literal, TypeAlias
 
+import attrs
 import torch
 from torch import Tensor
 
 from fundl._common import kernels
 from fundl._common.fused_cells import cells_run
+from fundl._common.modes import is_wrapped
 
 Kind: TypeAlias = Literal["relu", "tanh", "lstm", "gru"]
 
@@ -20,10 +24,36 @@ _MOST_ROWS: Final = 2**16 - 1
 _MOST_NUMBERS: Final = 2**31 - 1
 
 
+@attrs.frozen
+class Operators:  # type: ignore[explicit-any]  # of its fields
+    """Functions like the two below as operators that a graph can hold; see `fundl._compiling.cudnn_operators`."""
+
+    forward: Callable[..., tuple[Tensor, ...]]  # type: ignore[explicit-any]  # as stands there
+    backward: Callable[..., tuple[Tensor, ...]]  # type: ignore[explicit-any]  # likewise
+
+
+class _Tracing(threading.local):
+    operators: Operators | None = None
+
+
+_tracing: Final = _Tracing()
+
+
+@contextmanager
+def with_operators(operators: Operators | None) -> Iterator[None]:
+    """Have this thread call operators in the place of cuDNN, for graphs that processes like this one run; or not."""
+    before, _tracing.operators = _tracing.operators, operators
+    try:
+        yield
+    finally:
+        _tracing.operators = before
+
+
 def cudnn_runs(gates: int, x: Tensor, *tensors: Tensor) -> bool:
     """Whether cuDNN takes what belongs to a sweep over x (T, B, in), with so many gates in all.
 
-    It takes float32 and float64, neither traced nor mapped. Its bits may differ from run to run: not where they must not.
+    It takes float32 and float64, not mapped, and traced where a graph can hold it. Its bits may differ from run to run: not
+    where they must not.
     """
     return (
         x.is_cuda
@@ -34,7 +64,14 @@ def cudnn_runs(gates: int, x: Tensor, *tensors: Tensor) -> bool:
         and torch._C._has_cudnn
         and torch._C._get_cudnn_enabled()
         and not torch.are_deterministic_algorithms_enabled()
-        and cells_run(x, *tensors)
+        and (cells_run(x, *tensors) if _tracing.operators is None else _alike(x, tensors))
+    )
+
+
+def _alike(x: Tensor, tensors: Sequence[Tensor]) -> bool:
+    """What the cells ask as well, of tensors that are traced."""
+    return all(
+        one.dtype == x.dtype and one.device == x.device and one.numel() > 0 and not is_wrapped(one) for one in (x, *tensors)
     )
 
 
@@ -43,6 +80,9 @@ def forward(kind: Kind, x: Tensor, weights: Sequence[Tensor], states: Sequence[T
 
     weights are weight_ih, weight_hh, bias_ih and bias_hh, or the first two.
     """
+    if operators := _tracing.operators:
+        output, *last, reserve = operators.forward(kind, x, [*weights], [*states])
+        return output, last[: len(states)], reserve
     hidden, cell = _layers(states)
     given = x.contiguous(), [*weights], len(weights), _packed(kind, weights), hidden, cell
     number, size = _NUMBERS[kind], weights[1].shape[1]
@@ -64,6 +104,10 @@ def backward(  # noqa: PLR0917  # as in all such kernels
 
     cuDNN writes over what forward left for it: it gets a copy.
     """
+    if operators := _tracing.operators:
+        last = [torch.zeros_like(state) for state in states] if grad_last is None else [*grad_last]
+        traced = operators.backward(kind, x, [*weights], [*states], output, reserve, grad, last)
+        return traced[0], [*traced[1:5]][: len(weights)], [*traced[5:]][: len(states)]
     hidden, cell = _layers(states)
     given = x.contiguous(), [*weights], len(weights), _packed(kind, weights), hidden, cell
     grad_hidden, grad_cell = (None, None) if grad_last is None else _layers(grad_last)

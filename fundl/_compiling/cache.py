@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fundl._common import folder, store
-from fundl._compiling import cuda, inductor, library, loops, lstm_operators, processes, waiting
+from fundl._compiling import cuda, cudnn_operators, inductor, library, loops, lstm_operators, processes, waiting
 from fundl._compiling.graphs import Graph
 from fundl._compiling.torch_settings import torch_settings
 from fundl.memory import keep_freed_memory
@@ -110,6 +110,7 @@ def _prepare() -> None:
     """Do what must be done before compiled code is loaded."""
     keep_freed_memory()
     lstm_operators.registered()
+    cudnn_operators.registered()
 
 
 def _made(make: Callable[[Path], None]) -> tuple[Path, store.Files]:

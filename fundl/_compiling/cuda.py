@@ -84,7 +84,12 @@ def fingerprint(device: torch.device) -> tuple[object, ...]:
         properties.multi_processor_count,
         properties.total_memory >> 30,
     )
-    return *kind, torch.version.cuda, _triton(), precision(), sorted(SETTINGS.items())
+    return *kind, torch.version.cuda, _cudnn(), _triton(), precision(), sorted(SETTINGS.items())
+
+
+def _cudnn() -> object:
+    """Its version: what its recurrent networks keep for backward is of a size of its own."""
+    return torch.backends.cudnn.version()  # type: ignore[no-untyped-call]  # torch does not say
 
 
 def _triton() -> str | None:

@@ -19,9 +19,10 @@ import optree
 import torch
 from torch import Tensor
 
+from fundl._common import cudnn_recurrent
 from fundl._common.fused_lstm import with_lstm_operators
 from fundl._common.listed import Listed
-from fundl._compiling import corrections, graphs, lstm_operators, torch_private
+from fundl._compiling import corrections, cudnn_operators, graphs, lstm_operators, torch_private
 from fundl._compiling.trees import Leaf, flatten, replace
 
 _LIBRARIES: Final = (
@@ -51,6 +52,7 @@ class Traced:
 def prepare() -> None:
     """Do what a first trace does, once: import hundreds of modules, and register operators."""
     lstm_operators.registered()
+    cudnn_operators.registered()
     corrections.correct_fake_attention()
 
     def twice(*tensors: Tensor) -> list[Tensor]:
@@ -79,7 +81,7 @@ def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Ten
             outputs, result = _outputs(value, inputs)
         return outputs
 
-    with with_lstm_operators(lstm_operators.registered()):
+    with with_lstm_operators(lstm_operators.registered()), cudnn_recurrent.with_operators(cudnn_operators.registered()):
         graph, constants = graphs.trace(flat, examples)
     _require_no_leak(seen)
     return Traced(graph, constants, result)
