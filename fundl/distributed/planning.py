@@ -165,15 +165,15 @@ def plan(
     `checkpoint`; and with those that the model has, or, if it has none, with one around each unit that is made of several
     layers.
 
-    Params, gradients, moments and residuals are what they will be, to the byte; so is what is sent, but for the few numbers of
-    a loss, and of `batch_norm`. The peak is that of an eager step that writes over its state, as those of `fit` do. It is the
-    most of three: after forward, all residuals, and 4 times the output for a
-    loss such as `cross_entropy`, 8 times for `split_cross_entropy`, or 4 times the logits that `chunked_cross_entropy` makes at
-    once; in backward, the residuals that are left, the gradients that are made, and what the unit at hand takes; at the end,
-    what is exchanged and updated. For models of linear maps, attention and convolutions, and the optimizers that are one kernel
-    (`sgd`, `adam`, `adamw`), it is right to an eighth; what another optimizer takes for its update is rather too much. It knows
-    nothing of what other kernels need for themselves, of targets, of memory that lies in pieces too small to use, and of
-    compiled steps: leave some free.
+    Params, gradients, moments and residuals are what they will be, to the byte, but for recurrent layers, whose kernels keep
+    more than their formula; so is what is sent, but for the few numbers of a loss, and of `batch_norm`. The peak is that of an
+    eager step that writes over its state, as those of `fit` do. It is the most of three: after forward, all residuals, and 4
+    times the output for a loss such as `cross_entropy`, 8 times for `split_cross_entropy`, or 4 times the logits that
+    `chunked_cross_entropy` makes at once; in backward, the residuals that are left, the gradients that are made, and what the
+    unit at hand takes; at the end, what is exchanged and updated. For models of linear maps, attention and convolutions, and
+    the optimizers that are one kernel (`sgd`, `adam`, `adamw`), it is right to an eighth; what another optimizer takes for its
+    update is rather too much. It knows nothing of what other kernels need for themselves, of targets, of memory that lies in
+    pieces too small to use, and of compiled steps: leave some free.
 
     Args:
         model: plain, as one process would train it, with or without values.
