@@ -1,6 +1,8 @@
 """Trees of which many processes have parts, in one file: written by all of them, and read by any number."""
 
 import os
+import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -13,6 +15,7 @@ from fundl import (
     AnyTransform,
     Checkpoints,
     Dropout,
+    Interrupted,
     ReLU,
     Saver,
     TrainState,
@@ -57,6 +60,7 @@ from fundl.distributed import (
     unshard,
 )
 from fundl.layer import Model
+from fundl.random import Key
 from tests.processes import together
 
 ALONE: Final = Group("alone", 1, 0)
@@ -297,30 +301,71 @@ def test_saving_beside_the_program(tmp_path: Path) -> None:
     assert together(2, beside, str(tmp_path / "model")) == [True, True]
 
 
-def split_run(group: Group, rows: int, folder: str, count: int) -> list[Tensor]:
-    data, tensor = grid(data=rows, tensor=group.size // rows)
-    x = torch.arange(13 * 4).reshape(13, 4) % 11
-    shapes = compose(
+def language(tensor: Group) -> Model:
+    return compose(
         split_embedding(tensor, embedding(11, 8)),
         repeat(2, tensor_parallel(tensor, transformer_block(8, 4, causal=True, dropout=0.2))),
         split_output(tensor, linear(8, 11)),
     )
+
+
+def split_saved(group: Group, rows: int, path: str) -> list[Tensor]:
+    _, tensor = grid(data=rows, tensor=group.size // rows)
+    state = train_state(key(1), initialize(key(0), language(tensor)), adamw(1e-2))
+    if not os.path.exists(path):
+        save(path, state)
+    again = load(path, tree.map(torch.zeros_like, state))
+    assert tree.equal(again, state)
+    return tree.leaves(unshard(again.model))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 2), (2, 1), pytest.param(2, 2, marks=pytest.mark.slow)])
+def test_split_layers_in_one_file(tmp_path: Path, rows: int, columns: int) -> None:
+    path = str(tmp_path / "split.safetensors")
+    found = together(rows * columns, split_saved, rows, path)
+    like = train_state(key(1), initialize(key(0), language(ALONE)), adamw(1e-2))
+    state = load(path, tree.map(torch.zeros_like, like))
+    assert tree.equal(state, like)  # one process has the same numbers, by the same names
+    assert tree.equal(found, [tree.leaves(state.model)] * (rows * columns))
+    assert tree.equal(together(2, split_saved, columns % 2 + 1, path), [tree.leaves(state.model)] * 2)  # the other way
+
+
+def split_run(group: Group, rows: int, folder: str, count: int, ended: bool = False) -> list[Tensor]:
+    data, tensor = grid(data=rows, tensor=group.size // rows)
+    x = torch.arange(13 * 4).reshape(13, 4) % 11
+    shapes = language(tensor)
+
+    def batches(some_key: Key) -> Iterator[tuple[Tensor, Tensor]]:
+        for number, batch in enumerate(minibatches(some_key, (x, (3 * x + 1) % 11), 6, part=data, drop_last=True)):
+            if ended and number == 0 and group.rank == group.size - 1:
+                signal.raise_signal(signal.SIGTERM)
+            yield batch
+
     some = chain(clip_by_global_norm(0.5), adamw(1e-2))
     state, _ = fit(
         train_step(partial(split_cross_entropy, group=tensor, classes=11, axis=-1), some, over=data),
         train_state(key(1), initialize(key(0), shapes), some),
-        lambda some_key: minibatches(some_key, (x, (3 * x + 1) % 11), 6, part=data, drop_last=True),
+        batches,
         epochs=count,
         over=data,
-        checkpoints=Checkpoints(folder),
+        checkpoints=Checkpoints(folder, seconds=1e-9),
         progress=False,
     )
     return tree.leaves(unshard(state.model))
 
 
+def split_stopped(group: Group, rows: int, folder: str) -> int:
+    try:
+        split_run(group, rows, folder, 1, True)
+    except Interrupted:
+        return len(os.listdir(folder))
+    raise AssertionError("not ended")
+
+
 @pytest.mark.parametrize(("size", "rows"), [(2, 1), pytest.param(4, 2, marks=pytest.mark.slow)])
 def test_a_run_of_split_layers_is_taken_up(tmp_path: Path, size: int, rows: int) -> None:
     whole = together(size, split_run, rows, str(tmp_path / "whole"), 2)
+    assert together(size, split_stopped, rows, str(tmp_path / "parts")) == [1] * size  # also those that have the same rows
     together(size, split_run, rows, str(tmp_path / "parts"), 1)
     assert tree.equal(together(size, split_run, rows, str(tmp_path / "parts"), 2), [whole[0]] * size)
     together(1, split_run, 1, str(tmp_path / "parts"), 3)  # one process goes on alone

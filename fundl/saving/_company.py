@@ -131,7 +131,7 @@ def require_all_here(whole: object, cuts: Sequence[Cuts]) -> None:
     if len(flatten(whole)[0]) != len(cuts):
         raise ValueError(
             "the tree has layers that other processes have, as the stages of a pipeline: save and load what unstage(model) of"
-            " fundl.distributed gives"
+            " fundl.distributed gives, and give no checkpoints= to a run of stages"
         )
 
 
