@@ -23,6 +23,7 @@ from fundl import (
     cross_entropy,
     dynamic_loss_scale,
     embedding,
+    fit,
     initialize,
     key,
     layer_norm,
@@ -280,6 +281,30 @@ def donated(group: Group, name: str, schedule: Schedule, compile_it: bool) -> li
 def test_a_donated_state_is_written_over(size: int, name: str, schedule: str, compile_it: bool) -> None:
     for first, *others in together(size, donated, name, SCHEDULES[schedule], compile_it):
         assert others == [first] * 3
+
+
+def fitted(group: Group) -> tuple[list[float], list[Tensor]]:
+    """The losses of a run, and the parameters at its end; the state that it begins with stays."""
+    optimizer = OPTIMIZERS["clipped"]
+    state = train_state(key(1), initialize(key(0), stages(group, layers()), dtype=DOUBLE), optimizer)
+    kept = tree.map(torch.clone, state)
+    last, history = fit(
+        pipeline_step(cross_entropy, optimizer, through=group, micro_batches=3),
+        state,
+        lambda some_key: minibatches(some_key, data("layers"), 6, drop_last=True),
+        epochs=3,
+        compile=False,
+        progress=False,
+    )
+    assert tree.equal(state, kept)
+    return [epoch.train.loss for epoch in history], tree.leaves(unstage(last.model))
+
+
+def test_a_run_through_a_pipeline_is_that_of_one_process() -> None:
+    losses, parameters = fitted(ALONE)
+    for own, found in together(2, fitted):
+        assert own == pytest.approx(losses, rel=1e-12)
+        assert difference(found, parameters) < 1e-12
 
 
 # --- What goes wrong ----------------------------------------------------------------------------------------------------
