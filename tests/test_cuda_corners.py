@@ -19,6 +19,8 @@ from tests.test_half import assert_as_float64, batched_sample, every_dtype, far,
 pytestmark = MARKS
 
 ROWS: Final = 5_000
+TIMES: Final = 4.0
+"""How many times as many roundings as on the CPU: kernels round parts of sums. Sums in 16 bits would be off by hundreds."""
 
 
 # --- Half precision ----------------------------------------------------------------------------------------------------
@@ -38,24 +40,21 @@ def whole_sums() -> Iterator[None]:
 @every_dtype
 @pytest.mark.usefixtures("whole_sums")
 def test_sums_over_many_rows(sample: Sample, dtype: torch.dtype) -> None:
-    assert_as_float64(moved(sample.model), moved(repeated(sample.x, ROWS)), dtype)
+    assert_as_float64(moved(sample.model), moved(repeated(sample.x, ROWS)), dtype, times=TIMES)
 
 
 @kept_far_from_0
 @every_dtype
 @pytest.mark.usefixtures("whole_sums")
 def test_means_far_from_0(sample: Sample, dtype: torch.dtype) -> None:
-    assert_as_float64(moved(sample.model), moved(far(sample.x)), dtype)
+    assert_as_float64(moved(sample.model), moved(far(sample.x)), dtype, times=TIMES)
 
 
 # --- Numbers that are none ---------------------------------------------------------------------------------------------
 
-SPREADING: Final = ("Conv", "WeightStandardization", "attention", "transformer")
-"""Where a NaN goes depends on how a product is computed: by transforms of whole tiles, or in pieces."""
-
 
 def _spoilt(x: object, value: float) -> object:
-    """The input with one such number in each tensor, in its last row."""
+    """The input with one such number in each tensor, in its last example."""
 
     def spoil(leaf: Tensor) -> Tensor:
         leaf = leaf.clone(memory_format=torch.contiguous_format)
@@ -66,26 +65,25 @@ def _spoilt(x: object, value: float) -> object:
     return tree.map(spoil, x)
 
 
-def _kinds(values: object) -> list[Tensor]:
-    """Of each number, whether it is NaN, an infinity and which, or a number."""
+def _are_finite(values: object) -> list[list[bool]]:
+    """Of each tensor, whether all numbers of each example are finite."""
     return [
-        torch.where(leaf.isnan(), 2, torch.where(leaf.isinf(), leaf.sign(), 0)).cpu()
+        torch.isfinite(leaf).flatten(1).all(1).tolist()
         for leaf in tree.leaves(values)
-        if leaf.is_floating_point()
+        if leaf.is_floating_point() and leaf.ndim > 1
     ]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize(
-    "row", [row for row in SAMPLES if not any(name in row.name for name in SPREADING)], ids=lambda row: row.name
-)
-def test_nan_and_infinities_go_where_they_go_on_the_cpu(row: Sample, value: float) -> None:
-    x = _spoilt(row.x, value)
-    found = []
+@pytest.mark.parametrize("row", [row for row in SAMPLES if row.batched], ids=lambda row: row.name)
+def test_nan_and_infinities_stay_in_the_examples_where_they_stay_on_the_cpu(row: Sample, value: float) -> None:
+    x, found = _spoilt(row.x, value), []
     for device in (CPU, DEVICE):
-        y, _ = run_forward(moved(row.model, device=device), moved(x, device=device))
-        found.append(_kinds(y))
-    assert_trees_close(found[1], found[0], rtol=0, atol=0)
+        model = moved(row.model, device=device)
+        y, residuals = run_forward(model, moved(x, device=device))
+        _, grad_x = run_backward(model, residuals, tree.map(torch.ones_like, y))
+        found.append([each[:-1] for each in _are_finite((y, grad_x))])
+    assert found[1] == found[0]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -96,7 +94,7 @@ def test_attention_keeps_nan_to_the_sequence_that_has_it(value: float, dtype: to
     x[1, 7, 5] = value
     y, kept = forward(model, x)
     assert torch.isfinite(y[[0, 2]]).all()
-    assert y[1, 7].isnan().all()
+    assert not torch.isfinite(y[1, 7]).all()
     _, grad_x = backward(model, kept, torch.ones_like(y))
     assert torch.isfinite(grad_x[[0, 2]]).all()
 
@@ -188,5 +186,5 @@ def test_attention_over_long_sequences_is_the_formula(dtype: torch.dtype, compil
     run = jit(apply) if compiled else apply
     own = run(model, x)
     expected = apply(moved(model, torch.float64), x.to(torch.float64))  # by the formula: no kernel takes float64
-    tolerance = 2e-2 if dtype == torch.bfloat16 else 1e-4
+    tolerance = 2e-2 if dtype == torch.bfloat16 else 2e-3  # the kernel of float32 multiplies as TF32
     assert_trees_close(own.to(torch.float64), expected, rtol=tolerance, atol=tolerance)

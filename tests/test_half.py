@@ -135,7 +135,7 @@ def deviation(actual: Tensor, expected: Tensor, lost: float = 1e-7) -> float:
 def cotangents(output: T) -> T:
     """Numbers of one sign, so that sums grow, and small, so that they stay in the range of float16."""
     keys = iter(random.split(key(4), len(tree.leaves(output))))
-    return tree.map(lambda leaf: ((random.uniform(next(keys), tuple(leaf.shape)) + 0.5) / 64).to(leaf.dtype), output)
+    return tree.map(lambda leaf: ((random.uniform(next(keys), tuple(leaf.shape)) + 0.5) / 64).to(leaf), output)
 
 
 def assert_as_float64(
@@ -145,16 +145,19 @@ def assert_as_float64(
     *,
     view: Callable[[Tensor], Tensor] = lambda leaf: leaf,
     lost: float = 1e-7,
+    times: float = 1.0,
 ) -> None:
-    """Output and gradients in half precision are those in float64, but for roundings."""
+    """Output and gradients in half precision are those in float64, but for roundings, or so many times these."""
     model, x = tree.map(view, tree.cast_to((model, x), dtype))
     output, residuals = forward_any(model, x)
     grad = tree.map(view, cotangents(output))
     grads, grad_x = backward_any(model, residuals, grad)
-    assert_near_float64((output, (grads, grad_x)), (model, x, grad), lost)
+    assert_near_float64((output, (grads, grad_x)), (model, x, grad), lost, times)
 
 
-def assert_near_float64(found: tuple[object, tuple[object, object]], given: tuple[Model, object, object], lost: float) -> None:
+def assert_near_float64(
+    found: tuple[object, tuple[object, object]], given: tuple[Model, object, object], lost: float, times: float = 1.0
+) -> None:
     """What an output and gradients are, found for a model, an input and a cotangent of 16 bits."""
     model, x, grad = given
     wide, wide_x, wide_grad = tree.cast_to(given, torch.float64)
@@ -170,7 +173,7 @@ def assert_near_float64(found: tuple[object, tuple[object, object]], given: tupl
         for actual, leaf in zip(tree.leaves(of_half), tree.leaves(expected), strict=True):
             if leaf.is_floating_point():
                 assert actual.dtype == dtype
-                assert deviation(actual, leaf, lost) <= roundings(model), name
+                assert deviation(actual, leaf, lost) <= times * roundings(model), name
 
 
 def repeated(x: object, rows: int) -> object:
