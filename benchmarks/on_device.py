@@ -19,6 +19,7 @@ torch.compile-whole   the same, with AdamW compiled as well
 jax                   a step compiled with donation; optax.adamw; cuDNN's attention
 
 What takes more than 8 minutes together is left out. Memory is the most that was on the device at once, since a side began.
+The result is written to device.json, and with ``--keep`` by commit and GPU to benchmarks/results/devices as well.
 """
 
 import json
