@@ -333,7 +333,7 @@ def notes(group: Group) -> str:
         return ""
     model = initialize(key(0), stages(group, compose(linear(2, 3), ReLU(), linear(3, 2), layer_norm(2))))
     with pytest.raises(ValueError, match="expects") as error:
-        apply(pipelines._running(model), torch.ones(4, 5))
+        apply(pipelines.running(model), torch.ones(4, 5))
     return "\n".join(error.value.__notes__)
 
 
@@ -358,7 +358,7 @@ def test_what_cannot_be_staged_says_so() -> None:
         stages(two, compose(linear(2, 3), ReLU()), starts=[0, 1])
     with pytest.raises(TypeError, match="cuts a tuple of layers"):
         stages(two, linear(2, 3))  # type: ignore[arg-type]  # what is wrong
-    with pytest.raises(ValueError, match="divided among processes already"):
+    with pytest.raises(ValueError, match="in stages already"):
         stages(two, stages(two, compose(linear(2, 3), linear(3, 2))))
     with pytest.raises(ValueError, match="an int of 1 or more"):
         pipeline_step(mse, sgd(0.1), through=two, micro_batches=0)

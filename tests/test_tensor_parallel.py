@@ -49,6 +49,7 @@ from fundl import (
     transformer_block,
     tree,
 )
+from fundl._common import draws
 from fundl.distributed import (
     Group,
     grid,
@@ -292,7 +293,10 @@ def test_infinite_logits_and_samples_left_out() -> None:
         assert half_grad.dtype == torch.bfloat16
 
 
-def test_a_piece_of_each_line_is_drawn() -> None:
+@pytest.mark.parametrize("in_c", [True, False], ids=["in C", "in tensors"])
+def test_a_piece_of_each_line_is_drawn(in_c: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not in_c:
+        monkeypatch.setattr(draws, "functions", dict)
     whole = random.bernoulli(key(3), (6, 5, 15), probability=0.5)
     for place in range(3):
         own = random.of_piece(key(3), torch.tensor([place, 3]))

@@ -131,13 +131,19 @@ void fundl_booleans(const int64_t* key, uint64_t keys, uint64_t count, uint8_t* 
 }
 
 /* The same of the rows place, place + size, ... of a whole draw, for a key of five numbers: two words, place, size, and how many
-   rows there are, which are as many lines, of `numbers` each. */
-void fundl_booleans_of_part(const int64_t* key, uint64_t lines, uint64_t numbers, uint8_t* out, uint64_t threshold) {
-  const uint64_t place = (uint64_t)key[2], size = (uint64_t)key[3], rows = (uint64_t)key[4];
-  const uint64_t count = rows ? lines / rows * numbers : 0;
+   rows there are, which are as many lines, of `numbers` each. With two numbers more, piece and pieces, a line has so many pieces
+   of `numbers` each, of which that one is drawn. */
+void fundl_booleans_of_part(
+    const int64_t* key, uint64_t words, uint64_t lines, uint64_t numbers, uint8_t* out, uint64_t threshold) {
+  const uint64_t place = (uint64_t)key[2], size = (uint64_t)key[3], rows = key[4] > 0 ? (uint64_t)key[4] : 1;
+  const uint64_t piece = words > 5 ? (uint64_t)key[5] : 0, pieces = words > 5 ? (uint64_t)key[6] : 1;
+  const uint64_t each = lines > rows ? lines / rows : 1; /* lines of a row */
+  const uint64_t together = pieces > 1 ? 1 : each;       /* lines that lie one behind the other */
   batch_t batch;
-  for (uint64_t row = 0; row < rows; row++) {
-    const uint64_t first = (row * size + place) * count, last = first + count;
+  for (uint64_t line = 0; line < lines; line += together) {
+    const uint64_t count = (lines - line < together ? lines - line : together) * numbers;
+    const uint64_t first = (((line / each * size + place) * each + line % each) * pieces + piece) * numbers;
+    const uint64_t last = first + count;
     for (uint64_t block = first / 4; 4 * block < last; block += BLOCKS) {
       const uint64_t blocks = (last + 3) / 4 - block < BLOCKS ? (last + 3) / 4 - block : BLOCKS;
       fill(&batch, key, 0, block, blocks);

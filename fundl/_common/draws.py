@@ -65,10 +65,10 @@ def booleans(key: Tensor, shape: Shape, threshold: int) -> Tensor:
         return drawn(key, shape, threshold)
     if key.is_meta:  # masks of a model without values, which takes many more operations to draw than to run
         return key.new_empty(shape, dtype=torch.bool)
-    if key.shape[-1] == _OF_ROWS and is_readable(key) and (compiled := library()) is not None and functions():
+    if is_of_part(key) and is_readable(key) and (compiled := library()) is not None and functions():
         made = torch.empty(shape, dtype=torch.bool, device="cpu")
         each = math.prod(shape[1:])
-        compiled.fundl_booleans_of_part(key.contiguous().data_ptr(), shape[0], each, made.data_ptr(), threshold)
+        compiled.fundl_booleans_of_part(key.contiguous().data_ptr(), len(key), shape[0], each, made.data_ptr(), threshold)
         return made
     return _drawn(lambda words, blocks: philox.integers(words, blocks, 32) < threshold, key, shape, 4)
 
@@ -262,7 +262,7 @@ def library() -> ctypes.CDLL | None:
     compiled = native.library(Path(__file__).with_suffix(".c"))
     if compiled is not None:
         of_part = compiled.fundl_booleans_of_part
-        of_part.argtypes, of_part.restype = (_ADDRESS, _WORD, _WORD, _ADDRESS, _WORD), None
+        of_part.argtypes, of_part.restype = (_ADDRESS, _WORD, _WORD, _WORD, _ADDRESS, _WORD), None
     return compiled
 
 

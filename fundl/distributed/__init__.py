@@ -33,6 +33,7 @@ from fundl.collectives import (
 )
 from fundl.distributed.moments import ShardedState as ShardedState, ShardMoments as ShardMoments, shard_moments as shard_moments
 from fundl.distributed.pipeline import pipeline_step as pipeline_step
+from fundl.distributed.staged_evaluation import pipeline_evaluate as pipeline_evaluate
 from fundl.distributed.planning import Plan as Plan, Scheme as Scheme, plan as plan
 from fundl.distributed.schedules import (
     Schedule as Schedule,

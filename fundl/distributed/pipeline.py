@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Final, Generic, TypeAlias, TypeVar, cast
+from typing import Generic, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,29 +20,23 @@ from fundl._common.running import (
     run_params_half,
 )
 from fundl._compiling.function import jit
-from fundl.collectives import Sending, receive, reduced, send
+from fundl.collectives import reduced
+from fundl.distributed._links import Links, Told
 from fundl.distributed.schedules import Schedule, Task, one_forward_one_backward, simulate
-from fundl.distributed.staging import (
-    Elsewhere,
-    codes_of,
-    group_of_stages,
-    layers_before,
-    like,
-    require_no_batch_statistics,
-)
-from fundl.groups import Group, device_of, require_group
+from fundl.distributed.staging import Elsewhere, group_of_stages, layers_before, require_no_batch_statistics
+from fundl.groups import Group, require_group
 from fundl.layer import Loss, Model, P, Prediction, Target
 from fundl.layers.dropout import is_stochastic, with_keys
 from fundl.layers.structure import Identity
-from fundl.model import apply
 from fundl.optim.flat import Tensors, copies, times, times_over
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import Transform, require_transform
-from fundl.training._over import Shares, mark, scaled_by_share, shares_of
+from fundl.training._over import Shares, mark, mark_in_python, scaled_by_share, shares_of, summed
 from fundl.training.step import (
     Report,
     TrainState,
     mark_donating,
+    mark_finishing,
     ownership_of_states,
     pair,
     require_state,
@@ -53,10 +47,6 @@ from fundl.weights import SUM, adds_up, count_along
 
 S = TypeVar("S")
 X = TypeVar("X")
-
-_FORWARD: Final = 1
-_BACK: Final = 2
-"""The tags of what goes to the next stage, and to the one before."""
 
 StepThrough: TypeAlias = Callable[[TrainState[P, S], tuple[X, Target]], tuple[TrainState[P, S], Report[None]]]
 
@@ -93,7 +83,8 @@ def pipeline_step(
         schedule: in which order each stage works: `one_forward_one_backward`, `zero_bubble`, or a function of your own.
         donate: whether the state that a step is given is used up by it, as in `train_step`: then parameters and moments are
             written over, and not there twice. `fit` lets a step do so.
-        compile: whether to compile what each stage computes. The step itself runs in Python: `jit` does not take it.
+        compile: whether to compile what each stage computes. The step itself runs in Python: `jit` does not take it, and
+            `fit` takes it as it is.
 
     Raises:
         TypeError: something is not what it is to be.
@@ -117,58 +108,52 @@ def pipeline_step(
     data = shares_of(over, loss)
     own = data if data is not None else Shares(Group("alone", 1, 0), loss)
     parts = _Parts(compiled=compile)
-    told: tuple[dict[object, object], dict[object, object]] = {}, {}
+    told: Told = {}, {}
+    owned = ownership_of_states()
 
-    def grads_of(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[P, Transform[S], Tensor, list[Sending]]:
-        """The gradients of a batch, the optimizer for it, its loss, and what is still on its way to others."""
+    def differentiate(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[P, Transform[S], Report[None]]:
+        """The gradients of a batch, the optimizer for it, and its report."""
         if is_traced():
             raise TypeError("the step of a pipeline runs in Python: pipeline_step(..., compile=True) compiles its stages")
         require_state(state)
-        _require_stages(state.model, through)
+        require_stages(state.model, through)
         x, target = pair(batch)
         rows = count_along(x, 0)
         count = micro_batches if data is not None else min(micro_batches, rows)
         work = _Work(state, x, target, own, through, count, parts, told, optimizer.loss_scale(state.optimizer.inner))
-        for task in _tasks(schedule, through, count):
+        for task in _tasks(schedule, through.size, count)[through.rank]:
             work.do(task)
-        grads, transform, value = _totals(work, data, optimizer)
-        return cast("P", grads), transform, value, work.sent
+        grads, transform, report = _totals(work, data, optimizer)
+        work.links.finish()
+        return cast("P", grads), transform, report
 
     def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[None]]:
         with no_grad():
-            grads, transform, value, sent = grads_of(state, batch)
-            after = updated(transform, grads, state)
-            _wait_for(sent)
-            return after, Report(value, None)
-
-    owned = ownership_of_states()
+            grads, transform, report = differentiate(state, batch)
+            return updated(transform, grads, state), report
 
     def donating(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[None]]:
         with no_grad():
-            grads, transform, value, sent = grads_of(state, batch)
-            after = updated_over(transform, grads, state, owned)
-            _wait_for(sent)
-            return after, Report(value, None)
+            grads, transform, report = differentiate(state, batch)
+            return updated_over(transform, grads, state, owned), report
 
     for made in (step, donating):
+        made.__qualname__ = "pipeline_step.<locals>.step"  # messages name a step by it
         mark_donating(made, donating)
         mark(made, over)
+        mark_finishing(made, optimizer)
+        mark_in_python(made)
     return donating if donate else step
 
 
-def _wait_for(sent: list[Sending]) -> None:
-    """Return once all has left that was sent."""
-    for one in sent:
-        one.wait()
-
-
 @functools.lru_cache(maxsize=64)
-def _tasks(schedule: Schedule, through: Group, count: int) -> tuple[Task, ...]:
-    """The tasks of this stage, once all stages' are found to fit together."""
-    return simulate(schedule, through.size, count).tasks[through.rank]
+def _tasks(schedule: Schedule, size: int, count: int) -> tuple[tuple[Task, ...], ...]:
+    """The tasks of each stage, once they are found to fit together."""
+    return simulate(schedule, size, count).tasks
 
 
-def _require_stages(model: Model, through: Group) -> None:
+def require_stages(model: Model, through: Group) -> None:
+    """Raise unless a model is in stages of a group."""
     found = group_of_stages(model)
     if (found is None and through.size > 1) or (found is not None and found != through):
         raise ValueError(
@@ -212,18 +197,17 @@ class _Work(Generic[P, S, Prediction, Target]):
         through: Group,
         count: int,
         parts: _Parts,
-        told: tuple[dict[object, object], dict[object, object]],
+        told: Told,
         scale: Tensor | None,
     ) -> None:
         self.state, self.x, self.target, self.shares, self.through, self.count = state, x, target, shares, through, count
         self.parts, self.scale = parts, scale
-        self.shapes, self.expected = told
-        self.model = _running(state.model)
-        self.is_first, self.is_last = through.rank == 0, through.rank == through.size - 1
+        self.model = running(state.model)
+        self.links = Links(state.model, through, told)
+        self.is_first, self.is_last = self.links.is_first, self.links.is_last
         self.kept: dict[int, tuple[Model, object]] = {}  # of each micro-batch on its way: the model, and what it keeps
         self.grads: dict[int, object] = {}  # of the last stage: those with respect to its output
         self.like: dict[int, object] = {}  # of the others: what it looks like
-        self.sent: list[Sending] = []
         self.total: Tensors | None = None
         self.value: Tensor | None = None
         self.weight: Tensor | None = None
@@ -239,17 +223,13 @@ class _Work(Generic[P, S, Prediction, Target]):
     def forward(self, place: int) -> None:
         own = self._rows(self.x, place)
         model = self._keyed(place, own)
-        x = own if self.is_first else self._received(self._input_like(own), _FORWARD)
-        y, residuals = self.parts.forward(model, x)
+        y, residuals = self.parts.forward(model, self.links.input(own))
         self.kept[place] = model, residuals
         if self.is_last:
             self._judge(place, cast("Prediction", y))
             return
         self.like[place] = tree.map(lambda leaf: torch.empty(leaf.shape, dtype=leaf.dtype, device="meta"), y)
-        if (kinds := _kinds(own)) not in self.shapes:  # what comes is told once, by both
-            self.shapes[kinds] = None
-            self._send(codes_of(tree.leaves(y), device_of(self.through)), _FORWARD)
-        self._send(y, _FORWARD)
+        self.links.give(own, y)
 
     def _judge(self, place: int, prediction: Prediction) -> None:
         """The loss of a micro-batch; its gradient is that of a sum, in units of the first one's weight."""
@@ -259,7 +239,8 @@ class _Work(Generic[P, S, Prediction, Target]):
         else:
             counted = torch.where(weight == 0, 0.0, value * weight)
             if self.unit is None:
-                self.unit = torch.exp2(torch.ceil(torch.log2(weight.clamp(min=1.0) * self.count)))  # which rounds nothing
+                unit = torch.exp2(torch.ceil(torch.log2(weight.clamp(min=1.0) * self.count)))  # which rounds nothing
+                (self.unit,) = reduced([unit], self.shares.group, "max")  # one for all whose gradients are added up on the way
             share = weight / self.unit
         self.value = counted if self.value is None else self.value + counted
         self.weight = weight if self.weight is None else self.weight + weight
@@ -295,7 +276,7 @@ class _Work(Generic[P, S, Prediction, Target]):
             self._add(self.parts.backward_params(model, kept.pop(), grad))
             return
         grads, grad_x = self.parts.backward(model, kept.pop(), grad)
-        self._send(grad_x, _BACK)
+        self.links.give_back(grad_x)
         self._add(grads)
 
     def input_half(self, place: int) -> None:
@@ -306,7 +287,7 @@ class _Work(Generic[P, S, Prediction, Target]):
         run = self.parts.first_input_half if self.is_first else self.parts.input_half
         grad_x, half_done = run(model, kept.pop(), grad)
         if not self.is_first:
-            self._send(grad_x, _BACK)
+            self.links.give_back(grad_x)
         self.kept[place] = model, half_done
 
     def params_half(self, place: int) -> None:
@@ -314,7 +295,7 @@ class _Work(Generic[P, S, Prediction, Target]):
         self._add(run(*self.kept.pop(place)))
 
     def _grad(self, place: int) -> object:
-        return self.grads.pop(place) if self.is_last else self._received(self.like.pop(place), _BACK)
+        return self.grads.pop(place) if self.is_last else self.links.given_back(self.like.pop(place))
 
     def _add(self, grads: object) -> None:
         """Add the gradients of a micro-batch to the total; those of 16 bits in float32."""
@@ -324,39 +305,11 @@ class _Work(Generic[P, S, Prediction, Target]):
         else:  # of what it keeps
             torch._foreach_add_(self.total, leaves)
 
-    # --- What stages say to each other ---
 
-    def _send(self, values: object, tag: int) -> None:
-        self.sent = [sent for sent in self.sent if not sent.is_done]
-        self.sent.append(send(values, self.through, to=self.through.rank + (1 if tag == _FORWARD else -1), tag=tag))
-
-    def _received(self, like: object, tag: int) -> object:
-        return receive(like, self.through, source=self.through.rank + (-1 if tag == _FORWARD else 1), tag=tag).wait()
-
-    def _input_like(self, x: object) -> object:
-        """What comes from the stage before: what the layers before this one make of such an x."""
-        kinds = _kinds(x)
-        if kinds not in self.expected:
-            before = layers_before(self.state.model)
-            assert before is not None  # this is not the first
-            found: object = apply(before, cast("Tensor", tree.map(lambda leaf: leaf.to("meta"), x)))
-            leaves, structure = tree.flatten(found)
-            given = [leaf for leaf in leaves if leaf is not None]
-            codes = self._received(codes_of(given, torch.device("meta")), _FORWARD)
-            assert isinstance(codes, Tensor)  # as it was sent
-            there = iter([like(*both, "meta") for both in zip(given, codes.tolist(), strict=True)])
-            self.expected[kinds] = tree.unflatten(structure, [None if leaf is None else next(there) for leaf in leaves])
-        return self.expected[kinds]
-
-
-def _kinds(x: object) -> object:
-    return tuple([(tuple(leaf.shape), leaf.dtype) for leaf in tree.leaves(x)])
-
-
-def _running(model: Model) -> Model:
+def running(model: Model) -> Model:
     """The model in which nothing is in the places of others' layers, so that errors name the places of the whole."""
     if isinstance(model, tuple):
-        return named_as(model, [_running(part) for part in model])
+        return named_as(model, [running(part) for part in model])
     return Identity() if isinstance(model, Elsewhere) else model
 
 
@@ -368,8 +321,8 @@ def _draws_before(model: Model) -> int:
 
 def _totals(
     work: _Work[P, S, Prediction, Target], data: Shares[Prediction, Target] | None, optimizer: Transform[S]
-) -> tuple[object, Transform[S], Tensor]:
-    """The gradients of the whole batch, the optimizer for it, and its loss."""
+) -> tuple[object, Transform[S], Report[None]]:
+    """The gradients of the whole batch, the optimizer for it, and the report."""
     params = tree.trainable_leaves(work.state.model)
     told = params[0].new_zeros(3, dtype=torch.float64)
     if work.value is not None and work.weight is not None:
@@ -387,10 +340,11 @@ def _totals(
         share = torch.where(told[1] == 0, 0.0, unit / told[1])
         total = times(total, share) if work.count == 1 else times_over(total, share)
     grads: object = tree.with_trainable_leaves(work.state.model, total)
-    if data is not None:
-        grads = data.summed(grads)
+    del total
+    grads = summed(None, grads, optimizer)[0] if data is None else data.summed(grads)
     narrow = [half.narrowed(leaf, like) for leaf, like in zip(tree.trainable_leaves(grads), params, strict=True)]
     transform = optimizer.weighed(SUM if is_sum else told[1]) if optimizer.weighed(1.0) is not optimizer else optimizer
     value = told[0] if is_sum else told[0] / told[1]
     dtype = torch.float64 if any(leaf.dtype == torch.float64 for leaf in params) else torch.float32
-    return tree.with_trainable_leaves(work.state.model, narrow), transform, value.to(dtype)
+    report = Report(value.to(dtype), None, None if is_sum else told[1])
+    return tree.with_trainable_leaves(work.state.model, narrow), transform, report

@@ -87,7 +87,8 @@ class Elsewhere(Divided, Layer[None]):
     @property
     @override
     def places(self) -> int:
-        return len(tree.records(self.outline.on("meta")))
+        inner = tree.records(self.outline.on("meta"))
+        return sum(record.places if isinstance(record, Divided) else 1 for record in inner)
 
     @override
     def splits(self) -> Splits:
@@ -112,6 +113,9 @@ def stages(group: Group, model: tuple[Model, ...], *, starts: Sequence[int] | No
     all parameters, as `clip_by_global_norm`, `skip_nonfinite`, `dynamic_loss_scale` and `tree.norm` do, sees those of all
     stages, and `tree.count` counts them. `pipeline_step` trains it; `unstage` makes it whole.
 
+    Layers of it may be those of `shard`, over the data's group, and of `tensor_parallel`, over another axis of the grid; then
+    ``unshard(unstage(model))`` is the plain model.
+
     Args:
         group: the processes, one for each stage, which all make the same model.
         model: a tuple of layers, as `compose` gives it, best without values. A layer of it is in one stage, with all that is in
@@ -121,7 +125,7 @@ def stages(group: Group, model: tuple[Model, ...], *, starts: Sequence[int] | No
 
     Raises:
         TypeError: there is no group, or the model is no tuple of layers.
-        ValueError: a stage would have no parameters, the places are none, or parameters are divided already.
+        ValueError: a stage would have no parameters, the places are none, or the model is in stages already.
 
     >>> from fundl import ReLU, compose, linear, tree
     >>> from fundl.distributed import Group, stages
@@ -134,8 +138,8 @@ def stages(group: Group, model: tuple[Model, ...], *, starts: Sequence[int] | No
     if not isinstance(unchecked, tuple):
         raise TypeError(f"stages(group, model) cuts a tuple of layers, as compose gives it, not {tree.describe(unchecked)}")
     require_fitting(model)
-    if tree.holds(tree.is_divided, model):
-        raise ValueError("the parameters of this model are divided among processes already: stages takes it before they are")
+    if group_of_stages(model) is not None:
+        raise ValueError("this model is in stages already: stages takes a whole one, as unstage(model) gives it")
     if group.size == 1:
         return model
     counts = [tree.count(part) for part in model]
@@ -253,8 +257,12 @@ def require_no_batch_statistics(model: Model) -> None:
             )
 
 
+def _is_elsewhere(cls: type[Record]) -> bool:
+    return issubclass(cls, Elsewhere)
+
+
 def layers_before(model: Model) -> "Model | None":
     """What comes before the own stage, on the meta device; None for the first."""
     assert isinstance(model, tuple)
-    first = next(place for place, part in enumerate(model) if not tree.holds(tree.is_divided, part))
+    first = next(place for place, part in enumerate(model) if not tree.holds(_is_elsewhere, part))
     return cast("Model", tree.as_whole(model[:first])) if first else None

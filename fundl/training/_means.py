@@ -59,9 +59,17 @@ class Means(Generic[Prediction, Target]):
     def add(self, x: object, target: Target, report: Report[Prediction]) -> None:
         """Add a batch, and its report."""
         has_part = self.over is None or has_rows(report.prediction)
-        self._loss.add(report.loss, self._rule(report.prediction, target) if has_part else 0.0)
+        if report.weight is not None:
+            self._loss.add(report.loss, report.weight)
+        else:
+            self._loss.add(report.loss, self._rule(report.prediction, target) if has_part else 0.0)
         self.examples += count_along(x, self._axes)
         if self._measured is not None and has_part:
+            if report.prediction is None:
+                raise ValueError(
+                    "metrics measure predictions, and the report of this step has none: train without"
+                    f" {_words(self._measured.names)}, and measure the model by evaluate, one in stages by pipeline_evaluate"
+                )
             self._measured.add(x, report.prediction, target)
         self.count += 1  # at last: an error leaves a count that does not fit
 
@@ -69,7 +77,11 @@ class Means(Generic[Prediction, Target]):
         """Add batches, and their reports, that are along a first axis."""
         count = len(reports.loss)
         has_part = self.over is None or count_along(reports.prediction, 1) > 0
-        weights = each(self._rule)(reports.prediction, target) if has_part else 0.0
+        weights: Weight = 0.0
+        if reports.weight is not None:
+            weights = reports.weight
+        elif has_part:
+            weights = each(self._rule)(reports.prediction, target)
         self._loss.add_many(reports.loss.unbind(), weights.unbind() if isinstance(weights, Tensor) else [weights] * count)
         self.examples += count * count_along(x, 1)
         if self._measured is not None and has_part:

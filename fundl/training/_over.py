@@ -199,6 +199,19 @@ def mark(step: object, group: Group | None) -> None:
         setattr(step, _MARK, group)
 
 
+_IN_PYTHON: Final = "__fundl_in_python__"
+
+
+def mark_in_python(step: object) -> None:
+    """Say of a step that it cannot be compiled, whatever it is made of."""
+    setattr(step, _IN_PYTHON, True)
+
+
+def runs_in_python(step: object) -> bool:
+    """Whether a step cannot be compiled."""
+    return said_of(step, _IN_PYTHON) is not None
+
+
 def said_of(step: object, name: str) -> object:
     """What a step is marked with under a name, or what is inside of it, where it is compiled or wrapped; None for nothing."""
     while step is not None:

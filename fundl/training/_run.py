@@ -242,8 +242,8 @@ class Run(Generic[P, S, X, Target, Prediction]):
         means = epoch.means
         step = epoch.first_step + means.count
         batches = self.source.epoch(epoch.first_step, step)
-        if self.over is not None:
-            self._require_alike(self.over, step)
+        for group in self.partners.along:
+            self._require_alike(group, step)
         if self._runner is None:
             steps = self.source.steps
             self._runner = one_by_one(self.step) if self.runner_for is None else self.runner_for(steps, self._before, shown)
@@ -273,9 +273,9 @@ class Run(Generic[P, S, X, Target, Prediction]):
                     between()
             means.settle()
 
-    def _require_alike(self, over: Group, first_step: int) -> None:
+    def _require_alike(self, group: Group, first_step: int) -> None:
         """Raise where processes begin an epoch otherwise than others: these would wait for steps that never come."""
-        found = gather_numbers([first_step, self.source.steps], over)
+        found = gather_numbers([first_step, self.source.steps], group)
         for what, numbers in ("begin at step", found[::2]), ("have batches, as many as", found[1::2]):
             if len({*numbers}) > 1:
                 other = next(rank for rank, number in enumerate(numbers) if number != numbers[0])
@@ -331,14 +331,12 @@ class Run(Generic[P, S, X, Target, Prediction]):
     def _require_finite(self, epoch: _UnderWay[Prediction, Target]) -> None:
         """Find what the last step of an epoch so far did to the model: no loss tells of it yet."""
         model, last_step = self._current.model, epoch.first_step + epoch.means.count
-        if _not_finite(model) is None:
-            if self.over is not None and any(gather_numbers([0], self.over)):
-                raise FloatingPointError(
-                    f"the model of another process is no longer finite after epoch {epoch.number}. {_ADVICE}"
-                )
+        is_finite = _not_finite(model) is None
+        (is_wrong,) = self.partners.largest(not is_finite)
+        if is_finite and is_wrong:
+            raise FloatingPointError(f"the model of another process is no longer finite after epoch {epoch.number}. {_ADVICE}")
+        if is_finite:
             return
-        if self.over is not None:
-            gather_numbers([1], self.over)
         for run, of_run in enumerate(self.runs.apart(model)):
             if (path := _not_finite(of_run)) is not None:
                 whose = f" of run {run}" if self.runs.axes else ""

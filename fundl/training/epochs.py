@@ -14,7 +14,7 @@ from fundl.memory import keep_freed_memory
 from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._keeping import Keeper
-from fundl.training._over import processes_of
+from fundl.training._over import processes_of, runs_in_python
 from fundl.training._progress import Progress, show
 from fundl.training._run import Run, RunnerFor, one_by_one
 from fundl.training._step_runner import Compile, CompiledStepRunner, StepRunner, pays
@@ -146,6 +146,13 @@ def runner_for(
         steps: int, before: bool | None, shown: Progress
     ) -> StepRunner[TrainState[P, S], tuple[X, Target], Report[Prediction]]:
         compiled = compile
+        if runs_in_python(step):
+            if compiled is True:
+                raise ValueError(
+                    "the step of a pipeline runs in Python: give fit compile=False, and write pipeline_step(..., compile=True),"
+                    " which compiles what each stage computes"
+                )
+            compiled = False
         if compiled == "auto":
             compiled = pays(steps * count, state.model) if before is None else before
         return CompiledStepRunner(step, shown, insist=compile is True, over=over) if compiled else one_by_one(step)

@@ -68,10 +68,12 @@ class Report(Record, Generic[Reported], metaclass=Listed):
     Args:
         loss: the batch's loss, before the step's update.
         prediction: what the model made of the batch, before the step's update: a tensor, or any tree.
+        weight: what the loss divided by, where there is no prediction of which that could be told, as in a pipeline.
     """
 
     loss: Tensor
     prediction: Reported
+    weight: Tensor | None = None
 
 
 Step: TypeAlias = Callable[[TrainState[P, S], tuple[X, Target]], tuple[TrainState[P, S], Report[Prediction]]]
@@ -231,15 +233,11 @@ def step_of(
             report = _apart_from(state.model, report)
             return followed(updated_over(transform, grads, state, owned), seen), report
 
-    def finished(state: TrainState[P, S]) -> TrainState[P, S]:
-        model, memory = optimizer.finish(state.optimizer, state.model)
-        return TrainState(model, memory, state.key, state.step)
-
     for made in (step, donating):
         made.__qualname__ = "train_step.<locals>.step"  # messages name a step by it: whoever made it called a train_step
         mark_donating(made, donating)
         mark(made, over)
-        setattr(made, FINISHING, finished)
+        mark_finishing(made, optimizer)
     return donating if donate else step
 
 
@@ -250,6 +248,16 @@ FINISHING: Final = "__fundl_finishing__"
 def mark_donating(step: object, donating: object) -> None:
     """Say of a step which one does the same and donates."""
     setattr(step, _DONATING, (step, donating))
+
+
+def mark_finishing(step: object, optimizer: Transform[S]) -> None:
+    """Say of a step what makes the last state of a run, of which nothing waits."""
+
+    def finished(state: TrainState[P, S]) -> TrainState[P, S]:
+        model, memory = optimizer.finish(state.optimizer, state.model)
+        return TrainState(model, memory, state.key, state.step)
+
+    setattr(step, FINISHING, finished)
 
 
 def donating_of(step: Step[P, S, X, Target, Prediction]) -> Step[P, S, X, Target, Prediction] | None:
