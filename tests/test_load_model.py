@@ -19,6 +19,7 @@ import fundl
 from fundl import (
     BatchNorm,
     Dropout,
+    Embedding,
     Fans,
     Initializer,
     Key,
@@ -285,6 +286,17 @@ SCALE: Final = {"weight": "float32[2]", "power": 1.0, "rule": None, "shape": [1,
 def test_fields_that_cannot_be_are_told(path: Path, changes: dict[str, object], message: str) -> None:
     write(path, {".weight": torch.ones(2)}, {"test: scale": {**SCALE, **changes}})
     with pytest.raises(ValueError, match=rf"{path} cannot be made a model: .*{message}"):
+        load_model(path)
+
+
+def test_a_field_that_a_class_got_later_is_what_it_was_before(path: Path) -> None:
+    """A file of an earlier version says nothing of it; what has no default must be there."""
+    write(path, {".weight": torch.ones(2, 3)}, {"Embedding": {"weight": "float32[2, 3]"}})
+    assert tree.equal(load_model(path), Embedding(torch.ones(2, 3)))
+    write(path, {".weight": torch.ones(2, 3)}, {"Linear": {"weight": "float32[2, 3]"}})
+    with pytest.raises(
+        ValueError, match=r"Linear has the fields weight, bias, .*, but the file has weight: it may be of another"
+    ):
         load_model(path)
 
 

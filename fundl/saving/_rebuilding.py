@@ -100,7 +100,7 @@ def _made(name: str, values: Mapping[str, Json], place: Place) -> object:
     cls = _class(name, place)
     names = _parameters(cls)
     children = cls.children if issubclass(cls, Record) else tuple(names)
-    _require_fields(name, names, values, place)
+    _require_fields(cls, name, values, place)
     return _called(
         cls,
         name,
@@ -119,12 +119,21 @@ def _parameters(cls: type) -> Mapping[str, str]:
     return {name: name for name in getattr(cls, "_fields", ())}
 
 
-def _require_fields(name: str, names: Mapping[str, str], values: Mapping[str, Json], place: Place) -> None:
-    if values.keys() != names.keys():
+def _require_fields(cls: type, name: str, values: Mapping[str, Json], place: Place) -> None:
+    """Raise unless a file tells of all fields; one that a class got later is by default what it was before."""
+    names = _parameters(cls)
+    if values.keys() - names.keys() or names.keys() - values.keys() - _with_defaults(cls):
         raise place.error(
             f"{name} has the fields {', '.join(names) or '(none)'}, but the file has {', '.join(values) or '(none)'}: it may be"
             " of another version"
         )
+
+
+def _with_defaults(cls: type) -> set[str]:
+    """The fields of a class that need not be given."""
+    if attrs.has(cls):
+        return {field.name for field in attrs.fields(cls) if field.default is not attrs.NOTHING}
+    return {*getattr(cls, "_field_defaults", ())}
 
 
 def _class(name: str, place: Place) -> type:
@@ -248,7 +257,7 @@ def _value(name: str, values: Mapping[str, Json], place: Place) -> object:
     """A record in a static field."""
     cls = _class(name, place)
     names = _parameters(cls)
-    _require_fields(name, names, values, place)
+    _require_fields(cls, name, values, place)
     return _called(cls, name, place, {names[field]: _static(value, place) for field, value in values.items()})
 
 
