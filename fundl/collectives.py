@@ -19,7 +19,7 @@ from fundl._common import exchanges
 from fundl._common.modes import no_grad
 from fundl._common.suggestions import with_suggestions
 from fundl._common.tape import refuse_tape
-from fundl.groups import Group, device_of, not_up, require_group
+from fundl.groups import Group, device_of, not_up, require_gathering, require_group
 from fundl.tree import describe
 
 if TYPE_CHECKING:
@@ -307,6 +307,7 @@ def gathered(tensors: Sequence[Tensor], group: Group, bucket_bytes: int = BUCKET
             )
 
     def begin(flat: Tensor) -> Tensor:
+        require_gathering(flat, group)
         return exchanges.all_gather(flat, group.size, group.name)
 
     def shape_of(tensor: Tensor) -> tuple[int, ...]:
@@ -325,6 +326,7 @@ def scattered(tensors: Sequence[Tensor], group: Group, bucket_bytes: int = BUCKE
             )
 
     def begin(flat: Tensor) -> Tensor:
+        require_gathering(flat, group)
         return exchanges.reduce_scatter(flat, "sum", group.size, group.name)
 
     def shape_of(tensor: Tensor) -> tuple[int, ...]:

@@ -88,6 +88,7 @@ class Group(metaclass=Listed):
         """The rows of all processes, (n k, ...) of (k, ...) each, in the order of the ranks; all of them ask together."""
         if self.size == 1:
             return tensor
+        require_gathering(tensor, self)
         try:
             return exchanges.wait(exchanges.all_gather(tensor.contiguous(), self.size, self.name))
         except RuntimeError as error:
@@ -129,6 +130,16 @@ def device_of(group: Group) -> torch.device:
     if group.size == 1 or torch.distributed.get_backend(group.process_group) != "nccl":
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def require_gathering(tensor: Tensor, group: Group) -> None:
+    """Refuse rows on a GPU where gloo would have to bring them together: it ends the process."""
+    if tensor.is_cuda and torch.distributed.get_backend(group.process_group) == "gloo":
+        raise RuntimeError(
+            f"the processes of {group.name!r} reach each other by gloo, which gathers and scatters no rows that are on a GPU:"
+            " give each process a GPU of its own and let start() choose, which takes NCCL then, or compute on the CPU,"
+            ' start(device="cpu")'
+        )
 
 
 def not_up(group: Group) -> RuntimeError:

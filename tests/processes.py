@@ -60,14 +60,15 @@ class _Processes:
         answers: list[R] = []
         errors: list[str] = []
         for rank, connection in enumerate(self._connections):
-            if connection.poll(1 if errors else SECONDS):
-                good, answer = cast("tuple[bool, object]", pickle.loads(connection.recv_bytes()))
-                if good:
-                    answers.append(cast("R", answer))
-                else:
-                    errors.append(f"in process {rank}: {answer}")
+            try:
+                came = connection.poll(1 if errors else SECONDS)
+                good, answer = cast("tuple[bool, object]", pickle.loads(connection.recv_bytes())) if came else (False, None)
+            except EOFError:
+                came, good, answer = True, False, "it died"
+            if good:
+                answers.append(cast("R", answer))
             else:
-                errors.append(f"process {rank} gave no answer")
+                errors.append(f"in process {rank}: {answer}" if came else f"process {rank} gave no answer")
         if errors:
             self.stop()
             _processes.cache_clear()

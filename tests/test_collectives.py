@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fundl import distributed, key, random, tree
 from fundl.distributed import Group, all_gather, all_max, all_sum, broadcast, grid, group_of, require_same, scatter_sum, start
+from tests.fake_cuda import DEVICE, watched
 from tests.processes import together
 
 ALONE = Group("alone", 1, 0)
@@ -182,6 +183,23 @@ def test_cuda_is_the_own_gpu_of_a_process(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("LOCAL_RANK", "4")
     with pytest.raises(ValueError, match="this is process 4 of its machine, counted from 0, which has 4 GPUs"):
         start(device="cuda")
+
+
+def on_gpus(group: Group) -> list[str]:
+    found = []
+    with watched():
+        x = torch.empty(4, 3, device=DEVICE)
+        for function in all_gather, scatter_sum, lambda x, group: group.of_all(x):
+            with pytest.raises(RuntimeError) as caught:
+                function(x, group)
+            found.append(str(caught.value))
+    return found
+
+
+def test_gloo_brings_no_rows_of_gpus_together() -> None:
+    for found in together(2, on_gpus):
+        assert len({*found}) == 1
+        assert "by gloo, which gathers and scatters no rows that are on a GPU: give each process a GPU of its own" in found[0]
 
 
 def test_a_group_that_is_not_up() -> None:

@@ -53,8 +53,12 @@ def test_means_far_from_0(sample: Sample, dtype: torch.dtype) -> None:
 # --- Numbers that are none ---------------------------------------------------------------------------------------------
 
 
+SPREADING: Final = ("Conv", "WeightStandardization", "attention", "transformer")
+"""Where a NaN goes depends on how a product is computed: by transforms of whole tiles, or in pieces."""
+
+
 def _spoilt(x: object, value: float) -> object:
-    """The input with one such number in each tensor, in its last example."""
+    """The input with one such number in each tensor, in its last row."""
 
     def spoil(leaf: Tensor) -> Tensor:
         leaf = leaf.clone(memory_format=torch.contiguous_format)
@@ -65,25 +69,26 @@ def _spoilt(x: object, value: float) -> object:
     return tree.map(spoil, x)
 
 
-def _are_finite(values: object) -> list[list[bool]]:
-    """Of each tensor, whether all numbers of each example are finite."""
+def _kinds(values: object) -> list[Tensor]:
+    """Of each number, whether it is NaN, an infinity and which, or a number."""
     return [
-        torch.isfinite(leaf).flatten(1).all(1).tolist()
+        torch.where(leaf.isnan(), 2, torch.where(leaf.isinf(), leaf.sign(), 0)).cpu()
         for leaf in tree.leaves(values)
-        if leaf.is_floating_point() and leaf.ndim > 1
+        if leaf.is_floating_point()
     ]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("row", [row for row in SAMPLES if row.batched], ids=lambda row: row.name)
-def test_nan_and_infinities_stay_in_the_examples_where_they_stay_on_the_cpu(row: Sample, value: float) -> None:
-    x, found = _spoilt(row.x, value), []
+@pytest.mark.parametrize(
+    "row", [row for row in SAMPLES if not any(name in row.name for name in SPREADING)], ids=lambda row: row.name
+)
+def test_nan_and_infinities_go_where_they_go_on_the_cpu(row: Sample, value: float) -> None:
+    x = _spoilt(row.x, value)
+    found = []
     for device in (CPU, DEVICE):
-        model = moved(row.model, device=device)
-        y, residuals = run_forward(model, moved(x, device=device))
-        _, grad_x = run_backward(model, residuals, tree.map(torch.ones_like, y))
-        found.append([each[:-1] for each in _are_finite((y, grad_x))])
-    assert found[1] == found[0]
+        y, _ = run_forward(moved(row.model, device=device), moved(x, device=device))
+        found.append(_kinds(y))
+    assert_trees_close(found[1], found[0], rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
