@@ -177,12 +177,14 @@ def test_a_donated_step_is_replayed_with_the_same_numbers(replayed: list[Replaye
 
 
 @pytest.mark.usefixtures("interpreted_loop")
-def test_a_scan_is_replayed_with_the_same_numbers(replayed: list[Replayed]) -> None:
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_scan_is_replayed_with_the_same_numbers(replayed: list[Replayed], inference: bool) -> None:
     model, optimizer = initialize(key(0), compose(linear(4, 8), linear(8, 3))), adam(0.01)
     step = train_step(cross_entropy, optimizer)
     state, batches = train_state(key(1), model, optimizer), (torch.ones(5, 2, 4), torch.zeros(5, 2, dtype=torch.long))
     epoch = scan(step)
-    after, reports = epoch(*epoch(state, batches)[:1], batches)
+    with torch.inference_mode(inference):  # as in `fit`
+        after, reports = epoch(*epoch(state, batches)[:1], batches)
     own, losses = state, list[Tensor]()
     for _ in range(10):
         own, report = step(own, tree.map(lambda leaf: leaf[0], batches))

@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._common.modes import no_grad
+from fundl._common.modes import inference_mode, no_grad
 from fundl._compiling import inductor, replays
 from fundl._compiling.cache_keys import TensorSpec, spec_of
 from fundl._compiling.programs import Interface
@@ -106,16 +106,18 @@ def _loop_in_place(run: replays.Replayed, plan: Plan) -> Loop:
     lock = threading.Lock()
 
     def loop(before: Tensors, batches: Tensors, after: Tensors, reports: Tensors, steps: int) -> None:
-        with lock, torch.inference_mode(False), no_grad():
-            state, place = plan.joined(before), run.graphs.place()
-            for own, new in zip(kept.setdefault(place, state), state, strict=True):
-                if own is not new:
-                    own.copy_(new)
-            state = kept[place]
-            for number in range(steps):
-                run([*state, *(x[number] for x in batches), *plan.constants, *(x[number] for x in reports)])
-            for leaf, new in zip(after, plan.leaves(state), strict=True):
-                leaf.copy_(new)
+        with lock:
+            with torch.inference_mode(False), no_grad():
+                state, place = plan.joined(before), run.graphs.place()
+            with inference_mode():  # where tensors may be written that were made in it, or not
+                for own, new in zip(kept.setdefault(place, state), state, strict=True):
+                    if own is not new:
+                        own.copy_(new)
+                state = kept[place]
+                for number in range(steps):
+                    run([*state, *(x[number] for x in batches), *plan.constants, *(x[number] for x in reports)])
+                for leaf, new in zip(after, plan.leaves(state), strict=True):
+                    leaf.copy_(new)
 
     return loop
 

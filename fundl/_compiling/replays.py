@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._common.modes import no_grad
+from fundl._common.modes import inference_mode
 from fundl._compiling.inductor import Run
 
 _MOST_CAPTURES: Final = 4  # for states that come and go, none pays
@@ -102,7 +102,7 @@ class Replayed:
             return self._replay(captured, tensors)
 
     def _replay(self, captured: _Captured, tensors: Sequence[Tensor]) -> list[Tensor]:
-        with no_grad():
+        with inference_mode():  # where tensors may be written that were made in it, or not
             for own, given in self._copies(captured.inputs, tensors, written=False):
                 own.copy_(given)
             captured.replay()

@@ -63,6 +63,11 @@ def read_by_kernels(rate: float | Tensor) -> float | Tensor:
     return rate.to(torch.float32) if isinstance(rate, Tensor) and not rate.is_cpu else rate
 
 
+def read_exactly(rate: object, params: Tensors) -> bool:
+    """Whether the kernels for some params read a rate, or what a schedule gives, as exactly as the params are."""
+    return isinstance(rate, int | float) or params[0].is_cpu or params[0].dtype != torch.float64
+
+
 def can_fuse(params: Tensors, *columns: Tensors) -> bool:
     """Whether a fused kernel, which trusts whoever calls it, computes what the formula says.
 

@@ -10,7 +10,7 @@ from typing_extensions import override
 from fundl._common.listed import Listed
 from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
-from fundl.optim._fused import Columns, can_fuse, joined, read_by_kernels, runs
+from fundl.optim._fused import Columns, can_fuse, joined, read_by_kernels, read_exactly, runs
 from fundl.optim.decay import AddDecayedWeights, DecayState, Predicate
 from fundl.optim.flat import Number, StateError, Tensors, mixed, new_count, require_fit, scaled_by, shifted, times, zeros_like
 from fundl.optim.rate import Rate
@@ -201,7 +201,7 @@ class _Adam(Transform[AdamChainState]):
     @override
     def move(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamChainState]:
         columns = self.moments.columns(params, grads, state[0])
-        if _can_fuse(columns):
+        if _can_fuse(columns) and read_exactly(self.rate.rate, params):
             return self._move_fused(columns, state)
         updates, moments = self._direction(grads, state, params)
         moved, rate = self.rate.move(updates, state[2], params)
@@ -222,7 +222,7 @@ class _Adam(Transform[AdamChainState]):
     def move_over(self, grads: Tensors, state: AdamChainState, params: Tensors) -> tuple[Tensors, AdamChainState]:
         moments, decay, rate_state = state
         columns = self.moments.columns(params, grads, moments)
-        if not _can_fuse(columns):
+        if not _can_fuse(columns) or not read_exactly(self.rate.rate, params):
             return self.move(grads, state, params)
         rate, mask = self.rate.rate_at(rate_state), self.decay.mask(decay, grads)
         self._write(columns, mask, moments.count.add_(1), rate)

@@ -10,7 +10,7 @@ from typing_extensions import override
 from fundl._common.listed import Listed
 from fundl._common.numbers import fraction, share
 from fundl._common.suggestions import with_suggestions
-from fundl.optim._fused import can_fuse, read_by_kernels, runs
+from fundl.optim._fused import can_fuse, read_by_kernels, read_exactly, runs
 from fundl.optim.decay import AddDecayedWeights, DecayState
 from fundl.optim.flat import Number, StateError, Tensors, copies, new_count, plus, require_fit, times, zeros_like
 from fundl.optim.rate import Rate
@@ -199,7 +199,7 @@ class _SGD(Transform[SGDState]):
         """Whether there is a kernel: one that dampens would have to know which step is the first."""
         if not trace.trace or trace.count is not None or not can_fuse(params, grads, trace.trace):
             return False
-        return bool(self.trace.momentum) and not self.trace.dampening
+        return bool(self.trace.momentum) and not self.trace.dampening and read_exactly(self.rate.rate, params)
 
     def _write(self, params: Tensors, grads: Tensors, trace: Tensors, rate: float | Tensor) -> None:
         """Write the next params and the next trace over these."""
