@@ -117,8 +117,8 @@ def forward(params: object, x: object) -> tuple[object, object]:
     >>> backward((Tanh(),), residuals, torch.ones(2))
     ((Tanh(),), tensor([1., 1.]))
     """
-    with no_grad():
-        return first_forward(as_model(params), x)
+    with no_grad() as taping:
+        return first_forward(as_model(params), x, taping)
 
 
 @overload
@@ -196,8 +196,8 @@ def apply(params: object, x: object) -> object:
     >>> apply(compose(linear(2, 25), ReLU(), linear(25, 1)), torch.empty(10, 2, device="meta")).shape
     torch.Size([10, 1])
     """
-    with no_grad():
-        return first_forward(as_model(params), x)[0]
+    with no_grad() as taping:
+        return first_forward(as_model(params), x, taping)[0]
 
 
 @overload
@@ -228,8 +228,8 @@ def vjp(params: object, x: object, grad: object) -> tuple[object, object]:
     >>> grads.weight, grad_x[0]
     (tensor([[3., 3.]]), tensor([1., 2.]))
     """
-    with no_grad():
-        ran = Pass(as_model(params), x)
+    with no_grad() as taping:
+        ran = Pass(as_model(params), x, taping)
         refuse_tape(grad)
         require_gradient(grad, ran.output)
         ran.grad = grad
@@ -261,7 +261,7 @@ def value_and_grad(loss: Loss[Prediction, Target], params: object, x: object, ta
     >>> value, grads.weight
     (tensor(9.), tensor([[6., 6.]]))
     """
-    with no_grad():
+    with no_grad() as taping:
         try:
             model = as_model(params)
         except TypeError:
@@ -270,7 +270,7 @@ def value_and_grad(loss: Loss[Prediction, Target], params: object, x: object, ta
         unchecked: object = loss
         if not callable(unchecked):
             require_loss(loss)
-        ran = Pass(model, x)
+        ran = Pass(model, x, taping)
         # the overloads say that the loss is for what the model gives
         value = ran.differentiate(loss, cast("Prediction", ran.output), target)
         return value, ran.backward_params()

@@ -15,10 +15,12 @@ class no_grad:  # noqa: N801  # torch's own is called so, and does the same in t
 
     __slots__ = ("_before",)
 
-    def __enter__(self) -> None:
-        self._before = torch.is_grad_enabled()
-        if self._before:
+    def __enter__(self) -> bool:
+        """Whether a tape was recorded before."""
+        self._before = before = torch.is_grad_enabled()
+        if before:
             torch._C._set_grad_enabled(False)
+        return before
 
     def __exit__(self, *_: object) -> None:
         if self._before:
@@ -62,7 +64,7 @@ def is_traced() -> bool:
 
 def is_in_forward_mode() -> bool:
     """Whether forward mode, as of ``torch.func.jvp``, may differentiate what is computed, kernel by kernel."""
-    return getattr(_forward_mode, "_current_level", 0) >= 0
+    return _forward_mode._current_level >= 0  # type: ignore[no-any-return]  # of a module that is not typed
 
 
 def is_untraced(x: Tensor) -> bool:

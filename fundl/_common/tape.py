@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fundl import tree
-from fundl._common.modes import is_in_forward_mode
+from fundl._common.modes import is_in_forward_mode, no_grad
 
 _functorch = torch._C._functorch
 
@@ -27,6 +27,25 @@ def off_tape(x: Tensor) -> Tensor:
     if not x.requires_grad:
         return x
     return x.clone() if is_in_forward_mode() else x.detach()  # which would leave a tangent behind
+
+
+def constant(x: Tensor) -> Tensor:
+    """What a loss is given, off any tape; forward mode goes through."""
+    if not x.requires_grad:
+        return x
+    refuse_tape(x)
+    with no_grad():
+        return off_tape(x)
+
+
+def refuse_input(x: Tensor) -> None:
+    """Raise for an input that is on a tape of torch.autograd, which would stop there."""
+    if x.grad_fn is not None:
+        raise RuntimeError(
+            f"the input is on a tape of torch.autograd ({x.grad_fn.name()}), which would find a gradient of zero, since fundl"
+            " records none: take grads, grad_x = fundl.vjp(model, x.detach(), grad), and hand it on by x.backward(grad_x); or,"
+            " where no gradient is wanted, give x.detach()"
+        )
 
 
 def _is_taped(leaf: Tensor) -> bool:

@@ -7,6 +7,7 @@ from fundl._common.class_axis import classes_along
 from fundl._common.half import narrowed
 from fundl._common.modes import is_readable, no_grad
 from fundl._common.suggestions import with_explanations
+from fundl._common.tape import constant
 from fundl.collectives import reduced
 from fundl.distributed.tensor_layers import place_in
 from fundl.groups import Group, require_group
@@ -125,7 +126,7 @@ def _weights(weight: Tensor, classes: int, x: Tensor) -> Tensor:
     if weight.shape != (classes,):
         raise ValueError(f"weight must be of shape ({classes},), one for each class, not {tuple(weight.shape)}")
     require_weights(weight, "weight")
-    return weight.detach().to(x.dtype)
+    return constant(weight).to(x.dtype)
 
 
 def _require_fitting(scores: Tensor, target: Tensor, group: Group, classes: int) -> None:

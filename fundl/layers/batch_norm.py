@@ -16,7 +16,7 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common import half
 from fundl._common.checks import as_model
-from fundl._common.modes import no_grad
+from fundl._common.modes import is_in_forward_mode, no_grad
 from fundl._common.numbers import number
 from fundl._common.suggestions import with_suggestions
 from fundl.groups import Group, require_group
@@ -138,7 +138,14 @@ class BatchNorm(Layer[tuple[Tensor, Statistics | None]], Generic[Channels]):
             for parameter in tree.leaves(self):
                 require_dtype("BatchNorm's parameters are", parameter, x, error)
             raise
+        if self.mean is None and is_in_forward_mode():  # where torch takes the statistics to be constant
+            mean, rstd = self._statistics(half.widened(x))
         return y, (x, Statistics(mean, rstd, count) if self.mean is None else None)
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean and rstd of each channel, by the formula."""
+        space = (0, *range(2, x.ndim))
+        return x.mean(space), (x.var(space, correction=0) + self.eps).rsqrt()
 
     @override
     def backward(self, residuals: tuple[Tensor, Statistics | None], grad: Tensor) -> tuple[Self, Tensor]:

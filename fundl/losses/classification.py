@@ -9,8 +9,9 @@ from fundl._common import cross_entropy_on_gpu as on_gpu
 from fundl._common import kernels
 from fundl._common.class_axis import axis_hint, classes_along
 from fundl._common.half import narrowed
-from fundl._common.modes import is_readable, may_be_nan
+from fundl._common.modes import is_in_forward_mode, is_readable, may_be_nan
 from fundl._common.suggestions import require_tensor, with_explanations
+from fundl._common.tape import constant
 from fundl.losses.reduction import Reduction, ValueAndGrad, computable, divisor, require_weights, unlike
 from fundl.weights import Weight, weighed_by
 
@@ -33,7 +34,7 @@ def samples(
     counts = target != ignore_index
     if weight is None:
         return counts.sum()
-    weights = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+    weights = constant(weight).to(torch.promote_types(weight.dtype, torch.float32))
     return (weights[torch.where(counts, target, 0)] * counts).sum()
 
 
@@ -161,6 +162,8 @@ def _hard_classes(  # noqa: PLR0917  # all that such a loss depends on
     log_probabilities: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, reduction: Reduction, count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The loss of class indices, its gradient with respect to the log-probabilities, and the sum of the samples' weights."""
+    if weight is not None and is_in_forward_mode():  # where torch takes the weights to be constant
+        return _by_formula(log_probabilities, target, weight, ignore_index, None if reduction == "mean" else count)
     shape = log_probabilities.shape
     if planar := len(shape) > 2:  # The kernels know samples, and planes: all further axes in one make a plane.
         log_probabilities = log_probabilities.flatten(2).unsqueeze(2).contiguous()  # (B, C, 1, M)
@@ -178,6 +181,19 @@ def _hard_classes(  # noqa: PLR0917  # all that such a loss depends on
     scale = log_probabilities.new_full((), 1.0 if reduction == "mean" else 1 / count)
     grad = backward(scale, log_probabilities, target, weight, kind, ignore_index, total)
     return value * scale if reduction == "batch_mean" else value, grad.reshape(shape) if planar else grad, total
+
+
+def _by_formula(
+    log_probabilities: Tensor, target: Tensor, weight: Tensor, ignore_index: int, count: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As the kernels, divided by the count, or by the sum of the weights."""
+    counts = target != ignore_index
+    classes = torch.where(counts, target, 0)
+    weights = torch.where(counts, weight[classes], 0.0)
+    total = weights.sum()
+    coefficients = (weights / (total if count is None else count)).neg()
+    grad = torch.zeros_like(log_probabilities).scatter(1, classes.unsqueeze(1), coefficients.unsqueeze(1))
+    return _inner(grad, log_probabilities), grad, total
 
 
 def _without_weightless(target: Tensor, weight: Tensor, ignore_index: int) -> Tensor:
@@ -249,7 +265,7 @@ def _scores(prediction: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor |
     if weight.shape != (prediction.shape[1],):
         raise ValueError(f"weight must be of shape ({prediction.shape[1]},), one for each class, not {tuple(weight.shape)}")
     require_weights(weight, "weight")
-    return x, weight.detach().to(x.dtype)
+    return x, constant(weight).to(x.dtype)
 
 
 def _probabilities(prediction: Tensor, target: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 from fundl._common import kernels
 from fundl._common.modes import is_readable, may_be_nan
 from fundl._common.suggestions import with_explanations
+from fundl._common.tape import constant
 from fundl.losses.reduction import Reduction, ValueAndGrad, elements, over_elements, require_weights
 from fundl.weights import weighed_by
 
@@ -98,7 +99,7 @@ def _sample_weight(weight: Tensor | float | None, prediction: Tensor) -> Tensor 
             f"pos_weight is of shape {tuple(weight.shape)}, but must broadcast to one sample's shape {tuple(sample)}: give one"
             " number, or one for each output"
         )
-    return weight.detach().to(torch.promote_types(prediction.dtype, torch.float32))
+    return constant(weight).to(torch.promote_types(prediction.dtype, torch.float32))
 
 
 def _binary_of_any(x: Tensor, yes: Tensor, no: Tensor, scale: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fundl._common import suggestions
 from fundl._common.half import HALF
-from fundl._common.modes import is_readable, no_grad
+from fundl._common.modes import is_readable
 from fundl._common.numbers import non_negative
-from fundl._common.tape import off_tape, refuse_tape
+from fundl._common.tape import constant
 
 Reduction: TypeAlias = Literal["mean", "sum", "batch_mean"]
 """What becomes of the losses of a batch, see `fundl.losses`."""
@@ -66,10 +66,7 @@ def over_elements(
 def computable(x: Tensor) -> Tensor:
     """A tensor that records no tape, and is at least in single precision."""
     suggestions.require_tensor(x, "predictions and targets must each be")
-    if x.requires_grad:
-        refuse_tape(x)
-        with no_grad():
-            x = off_tape(x)
+    x = constant(x)
     if x.dtype in HALF:
         return x.to(torch.float32)
     if x.dtype not in _FULL:

@@ -74,7 +74,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "scan(step)(state, [(x, target)])",
         TypeError,
-        "a batch is a pair (x, target), not [(FakeTensor(..., size=(2,)), FakeTensor(..., size=(1,)))]; the",
+        "a batch is a pair (x, target), not [(float32[2], float32[1])]; the",
     ),
     ("scan(step)(state, iter([(x, target)]))", TypeError, "data must be a tensor, not list_iterator: write torch.tensor(...)"),
     ("scan(step)(state, None)", ValueError, "the data holds no tensor: None"),
