@@ -17,6 +17,7 @@ from fundl.layers.batch_norm import BatchNorm, batch_norm, calibrate
 from fundl.layers.dropout import Dropout, rekey
 from fundl.layers.frozen import frozen
 from fundl.layers.linear import Linear, linear
+from fundl.layers.low_rank import LowRank, low_rank
 from fundl.layers.masked import Masked, on_masked, with_mask
 from fundl.layers.repeated import Repeat, repeat
 from fundl.layers.structure import Flatten, Residual, checkpoint, residual
@@ -168,6 +169,26 @@ def test_records_are_those_of_each_block() -> None:
     assert [type(record).__name__ for record in tree.records(layer)] == ["Repeat", "Linear", "Tanh", "Linear", "Tanh"]
     assert all(record.weight.shape == (3, 3) for record in tree.records(layer) if isinstance(record, Linear))
     assert tree.map_records(lambda record: record, layer) is layer
+
+
+def test_layers_of_blocks_may_get_other_tensors() -> None:
+    layer = initialize(key(0), repeat(3, residual(linear(3, 3), Tanh()), batch_norm(3)))
+
+    def adapter(record: Record) -> Record:
+        return low_rank(record, 2) if isinstance(record, Linear) else record
+
+    shapes = tree.map_records(adapter, layer)
+    assert shapes.stacked[1].weight is layer.stacked[1].weight  # which is not copied
+    with_adapters = initialize(key(1), shapes)
+    assert torch.equal(apply(with_adapters, X), apply(layer, X))
+    assert tree.equal(tree.stack(with_adapters.blocks), with_adapters.stacked)
+    grads, _ = vjp(with_adapters, X, torch.ones(4, 3))
+    assert [leaf.shape[0] for leaf in tree.trainable_leaves(grads)] == [3] * 4  # down, up, and the norm's weight and bias
+
+    def plain(record: Record) -> Record:
+        return record.merged() if isinstance(record, LowRank) else record
+
+    assert tree.equal(tree.map_records(plain, with_adapters), layer)
 
 
 def test_blocks_must_stay_alike() -> None:

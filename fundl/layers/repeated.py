@@ -1,6 +1,5 @@
 """Many blocks of one kind, one after the other, with their parameters in one tensor each."""
 
-import operator
 from collections.abc import Sequence
 from typing import Generic, Self, cast, final
 
@@ -112,10 +111,14 @@ class Repeat(Around[None], Generic[*Ts]):
         """The blocks stacked again: only those of their tensors that are not the same as before."""
         for place, block in enumerate(after):
             tree.require_same_structure(after[0], block, names=("block 0", f"block {place} of repeat"))
-        old, new = ([tree.flatten(block)[0] for block in blocks] for blocks in (before, after))
-        columns = zip(tree.flatten(self.stacked)[0], zip(*old, strict=True), zip(*new, strict=True), strict=True)
-        leaves = [leaf if all(map(operator.is_, one, other)) else _together(other) for leaf, one, other in columns]
+        old, new = (zip(*[tree.flatten(block)[0] for block in blocks], strict=True) for blocks in (before, after))
+        stacked = {_ids(column): leaf for leaf, column in zip(tree.flatten(self.stacked)[0], old, strict=True)}
+        leaves = [stacked[ids] if (ids := _ids(column)) in stacked else _together(column) for column in new]
         return tree.unflatten(tree.flatten(after[0])[1], leaves)
+
+
+def _ids(column: tuple[Tensor | None, ...]) -> tuple[int, ...]:
+    return tuple(map(id, column))
 
 
 def _together(column: tuple[Tensor | None, ...]) -> Tensor | None:
