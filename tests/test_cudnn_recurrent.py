@@ -144,6 +144,9 @@ def _rnn_backward(  # noqa: PLR0917  # likewise
             _gradients, kind, x, _unpacked(packed, kind, x.shape[2], size), h, c, (grad, grad_h, grad_c)
         ).result()
     grad_x, *of_weights = grads[:5]
+    flat = [torch.zeros(1, dtype=x.dtype), *(one.flatten() for one in of_weights)]
+    pieces = torch.cat(flat).split_with_sizes([len(one) for one in flat])[1:]  # in one piece of memory, as cuDNN's are
+    of_weights = [piece.view(one.shape) for piece, one in zip(pieces, of_weights, strict=True)]
     return grad_x, grads[5], grads[6] if c is not None else None, of_weights[:count]
 
 
@@ -265,6 +268,22 @@ def test_a_graph_holds_it_as_an_operator(kind: str, options: dict[str, object], 
     compiled = jit(_both)
     assert_trees_close(compiled(model, x), expected, rtol=1e-11, atol=1e-11)
     assert stand_ins.count("cudnn_rnn_backward") == sum(map(len, model.layers))
+
+
+@pytest.mark.usefixtures("stand_ins")
+@every_kind
+@every_option
+def test_what_the_operators_give_begins_where_kernels_can_load_it(kind: str, options: dict[str, object]) -> None:
+    model, x = initialize(key(0), MAKERS[kind](5, 3, dtype=F64, **options)), _random(1, 6, 2, 5)
+    weights = tree.leaves(model.layers[0][0])
+    states = [torch.zeros(2, 3, dtype=F64)] * (2 if kind == "lstm" else 1)
+    output, hidden, cell, reserve = cudnn_operators._recurrent(kind, x, weights, states)
+    grads = cudnn_operators._recurrent_backward(kind, x, weights, states, output, reserve, output, states)
+    assert all(made.storage_offset() == 0 and made.is_contiguous() for made in (output, hidden, cell, reserve, *grads))
+    shapes = [made.shape for made in (output, hidden, cell)]
+    assert [made.shape for made in cudnn_operators._recurrent_shapes(kind, x, weights, states)[:3]] == shapes
+    found = cudnn_operators._recurrent_backward_shapes(kind, x, weights, states)
+    assert [made.shape for made in found] == [made.shape for made in grads]
 
 
 @pytest.mark.slow  # it compiles

@@ -71,7 +71,10 @@ def _recurrent_backward(  # noqa: PLR0917  # what an operator is given
 ) -> Grads:
     grad_x, grads, first = cudnn_recurrent.backward(_kind(kind), x, weights, states, output, reserve, grad, grad_last)
     nothing = [x.new_empty(0) for _ in range(3)]
-    weight_ih, weight_hh, bias_ih, bias_hh = (*grads, *nothing[: 4 - len(grads)])
+    own = [
+        grad.clone() for grad in grads
+    ]  # cuDNN's are in one piece of memory: a graph's kernels want each to begin at 16 bytes
+    weight_ih, weight_hh, bias_ih, bias_hh = (*own, *nothing[: 4 - len(own)])
     return grad_x, weight_ih, weight_hh, bias_ih, bias_hh, first[0], first[1] if len(first) > 1 else nothing[2]
 
 
