@@ -1,7 +1,7 @@
 """Runs through pipelines: `fit`, evaluation, donated states, and stages of layers that are divided themselves."""
 
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 import pytest
 import torch
@@ -31,6 +31,7 @@ from fundl import (
     linear,
     minibatches,
     mse,
+    repeat,
     residual,
     sgd,
     train_state,
@@ -46,6 +47,7 @@ from fundl.distributed import (
     shard,
     split_cross_entropy,
     split_output,
+    split_tied,
     stages,
     tensor_parallel,
     unshard,
@@ -93,7 +95,12 @@ def both(data: Group, tensor: Group) -> tuple[Model, ...]:
     return compose(first, *middle, shard(data, layer_norm(8), linear(8, 8)), last)
 
 
-MODELS: Final = {"sharded": sharded, "split": split, "both": both}
+def one_matrix(_data: Group, tensor: Group) -> tuple[Model, ...]:
+    block = tensor_parallel(tensor, transformer_block(8, 4, causal=True, dropout=0.2))
+    return (split_tied(tensor, embedding(TOKENS, 8, padding=3), repeat(2, checkpoint(block)), layer_norm(8)),)
+
+
+MODELS: Final = {"one matrix": one_matrix, "sharded": sharded, "split": split, "both": both}
 
 
 def rows(name: str) -> tuple[Tensor, Tensor]:
@@ -129,6 +136,8 @@ CASES: Final = [
     ("split", "clipped", (1, 2, 2)),
     ("split", "scaled", (2, 1, 2)),
     ("both", "clipped", (2, 2, 1)),
+    ("one matrix", "clipped", (1, 2, 1)),
+    ("one matrix", "scaled", (2, 2, 1)),
     ("both", "scaled", (1, 2, 2)),
     ("both", "clipped", (2, 1, 2)),
 ]
@@ -140,12 +149,14 @@ def test_stages_of_divided_layers_give_the_numbers_of_one_process(
 ) -> None:
     alone, losses, count = in_stages(ALONE, name, optimizer, (1, 1, 1))
     transform = OPTIMIZERS[optimizer]
-    state = train_state(key(1), initialize(key(0), MODELS[name](ALONE, ALONE), dtype=DOUBLE), transform)
+    plain = cast("Model", tree.as_whole(MODELS[name](ALONE, ALONE)))  # of layers that nobody has divided
+    state = train_state(key(1), initialize(key(0), plain, dtype=DOUBLE), transform)
     step = train_step(partial(cross_entropy, axis=-1), transform)
     for epoch in range(2):
         for batch in minibatches(key(epoch), rows(name), 8):
             state, _ = step(state, batch)
-    assert difference(unshard(state.model), alone) < 1e-12
+    assert tree.paths(state.model) == tree.paths(alone)
+    assert difference(state.model, alone) < 1e-12
     for model, its_losses, counted in together(sizes[0] * sizes[1] * sizes[2], in_stages, name, optimizer, sizes):
         assert tree.paths(model) == tree.paths(alone)
         assert difference(model, alone) < 1e-12

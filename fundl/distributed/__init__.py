@@ -55,6 +55,7 @@ from fundl.distributed.splitting import (
     split_output as split_output,
     tensor_parallel as tensor_parallel,
 )
+from fundl.distributed.tied_parts import SplitTied as SplitTied, split_tied as split_tied
 from fundl.groups import Group as Group, grid as grid, group_of as group_of, start as start
 
 if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself

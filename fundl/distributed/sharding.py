@@ -168,7 +168,10 @@ def shard(group: Group, *layers: *Ts, copies: Group | None = None) -> Sharded[*T
                 " has one of them whole at a time"
             )
         if isinstance(record, Divided):
-            raise ValueError(f"the layers of shard are divided already, by the {type(record).__name__} among them")
+            raise ValueError(
+                f"the layers of shard are divided already, by the {type(record).__name__} among them: give shard"
+                " the layers beside it; shard_moments(group, optimizer) divides what an optimizer remembers of all of them"
+            )
     leaves = tree.trainable_leaves(whole)
     parts = tuple([_split(group, leaf) for leaf in leaves])
     if not any(parts):

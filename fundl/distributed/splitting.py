@@ -225,7 +225,7 @@ def split_embedding(group: Group, embedding: AnyLayer) -> TensorParallel:
     """
     require_group(group)
     if not isinstance(embedding, Embedding):
-        hint = ": give it an embedding and a last layer of its own" if isinstance(embedding, Tied) else ""
+        hint = ": tied layers are for split_tied(group, embedding, *layers)" if isinstance(embedding, Tied) else ""
         raise TypeError(f"split_embedding takes an embedding, not {describe(embedding)}{hint}")
     return _made(group, (embedding,), [(embedding.weight, _split(group, embedding.weight.shape[-2], -2))])
 
@@ -297,8 +297,8 @@ def tensor_parallel(group: Group, *layers: Model) -> Model:
             raise ValueError(f"the layers of tensor_parallel are divided already, by the {type(record).__name__} among them")
         if isinstance(record, Tied):
             raise ValueError(
-                "tied layers use one matrix at both ends, and are not split: give the model an embedding and a last layer of"
-                " its own, by split_embedding and split_output"
+                "tied layers give logits, of which each process would have its own: write split_tied(group, embedding,"
+                " *layers), with tensor_parallel(group, ...) among the layers, and the loss split_cross_entropy"
             )
     found = _divided(group, model)
     if not tree.holds(tree.is_divided, found):
