@@ -10,6 +10,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common.checks import require_model
+from fundl._common.listed import Listed
 from fundl._common.place import Place
 from fundl._common.stepping import first_cache, step_inside
 from fundl._common.suggestions import with_suggestions
@@ -26,7 +27,7 @@ LayerOf = TypeVar("LayerOf", bound=AnyLayer, default=AnySize)
 
 @final
 @attrs.frozen(eq=False)
-class Change(Record):
+class Change(Record, metaclass=Listed):
     """A change of low rank to a weight of shape (out, ...): B A, in the shape of the weight.
 
     Args:
