@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from fundl import tree
 from fundl._common import exchanges
-from fundl.distributed import pipeline
+from fundl.distributed import _links, pipeline
 from fundl.distributed.staging import codes_of
 from fundl.groups import Group
 
@@ -88,7 +88,7 @@ def alone_of(*axes: Group, dtype: torch.dtype = torch.float32) -> Iterator[tuple
         mock.patch.multiple(
             exchanges, all_reduce=all_reduce, all_gather=all_gather, reduce_scatter=reduce_scatter, wait=lambda x: x
         ),
-        mock.patch.multiple(pipeline, send=send, receive=receive),
+        mock.patch.multiple(_links, send=send, receive=receive),
         mock.patch.object(Group, "process_group", property(lambda _: "of nobody")),
         mock.patch.object(Group, "ranks", property(lambda group: ranks[group.name])),
         mock.patch.object(torch.distributed, "get_backend", return_value="gloo"),
