@@ -33,7 +33,7 @@ from fundl import (
     tree,
     vjp,
 )
-from fundl._common import kernels
+from fundl._common import recurrent_kernels
 from fundl._common.running import run_backward, run_forward
 from tests.on_gpu import CPU, DEVICE, IS_GPU, MARKS, moved
 from tests.samples import normal
@@ -77,7 +77,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return counted
 
     for name in ("lstm_cell", "lstm_cell_backward", "gru_cell", "cudnn_rnn", "cudnn_rnn_backward"):
-        monkeypatch.setattr(kernels, name, counting(name, getattr(kernels, name)))
+        monkeypatch.setattr(recurrent_kernels, name, counting(name, getattr(recurrent_kernels, name)))
     return called
 
 

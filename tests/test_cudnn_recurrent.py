@@ -36,7 +36,7 @@ from fundl import (
     tree,
     vjp,
 )
-from fundl._common import cudnn_recurrent, fused_cells, kernels
+from fundl._common import cudnn_recurrent, fused_cells, recurrent_kernels
 from fundl._common.cudnn_recurrent import cudnn_runs
 from fundl._common.running import run_backward, run_forward
 from fundl._compiling import cudnn_operators
@@ -163,7 +163,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return note
 
     for name, function in (("cudnn_rnn", _rnn), ("cudnn_rnn_backward", _rnn_backward), ("cudnn_pack", _pack)):
-        monkeypatch.setattr(kernels, name, noted(name, function))
+        monkeypatch.setattr(recurrent_kernels, name, noted(name, function))
     monkeypatch.setattr(cudnn_recurrent, "cudnn_runs", lambda _, *given: all(x.numel() > 0 for x in given))
     caches = cudnn_recurrent._places, cudnn_operators._reserve_size
     for cache in caches:

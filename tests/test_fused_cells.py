@@ -26,7 +26,7 @@ from fundl import (
     tree,
     vjp,
 )
-from fundl._common import cudnn_recurrent, fused_cells, fused_lstm, kernels, modes
+from fundl._common import cudnn_recurrent, fused_cells, fused_lstm, modes, recurrent_kernels
 from fundl._common.fused_cells import cells_run
 from fundl._common.running import run_backward, run_forward
 from fundl.layers.recurrent import _sweeps
@@ -87,7 +87,7 @@ def formulas(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return note
 
     for function in (_lstm_cell, _lstm_cell_backward, _gru_cell):
-        monkeypatch.setattr(kernels, function.__name__[1:], noted(function))
+        monkeypatch.setattr(recurrent_kernels, function.__name__[1:], noted(function))
     monkeypatch.setattr(_sweeps, "cells_run", lambda *tensors: all(x.numel() > 0 for x in tensors))
     monkeypatch.setattr(fused_lstm, "lstm_runs", lambda *_: False)
     monkeypatch.setattr(cudnn_recurrent, "cudnn_runs", lambda *_: False)

@@ -11,7 +11,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._common import kernels
+from fundl._common import recurrent_kernels
 from fundl._common.fused_cells import cells_run
 from fundl._common.modes import is_wrapped
 
@@ -86,7 +86,9 @@ def forward(kind: Kind, x: Tensor, weights: Sequence[Tensor], states: Sequence[T
     hidden, cell = _layers(states)
     given = x.contiguous(), [*weights], len(weights), _packed(kind, weights), hidden, cell
     number, size = _NUMBERS[kind], weights[1].shape[1]
-    output, hidden, cell, reserve, _ = kernels.cudnn_rnn(*given, number, size, 0, 1, False, 0.0, True, False, (), None)
+    output, hidden, cell, reserve, _ = recurrent_kernels.cudnn_rnn(
+        *given, number, size, 0, 1, False, 0.0, True, False, (), None
+    )
     return output, [last.squeeze(0) for last in (hidden, cell)[: len(states)]], reserve
 
 
@@ -113,7 +115,7 @@ def backward(  # noqa: PLR0917  # as in all such kernels
     grad_hidden, grad_cell = (None, None) if grad_last is None else _layers(grad_last)
     grads = output.contiguous(), grad.contiguous(), grad_hidden, grad_cell
     number, size, wanted = _NUMBERS[kind], weights[1].shape[1], (True, True, kind == "lstm", True)
-    grad_x, *of_states, found = kernels.cudnn_rnn_backward(
+    grad_x, *of_states, found = recurrent_kernels.cudnn_rnn_backward(
         *given, *grads, number, size, 0, 1, False, 0.0, True, False, (), None, reserve.clone(), wanted
     )
     return grad_x, found, [first.squeeze(0) for first in of_states[: len(states)] if first is not None]
@@ -141,5 +143,5 @@ def _places(kind: Kind, inputs: int, size: int, dtype: torch.dtype, device: torc
     rows = GATES[kind] * size
     shapes = (rows, inputs), (rows, size), (rows,), (rows,)
     weights = [torch.empty(shape, dtype=dtype, device=device) for shape in shapes]
-    packed = kernels.cudnn_pack(weights, len(weights), inputs, _NUMBERS[kind], size, 0, 1, False, False)
+    packed = recurrent_kernels.cudnn_pack(weights, len(weights), inputs, _NUMBERS[kind], size, 0, 1, False, False)
     return packed.numel(), tuple([int(weight.storage_offset()) for weight in weights])

@@ -9,9 +9,9 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._common import kernels
-from fundl._common.kernels import LSTMGiven, LSTMGrads, LSTMTensors
+from fundl._common import recurrent_kernels
 from fundl._common.modes import is_traced
+from fundl._common.recurrent_kernels import LSTMGiven, LSTMGrads, LSTMTensors
 
 
 @attrs.frozen
@@ -71,7 +71,7 @@ def lstm(tensors: LSTMTensors, *, biased: bool, reverse: bool) -> LSTMGiven:
     before = torch.is_grad_enabled()
     torch._C._set_grad_enabled(True)  # for the workspace; no tape is recorded, since nothing requires a gradient
     try:
-        return kernels.mkldnn_lstm(
+        return recurrent_kernels.mkldnn_lstm(
             x, weight_ih, weight_hh, bias_ih, bias_hh, h, c, reverse, (), 2, size, 1, biased, False, False, True
         )
     finally:
@@ -85,4 +85,6 @@ def lstm_backward(tensors: LSTMTensors, given: LSTMGiven, grads: LSTMGrads, *, b
     x, weight_ih, weight_hh, bias_ih, bias_hh, h, c = (tensor.contiguous() for tensor in tensors)
     hidden, last_h, last_c, workspace = (tensor.contiguous() for tensor in given)
     before, after, size = (x, weight_ih, weight_hh, bias_ih, bias_hh, h, c), (hidden, last_h, last_c), h.shape[1]
-    return kernels.mkldnn_lstm_backward(*before, *after, *grads, reverse, 2, size, 1, biased, True, False, (), False, workspace)
+    return recurrent_kernels.mkldnn_lstm_backward(
+        *before, *after, *grads, reverse, 2, size, 1, biased, True, False, (), False, workspace
+    )

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import torch
 from torch import Tensor
 
-from fundl._common import kernels, products
+from fundl._common import kernels, products, recurrent_kernels
 from fundl._common.processor import instructions
 from fundl._compiling import bounds, corrections, cuda, graphs, library, lowering, overlap, torch_private
 from fundl._compiling.graphs import Decompositions, Graph
@@ -74,7 +74,7 @@ def fingerprint(graph: Graph) -> str:
 @functools.cache
 def _code() -> str:
     """A digest of the modules that decide what a graph is compiled to."""
-    modules = (bounds, corrections, cuda, graphs, library, lowering, overlap, products, kernels)
+    modules = (bounds, corrections, cuda, graphs, library, lowering, overlap, products, kernels, recurrent_kernels)
     files = [*map(Path, (__file__, *map(inspect.getfile, modules))), *library.HEADERS]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fundl._common import fused_lstm
-from fundl._common.kernels import LSTMGiven, LSTMTensors
+from fundl._common.recurrent_kernels import LSTMGiven, LSTMTensors
 from fundl._compiling import torch_private
 
 

@@ -17,7 +17,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._common import kernels, products
+from fundl._common import kernels, products, recurrent_kernels
 from fundl._common.fused_cells import cells_run
 from fundl.layers.recurrent import _whole
 from fundl.layers.recurrent.recurrence import Activation, Kept, Recurrence, States, Sweep, SweptBack
@@ -169,7 +169,7 @@ def _gru_steps(sweep: Sweep) -> tuple[Tensor, States, Kept]:
         recurrent = products.linear(hidden, weights.weight_hh, weights.bias_hh)
         from_hidden, q = recurrent.split_with_sizes((2 * size, size), 1)
         if in_cells:
-            after, workspace = kernels.gru_cell(gates[t], recurrent, hidden, None, None)
+            after, workspace = recurrent_kernels.gru_cell(gates[t], recurrent, hidden, None, None)
             activated.append(workspace.narrow(1, 0, 3 * size))
         else:
             r, z = reset_update[t].add_(from_hidden).sigmoid_().chunk(2, 1)
@@ -231,7 +231,7 @@ def _lstm_steps(sweep: Sweep) -> tuple[Tensor, States, Kept]:
     in_cells = cells_run(gates, weights.weight_hh, hidden, cell)
     for t in sweep.order():
         if in_cells:
-            given, after, workspace = kernels.lstm_cell(gates[t], torch.mm(hidden, recurrent), cell)
+            given, after, workspace = recurrent_kernels.lstm_cell(gates[t], torch.mm(hidden, recurrent), cell)
             activated.append(workspace)
         else:
             gates[t].addmm_(hidden, recurrent)
@@ -293,7 +293,7 @@ def _lstm_back_in_cells(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: State
     grad_cell = torch.zeros_like(start) if grad_last is None else grad_last[1]
     for t, before in sweep.order_back():
         cell = cells[before] if before < len(cells) else start
-        d, of_cell, _ = kernels.lstm_cell_backward(grad_hidden[t], grad_cell, cell, cells[t], gates[t], False)
+        d, of_cell, _ = recurrent_kernels.lstm_cell_backward(grad_hidden[t], grad_cell, cell, cells[t], gates[t], False)
         if sweep.mask is not None:
             d, of_cell = torch.where(sweep.mask[t], d, 0), torch.where(sweep.mask[t], of_cell, grad_cell)
         grad_cell = of_cell

@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 from torch import Tensor
 
-from fundl._common import cudnn_recurrent, fused_lstm, kernels
+from fundl._common import cudnn_recurrent, fused_lstm, recurrent_kernels
 from fundl._common.cudnn_recurrent import GATES, Kind
 from fundl.layers._layout import require_sizes
 from fundl.layers.recurrent.recurrence import Kept, Recurrence, States, Sweep, SweptBack
@@ -88,7 +88,7 @@ KEPT_FOR_ONEDNN: Final = 4
 """How much such a sweep keeps: the hidden states, h and c after the last step, and the kernel's workspace."""
 
 
-def _onednn_tensors(sweep: Sweep) -> kernels.LSTMTensors:
+def _onednn_tensors(sweep: Sweep) -> recurrent_kernels.LSTMTensors:
     weights = sweep.weights
     biases = [weights.weight_ih if bias is None else bias for bias in (weights.bias_ih, weights.bias_hh)]
     return sweep.x, weights.weight_ih, weights.weight_hh, biases[0], biases[1], sweep.start(0), sweep.start(1)
