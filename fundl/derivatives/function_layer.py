@@ -38,7 +38,7 @@ class FunctionLayer(Layer[X, X, Y], Generic[Params, X, Y]):
 
     Its vjp, which torch finds: grad_params = (dy/dparams)^T grad, grad_x = (dy/dx)^T grad. Backward computes the function once
     more, as `Checkpoint` does: a step takes some 4/3 of the time that a backward with all residuals would take, and less
-    memory. Compiled, what is computed twice is computed once.
+    memory.
 
     Made by `layer_from_function`, which checks what it is given, and by `fundl.interop.torch_nn.as_layer`.
 

@@ -23,7 +23,7 @@ def from_function(
 
         loss(prediction, target) = value, d value / d prediction
 
-    It takes some 200 us longer than a loss whose gradient is written by hand; compiled, it takes as long.
+    It takes some 300 us longer than a loss whose gradient is written by hand; compiled, about as long.
 
     Args:
         function: pure, of torch's own operations: from a prediction, a target and options to a number, a tensor without axes.
