@@ -4,10 +4,11 @@
     python -m benchmarks.many_processes --network transformer --processes 2 --rounds 15 --compiled
 
 The processes have one thread each, and all sides train the same network from the same parameters with AdamW, each on its rows
-of the same batch. The sides take turns in the same processes. `mlp` is 784-2048-1664-10 with 256 rows, 5.0 million parameters;
-`transformer` 4 blocks of 256 features with 8 x 128 tokens, 3.2 million. The ratio is the median over the turns of a side's
-seconds over those of fundl's side that has the same memory: above 1, fundl is quicker. What is sent is what the loopback
-device of Linux has counted, of all programs: measure where nothing else runs.
+of the same batch. All write over the parameters that they had, as `fit` does; "kept" is the same step over the processes
+that keeps the state it was given. The sides take turns in the same processes. `mlp` is 784-2048-1664-10 with 256 rows, 5.0
+million parameters; `transformer` 4 blocks of 256 features with 8 x 128 tokens, 3.2 million. The ratio is the median over the
+turns of a side's seconds over those of fundl's side that has the same memory: above 1, fundl is quicker. What is sent is what
+the loopback device of Linux has counted, of all programs: measure where nothing else runs.
 """
 
 import os
@@ -68,6 +69,7 @@ _PEERS: Final = {
     "torch.nn": "fundl",
     "fundl, over=": "fundl, over=",
     "DDP": "fundl, over=",
+    "fundl, kept": "fundl, over=",
     "fundl, shard": "fundl, shard",
     "FSDP2": "fundl, shard",
 }
@@ -113,14 +115,16 @@ def sides_of(network: NetworkName, group: Group, *, compiled: bool) -> Iterator[
         "DDP",
         lambda: _theirs(DistributedDataParallel(module_of(network, whole), gradient_as_bucket_view=True), batch, compiled),
     )
+    if not compiled:
+        yield "fundl, kept", lambda: _ours(whole, batch, group, compiled, donate=False)
     yield "fundl, shard", lambda: _ours(initialize(key(0), compose(*sharded)), batch, group, compiled)
     if not compiled:  # torch.compile of FSDP2's hooks is torch's experiment
         yield "FSDP2", lambda: _theirs(_fully_sharded(module_of(network, whole)), batch, compiled)
 
 
-def _ours(model: Model, batch: Batch, over: Group | None, compiled: bool) -> Side:
+def _ours(model: Model, batch: Batch, over: Group | None, compiled: bool, *, donate: bool = True) -> Side:
     optimizer = adamw(RATE, weight_decay=DECAY)
-    plain = train_step(_each_position, optimizer, over=over)
+    plain = train_step(_each_position, optimizer, over=over, donate=donate and not compiled)
     step = jit(plain, donate="state") if compiled else plain
     state = train_state(key(4), tree.map(torch.clone, model), optimizer)
 

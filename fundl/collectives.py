@@ -8,6 +8,7 @@ import ctypes
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Generic, Literal, TypeVar, final
 
 import torch
@@ -358,19 +359,26 @@ def _exchanged(
         return [*tensors]
     exchanged = [*tensors]
     flying: list[tuple[list[int], Tensor]] = []
-    try:
+    with explained(group):
         for places in buckets(tensors, bucket_bytes):
             parts = [tensors[place].reshape(rows, tensors[place].numel() // rows) for place in places]
             flying.append((places, begin(torch.cat(parts, 1) if len(parts) > 1 else parts[0].contiguous())))
-    except RuntimeError as error:
-        if "resolve the process group" in str(error):
-            raise not_up(group) from error
-        raise
     for places, flat in flying:
         sizes = [tensors[place].numel() // rows for place in places]
         for place, part in zip(places, exchanges.wait(flat).split_with_sizes(sizes, 1), strict=True):
             exchanged[place] = part.reshape(shape_of(tensors[place]))
     return exchanged
+
+
+@contextmanager
+def explained(group: Group) -> Iterator[None]:
+    """Say of a group that has not started that it has not."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "resolve the process group" in str(error):
+            raise not_up(group) from error
+        raise
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -65,6 +65,10 @@ def alone_of(*axes: Group, dtype: torch.dtype = torch.float32) -> Iterator[tuple
         sent.count("all_reduce", x.nbytes, name)
         return x.clone()
 
+    def all_reduce_(x: Tensor, _how: Literal["sum", "max"], name: str) -> Tensor:
+        sent.count("all_reduce", x.nbytes, name)
+        return x
+
     def all_gather(x: Tensor, size: int, name: str) -> Tensor:
         sent.count("all_gather", size * x.nbytes, name)
         return torch.cat([x] * size)
@@ -86,7 +90,12 @@ def alone_of(*axes: Group, dtype: torch.dtype = torch.float32) -> Iterator[tuple
     pipeline._tasks.cache_clear()  # which are of the rank that this was before
     with (
         mock.patch.multiple(
-            exchanges, all_reduce=all_reduce, all_gather=all_gather, reduce_scatter=reduce_scatter, wait=lambda x: x
+            exchanges,
+            all_reduce=all_reduce,
+            all_reduce_=all_reduce_,
+            all_gather=all_gather,
+            reduce_scatter=reduce_scatter,
+            wait=lambda x: x,
         ),
         mock.patch.multiple(_links, send=send, receive=receive),
         mock.patch.object(Group, "process_group", property(lambda _: "of nobody")),
@@ -105,6 +114,10 @@ def counted(group: Group) -> Iterator[Sent]:
         sent.count("all_reduce", x.nbytes, name)
         return reduce(x, how, name)
 
+    def all_reduce_(x: Tensor, how: Literal["sum", "max"], name: str) -> Tensor:
+        sent.count("all_reduce", x.nbytes, name)
+        return reduce_(x, how, name)
+
     def all_gather(x: Tensor, size: int, name: str) -> Tensor:
         sent.count("all_gather", size * x.nbytes, name)
         return gather(x, size, name)
@@ -113,8 +126,11 @@ def counted(group: Group) -> Iterator[Sent]:
         sent.count("reduce_scatter", x.nbytes, name)
         return scatter(x, how, size, name)
 
-    reduce, gather, scatter = exchanges.all_reduce, exchanges.all_gather, exchanges.reduce_scatter
-    with mock.patch.multiple(exchanges, all_reduce=all_reduce, all_gather=all_gather, reduce_scatter=reduce_scatter):
+    reduce, reduce_ = exchanges.all_reduce, exchanges.all_reduce_
+    gather, scatter = exchanges.all_gather, exchanges.reduce_scatter
+    with mock.patch.multiple(
+        exchanges, all_reduce=all_reduce, all_reduce_=all_reduce_, all_gather=all_gather, reduce_scatter=reduce_scatter
+    ):
         yield sent
 
 

@@ -2,7 +2,8 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
+from unittest import mock
 
 import attrs
 import pytest
@@ -51,6 +52,7 @@ from fundl import (
     weighed_by,
     with_statistics,
 )
+from fundl._common import exchanges
 from fundl.distributed import Group
 from fundl.layer import Loss, Model
 from fundl.tree import BUFFER
@@ -310,3 +312,50 @@ def predicted(group: Group) -> Tensor:
     (batch,) = minibatches(None, (rows(), labels()), 40, part=group)
     _, report = train_step(cross_entropy, optimizer, over=group)(state, batch)
     return report.prediction
+
+
+class Order:
+    """What happens in a step, in its order."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+
+@attrs.frozen(eq=False)
+class Watched(Layer[None]):
+    """Tells when its backward runs, and gives a gradient that is kept elsewhere, too."""
+
+    weight: Tensor
+    kept: Tensor = attrs.field(metadata=BUFFER)
+    order: Order
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return x + self.weight.sum(), None
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple["Watched", Tensor]:
+        self.order.seen.append("backward")
+        return self.gradient(self.kept), grad
+
+
+def watched(group: Group) -> tuple[list[str], bool, float]:
+    """The order of a step, whether a gradient that others hold stayed as it was, and what became of the parameters."""
+    order, kept = Order(), torch.ones(2**20)
+    model = (Watched(torch.zeros(2**20), torch.ones(2**20), order), Watched(torch.zeros(2**20), kept, order))
+    begin = exchanges.all_reduce_
+
+    def noted(x: Tensor, how: Literal["sum", "max"], name: str) -> Tensor:
+        order.seen.append("sum")
+        return begin(x, how, name)
+
+    with mock.patch.object(exchanges, "all_reduce_", noted):
+        state, _ = train_step(mse, sgd(1.0), over=group)(
+            train_state(key(0), model, sgd(1.0)), (torch.zeros(2, 3), torch.ones(2, 3))
+        )
+    return order.seen, bool((kept == 1).all()), state.model[1].weight[0].item()
+
+
+def test_gradients_travel_while_others_are_found() -> None:
+    for result in together(2, watched):
+        assert result == (["backward", "sum", "backward", "sum"], True, -2.0)

@@ -23,6 +23,8 @@ def _between_processes(name: str) -> Callable[..., Tensor]:  # type: ignore[expl
 
 # x, "sum" or "max", group: the sum, or the largest, of the tensors of all processes.
 all_reduce: Callable[[Tensor, Literal["sum", "max"], str], Tensor] = _between_processes("all_reduce")
+# The same, written over x, which nobody else may hold.
+all_reduce_: Callable[[Tensor, Literal["sum", "max"], str], Tensor] = _between_processes("all_reduce_")
 # x (k, ...), size of the group n, group: those of all processes, one behind the other, (n k, ...).
 all_gather: Callable[[Tensor, int, str], Tensor] = _between_processes("all_gather_into_tensor")
 # x (n k, ...), "sum", n, group: of the sum of the tensors of all processes the rows of this one, (k, ...).

@@ -89,10 +89,10 @@ class Pass(Generic[P]):
     layer's memory is free before the layers below it are run backward. The caller has turned grad mode off.
     """
 
-    __slots__ = ("_kept", "_params", "grad", "output")
+    __slots__ = ("_kept", "grad", "output", "params")
 
     def __init__(self, params: P, x: object, taping: bool = False) -> None:  # see `first_forward`
-        self._params = params
+        self.params = params
         self.output: object
         self.output, residuals = first_forward(as_model(params), x, taping)
         self._kept = [residuals]
@@ -114,11 +114,16 @@ class Pass(Generic[P]):
 
     def backward(self) -> tuple[Model, object]:
         """The gradients with respect to the parameters and the input; this and the next can be asked for once."""
-        return _run_back(self._params, self._kept, self._taken_grad(), _backward)
+        return _run_back(self.params, self._kept, self._taken_grad(), _backward)
 
-    def backward_params(self) -> P:
-        """The gradient with respect to the parameters."""
-        grads, _ = _run_back(self._params, self._kept, self._taken_grad(), _backward_params)
+    def backward_params(self, taken: "_Taken | None" = None) -> P:
+        """The gradient with respect to the parameters.
+
+        Args:
+            taken: is given the gradients of each layer as soon as they are there, from the last layer to the first; what it
+                returns, a record like them, takes their place.
+        """
+        grads, _ = _run_back(self.params, self._kept, self._taken_grad(), _backward_params, taken)
         return cast("P", grads)  # each gradient is in its layer's place, which checkers cannot follow through a loop
 
     def _taken_grad(self) -> object:
@@ -176,6 +181,7 @@ def run_backward_input(params: Model, residuals: object, grad: object) -> object
 
 _Run: TypeAlias = Callable[[AnyLayer, list[object], object], tuple[Model, object]]
 """How a layer is run backward: its residuals are the last of the list, and taken out there, so that nobody else holds them."""
+_Taken: TypeAlias = Callable[[Model], Model]
 
 
 def _backward(layer: AnyLayer, kept: list[object], grad: object) -> tuple[Model, object]:
@@ -190,24 +196,25 @@ def _backward_input(layer: AnyLayer, kept: list[object], grad: object) -> tuple[
     return layer, layer.backward_input(kept.pop(), grad)
 
 
-def _run_back(params: Model, kept: list[object], grad: object, run: _Run) -> tuple[Model, object]:
+def _run_back(params: Model, kept: list[object], grad: object, run: _Run, taken: _Taken | None = None) -> tuple[Model, object]:
     """Run a model backward, of which the residuals are the last of `kept`; they are taken out."""
     if not isinstance(params, tuple):
         try:
-            return run(params, kept, grad)
+            own, grad_x = run(params, kept, grad)
         except Exception as error:
             if (wrong := _misuse(error, params, "a grad", grad) or _misfit(error, params, grad)) is not None:
                 note_layer(wrong, params, "grad", grad)
                 raise wrong from error
             note_layer(error, params, "grad", grad)
             raise
+        return (own if taken is None else taken(own)), grad_x
     first = _first_trainable(params) if run is _backward_params else 0
     inside, grads, place = [*_parts(kept.pop(), len(params))], [*params], len(params)
     try:
         while place > first:
             place -= 1
             later = place > first and run is _backward_params  # what is before it needs the gradient with respect to its input
-            grads[place], grad = _run_back(params[place], inside, grad, _backward if later else run)
+            grads[place], grad = _run_back(params[place], inside, grad, _backward if later else run, taken)
     except Exception as error:
         note_part(error, params, place)
         raise

@@ -11,6 +11,7 @@ from fundl.collectives import BUCKET_BYTES, buckets
 from fundl.distributed._units import Ran, nbytes_of, rows_of_one
 from fundl.optim.chain import AnyTransform
 from fundl.optim.transform import Stateless, Transform
+from fundl.training._sums import early_buckets
 
 LOSS: Final = 4
 SPLIT_LOSS: Final = 8
@@ -108,6 +109,11 @@ def _has_kernel(optimizer: AnyTransform) -> bool:
 def most_in_sum(leaves: Sequence[Tensor]) -> int:
     """What a sum over processes has: the gradients, the sums, and a bucket on its way."""
     return 2 * nbytes_of(leaves) + _largest_bucket(leaves)
+
+
+def most_in_early_sum(leaves: Sequence[Tensor]) -> int:
+    """What a sum that goes on during backward has at its end: the sums, and a bucket that is copied for its way."""
+    return nbytes_of(leaves) + max(nbytes_of([leaves[place] for place in places]) for places in early_buckets(leaves))
 
 
 def shared_buckets(leaves: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -14,6 +14,7 @@ from fundl.distributed._loads import (
     SPLIT_LOSS,
     Load,
     most_in_divided_update,
+    most_in_early_sum,
     most_in_passes,
     most_in_sum,
     most_in_update,
@@ -91,7 +92,7 @@ class Asked:
 def data_parallel(asked: Asked, processes: int) -> Load:
     """A step over so many processes, each of which has the whole model."""
     ran, leaves = ran_forward(asked, asked.rows_of(processes)), tree.trainable_leaves(asked.model)
-    exchange = most_in_sum(leaves) if processes > 1 else 0
+    exchange = most_in_early_sum(leaves) if processes > 1 else 0
     return _load(asked.model, asked.optimizer, ran, exchange, sent=sent_in_sum(nbytes_of(leaves), processes))
 
 
@@ -133,7 +134,7 @@ def split_layers(asked: Asked, ranks: int, data: int) -> Load:
     split = attrs.evolve(asked, model=_split(asked.model, Group("tensor", ranks, 0)))
     ran = ran_forward(split, asked.rows_of(data))
     leaves = tree.trainable_leaves(split.model)
-    exchange = most_in_sum(leaves) if data > 1 else 0
+    exchange = most_in_early_sum(leaves) if data > 1 else 0
     logits = _split_logits(split.model)  # of each row, the loss of those adds up three numbers
     exchanged = ran.exchanged + (3 * ran.output // logits if logits else 0)
     sent = sent_in_sum(exchanged, ranks) + sent_in_sum(nbytes_of(leaves), data)

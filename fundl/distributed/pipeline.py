@@ -31,7 +31,7 @@ from fundl.layers.structure import Identity
 from fundl.optim.flat import Tensors, copies, times, times_over
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import Transform, require_transform
-from fundl.training._over import Shares, mark, mark_in_python, scaled_by_share, shares_of, summed
+from fundl.training._over import Shares, mark, mark_in_python, require_whole, scaled_by_share, shares_of
 from fundl.training.step import (
     Report,
     TrainState,
@@ -341,7 +341,10 @@ def _totals(
         total = times(total, share) if work.count == 1 else times_over(total, share)
     grads: object = tree.with_trainable_leaves(work.state.model, total)
     del total
-    grads = summed(None, grads, optimizer)[0] if data is None else data.summed(grads)
+    if data is None:
+        require_whole(grads)
+    else:
+        grads = data.summed(grads)
     narrow = [half.narrowed(leaf, like) for leaf, like in zip(tree.trainable_leaves(grads), params, strict=True)]
     transform = optimizer.weighed(SUM if is_sum else told[1]) if optimizer.weighed(1.0) is not optimizer else optimizer
     value = told[0] if is_sum else told[0] / told[1]

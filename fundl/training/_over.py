@@ -10,6 +10,7 @@ goes backward times w_r over the sum, and the gradients with respect to the para
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Final, Generic, TypeVar
 
 import attrs
@@ -18,16 +19,20 @@ from torch import Tensor
 
 from fundl import random, tree
 from fundl._common.checks import loss_and_gradient, require_gradient
-from fundl._common.modes import is_readable
+from fundl._common.modes import is_readable, is_traced
+from fundl._common.running import Pass
 from fundl.collectives import reduced
 from fundl.groups import Group, device_of, require_group
-from fundl.layer import Loss, Prediction, Target
+from fundl.layer import Loss, Model, P, Prediction, Target
 from fundl.optim.transform import Transform
 from fundl.random import Key
+from fundl.training._sums import Sums
 from fundl.weights import SUM, Rule, Weight, adds_up, by_rows, count_along, rule_of
 
 T = TypeVar("T")
 S = TypeVar("S")
+
+_GONE: Final = torch.empty(0)  # in the place of a gradient that is on its way
 
 
 @attrs.frozen(eq=False)
@@ -76,8 +81,35 @@ class Shares(Generic[Prediction, Target]):
         Those of the last layers, which are there first, travel first.
         """
         leaves = tree.trainable_leaves(grads)
+        own = self._unsummed(grads, len(leaves))
+        for place, total in zip(own, reduced([leaves[place] for place in own[::-1]], self.group)[::-1], strict=True):
+            leaves[place] = total
+        return tree.with_trainable_leaves(grads, leaves)
+
+    def summed_backward(self, ran: Pass[P]) -> P:
+        """The same of a model that is run backward: a layer's gradients are on their way while those before it are found."""
+        if is_traced():  # what is compiled gets its order later
+            return self.summed(ran.backward_params())
+        self._unsummed(ran.params, len(tree.trainable_leaves(ran.params)))  # what cannot be summed is refused before any is
+        sums, found = Sums(self.group), list[list[Tensor | int]]()
+
+        def taken(grads: Model) -> Model:
+            leaves = tree.trainable_leaves(grads)
+            places: list[Tensor | int] = [*leaves]
+            for place in reversed(self._unsummed(grads, len(leaves))):
+                places[place] = sums.add(leaves[place])
+            found.append(places)
+            return tree.with_trainable_leaves(grads, [_GONE] * len(leaves)) if leaves else grads
+
+        grads = ran.backward_params(taken)
+        totals = sums.totals()
+        leaves = [totals[one] if isinstance(one, int) else one for places in reversed(found) for one in places]
+        return tree.with_trainable_leaves(grads, leaves)
+
+    def _unsummed(self, grads: object, count: int) -> Sequence[int]:
+        """The places of the leaves, of so many, that no layer has summed over the processes of the step."""
         if not tree.holds(tree.is_divided, grads):
-            return tree.with_trainable_leaves(grads, reduced(leaves[::-1], self.group)[::-1])
+            return range(count)
         sums = tree.summed_over(grads)
         for split, among in zip(tree.splits_of(grads), sums, strict=True):
             if split is not None and not among and isinstance(split.among, Group) and _meet(split.among, self.group):
@@ -86,10 +118,7 @@ class Shares(Generic[Prediction, Target]):
                     f" step is over {self.group}, whose processes are given different ones: make both by data, tensor ="
                     " grid(data=..., tensor=...), split the layers over tensor, and write train_step(..., over=data)"
                 )
-        own = [place for place, among in enumerate(sums) if not self._has_summed(tuple(among))]
-        for place, total in zip(own, reduced([leaves[place] for place in own[::-1]], self.group)[::-1], strict=True):
-            leaves[place] = total
-        return tree.with_trainable_leaves(grads, leaves)
+        return [place for place, among in enumerate(sums) if not self._has_summed(tuple(among))]
 
     def _has_summed(self, among: tuple[tree.Division, ...]) -> bool:
         """Whether a leaf's gradient is the sum already over the processes of the step."""
@@ -140,23 +169,23 @@ def shares_of(over: Group | None, loss: Loss[Prediction, Target]) -> Shares[Pred
     return Shares(over, loss) if over.size > 1 else None
 
 
-def summed(shares: Shares[Prediction, Target] | None, grads: T, optimizer: Transform[S]) -> tuple[T, Transform[S]]:
-    """The gradients of the whole batch, from those of the rows of a process, and the optimizer for them.
+def summed_backward(shares: Shares[Prediction, Target] | None, ran: Pass[P], optimizer: Transform[S]) -> tuple[P, Transform[S]]:
+    """The gradients of the whole batch, of a model that is run backward, and the optimizer for them.
 
     Or those that there are, and an optimizer that sums them itself.
     """
-    is_divided = tree.holds(tree.is_divided, grads)
     if shares is None:
-        if is_divided:
-            _require_whole(grads)
-        return grads, optimizer
-    if not is_divided and (summing := optimizer.summing(shares.group)) is not None:
-        return grads, summing
-    return shares.summed(grads), optimizer
+        require_whole(ran.params)
+        return ran.backward_params(), optimizer
+    if not tree.holds(tree.is_divided, ran.params) and (summing := optimizer.summing(shares.group)) is not None:
+        return ran.backward_params(), summing
+    return shares.summed_backward(ran), optimizer
 
 
-def _require_whole(model: object) -> None:
+def require_whole(model: object) -> None:
     """Raise unless one process has all rows of a batch: layers that sum gradients over several are for a step over these."""
+    if not tree.holds(tree.is_divided, model):
+        return
     sizes = [math.prod(one.size for one in among) for among in tree.summed_over(model)]
     if max(sizes, default=1) > 1:
         raise ValueError(

@@ -33,7 +33,7 @@ from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
 from fundl.runs import ONE, Runs
-from fundl.training._over import mark, shares_of, summed
+from fundl.training._over import mark, shares_of, summed_backward
 from fundl.tree import Record, holds
 from fundl.weights import by_rows, rule_of, weighed_by
 
@@ -205,7 +205,7 @@ def step_of(
         value = ran.differentiate(loss_of_all, prediction, target)
         if (scale := optimizer.loss_scale(state.optimizer.inner)) is not None:
             ran.grad = runs.each(scaled)(ran.grad, scale)
-        grads, transform = summed(shares, ran.backward_params(), optimizer)
+        grads, transform = summed_backward(shares, ran, optimizer)
         transform = transform.weighed(rule_of_all(prediction, target)) if gathers else transform
         return grads, transform, Report(value, prediction), seen
 
