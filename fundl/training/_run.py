@@ -239,7 +239,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
 
     def _go_through(self, epoch: _UnderWay[Prediction, Target], shown: Progress, between: Callable[[], None] | None) -> None:
         """Make a step of each batch of an epoch that are left."""
-        means = epoch.means
+        means, is_shared = epoch.means, bool(self.partners)
         step = epoch.first_step + means.count
         batches = self.source.epoch(epoch.first_step, step)
         for group in self.partners.along:
@@ -263,12 +263,12 @@ class Run(Generic[P, S, X, Target, Prediction]):
                     means.add_many(x, target, report)
                 else:
                     means.add(x, target, report)
-                if self.partners and means.count // _SETTLED > before // _SETTLED:
+                if is_shared and means.count // _SETTLED > before // _SETTLED:
                     means.settle()
                 shown.move(epoch.number - 1 + means.count / max(steps, means.count))
                 if between is None:
                     signals.release()
-                elif self.partners or means.is_settled:
+                elif is_shared or means.is_settled:
                     signals.release()
                     between()
             means.settle()
