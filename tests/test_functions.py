@@ -364,8 +364,8 @@ def test_modules_that_are_no_functions(module: nn.Module, message: str) -> None:
     layer, x = torch_nn.as_layer(module), normal(4, 3)
     given = tree.map(torch.clone, (layer, x))
     random_state = torch.get_rng_state()
-    for _ in range(2):
-        with pytest.raises(torch_nn.ConversionError, match=message):
+    for mode in (torch.inference_mode, torch.no_grad, torch.enable_grad):
+        with mode(), pytest.raises(torch_nn.ConversionError, match=message):
             apply(layer, x)
     assert tree.equal((layer, x), given)
     assert torch.equal(torch.get_rng_state(), random_state)

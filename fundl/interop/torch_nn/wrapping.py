@@ -129,7 +129,8 @@ class ModuleFunction:
         with _LOCKS.setdefault(self.module, threading.RLock()):
             if self.module in _PROVEN or not all(map(is_untraced, tree.leaves((params, x)))):
                 return self._run(params, x)
-            return self._proven(params, x)
+            with torch.inference_mode(False), torch.no_grad():  # where tensors count how often they are written to
+                return self._proven(params, x)
 
     def _run(self, params: ModuleTensors, x: object) -> object:
         inputs = x if type(x) is tuple else (x,)
@@ -140,7 +141,7 @@ class ModuleFunction:
         """The first run, of copies: it tells whether the module is a pure function."""
         given = tree.map(torch.clone, _Given(params, x))
         tensors = dict(zip(tree.paths(given), tree.leaves(given), strict=True))
-        state, versions = torch.get_rng_state(), {name: _version(tensor) for name, tensor in tensors.items()}
+        state, versions = torch.get_rng_state(), {name: tensor._version for name, tensor in tensors.items()}
         output = self._run(given.params, given.x)
         if not torch.equal(state, torch.get_rng_state()):
             torch.set_rng_state(state)
@@ -151,7 +152,7 @@ class ModuleFunction:
         if written := [
             name.removeprefix(".params").removeprefix(".")
             for name, tensor in tensors.items()
-            if _version(tensor) != versions[name]
+            if tensor._version != versions[name]
         ]:
             raise ConversionError(
                 f"{self!r} writes over {', '.join(written)}, in evaluation too, but a layer changes nothing that it is given:"
@@ -175,11 +176,6 @@ class _Given(NamedTuple):
 
     params: ModuleTensors
     x: object
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was written to; what is made in inference mode does not count it."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _without_values(module: nn.Module) -> nn.Module:
