@@ -271,6 +271,8 @@ def test_what_a_run_through_a_pipeline_refuses() -> None:
         fit(step, state, data, epochs=1, compile=True, progress=False)
     with pytest.raises(ValueError, match="train without 'error', and measure the model by evaluate"):
         fit(step, state, data, epochs=1, metrics={"error": of_nothing}, progress=False)
+    with pytest.raises(ValueError, match="the batch has no rows"):
+        step(state, (torch.ones(0, 2), torch.ones(0, 2)))
     with pytest.raises(ValueError, match="nothing to evaluate on"):
         pipeline_evaluate(mse, model, [], through=ALONE)
     with pytest.raises(ValueError, match="make it by stages"):

@@ -88,8 +88,8 @@ def pipeline_step(
 
     Raises:
         TypeError: something is not what it is to be.
-        ValueError: there is no micro-batch; or, when a step is made, the stages would wait for each other for ever, the model
-            is in stages of another group, or has a BatchNorm without statistics.
+        ValueError: there is no micro-batch; or, when a step is made, the batch is empty, the stages would wait for each other
+            for ever, the model is in stages of another group, or has a BatchNorm without statistics.
 
     >>> from fundl import initialize, key, linear, mse, sgd, train_state
     >>> from fundl.distributed import pipeline_step, stages, start
@@ -119,6 +119,8 @@ def pipeline_step(
         require_stages(state.model, through)
         x, target = pair(batch)
         rows = count_along(x, 0)
+        if not rows and data is None:
+            raise ValueError("there is nothing to average: the batch has no rows; leave it out")
         count = micro_batches if data is not None else min(micro_batches, rows)
         work = _Work(state, x, target, own, through, count, parts, told, optimizer.loss_scale(state.optimizer.inner))
         for task in _tasks(schedule, through.size, count)[through.rank]:
