@@ -375,7 +375,7 @@ PRINTED: Final = """\
 scheme                params  moments  grads  residuals   peak  sent  fits
 ──────────────────────────────────────────────────────────────────────────
 data parallel
-  data=4                30.5     61.1   30.5        0.2  168.1  45.8  no
+  data=4                30.5     61.1   30.5        0.2  137.5  45.8  no
 shard_moments
   data=4                30.5     15.3   30.5        0.2  145.2  45.8  no
 shard

@@ -151,7 +151,8 @@ class _Watch:
     def _remembered(self, result: object) -> object:
         line = _user_line()
         parts = result if isinstance(result, tuple | list) else (result,)
-        self._seen += [(weakref.ref(part), line) for part in parts if isinstance(part, Tensor)]
+        made = (part for part in parts if isinstance(part, Tensor) and not torch_private.is_plain(part))
+        self._seen += [(weakref.ref(part), line) for part in made]  # one that is plain was there before
         return result
 
 

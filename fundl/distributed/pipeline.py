@@ -98,7 +98,7 @@ def pipeline_step(
     >>> step = pipeline_step(mse, sgd(0.1), through=group, micro_batches=2)
     >>> state, report = step(train_state(key(1), model, sgd(0.1)), (torch.ones(4, 2), torch.zeros(4, 1)))
     >>> state.step, report
-    (tensor(1), Report(loss=float32[], prediction=None))
+    (tensor(1), Report(loss=float32[], prediction=None, weight=float64[]))
     """
     require_loss(loss)
     require_transform(optimizer)

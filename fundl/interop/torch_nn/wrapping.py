@@ -112,8 +112,10 @@ class ModuleFunction:
 
     def __init__(self, module: nn.Module) -> None:
         """Copy the module; its tensors take no memory in the copy."""
-        self.module = _without_values(module)
-        self.__wrapped__ = tuple((name, type(part), _settings(part)) for name, part in self.module.named_modules())
+        self.module: nn.Module = _without_values(module)
+        self.__wrapped__: tuple[tuple[str, type[nn.Module], object], ...] = tuple(
+            (name, type(part), _settings(part)) for name, part in self.module.named_modules()
+        )
         """What it is known by."""
 
     @override
