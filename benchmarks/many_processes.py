@@ -8,7 +8,8 @@ of the same batch. All write over the parameters that they had, as `fit` does; "
 that keeps the state it was given. The sides take turns in the same processes. `mlp` is 784-2048-1664-10 with 256 rows, 5.0
 million parameters; `transformer` 4 blocks of 256 features with 8 x 128 tokens, 3.2 million. The ratio is the median over the
 turns of a side's seconds over those of fundl's side that has the same memory: above 1, fundl is quicker. What is sent is what
-the loopback device of Linux has counted, of all programs: measure where nothing else runs.
+the loopback device of Linux has counted, of all programs: measure where nothing else runs. With --memory, each side runs alone,
+and what is printed is the most memory that its steps take beside that of the process before it.
 """
 
 import os
@@ -183,6 +184,26 @@ def measure(network: NetworkName, rounds: int, *, compiled: bool) -> None:
         _print(turns)
 
 
+def measure_memory(network: NetworkName, name: str, *, compiled: bool) -> None:
+    """What each process of a group does for one side alone: the first prints the most memory of its steps."""
+    group, _ = distributed.start(device="cpu")
+    before = _memory("VmRSS")
+    side = dict(sides_of(network, group, compiled=compiled))[name]()
+    for _ in range(STEPS):
+        side()
+    Path("/proc/self/clear_refs").write_text("5")  # from here on, VmHWM is the most since
+    for _ in range(STEPS):
+        side()
+    if group.rank == 0:
+        print(f"{name:14}{_memory('VmHWM') - before:>9.0f}", flush=True)
+
+
+def _memory(kind: str) -> float:
+    """The megabytes of this process's memory, as Linux counts it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(f"{kind}:"))
+
+
 def _turn(side: Side, group: Group) -> tuple[float, float, float]:
     """The seconds, the processor's seconds and the bytes that are sent, of a step of a process."""
     distributed.all_sum(torch.zeros(1), group)
@@ -212,6 +233,7 @@ def main(
     processes: Annotated[int, typer.Option(min=1, help="How many.")] = 2,
     rounds: Annotated[int, typer.Option(min=1, help="How often each side has its turn.")] = 15,
     compiled: Annotated[bool, typer.Option("--compiled", help="By jit and torch.compile, rather than eager.")] = False,
+    memory: Annotated[bool, typer.Option("--memory", help="The memory of each side alone, rather than times.")] = False,
 ) -> None:
     """Print what each side takes, and how many times as long as fundl's."""
     names = network or ["mlp", "transformer"]
@@ -220,11 +242,12 @@ def main(
             raise typer.BadParameter(f"there is no {name!r}: mlp or transformer", param_hint="--network")
     print(machine())
     for name in names:
-        print(f"{name}, {processes} processes, {'compiled' if compiled else 'eager'}", flush=True)
+        print(f"{name}, {processes} processes, {'compiled' if compiled else 'eager'}{', MB' if memory else ''}", flush=True)
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         command = [*launch, "-m", "benchmarks.many_processes", str(rounds), str(int(compiled))]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1", _WORKER: name}
-        subprocess.run(command, check=True, env=environment)
+        for side in (side for side in _PEERS if not (compiled and side == "FSDP2")) if memory else [""]:
+            subprocess.run([*command, side], check=True, env=environment)
 
 
 if __name__ == "__main__":
@@ -232,4 +255,8 @@ if __name__ == "__main__":
     if chosen is None:
         typer.run(main)
     else:
-        measure("mlp" if chosen == "mlp" else "transformer", int(sys.argv[1]), compiled=sys.argv[2] == "1")
+        trained: NetworkName = "mlp" if chosen == "mlp" else "transformer"
+        if sys.argv[3]:
+            measure_memory(trained, sys.argv[3], compiled=sys.argv[2] == "1")
+        else:
+            measure(trained, int(sys.argv[1]), compiled=sys.argv[2] == "1")
