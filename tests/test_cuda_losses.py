@@ -6,6 +6,7 @@ from typing import Final
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fundl import cross_entropy, key, random
 from fundl._common import cross_entropy_on_gpu as on_gpu
@@ -87,3 +88,19 @@ def test_classes_along_the_last_axis() -> None:
     x, target = random.normal(key(0), (2, 5, 9)), random.randint(key(1), (2, 5), low=0, high=9)
     found, expected = cross_entropy(x.to(DEVICE), target.to(DEVICE), axis=-1), cross_entropy(x, target, axis=-1)
     torch.testing.assert_close([each.cpu() for each in found], [*expected])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # which torch's own forward mode calls
+def test_dual_numbers_keep_their_tangents() -> None:
+    """In forward mode the formula stands: a kernel sees no tangent."""
+    found: list[Tensor] = []
+    for device in (DEVICE, torch.device("cpu")):
+        x, target = (each.to(device) for each in given(7, 10, torch.float32))
+        with forward_ad.dual_level():
+            dual: Tensor = forward_ad.make_dual(x, x.sin())  # type: ignore[no-untyped-call]  # torch does not say
+            for part in cross_entropy(dual, target):
+                tangent: Tensor | None = forward_ad.unpack_dual(part).tangent  # type: ignore[no-untyped-call]  # likewise
+                assert tangent is not None
+                found.append(tangent.cpu())
+    torch.testing.assert_close(found[:2], found[2:])
+    assert found[1].any()

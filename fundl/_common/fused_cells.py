@@ -5,12 +5,12 @@ A compiler makes as few kernels of the formulas, and is given these.
 
 from torch import Tensor
 
-from fundl._common.modes import is_untraced
+from fundl._common.modes import is_in_forward_mode, is_untraced
 
 
 def cells_run(*tensors: Tensor) -> bool:
-    """Whether the kernels take what belongs to a sweep: numbers of one dtype on one GPU, neither traced nor mapped."""
+    """Whether the kernels take what belongs to a sweep: numbers of one dtype on one GPU, neither traced, mapped nor dual."""
     first = tensors[0]
-    return first.is_cuda and all(
-        is_untraced(x) and x.dtype == first.dtype and x.device == first.device and x.numel() > 0 for x in tensors
-    )
+    if not first.is_cuda or is_in_forward_mode():
+        return False
+    return all(is_untraced(x) and x.dtype == first.dtype and x.device == first.device and x.numel() > 0 for x in tensors)

@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from fundl._common.modes import is_untraced
+from fundl._common.modes import is_in_forward_mode, is_untraced
 
 _OPTIONS: Final = b"--std=c++17", b"-prec-div=true", b"-prec-sqrt=true", b"-ftz=false"
 _NO_MORE, _BUFFER, _BUFFER_SIZE = 0, 1, 2  # how the driver calls what it is given
@@ -28,7 +28,9 @@ class _CannotError(OSError):
 
 def takes(x: Tensor) -> bool:
     """Whether a kernel may read a tensor: its numbers are on a GPU, and nothing traces, wraps or differentiates it."""
-    return x.is_cuda and is_untraced(x) and not (x.requires_grad and torch.is_grad_enabled()) and not x.is_neg()
+    if not x.is_cuda or not is_untraced(x) or is_in_forward_mode():
+        return False
+    return not (x.requires_grad and torch.is_grad_enabled()) and not x.is_neg()
 
 
 def kernels(source: Path, device: int) -> Mapping[str, int]:
