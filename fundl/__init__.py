@@ -204,8 +204,16 @@ from fundl.optim.plateau import reduce_on_plateau as reduce_on_plateau
 from fundl.optim.schedules import (
     Schedule as Schedule, constant_schedule as constant_schedule, cosine_schedule as cosine_schedule,
     exponential_schedule as exponential_schedule, inverse_time_schedule as inverse_time_schedule,
-    join_schedules as join_schedules, linear_schedule as linear_schedule, one_cycle_schedule as one_cycle_schedule,
-    step_schedule as step_schedule, warmup_cosine_schedule as warmup_cosine_schedule,
+    linear_schedule as linear_schedule, polynomial_schedule as polynomial_schedule, step_schedule as step_schedule,
+)
+from fundl.optim.cycles import (
+    cyclic_schedule as cyclic_schedule, one_cycle_schedule as one_cycle_schedule,
+    warm_restarts_schedule as warm_restarts_schedule,
+)
+from fundl.optim.joined_schedules import (
+    interpolated_schedule as interpolated_schedule, join_schedules as join_schedules,
+    multiply_schedules as multiply_schedules, piecewise_schedule as piecewise_schedule,
+    warmup_cosine_schedule as warmup_cosine_schedule,
 )
 
 # Training: a state, a step, and a run.

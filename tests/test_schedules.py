@@ -5,19 +5,25 @@ import math
 from collections.abc import Callable
 from typing import Final, Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import SGD
 from torch.optim.lr_scheduler import (
+    ChainedScheduler,
     ConstantLR,
     CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    CyclicLR,
     ExponentialLR,
     LambdaLR,
     LinearLR,
     LRScheduler,
+    MultiStepLR,
     OneCycleLR,
+    PolynomialLR,
     SequentialLR,
     StepLR,
 )
@@ -28,13 +34,19 @@ from fundl import (
     adam,
     constant_schedule,
     cosine_schedule,
+    cyclic_schedule,
     exponential_schedule,
+    interpolated_schedule,
     inverse_time_schedule,
     join_schedules,
     linear_schedule,
+    multiply_schedules,
     one_cycle_schedule,
+    piecewise_schedule,
+    polynomial_schedule,
     sgd,
     step_schedule,
+    warm_restarts_schedule,
     warmup_cosine_schedule,
 )
 from fundl.optim.chain import AnyTransform
@@ -57,6 +69,22 @@ def three_phases(optimizer: SGD) -> LRScheduler:
     )
 
 
+def by_numpy(points: dict[int, float]) -> Peer:
+    """What numpy's interpolation gives."""
+    steps, values = zip(*sorted(points.items()), strict=True)
+    return lambda o: LambdaLR(o, lambda step: float(np.interp(step, steps, values)) / BASE)
+
+
+def with_halves_of_cosines(step: int) -> float:
+    """From 0.1 at step 5 to 0.4 at 10, to 0.2 at 25, by hand."""
+    if not 5 < step < 25:
+        return 0.1 if step <= 5 else 0.2
+    low, size, part = (0.1, 0.3, (10 - step) / 5) if step < 10 else (0.2, 0.2, (step - 10) / 15)
+    return low + size * (1 + math.cos(math.pi * part)) / 2
+
+
+POINTS: Final = {20: 0.2, 0: 0.0, 5: 0.5, 8: 0.1}
+
 # By name: what comes before a colon is the public function that makes it.
 SCHEDULES: Final[dict[str, tuple[Schedule, Peer]]] = {
     "constant_schedule": (constant_schedule(BASE), lambda o: ConstantLR(o, factor=1.0)),
@@ -64,6 +92,56 @@ SCHEDULES: Final[dict[str, tuple[Schedule, Peer]]] = {
     "step_schedule": (step_schedule(BASE, every=7), lambda o: StepLR(o, step_size=7)),
     "step_schedule: factor": (step_schedule(BASE, factor=0.7, every=3), lambda o: StepLR(o, step_size=3, gamma=0.7)),
     "exponential_schedule": (exponential_schedule(BASE, 0.93), lambda o: ExponentialLR(o, gamma=0.93)),
+    "exponential_schedule: to a floor": (
+        exponential_schedule(BASE, 0.8, final=0.02),
+        lambda o: LambdaLR(o, lambda step: max(0.8**step, 0.02 / BASE)),
+    ),
+    "exponential_schedule: to a ceiling": (
+        exponential_schedule(BASE, 1.2, final=2.0),
+        lambda o: LambdaLR(o, lambda step: min(1.2**step, 2.0 / BASE)),
+    ),
+    "polynomial_schedule": (polynomial_schedule(BASE, 0.0, 20), lambda o: PolynomialLR(o, total_iters=20, power=2.0)),
+    "polynomial_schedule: power": (
+        polynomial_schedule(BASE, 0.1, 20, power=0.9),
+        lambda o: LambdaLR(o, lambda step: (0.1 + (BASE - 0.1) * (1 - min(step, 20) / 20) ** 0.9) / BASE),
+    ),
+    "warm_restarts_schedule": (
+        warm_restarts_schedule(BASE, 7, final=0.01),
+        lambda o: CosineAnnealingWarmRestarts(o, T_0=7, eta_min=0.01),
+    ),
+    "warm_restarts_schedule: longer": (
+        warm_restarts_schedule(BASE, 3, growth=3),
+        lambda o: CosineAnnealingWarmRestarts(o, T_0=3, T_mult=3),
+    ),
+    "warm_restarts_schedule: lower": (
+        warm_restarts_schedule(BASE, 8, decay=0.5),
+        lambda o: LambdaLR(o, lambda step: 0.5 ** (step // 8) * (1 + math.cos(math.pi * (step % 8) / 8)) / 2),
+    ),
+    "cyclic_schedule": (
+        cyclic_schedule(0.1, 0.5, rise=5),
+        lambda o: CyclicLR(o, 0.1, 0.5, step_size_up=5, cycle_momentum=False),
+    ),
+    "cyclic_schedule: triangular2": (
+        cyclic_schedule(0.1, 0.5, rise=3, fall=6, decay_per_cycle=0.5),
+        lambda o: CyclicLR(o, 0.1, 0.5, step_size_up=3, step_size_down=6, mode="triangular2", cycle_momentum=False),
+    ),
+    "cyclic_schedule: exp_range": (
+        cyclic_schedule(0.1, 0.5, rise=4, fall=1, decay_per_step=0.9),
+        lambda o: CyclicLR(o, 0.1, 0.5, 4, 1, mode="exp_range", gamma=0.9, cycle_momentum=False),
+    ),
+    "piecewise_schedule": (
+        piecewise_schedule([BASE, BASE / 10, BASE / 100], [4, 20]),
+        lambda o: MultiStepLR(o, milestones=[4, 20]),
+    ),
+    "interpolated_schedule": (interpolated_schedule(POINTS), by_numpy(POINTS)),
+    "interpolated_schedule: halves of cosines": (
+        interpolated_schedule({5: 0.1, 10: 0.4, 25: 0.2}, shape="cosine"),
+        lambda o: LambdaLR(o, lambda step: with_halves_of_cosines(step) / BASE),
+    ),
+    "multiply_schedules": (
+        multiply_schedules([linear_schedule(0.5, 1.0, 10), exponential_schedule(BASE, 0.9)]),
+        lambda o: ChainedScheduler([LinearLR(o, 0.5, 1.0, total_iters=10), ExponentialLR(o, gamma=0.9)]),
+    ),
     "inverse_time_schedule": (inverse_time_schedule(BASE, 0.2), lambda o: LambdaLR(o, lambda step: 1 / (1 + 0.2 * step))),
     "cosine_schedule": (cosine_schedule(BASE, 30), lambda o: CosineAnnealingLR(o, T_max=30)),
     "cosine_schedule: final": (cosine_schedule(BASE, 30, final=0.1), lambda o: CosineAnnealingLR(o, T_max=30, eta_min=0.1)),
@@ -170,6 +248,33 @@ def test_it_stays_where_it_ends(schedule: Schedule, last: float) -> None:
             lambda: join_schedules([constant_schedule(1.0)] * 3, [3, 3]),
             r"the boundaries must be above 0 and grow, not \(3, 3\)",
         ),
+        (lambda: polynomial_schedule(1.0, 0.0, 3, power=0.0), r"power must be a finite number above 0, not 0\.0"),
+        (
+            lambda: exponential_schedule(1.0, 0.5, final=2.0),
+            r"final=2\.0 is never reached from initial=1\.0 by a factor of 0\.5",
+        ),
+        (
+            lambda: exponential_schedule(1.0, 1.5, final=0.5),
+            r"final=0\.5 is never reached from initial=1\.0 by a factor of 1\.5",
+        ),
+        (lambda: exponential_schedule(1.0, 0.5, final=-1.0), r"final must be a finite number of 0 or more, not -1\.0"),
+        (lambda: warm_restarts_schedule(1.0, 3, growth=0), "growth must be 1 or more, not 0"),
+        (lambda: warm_restarts_schedule(1.0, 3, decay=1.5), r"decay must be in \[0, 1\], not 1\.5"),
+        (lambda: cyclic_schedule(1.0, 0.5, rise=3), r"low must be at most high=0\.5, not 1\.0"),
+        (lambda: cyclic_schedule(0.0, 0.5, rise=3, fall=0), "fall must be 1 or more, not 0"),
+        (lambda: piecewise_schedule([1.0, 0.5], [3, 5]), "2 values meet at 1 boundaries, not 2"),
+        (lambda: piecewise_schedule([1.0, -0.5], [3]), r"value 1 must be a finite number of 0 or more, not -0\.5"),
+        (lambda: interpolated_schedule({3: 1.0}), r"points are two or more, to be joined, not \{3: 1\.0\}"),
+        (lambda: interpolated_schedule({-1: 1.0, 3: 1.0}), "the steps of points are ints of 0 or more, not -1"),
+        (
+            lambda: interpolated_schedule({0: 1.0, 3: math.inf}),
+            "the value of the point at step 3 must be a finite number of 0 or more, not inf",
+        ),
+        (
+            lambda: interpolated_schedule({0: 1.0, 3: 0.5}, shape="cubic"),  # type: ignore[arg-type]  # the mistake
+            'shape is "linear" or "cosine", not \'cubic\'',
+        ),
+        (lambda: multiply_schedules([]), "schedules are one or more: of none there is no product"),
     ],
 )
 def test_bad_arguments_are_refused(make: Callable[[], Schedule], message: str) -> None:
@@ -192,6 +297,22 @@ def test_a_schedule_of_ones_own_is_a_few_lines() -> None:
             return count.add(1).rsqrt()
 
     assert Root()(3).item() == 0.5
+
+
+def test_restarts_come_at_integers_however_far() -> None:
+    for growth in (2, 3, 5, 7, 10):
+        schedule, length, begin = warm_restarts_schedule(1.0, 3, growth=growth), 3, 0
+        while begin + length < 2**50:
+            begin, length = begin + length, length * growth
+            before, there, after = schedule(torch.tensor([begin - 1, begin, begin + 1])).tolist()
+            assert there == 1.0
+            assert before < there
+            assert after <= there
+
+
+def test_functions_are_multiplied_as_schedules_are() -> None:
+    product = multiply_schedules([lambda count: 0.5 * count, linear_schedule(1.0, 0.0, steps=4)])
+    assert product(torch.arange(5)).tolist() == [0.0, 0.375, 0.5, 0.375, 0.0]
 
 
 def test_functions_are_joined_as_schedules_are() -> None:
