@@ -184,6 +184,10 @@ from fundl.optim.rms import RMSPropState as RMSPropState, RMSState as RMSState, 
 from fundl.optim.decay import (
     DecayState as DecayState, Predicate as Predicate, add_decayed_weights as add_decayed_weights, is_matrix as is_matrix,
 )
+from fundl.optim.trust_ratio import (
+    LambState as LambState, LarsState as LarsState, TrustRatioState as TrustRatioState, lamb as lamb, lars as lars,
+    scale_by_trust_ratio as scale_by_trust_ratio,
+)
 from fundl.optim.clipping import clip_by_global_norm as clip_by_global_norm, clip_by_value as clip_by_value
 from fundl.optim.scaling import RateState as RateState, scale as scale, scale_by_learning_rate as scale_by_learning_rate
 from fundl.optim.ema import EmaState as EmaState, ema as ema

@@ -5,13 +5,10 @@ nothing with the library but the records of hyper-parameters. What they remember
 others.
 """
 
-import functools
 import math
 from typing import Final
 
-import attrs
 import torch
-from torch import Tensor
 
 from fundl import (
     accumulate,
@@ -57,6 +54,8 @@ from fundl.optim.rms import _ScaleByRMS
 from fundl.optim.scaling import ScaleByLearningRate, _Scale
 from fundl.optim.sgd import _SGD, _Trace
 from fundl.optim.skip_nonfinite import SkipNonfinite
+from tests.optimizer_catalogue import CATALOGUE
+from tests.optimizer_memory import Flat, Memory, decayed, formula, put
 
 # By name: what comes before a colon is the public function that makes it.
 OPTIMIZERS: Final[dict[str, AnyTransform]] = {
@@ -116,39 +115,13 @@ OPTIMIZERS: Final[dict[str, AnyTransform]] = {
     ),
     "chain": chain(clip_by_global_norm(1.0), adam(0.1)),
     "chain: nested": chain(chain(clip_by_value(1.0), scale(2.0)), chain(accumulate(sgd(0.1, momentum=0.9), steps=3))),
+    **CATALOGUE,
 }
 
 
 # --- The formulas -----------------------------------------------------------------------------------------------------
 
-Flat = list[Tensor]
-
 GREATEST_SCALE: Final = 2.0**24
-
-
-@attrs.define
-class Memory:
-    """What a transform remembers, for each leaf of the params, and what its parts do."""
-
-    leaves: Flat
-    paths: list[str]
-    count: int = 0
-    tensors: dict[str, Flat] = attrs.Factory(dict)
-    numbers: dict[str, float] = attrs.Factory(dict)
-    parts: dict[int, "Memory"] = attrs.Factory(dict)
-
-    def of(self, name: str, initial: float = 0.0) -> Flat:
-        """A tensor for each leaf; in the beginning a number."""
-        return self.tensors.setdefault(name, [torch.full_like(leaf, initial, dtype=torch.float64) for leaf in self.leaves])
-
-    def part(self, place: int) -> "Memory":
-        """The memory of an inner transform."""
-        return self.parts.setdefault(place, Memory(self.leaves, self.paths))
-
-    def all(self) -> Flat:
-        """All that is remembered, by the parts too."""
-        own = [tensor for flat in self.tensors.values() for tensor in flat]
-        return own + [tensor for part in self.parts.values() for tensor in part.all()]
 
 
 def begin(transform: AnyTransform, leaves: Flat, paths: list[str]) -> Memory:
@@ -194,12 +167,6 @@ def parts_of(transform: AnyTransform) -> list[AnyTransform]:
             return []
 
 
-@functools.singledispatch
-def formula(transform: AnyTransform, grads: Flat, memory: Memory, params: Flat) -> Flat:  # of all formulas
-    """The updates, in float64; the memory is changed."""
-    raise NotImplementedError(f"write the formula of {type(transform).__name__} here")
-
-
 @formula.register(_Chain)
 @formula.register(_Adam)
 @formula.register(_SGD)
@@ -243,32 +210,22 @@ def _(decay: AddDecayedWeights, grads: Flat, memory: Memory, params: Flat) -> Fl
     return [g + share * p if share else g for g, p, share in zip(grads, params, shares, strict=True)]
 
 
-def _put(memory: Memory, name: str, values: Flat) -> Flat:
-    memory.tensors[name] = values
-    return values
-
-
-def _decayed(decay: float, old: Flat, new: Flat) -> Flat:
-    # 0 times infinity: a decay of 0 forgets everything.
-    return [decay * a + (1 - decay) * b if decay else b.clone() for a, b in zip(old, new, strict=True)]
-
-
 @formula.register
 def _(trace: _Trace, grads: Flat, memory: Memory, _params: Flat) -> Flat:
     memory.count += 1
     if trace.momentum == 0:
-        return _put(memory, "trace", grads)
+        return put(memory, "trace", grads)
     share = 1.0 if memory.count == 1 else 1 - trace.dampening
-    total = _put(memory, "trace", [trace.momentum * b + share * g for b, g in zip(memory.of("trace"), grads, strict=True)])
+    total = put(memory, "trace", [trace.momentum * b + share * g for b, g in zip(memory.of("trace"), grads, strict=True)])
     return [g + trace.momentum * b for g, b in zip(grads, total, strict=True)] if trace.nesterov else total
 
 
 @formula.register
 def _(adam: _ScaleByAdam, grads: Flat, memory: Memory, _params: Flat) -> Flat:
     memory.count += 1
-    first = _put(memory, "first", _decayed(float(adam.beta1), memory.of("first"), grads))
-    second = _put(memory, "second", _decayed(float(adam.beta2), memory.of("second"), [g**2 for g in grads]))
-    most = _put(memory, "most", [torch.maximum(a, b) for a, b in zip(memory.of("most"), second, strict=True)])
+    first = put(memory, "first", decayed(float(adam.beta1), memory.of("first"), grads))
+    second = put(memory, "second", decayed(float(adam.beta2), memory.of("second"), [g**2 for g in grads]))
+    most = put(memory, "most", [torch.maximum(a, b) for a, b in zip(memory.of("most"), second, strict=True)])
     unbiased = [v / (1 - adam.beta2**memory.count) for v in (most if adam.amsgrad else second)]
     mean = [m / (1 - adam.beta1**memory.count) for m in first]
     return [m / (v.sqrt() + adam.epsilon) for m, v in zip(mean, unbiased, strict=True)]
@@ -277,9 +234,9 @@ def _(adam: _ScaleByAdam, grads: Flat, memory: Memory, _params: Flat) -> Flat:
 @formula.register
 def _(rms: _ScaleByRMS, grads: Flat, memory: Memory, _params: Flat) -> Flat:
     squares = [g**2 for g in grads]
-    _put(memory, "most", [torch.maximum(a, b) for a, b in zip(memory.of("most"), squares, strict=True)])  # has to be held too
-    square = _put(memory, "square", _decayed(float(rms.decay), memory.of("square"), squares))
-    mean = _put(memory, "mean", _decayed(float(rms.decay), memory.of("mean"), grads))
+    put(memory, "most", [torch.maximum(a, b) for a, b in zip(memory.of("most"), squares, strict=True)])  # has to be held too
+    square = put(memory, "square", decayed(float(rms.decay), memory.of("square"), squares))
+    mean = put(memory, "mean", decayed(float(rms.decay), memory.of("mean"), grads))
     variance = [v - m**2 for v, m in zip(square, mean, strict=True)] if rms.centered else square
     return [g / (v.clamp(min=0).sqrt() + rms.epsilon) for g, v in zip(grads, variance, strict=True)]
 
@@ -287,12 +244,12 @@ def _(rms: _ScaleByRMS, grads: Flat, memory: Memory, _params: Flat) -> Flat:
 @formula.register(Accumulate)
 def _(accumulate: Accumulate[object], grads: Flat, memory: Memory, params: Flat) -> Flat:
     memory.count += 1
-    total = _put(memory, "total", [a + g for a, g in zip(memory.of("total"), grads, strict=True)])
+    total = put(memory, "total", [a + g for a, g in zip(memory.of("total"), grads, strict=True)])
     weight = memory.numbers["weight"] = memory.numbers.get("weight", 0.0) + 1.0
     if memory.count < accumulate.steps:
         return [torch.zeros_like(g) for g in grads]
     memory.count, memory.numbers["weight"] = 0, 0.0
-    _put(memory, "total", [torch.zeros_like(g) for g in grads])
+    put(memory, "total", [torch.zeros_like(g) for g in grads])
     return formula(accumulate.transform, [t / weight for t in total], memory.part(0), params)
 
 
@@ -342,12 +299,12 @@ def _(outer: Adjustable[object], grads: Flat, memory: Memory, params: Flat) -> F
 
 @formula.register
 def _(adagrad: _ScaleByAdagrad, grads: Flat, memory: Memory, _params: Flat) -> Flat:
-    total = _put(memory, "sum", [s + g**2 for s, g in zip(memory.of("sum"), grads, strict=True)])
+    total = put(memory, "sum", [s + g**2 for s, g in zip(memory.of("sum"), grads, strict=True)])
     return [g / (s.sqrt() + adagrad.epsilon) for s, g in zip(total, grads, strict=True)]
 
 
 @formula.register
 def _(lion: _ScaleByLion, grads: Flat, memory: Memory, _params: Flat) -> Flat:
     before = memory.of("momentum")
-    _put(memory, "momentum", _decayed(float(lion.beta2), before, grads))
-    return [torch.where(u.isnan(), u, u.sign()) for u in _decayed(float(lion.beta1), before, grads)]
+    put(memory, "momentum", decayed(float(lion.beta2), before, grads))
+    return [torch.where(u.isnan(), u, u.sign()) for u in decayed(float(lion.beta1), before, grads)]

@@ -27,7 +27,8 @@ from fundl import (
     tree,
 )
 from fundl.optim.chain import AnyTransform
-from tests.optimizer_samples import OPTIMIZERS, Memory, begin, formula
+from tests.optimizer_memory import Memory, formula
+from tests.optimizer_samples import OPTIMIZERS, begin
 
 Params = tuple[Tensor, Tensor]
 Step = Callable[[Params, State[Params, object], Params], list[Tensor]]

@@ -34,7 +34,8 @@ from fundl.optim.adjustable import Adjustable
 from fundl.optim.chain import AnyTransform
 from fundl.optim.flat import StateError
 from fundl.tree import Record
-from tests.optimizer_samples import OPTIMIZERS, Memory, begin, formula
+from tests.optimizer_memory import Memory, formula
+from tests.optimizer_samples import OPTIMIZERS, begin
 
 Params = dict[str, Tensor]
 AnyState = State[Params, object]

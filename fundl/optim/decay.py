@@ -11,6 +11,7 @@ from typing_extensions import override
 from fundl._common.listed import Listed
 from fundl._common.numbers import non_negative
 from fundl._common.suggestions import with_suggestions
+from fundl.optim._blocks import stacked_axes
 from fundl.optim.flat import Number, Tensors, plus
 from fundl.optim.transform import Transform
 from fundl.tree import Record, Splits, describe
@@ -32,7 +33,7 @@ def is_matrix(path: str, leaf: Tensor) -> bool:
     >>> is_matrix("[0].weight", torch.zeros(2, 3)), is_matrix("[0].bias", torch.zeros(2))
     (True, False)
     """
-    return leaf.ndim - path.count(".stacked[") >= 2
+    return leaf.ndim - stacked_axes(path) >= 2
 
 
 @final
@@ -47,7 +48,7 @@ class DecayState(Record, metaclass=Listed):
     mask: tuple[bool, ...]
 
 
-def _predicate(_record: object, _field: "attrs.Attribute[Predicate | None]", value: Predicate | None) -> None:
+def predicate(_record: object, _field: "attrs.Attribute[Predicate | None]", value: Predicate | None) -> None:
     """Refuse all but functions."""
     if value is not None and not callable(value):
         raise TypeError(f"where is a function of a leaf's path and tensor, such as is_matrix, not {describe(value)}")
@@ -61,7 +62,7 @@ class AddDecayedWeights(Transform[DecayState]):
     writes_over = True  # its state is static
 
     weight_decay: Number = attrs.field(validator=non_negative)
-    where: Predicate | None = attrs.field(default=None, validator=_predicate)
+    where: Predicate | None = attrs.field(default=None, validator=predicate)
 
     @property
     @override
