@@ -184,6 +184,19 @@ from fundl.optim.rms import RMSPropState as RMSPropState, RMSState as RMSState, 
 from fundl.optim.decay import (
     DecayState as DecayState, Predicate as Predicate, add_decayed_weights as add_decayed_weights, is_matrix as is_matrix,
 )
+from fundl.optim.radam import (
+    RAdamChainState as RAdamChainState, RAdamState as RAdamState, radam as radam, scale_by_radam as scale_by_radam,
+)
+from fundl.optim.nadam import (
+    NAdamChainState as NAdamChainState, NAdamState as NAdamState, nadam as nadam, scale_by_nadam as scale_by_nadam,
+)
+from fundl.optim.adamax import (
+    AdamaxChainState as AdamaxChainState, AdamaxState as AdamaxState, adamax as adamax, scale_by_adamax as scale_by_adamax,
+)
+from fundl.optim.adadelta import (
+    AdadeltaChainState as AdadeltaChainState, AdadeltaState as AdadeltaState, adadelta as adadelta,
+    scale_by_adadelta as scale_by_adadelta,
+)
 from fundl.optim.trust_ratio import (
     LambState as LambState, LarsState as LarsState, TrustRatioState as TrustRatioState, lamb as lamb, lars as lars,
     scale_by_trust_ratio as scale_by_trust_ratio,

@@ -1,13 +1,50 @@
 """The sample optimizers of the catalogue, each from a paper, and the formulas of their transforms: see `optimizer_samples`."""
 
+import math
 from typing import Final
 
-from fundl import cosine_schedule, is_matrix, lamb, lars, scale_by_trust_ratio
+import torch
+
+from fundl import (
+    adadelta,
+    adamax,
+    chain,
+    cosine_schedule,
+    is_matrix,
+    lamb,
+    lars,
+    nadam,
+    radam,
+    scale,
+    scale_by_adadelta,
+    scale_by_adamax,
+    scale_by_nadam,
+    scale_by_radam,
+    scale_by_trust_ratio,
+)
+from fundl.optim.adadelta import _ScaleByAdadelta
+from fundl.optim.adamax import _ScaleByAdamax
 from fundl.optim.chain import AnyTransform
+from fundl.optim.nadam import _ScaleByNAdam
+from fundl.optim.radam import _ScaleByRAdam
 from fundl.optim.trust_ratio import _ScaleByTrustRatio
-from tests.optimizer_memory import Flat, Memory, formula
+from tests.optimizer_memory import Flat, Memory, decayed, formula, put
 
 CATALOGUE: Final[dict[str, AnyTransform]] = {
+    "scale_by_radam": chain(scale_by_radam(), scale(-0.1)),
+    "radam": radam(0.1),
+    "radam: all options": radam(cosine_schedule(0.1, 10), beta1=0.7, beta2=0.95, weight_decay=0.3, where=is_matrix),
+    "scale_by_nadam": scale_by_nadam(),
+    "nadam": nadam(0.1),
+    "nadam: all options": nadam(
+        cosine_schedule(0.1, 10), beta1=0.7, beta2=0.95, momentum_decay=0.1, weight_decay=0.3, where=is_matrix
+    ),
+    "scale_by_adamax": scale_by_adamax(),
+    "adamax": adamax(0.1),
+    "adamax: all options": adamax(cosine_schedule(0.1, 10), beta1=0.8, beta2=0.95, weight_decay=0.3, where=is_matrix),
+    "scale_by_adadelta": scale_by_adadelta(),
+    "adadelta": adadelta(),
+    "adadelta: all options": adadelta(cosine_schedule(0.5, 10), decay=0.8, epsilon=1e-3, weight_decay=0.3, where=is_matrix),
     "scale_by_trust_ratio": scale_by_trust_ratio(),
     "scale_by_trust_ratio: matrices": scale_by_trust_ratio(coefficient=0.5, epsilon=0.1, where=is_matrix),
     "lamb": lamb(0.1),
@@ -27,3 +64,54 @@ def _(trust: _ScaleByTrustRatio, grads: Flat, memory: Memory, params: Flat) -> F
         on = trust.where is None or trust.where(path, p)
         results.append(g * (trust.coefficient * size / (length + trust.epsilon)) if on and length != 0 and size != 0 else g)
     return results
+
+
+@formula.register
+def _(radam: _ScaleByRAdam, grads: Flat, memory: Memory, _params: Flat) -> Flat:
+    memory.count += 1
+    steps, beta2 = memory.count, float(radam.beta2)
+    first = put(memory, "first", decayed(float(radam.beta1), memory.of("first"), grads))
+    second = put(memory, "second", decayed(beta2, memory.of("second"), [g**2 for g in grads]))
+    mean = [m / (1 - radam.beta1**steps) for m in first]
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * steps * beta2**steps / (1 - beta2**steps)
+    if length <= 5:
+        return mean
+    rectified = math.sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
+    factor = rectified * math.sqrt(1 - beta2**steps)
+    return [m * factor / (v.sqrt() + radam.epsilon) for m, v in zip(mean, second, strict=True)]
+
+
+@formula.register
+def _(nadam: _ScaleByNAdam, grads: Flat, memory: Memory, _params: Flat) -> Flat:
+    memory.count += 1
+    steps = memory.count
+
+    def momentum(step: int) -> float:
+        return float(nadam.beta1 * (1 - 0.5 * 0.96 ** (step * nadam.momentum_decay)))
+
+    product = memory.numbers["product"] = memory.numbers.get("product", 1.0) * momentum(steps)
+    first = put(memory, "first", decayed(float(nadam.beta1), memory.of("first"), grads))
+    second = put(memory, "second", decayed(float(nadam.beta2), memory.of("second"), [g**2 for g in grads]))
+    own, ahead = (1 - momentum(steps)) / (1 - product), momentum(steps + 1) / (1 - product * momentum(steps + 1))
+    roots = [(v / (1 - nadam.beta2**steps)).sqrt() + nadam.epsilon for v in second]
+    return [(own * g + ahead * m) / root for g, m, root in zip(grads, first, roots, strict=True)]
+
+
+@formula.register
+def _(adamax: _ScaleByAdamax, grads: Flat, memory: Memory, _params: Flat) -> Flat:
+    memory.count += 1
+    first = put(memory, "first", decayed(float(adamax.beta1), memory.of("first"), grads))
+    sizes = [torch.maximum(adamax.beta2 * s, g.abs() + adamax.epsilon) for s, g in zip(memory.of("most"), grads, strict=True)]
+    put(memory, "most", sizes)
+    return [m / (1 - adamax.beta1**memory.count) / s for m, s in zip(first, sizes, strict=True)]
+
+
+@formula.register
+def _(adadelta: _ScaleByAdadelta, grads: Flat, memory: Memory, _params: Flat) -> Flat:
+    decay, epsilon = float(adadelta.decay), float(adadelta.epsilon)
+    square = put(memory, "square", decayed(decay, memory.of("square"), [g**2 for g in grads]))
+    last = zip(grads, memory.of("updates"), square, strict=True)
+    updates = [g * (w + epsilon).sqrt() / (v + epsilon).sqrt() for g, w, v in last]
+    put(memory, "updates", decayed(decay, memory.of("updates"), [u**2 for u in updates]))
+    return updates

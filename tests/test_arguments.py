@@ -182,7 +182,7 @@ OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
     **dict.fromkeys(("mse", "mae", "huber", "kl_divergence", "binary_cross_entropy_with_logits"), NUMBERS),
     "binary_cross_entropy": {"prediction": X, "target": X},
     **dict.fromkeys(("adamw", "lion", "add_decayed_weights", "save", "load"), EVERYWHERE),
-    **dict.fromkeys(("lamb", "lars", "scale_by_trust_ratio"), EVERYWHERE),
+    **dict.fromkeys(("radam", "nadam", "adamax", "adadelta", "lamb", "lars", "scale_by_trust_ratio"), EVERYWHERE),
     **dict.fromkeys(("reduce_on_plateau", "hyperparameters", "with_hyperparameters"), RATES),
     "skipped_steps": {"state": train_state(key(0), MODEL, skip_nonfinite(OPTIMIZER))},
     "attention": dict.fromkeys(("q", "k", "v"), torch.ones(1, 1, 3, 2)),

@@ -84,6 +84,10 @@ ROWS: Final[tuple[Row, ...]] = (
         "where is a function of a leaf's path and tensor, such as is_matrix, not float32[2]",
     ),
     ("lion(0.001, beta2=1)", ValueError, "beta2 must be in [0, 1), not 1"),
+    ("radam(0.001, beta1=1)", ValueError, "beta1 must be in [0, 1), not 1"),
+    ("nadam(0.001, momentum_decay=-1)", ValueError, "momentum_decay must be a finite number of 0 or more, not -1"),
+    ("adamax(0.001, epsilon=-1)", ValueError, "epsilon must be a finite number of 0 or more, not -1"),
+    ("adadelta(decay=1.0)", ValueError, "decay must be in [0, 1), not 1.0"),
     ("lamb(0.001, beta2=1)", ValueError, "beta2 must be in [0, 1), not 1"),
     (
         'lamb(0.001, where="weight")',
