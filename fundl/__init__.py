@@ -213,6 +213,7 @@ from fundl.optim.adjustable import (
     Adjustable as Adjustable, AdjustableState as AdjustableState, adjustable as adjustable, hyperparameters as hyperparameters,
     with_hyperparameters as with_hyperparameters,
 )
+from fundl.optim.scheduled import Scheduled as Scheduled, ScheduledState as ScheduledState, scheduled as scheduled
 from fundl.optim.partition import Partition as Partition, PartitionState as PartitionState, partition as partition
 from fundl.optim.skip_nonfinite import (
     SkipNonfinite as SkipNonfinite, SkipState as SkipState, skip_nonfinite as skip_nonfinite, skipped_steps as skipped_steps,

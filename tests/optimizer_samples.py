@@ -11,6 +11,7 @@ from typing import Final
 import torch
 
 from fundl import (
+    Transform,
     accumulate,
     adagrad,
     adam,
@@ -35,6 +36,7 @@ from fundl import (
     scale_by_learning_rate,
     scale_by_lion,
     scale_by_rms,
+    scheduled,
     sgd,
     skip_nonfinite,
     trace,
@@ -52,6 +54,7 @@ from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.partition import Partition
 from fundl.optim.rms import _ScaleByRMS
 from fundl.optim.scaling import ScaleByLearningRate, _Scale
+from fundl.optim.scheduled import Scheduled
 from fundl.optim.sgd import _SGD, _Trace
 from fundl.optim.skip_nonfinite import SkipNonfinite
 from tests.optimizer_catalogue import CATALOGUE
@@ -96,6 +99,13 @@ OPTIMIZERS: Final[dict[str, AnyTransform]] = {
     "adjustable": adjustable(adamw(0.1, weight_decay=0.3, where=is_matrix)),
     "adjustable: of a chain": adjustable(chain(clip_by_global_norm(1.0), sgd(0.1, momentum=0.9, dampening=0.5))),
     "adjustable: of small ones": adjustable(chain(clip_by_value(1.0), scale_by_rms(), scale_by_lion(), scale(0.5))),
+    "scheduled": scheduled(adamw(0.1, weight_decay=0.3), beta1=linear_schedule(0.5, 0.9, steps=3)),
+    "scheduled: of a chain": scheduled(
+        chain(clip_by_global_norm(1.0), sgd(0.1, momentum=0.9, nesterov=True, weight_decay=0.1)),
+        momentum=linear_schedule(0.5, 0.9, steps=3),
+        max_norm=cosine_schedule(2.0, 4, final=0.5),
+        rate=lambda count: 0.1 / (1 + count),
+    ),
     "partition": partition({"matrices": adamw(0.1), "rest": momentum(0.1)}, where={"matrices": is_matrix}),
     "partition: of chains": partition(
         {"vectors": accumulate(sgd(cosine_schedule(0.1, 10)), steps=2), "matrices": chain(clip_by_global_norm(0.5), adam(0.1))},
@@ -161,7 +171,7 @@ def parts_of(transform: AnyTransform) -> list[AnyTransform]:
             return [transform.decay, transform.moments, transform.rate]
         case _SGD():
             return [transform.decay, transform.trace, transform.rate]
-        case Accumulate() | DynamicLossScale() | Adjustable() | SkipNonfinite():
+        case Accumulate() | DynamicLossScale() | Adjustable() | Scheduled() | SkipNonfinite():
             return [transform.transform]
         case _:
             return []
@@ -295,6 +305,30 @@ def _(outer: SkipNonfinite[object], grads: Flat, memory: Memory, params: Flat) -
 @formula.register(Adjustable)
 def _(outer: Adjustable[object], grads: Flat, memory: Memory, params: Flat) -> Flat:
     return formula(outer.transform, grads, memory.part(0), params)
+
+
+@formula.register(Scheduled)
+def _(outer: Scheduled[object], grads: Flat, memory: Memory, params: Flat) -> Flat:
+    memory.count += 1
+    transform: AnyTransform = outer.transform
+    for name, schedule in outer.schedules:
+        transform = with_number(transform, name, float(schedule(torch.tensor(memory.count - 1))))
+    return formula(transform, grads, memory.part(0), params)
+
+
+def with_number(transform: AnyTransform, name: str, value: float) -> AnyTransform:
+    """The transform with another number, which is its own or one of the parts'."""
+    cls: type[attrs.AttrsInstance] = type(transform)  # type: ignore[assignment]  # all are
+    fields = {field.name: getattr(transform, field.name) for field in attrs.fields(cls)}
+    if name in fields and not isinstance(fields[name], Transform):
+        return attrs.evolve(transform, **{name: value})  # type: ignore[misc]  # likewise
+    changes: dict[str, object] = {}
+    for field, part in fields.items():
+        if isinstance(part, Transform):
+            changes[field] = with_number(part, name, value)
+        elif isinstance(part, tuple):
+            changes[field] = tuple(with_number(one, name, value) if isinstance(one, Transform) else one for one in part)
+    return attrs.evolve(transform, **changes)  # type: ignore[misc]  # likewise
 
 
 @formula.register

@@ -51,7 +51,7 @@ from fundl import (
     tree,
     with_hyperparameters,
 )
-from fundl.optim.adjustable import numbers_of
+from fundl.optim._numbers import numbers_of
 from fundl.optim.chain import AnyTransform
 from fundl.optim.transform import Stateless
 from fundl.training.step import Step

@@ -207,6 +207,7 @@ OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
     "random.normal": {"mean": 0.0, "std": 1.0},
     "random.truncated_normal": {"mean": 0.0, "std": 1.0, "low": -1.0, "high": 1.0},
     "random.uniform": {"low": 0.0, "high": 1.0},
+    "scheduled": {"numbers": {"rate": constant_schedule(0.1)}},
     "scan": {"step": lambda state, _: (state, state)},
     "stateful": {"layer": lstm(2, 3)},
     "thaw": {"layer": frozen(linear(2, 3))},

@@ -70,7 +70,11 @@ def changes(transform: AnyTransform) -> Iterator[Change]:
                 assert isinstance(part, Transform)
                 for inner in changes(part):
                     new = (*parts[:place], inner.changed, *parts[place + 1 :])
-                    yield attrs.evolve(inner, changed=changed(transform, name, new if isinstance(value, tuple) else new[0]))
+                    try:
+                        outer = changed(transform, name, new if isinstance(value, tuple) else new[0])
+                    except ValueError:
+                        continue  # what follows a schedule is there
+                    yield attrs.evolve(inner, changed=outer)
             continue
         for other in others(name, value):
             try:
@@ -100,6 +104,7 @@ OTHERS: Final[Mapping[str, Sequence[object]]] = {
     "where": (None, is_matrix),
     "initial": (1.0, 4.0),
     "growth": (1.0, 4.0),
+    "schedules": ((("weight_decay", linear_schedule(0.0, 0.5, steps=3)),), ()),
     "weight": (),  # of one gradient, given for one step by `weighed`
     "decay": (0.25, 0.75),  # at 0, what centered RMSprop divides by is rounding alone
 }

@@ -1,9 +1,8 @@
 """Hyper-parameters in the state, where they can be read, and set between two steps of a run, compiled or not."""
 
-import copy
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Generic, Self, TypeAlias, TypeVar, cast, final
+from collections.abc import Mapping
+from typing import Generic, TypeVar, final
 
 import attrs
 import torch
@@ -13,16 +12,13 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common.listed import Listed
 from fundl._common.modes import is_untraced
-from fundl._common.numbers import BY_WORDS, Bounds, finite, non_negative, number
-from fundl.optim.chain import AnyTransform
+from fundl._common.numbers import BY_WORDS, Bounds, number
+from fundl.optim._numbers import WithNumbers, bounds_at, listed, number_at, numbers_of, replaced
 from fundl.optim.flat import Number, Tensors
-from fundl.optim.rate import learning_rate
-from fundl.optim.transform import Rule, S, Transform, require_transform
+from fundl.optim.transform import S, Transform, require_transform
 from fundl.tree import Record, describe
 
 T = TypeVar("T")
-Path: TypeAlias = tuple[str | int, ...]
-"""Where in a transform a number is: names of fields, and places in tuples of transforms."""
 
 
 @final
@@ -49,70 +45,42 @@ class AdjustableState(Record, Generic[S], metaclass=Listed):
 
 @final
 @attrs.frozen
-class Adjustable(Transform[AdjustableState[S]]):
+class Adjustable(WithNumbers[S, AdjustableState[S]]):
     """See `adjustable`."""
 
-    transform: Transform[S]
-
     @property
     @override
-    def elementwise(self) -> bool:
-        return self.transform.elementwise
-
-    @property
-    @override
-    def writes_over(self) -> bool:
-        return self.transform.writes_over
+    def decides(self) -> tuple[str, ...]:
+        return tuple(numbers_of(self.transform))
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> AdjustableState[S]:
         places, device = numbers_of(self.transform), "meta" if leaves[0].is_meta else "cpu"  # where nobody waits to read them
-        values = [_number_at(self.transform, path) for path in places.values()]
+        values = [number_at(self.transform, path) for path in places.values()]
         numbers = tuple(torch.tensor(value, dtype=torch.float64, device=device) for value in values)
-        bounds = tuple(_bounds_at(self.transform, path) for path in places.values())
+        bounds = tuple(bounds_at(self.transform, path) for path in places.values())
         return AdjustableState(numbers, self.transform.start(leaves, paths), tuple(places), bounds)
 
     @override
-    def change(self, grads: Tensors, state: AdjustableState[S], params: Tensors) -> tuple[Tensors, AdjustableState[S]]:
-        return self._by(self._adjusted(state).change, grads, state, params)
-
-    @override
-    def move(self, grads: Tensors, state: AdjustableState[S], params: Tensors) -> tuple[Tensors, AdjustableState[S]]:
-        return self._by(self._adjusted(state).move, grads, state, params)
-
-    @override
-    def change_over(self, grads: Tensors, state: AdjustableState[S], params: Tensors) -> tuple[Tensors, AdjustableState[S]]:
-        return self._by(self._adjusted(state).change_over, grads, state, params)
-
-    @override
-    def move_over(self, grads: Tensors, state: AdjustableState[S], params: Tensors) -> tuple[Tensors, AdjustableState[S]]:
-        return self._by(self._adjusted(state).move_over, grads, state, params)
-
-    @override
     def rest(self, state: AdjustableState[S], params: Tensors) -> tuple[Tensors, AdjustableState[S]]:
-        adjusted = self._adjusted(state)
-        return self._by(lambda _grads, inner, leaves: adjusted.rest(inner, leaves), params, state, params)
+        results, inner = self._adjusted(state).rest(state.inner, params)
+        return results, self._after(state, inner)
 
     @override
-    def loss_scale(self, state: AdjustableState[S]) -> Tensor | None:
-        return self.transform.loss_scale(state.inner)
+    def _inner(self, state: AdjustableState[S]) -> S:
+        return state.inner
 
     @override
-    def weighed(self, weight: float | Tensor) -> Self:
-        transform = self.transform.weighed(weight)
-        return self if transform is self.transform else attrs.evolve(self, transform=transform)
+    def _after(self, state: AdjustableState[S], inner: S) -> AdjustableState[S]:
+        if inner is state.inner:
+            return state
+        return AdjustableState(state.numbers, inner, state.names, state.bounds)
 
     @override
-    def divided(self, splits: tree.Splits) -> Self:
-        transform = self.transform.divided(splits)
-        return self if transform is self.transform else attrs.evolve(self, transform=transform)
+    def _after_over(self, state: AdjustableState[S], inner: S) -> AdjustableState[S]:
+        return self._after(state, inner)
 
-    def _by(
-        self, rule: Rule[S], grads: Tensors, state: AdjustableState[S], params: Tensors
-    ) -> tuple[Tensors, AdjustableState[S]]:
-        results, inner = rule(grads, state.inner, params)
-        return results, state if inner is state.inner else AdjustableState(state.numbers, inner, state.names, state.bounds)
-
+    @override
     def _adjusted(self, state: AdjustableState[S]) -> Transform[S]:
         """The transform with the numbers of the state: as numbers, where they can be looked at, else as tensors."""
         if type(state) is not AdjustableState:
@@ -135,81 +103,10 @@ def _with_numbers(transform: Transform[S], numbers: Mapping[str, Number], *, che
     places = numbers_of(transform)
     if places.keys() != numbers.keys():
         raise ValueError(
-            f"the state is of another transform: it has the hyper-parameters {_listed(numbers)}, but the optimizer"
-            f" {_listed(places)}"
+            f"the state is of another transform: it has the hyper-parameters {listed(numbers)}, but the optimizer"
+            f" {listed(places)}"
         )
-    return _replaced(transform, {places[name]: value for name, value in numbers.items()}, check=check)
-
-
-def _replaced(transform: Transform[S], numbers: Mapping[Path, Number], *, check: bool) -> Transform[S]:
-    """The transform with other numbers in some places; a tensor is put there past the checks of numbers."""
-    changes: dict[str, object] = {}
-    for name in dict.fromkeys(path[0] for path in numbers):
-        below = {path[1:]: value for path, value in numbers.items() if path[0] == name}
-        changes[str(name)] = _replaced_in(getattr(transform, str(name)), below, check=check)
-    if check:
-        return attrs.evolve(transform, **changes)  # type: ignore[misc]  # every transform is an attrs class
-    new = copy.copy(transform)
-    for name, value in changes.items():
-        object.__setattr__(new, name, value)
-    return new
-
-
-def _replaced_in(part: object, numbers: Mapping[Path, Number], *, check: bool) -> object:
-    if () in numbers:
-        return numbers[()]
-    if isinstance(part, Transform):
-        return _replaced(part, numbers, check=check)
-    items: list[object] = list(cast("Sequence[object]", part))
-    for place in dict.fromkeys(path[0] for path in numbers):
-        below = {path[1:]: value for path, value in numbers.items() if path[0] == place}
-        items[int(place)] = _replaced_in(items[int(place)], below, check=check)
-    return tuple(items)
-
-
-def numbers_of(transform: AnyTransform) -> dict[str, Path]:
-    """The hyper-parameters of a transform that may be adjusted, by name, and where in it they are.
-
-    Where several of its parts have the same, the name of the part comes before it: "1.rate" for that of a chain's second.
-    """
-    found: dict[str, Path] = {name: (name,) for name in transform.numbers}
-    inside: list[tuple[str, str, Path]] = []
-    for field in attrs.fields(cast("type[attrs.AttrsInstance]", type(transform))):
-        value: object = getattr(transform, field.name)
-        if isinstance(value, Transform):
-            inside += [(field.name, name, (field.name, *path)) for name, path in numbers_of(value).items()]
-        elif isinstance(value, tuple):
-            for place, (label, part) in enumerate(zip(transform.labels or map(str, range(len(value))), value, strict=False)):
-                if isinstance(part, Transform):
-                    inside += [(label, name, (field.name, place, *path)) for name, path in numbers_of(part).items()]
-    names = [*found, *(name for _, name, _ in inside)]
-    for label, name, path in inside:
-        found[name if names.count(name) == 1 and not transform.labels else f"{label}.{name}"] = path
-    return found
-
-
-def _at(transform: AnyTransform, path: Path) -> object:
-    value: object = transform
-    for step in path:
-        value = getattr(value, step) if isinstance(step, str) else cast("Sequence[object]", value)[step]
-    return value
-
-
-def _number_at(transform: AnyTransform, path: Path) -> float:
-    return number(str(path[-1]), cast("float", _at(transform, path)))
-
-
-def _bounds_at(transform: AnyTransform, path: Path) -> str:
-    """What the validator of a field lets pass, in words; one that is not known here is asked by the next eager step."""
-    record = cast("attrs.AttrsInstance", _at(transform, path[:-1]))
-    validator: object = attrs.fields_dict(type(record))[str(path[-1])].validator
-    if isinstance(validator, Bounds):
-        return validator.words
-    return non_negative.words if validator is learning_rate else finite.words
-
-
-def _listed(names: Mapping[str, object]) -> str:
-    return ", ".join(names) or "none"
+    return replaced(transform, {places[name]: value for name, value in numbers.items()}, check=check)
 
 
 # --- What a user calls ---------------------------------------------------------------------------------------------------
@@ -294,7 +191,7 @@ def with_hyperparameters(state: T, numbers: Mapping[str, float | Tensor] | None 
     old, bounds = found.by_name(), dict(zip(found.names, found.bounds, strict=True))
     for name in given:
         if name not in old:
-            raise ValueError(f"the state has no hyper-parameter {name!r}: it has {_listed(old)}")
+            raise ValueError(f"the state has no hyper-parameter {name!r}: it has {listed(old)}")
     new = tuple(
         (old | {name: _as_like(name, value, old[name], BY_WORDS[bounds[name]]) for name, value in given.items()}).values()
     )

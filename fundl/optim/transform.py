@@ -164,6 +164,11 @@ class Transform(Generic[S], metaclass=ListedABC):
         return ()
 
     @property
+    def decides(self) -> tuple[str, ...]:
+        """The names of numbers, of the transforms that this one is made of, that it gives at each step: nobody else may."""
+        return ()
+
+    @property
     def labels(self) -> tuple[str, ...]:
         """The names of the transforms that this one is made of, where it gives them any."""
         return ()
