@@ -8,6 +8,7 @@ others.
 import math
 from typing import Final
 
+import attrs
 import torch
 
 from fundl import (
