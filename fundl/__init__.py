@@ -82,18 +82,27 @@ from fundl.layers.weight_norm import (
     WeightNorm as WeightNorm, WeightStandardization as WeightStandardization, weight_norm as weight_norm,
     weight_standardization as weight_standardization,
 )
+from fundl.layers.prelu import PReLU as PReLU, prelu as prelu
+from fundl.layers.per_feature import Bias as Bias, Gain as Gain, bias as bias, gain as gain
 from fundl.layers.low_rank import LowRank as LowRank, low_rank as low_rank
 from fundl.layers.adapted import Adapted as Adapted, Change as Change, adapted as adapted
 
 # Layers without.
 from fundl.layers.attend import Attend as Attend, attention as attention
 from fundl.layers.activation import (
-    ELU as ELU, SELU as SELU, Hardtanh as Hardtanh, LeakyReLU as LeakyReLU, ReLU as ReLU, Sigmoid as Sigmoid,
+    CELU as CELU, ELU as ELU, SELU as SELU, Hardtanh as Hardtanh, LeakyReLU as LeakyReLU, ReLU as ReLU, Sigmoid as Sigmoid,
     Softplus as Softplus, Tanh as Tanh,
 )
-from fundl.layers.self_gated import GELU as GELU, Mish as Mish, SiLU as SiLU
-from fundl.layers.softmax import LogSoftmax as LogSoftmax, Softmax as Softmax
+from fundl.layers.self_gated import GELU as GELU, Hardswish as Hardswish, Mish as Mish, SiLU as SiLU
+from fundl.layers.shrinking import (
+    Hardshrink as Hardshrink, Softshrink as Softshrink, Tanhshrink as Tanhshrink, Threshold as Threshold,
+)
+from fundl.layers.sigmoids import Hardsigmoid as Hardsigmoid, LogSigmoid as LogSigmoid, Softsign as Softsign
+from fundl.layers.softmax import LogSoftmax as LogSoftmax, Softmax as Softmax, Softmin as Softmin
+from fundl.layers.maxout import Maxout as Maxout
 from fundl.layers.dropout import Dropout as Dropout, rekey as rekey
+from fundl.layers.structured_dropout import ChannelDropout as ChannelDropout, DropPath as DropPath
+from fundl.layers.noise import AlphaDropout as AlphaDropout, GaussianNoise as GaussianNoise
 from fundl.layers.pooling import (
     AveragePool1d as AveragePool1d, AveragePool2d as AveragePool2d, AveragePool3d as AveragePool3d, MaxPool1d as MaxPool1d,
     MaxPool2d as MaxPool2d, MaxPool3d as MaxPool3d,

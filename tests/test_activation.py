@@ -10,7 +10,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fundl import ELU, GELU, SELU, Hardtanh, LeakyReLU, Mish, ReLU, Sigmoid, SiLU, Softplus, Tanh, apply, forward, tree, vjp
+from fundl import (
+    CELU,
+    ELU,
+    GELU,
+    SELU,
+    Hardshrink,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
+    LeakyReLU,
+    LogSigmoid,
+    Mish,
+    ReLU,
+    Sigmoid,
+    SiLU,
+    Softplus,
+    Softshrink,
+    Softsign,
+    Tanh,
+    Tanhshrink,
+    Threshold,
+    apply,
+    forward,
+    tree,
+    vjp,
+)
 from fundl.layers.activation import Activation
 from tests.samples import ELEMENTWISE
 
@@ -23,6 +48,10 @@ ORACLES: Final[tuple[tuple[Activation, Callable[[Tensor], object]], ...]] = (
     (Hardtanh(0.0, math.inf), functional.relu),
     (ELU(0.0), functional.relu),
     (ELU(2.5), lambda x: functional.elu(x, 2.5)),
+    (CELU(2.5), lambda x: torch.where(x > 0, x, 2.5 * torch.expm1(x / 2.5))),  # torch's derivative rounds 1 / 2.5 to float32
+    (Softshrink(0.0), lambda x: functional.softshrink(x, 0.0)),
+    (Hardshrink(0.0), lambda x: functional.hardshrink(x, 0.0)),
+    (Threshold(-math.inf, 3.0), lambda x: functional.threshold(x, -math.inf, 3.0)),
     (Softplus(beta=3.0, threshold=10.0), lambda x: functional.softplus(x, 3.0, 10.0)),
 )
 ACTIVATIONS: Final = [activation for activation, _ in ORACLES]
@@ -80,14 +109,45 @@ def test_meta_input_gives_the_shape(activation: Activation) -> None:
 # --- What is kept ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("activation", [ReLU(), LeakyReLU(), LeakyReLU(0.0), ELU(), SELU(), Sigmoid(), Tanh()], ids=repr)
+@pytest.mark.parametrize(
+    "activation",
+    [
+        ReLU(),
+        LeakyReLU(),
+        LeakyReLU(0.0),
+        ELU(),
+        CELU(),
+        SELU(),
+        Sigmoid(),
+        LogSigmoid(),
+        Tanh(),
+        Softshrink(),
+        Hardshrink(),
+    ],
+    ids=repr,
+)
 def test_keeps_the_output_itself(activation: Activation) -> None:
     y, residuals = forward(activation, torch.randn(5))
     assert residuals is y
 
 
 @pytest.mark.parametrize(
-    "activation", [LeakyReLU(-1.0), Hardtanh(), Softplus(), GELU(), GELU("tanh"), SiLU(), Mish()], ids=repr
+    "activation",
+    [
+        LeakyReLU(-1.0),
+        Hardtanh(),
+        Hardsigmoid(),
+        Hardswish(),
+        Softplus(),
+        Softsign(),
+        Tanhshrink(),
+        Threshold(0.0, 0.0),
+        GELU(),
+        GELU("tanh"),
+        SiLU(),
+        Mish(),
+    ],
+    ids=repr,
 )
 def test_keeps_the_input_itself(activation: Activation) -> None:
     x = torch.randn(5)
@@ -114,7 +174,15 @@ def test_large_inputs_are_finite(activation: Activation, dtype: torch.dtype) -> 
         (ELU(), -1.0, math.inf, (0.0, 1.0)),
         (ELU(0.0), 0.0, math.inf, (0.0, 1.0)),
         (SELU(), -1.7580993408473766, math.inf, (0.0, 1.0507009873554805)),
+        (CELU(2.0), -2.0, math.inf, (0.0, 1.0)),
         (Sigmoid(), 0.0, 1.0, (0.0, 0.0)),
+        (Hardsigmoid(), 0.0, 1.0, (0.0, 0.0)),
+        (LogSigmoid(), -math.inf, 0.0, (1.0, 0.0)),
+        (Softsign(), -1.0, 1.0, (0.0, 0.0)),
+        (Softshrink(), -math.inf, math.inf, (1.0, 1.0)),
+        (Hardshrink(), -math.inf, math.inf, (1.0, 1.0)),
+        (Tanhshrink(), -math.inf, math.inf, (1.0, 1.0)),
+        (Threshold(1.0, 2.0), 2.0, math.inf, (0.0, 1.0)),
         (Tanh(), -1.0, 1.0, (0.0, 0.0)),
         (Softplus(), 0.0, math.inf, (0.0, 1.0)),
     ],
@@ -130,7 +198,7 @@ def test_infinite_inputs_give_the_limits(
     torch.testing.assert_close(grad_x, torch.tensor(slopes, dtype=dtype).repeat(9), atol=2e-7, rtol=1e-6)
 
 
-@pytest.mark.parametrize("activation", [GELU(), GELU("tanh"), SiLU(), Mish()], ids=repr)
+@pytest.mark.parametrize("activation", [GELU(), GELU("tanh"), SiLU(), Mish(), Hardswish()], ids=repr)
 def test_products_with_a_sigmoid_tend_to_zero_and_to_the_identity(activation: Activation) -> None:
     x = torch.tensor([-1e4, 1e4]).repeat(9)
     assert torch.equal(apply(activation, x), x.clamp(min=0))
@@ -157,6 +225,11 @@ def test_not_a_number_stays_one(activation: Activation) -> None:
         (lambda: ELU(-1.0), r"ELU's alpha must be a finite number of 0 or more, not -1\.0"),
         (lambda: ELU(math.inf), "finite number of 0 or more, not inf"),
         (lambda: ELU(math.nan), "finite number of 0 or more, not nan"),
+        (lambda: CELU(0.0), r"CELU's alpha must be a finite number above 0, not 0\.0"),
+        (lambda: CELU(math.nan), "finite number above 0, not nan"),
+        (lambda: Softshrink(-0.1), r"Softshrink's bound must be a finite number of 0 or more, not -0\.1"),
+        (lambda: Hardshrink(math.inf), "Hardshrink's bound must be a finite number of 0 or more, not inf"),
+        (lambda: Threshold(math.nan, 0.0), r"Threshold's threshold and value must be numbers, not threshold=nan, value=0\.0"),
         (lambda: Softplus(beta=0.0), r"Softplus' beta must be a finite number above 0, not 0\.0"),
         (lambda: Softplus(beta=math.nan), "beta must be a finite number above 0, not nan"),
         (lambda: Softplus(threshold=0.0), r"threshold must be above 0 and at most 40, not 0\.0"),
@@ -207,3 +280,31 @@ def test_gelu_is_right_up_to_its_limit() -> None:
     for approximate in ("none", "tanh"):
         _, grad_x = vjp(GELU(approximate=approximate), x, torch.ones(2))
         assert torch.equal(grad_x, torch.tensor([1.0, 0.0]))
+
+
+@pytest.mark.parametrize(
+    ("activation", "x", "slopes"),
+    [
+        (Hardswish(), (-3.0, 3.0), (0.0, 1.0)),
+        (Hardsigmoid(), (-3.0, 3.0), (0.0, 0.0)),
+        (Softshrink(0.5), (-0.5, 0.5), (0.0, 0.0)),
+        (Hardshrink(0.5), (-0.5, 0.5), (0.0, 0.0)),
+        (Threshold(0.5, 0.5), (0.5, 0.75), (0.0, 1.0)),
+    ],
+    ids=repr,
+)
+@every_dtype
+def test_slopes_at_kinks(
+    activation: Activation, x: tuple[float, float], slopes: tuple[float, float], dtype: torch.dtype
+) -> None:
+    assert gradient(activation, torch.tensor(x, dtype=dtype).repeat(9)).tolist() == [*slopes] * 9
+
+
+@pytest.mark.parametrize("activation", [Softshrink(), Hardshrink(), Threshold(0.0, 0.0), ReLU()], ids=repr)
+def test_what_is_not_a_number_has_one_slope_wherever_it_is(activation: Activation) -> None:
+    assert gradient(activation, torch.full((19,), math.nan)).tolist() == [1.0] * 19  # in vectors, and what is left of them
+
+
+def test_the_slope_of_softsign_in_float16_is_not_lost() -> None:
+    x = torch.tensor([300.0, -6e4], dtype=torch.float16)
+    torch.testing.assert_close(gradient(Softsign(), x).double(), (1 + x.double().abs()) ** -2, rtol=1e-2, atol=6e-8)

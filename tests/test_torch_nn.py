@@ -196,6 +196,10 @@ CASES: Final = [
     *(case(make, normal(3, 4)) for make in (lambda: nn.Linear(4, 3), lambda: nn.Linear(4, 3, bias=False), frozen_linear)),
     case(lambda: nn.Bilinear(3, 4, 2), normal(5, 3), normal(5, 4)),
     case(lambda: nn.Bilinear(3, 4, 2, bias=False), normal(5, 3), normal(5, 4)),
+    case(nn.PReLU, normal(3, 4)),
+    case(lambda: nn.PReLU(4), IMAGE),
+    case(nn.AlphaDropout, normal(3, 4)),
+    *for_axes(lambda: nn.Dropout1d(0.3), lambda: nn.Dropout2d(0.3), lambda: nn.Dropout3d(0.3)),
     case(nn.ReLU6, 4 * normal(3, 4), back=False),
     case(nn.Softmax2d, IMAGE, back=False),
     case(lambda: nn.Embedding(5, 3), TOKENS),
@@ -558,7 +562,7 @@ def with_part(name: str, part: nn.Module) -> nn.Module:
 
 
 REFUSED_MODULES: Final[Sequence[tuple[Callable[[], nn.Module], str]]] = [
-    (lambda: nn.PReLU(2), r"the module \(nn.PReLU\) has no counterpart: write a layer"),
+    (lambda: nn.LocalResponseNorm(2), r"the module \(nn.LocalResponseNorm\) has no counterpart: write a layer"),
     (lambda: nn.Sequential(nn.ReLU(), ScaledLinear(2, 2)), r"1 \(tests.*ScaledLinear\) .* derived from nn.Linear, and may"),
     (lambda: nn.ModuleList([nn.ReLU()]), "ModuleList.* has no counterpart"),
     (
@@ -579,6 +583,8 @@ REFUSED_MODULES: Final[Sequence[tuple[Callable[[], nn.Module], str]]] = [
     (patched, "a forward of its own"),
     (half_frozen, "some of its parameters have requires_grad=False"),
     (lambda: nn.Dropout(1.0), r"p=1.0 drops all"),
+    (lambda: nn.AlphaDropout(1.0), r"p=1.0 drops all, which AlphaDropout does not"),
+    (lambda: nn.Dropout2d(1.0), r"p=1.0 drops all, which ChannelDropout does not"),
     (nn.Softmax, "dim=None has torch guess"),
     (nn.LogSoftmax, "dim=None has torch guess"),
     (lambda: nn.Flatten(1, 2), "end_dim=2"),

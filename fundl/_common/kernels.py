@@ -67,8 +67,8 @@ leaky_relu: "OpOverload[[Tensor, float], Tensor]" = _aten.leaky_relu.default
 # grad, output or input, slope, whether the second is the output (only a check: both have the same sign).
 leaky_relu_backward: "OpOverload[[Tensor, Tensor, float, bool], Tensor]" = _aten.leaky_relu_backward.default
 
-# x, alpha.
-elu: "OpOverload[[Tensor, float], Tensor]" = _aten.elu.default
+# x, alpha, scale of the output, scale of a negative input. (torch.celu has a derivative that rounds the last to float32.)
+elu: "OpOverload[[Tensor, float, float, float], Tensor]" = _aten.elu.default
 # grad, alpha, scale of the output, scale of a negative input, whether the last is the output, output or input.
 elu_backward: "OpOverload[[Tensor, float, float, float, bool, Tensor], Tensor]" = _aten.elu_backward.default
 
@@ -80,10 +80,24 @@ mish: "OpOverload[[Tensor], Tensor]" = _aten.mish.default
 # grad, input.
 mish_backward: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.mish_backward.default
 
+hardswish: "OpOverload[[Tensor], Tensor]" = _aten.hardswish.default
+# grad, input.
+hardswish_backward: "OpOverload[[Tensor, Tensor], Tensor]" = _aten.hardswish_backward.default
+
+hardsigmoid: "OpOverload[[Tensor], Tensor]" = _aten.hardsigmoid.default
+
+# x, how much is taken off.
+softshrink: "OpOverload[[Tensor, float], Tensor]" = _aten.softshrink.default
+
 # x, beta, threshold of beta x.
 softplus: "OpOverload[[Tensor, float, float], Tensor]" = _aten.softplus.default
 # grad, input, beta, threshold.
 softplus_backward: "OpOverload[[Tensor, Tensor, float, float], Tensor]" = _aten.softplus_backward.default
+
+# x, slopes, of one axis or as many axes as x: x where it is positive, else slope x.
+prelu: "OpOverload[[Tensor, Tensor], Tensor]" = _aten._prelu_kernel.default
+# grad, input, slopes: the gradients of both, and of the slopes for each element of x.
+prelu_backward: "OpOverload[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]" = _aten._prelu_kernel_backward.default
 
 # grad, input, low, high: grad where the input is between the bounds, else 0.
 hardtanh_backward: "OpOverload[[Tensor, Tensor, float, float], Tensor]" = _aten.hardtanh_backward.default

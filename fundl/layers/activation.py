@@ -200,7 +200,7 @@ class ELU(Activation):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        y = kernels.elu(x, self.alpha)
+        y = kernels.elu(x, self.alpha, 1.0, 1.0)
         return y, x if x.dtype in HALF else y
 
     @override
@@ -208,8 +208,55 @@ class ELU(Activation):
         return self, kernels.elu_backward(grad, self.alpha, 1.0, 1.0, grad.dtype not in HALF, residuals)
 
 
-_SELU_ALPHA: Final = 1.6732632423543772
-_SELU_SCALE: Final = 1.0507009873554805
+@final
+@attrs.frozen(eq=False)
+class CELU(Activation):
+    """The continuously differentiable exponential linear unit: y = x where x > 0, else alpha (exp(x / alpha) - 1).
+
+    Unlike that of `ELU`, its slope has no jump, whatever alpha is.
+
+    Its vjp: grad_x = grad where y > 0, else (y / alpha + 1) grad, since exp(x / alpha) = y / alpha + 1.
+
+    Args:
+        alpha: minus the limit for x to -inf, above 0; 1 by default, with which it is `ELU`.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The output, shared with the next layer: no bytes of its own. In half precision the input, kept alive, not copied.
+
+    Raises:
+        ValueError: alpha is not above 0, or infinite.
+
+    Source:
+        Barron, Continuously differentiable exponential linear units, 2017.
+
+    >>> from fundl import CELU, apply
+    >>> apply(CELU(alpha=2.0), torch.tensor([-100.0, 2.0]))
+    tensor([-2.,  2.])
+    """
+
+    counterpart = "CELU"
+
+    alpha: float = 1.0
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"CELU's alpha must be a finite number above 0, not {self.alpha}")
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = kernels.elu(x, self.alpha, 1.0, 1 / self.alpha)
+        return y, x if x.dtype in HALF else y
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.elu_backward(grad, self.alpha, 1.0, 1 / self.alpha, grad.dtype not in HALF, residuals)
+
+
+SELU_ALPHA: Final = 1.6732632423543772
+SELU_SCALE: Final = 1.0507009873554805
 
 
 @final
@@ -246,7 +293,7 @@ class SELU(Activation):
 
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, kernels.elu_backward(grad, _SELU_ALPHA, _SELU_SCALE, 1.0, grad.dtype not in HALF, residuals)
+        return self, kernels.elu_backward(grad, SELU_ALPHA, SELU_SCALE, 1.0, grad.dtype not in HALF, residuals)
 
 
 # --- Sigmoids ----------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from fundl._common import dropping
 from fundl._common.draws import is_of_piece
 from fundl._common.keys import require_key
 from fundl.layer import Layer, P
+from fundl.layers._drawing import require_own_key, require_rate
 from fundl.layers._layout import as_matrix
 from fundl.layers._same_shape import SameShape
 from fundl.random import Key, split
@@ -63,12 +64,8 @@ class Dropout(SameShape, Layer[Tensor | None]):
     key: Key | None = attrs.field(default=None, metadata=BUFFER)
 
     def __attrs_post_init__(self) -> None:
-        if not 0 <= self.rate < 1:
-            raise ValueError(
-                f"Dropout's rate is the probability to drop an element, from 0 up to, but not including, 1, not {self.rate}"
-            )
-        if self.key is not None and not isinstance(self.key, Tensor):
-            raise TypeError(f"Dropout's key is a tensor made by key(seed), split or fold_in, not {self.key!r}")
+        require_rate("Dropout", self.rate, "an element")
+        require_own_key("Dropout", self.key)
 
     @property
     @override

@@ -110,6 +110,41 @@ class SiLU(Activation):
 
 @final
 @attrs.frozen(eq=False)
+class Hardswish(Activation):
+    """The hard swish, made of straight pieces but for one: y = x h, with h = min(max(x + 3, 0), 6) / 6.
+
+    Its vjp: grad_x = 0 where x <= -3, grad where x >= 3, and grad (2 x + 3) / 6 between.
+
+    An x of -inf, the mark of an overflow before, gives NaN; in float32, one beyond 5e37 gives inf.
+
+    Shape:
+        any, kept
+
+    Residuals:
+        The input, not copied, but alive until backward: 4 bytes per element in float32.
+
+    Source:
+        Howard, Sandler, Chu, Chen, Chen, Tan, Wang, Zhu, Pang, Vasudevan, Le and Adam, Searching for MobileNetV3, 2019.
+
+    >>> import torch
+    >>> from fundl import Hardswish, apply
+    >>> apply(Hardswish(), torch.tensor([-4.0, 1.0, 4.0]))
+    tensor([-0.0000,  0.6667,  4.0000])
+    """
+
+    counterpart = "Hardswish"
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return kernels.hardswish(x), x
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, kernels.hardswish_backward(grad, residuals)
+
+
+@final
+@attrs.frozen(eq=False)
 class Mish(Activation):
     """The Mish activation: y = x t, with t = tanh(log(1 + exp(x))).
 

@@ -65,6 +65,51 @@ class Softmax(SameShape, Layer[Tensor]):
 
 @final
 @attrs.frozen(eq=False)
+class Softmin(SameShape, Layer[Tensor]):
+    """The softmax of -x, which is large where x is small: y = exp(-x) / (sum of exp(-x) along the axis).
+
+    Its vjp: grad_x = y (s - grad), with s the sum of grad y along the axis.
+
+    Args:
+        axis: the axis along which the output sums to 1; the last by default.
+
+    Shape:
+        any that has the axis, kept
+
+    Residuals:
+        The output, shared with the next layer: no bytes of its own.
+
+    Raises:
+        ValueError: the input has no such axis.
+
+    >>> from fundl import Softmin, apply
+    >>> apply(Softmin(), torch.tensor([[0.0, 0.0], [0.0, 1000.0]]))
+    tensor([[0.5000, 0.5000],
+            [1.0000, 0.0000]])
+    """
+
+    counterpart = "Softmin(dim=axis)"
+
+    axis: int = -1
+
+    @property
+    @override
+    def by_position(self) -> bool:
+        return self.axis in {-1, 2}
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        _require_axis(self, self.axis, x)
+        y = torch.softmax(-x, self.axis)
+        return y, y
+
+    @override
+    def backward(self, residuals: Tensor, grad: Tensor) -> tuple[Self, Tensor]:
+        return self, softmax_backward(-grad, residuals, self.axis)
+
+
+@final
+@attrs.frozen(eq=False)
 class LogSoftmax(SameShape, Layer[Tensor]):
     """The logarithm of softmax: y = x - log(sum of exp(x) along an axis), with no overflow and no log(0) on the way.
 

@@ -123,6 +123,11 @@ LISTED: Final = [
     ),
     Listed(r"divisor must be at least 1", {"nn.functional.avg_pool3d": 1}, "a mean is divided by no number below 1"),
     Listed(
+        r"Hardshrink's bound must be a finite number of 0 or more",
+        {"nn.functional.hardshrink": 1},
+        "a bound below 0 shrinks nothing",
+    ),
+    Listed(
         r"max_val \(0\.0\) must be greater than min_val",
         {"nn.functional.hardtanh": 1},
         "a curve between two equal numbers is no curve: the module refuses it as well",
@@ -186,7 +191,13 @@ LISTED: Final = [
     ),
     Listed(
         r"p=1\.0 drops all|draws from the global generator",
-        {"nn.functional.dropout": 10, "nn.functional.scaled_dot_product_attention": 12},
+        {
+            "nn.functional.dropout": 10,
+            "nn.functional.dropout2d": 7,
+            "nn.functional.dropout3d": 7,
+            "nn.functional.alpha_dropout": 10,
+            "nn.functional.scaled_dot_product_attention": 12,
+        },
         "a layer draws from its key, other numbers than the global generator's, and drops never all",
     ),
     Listed(

@@ -78,10 +78,13 @@ def softmax(kind: type[nn.Module]) -> Translation:
     return Translation(("input", "dim"), make)
 
 
-def dropout(a: Arguments) -> nn.Module:
-    if a.get("training", True) and a.get("p", 0.5) != 0:
-        raise NotRunError("draws from the global generator")
-    return nn.Dropout(float(str(a.get("p", 0.5))))
+def dropout(kind: type[nn.Module]) -> Translation:
+    def make(a: Arguments) -> nn.Module:
+        if a.get("training", True) and a.get("p", 0.5) != 0:
+            raise NotRunError("draws from the global generator")
+        return kind(float(str(a.get("p", 0.5))))
+
+    return Translation(("input", "p", "training"), make)
 
 
 def max_pool(kind: type[nn.Module]) -> Translation:
@@ -119,6 +122,13 @@ def pad(mode: PadMode) -> Callable[[Arguments], Model]:
 def linear(a: Arguments) -> nn.Module:
     weight = tensor(a, "weight")
     return nn.Linear(weight.shape[1], weight.shape[0], bias=has(a, "bias"))
+
+
+def prelu(a: Arguments) -> nn.Module:
+    weight = tensor(a, "weight")
+    if weight.ndim > 1:
+        raise ValueError("the slopes are no vector")
+    return nn.PReLU(weight.numel())
 
 
 def bilinear(a: Arguments) -> nn.Module:
@@ -269,7 +279,14 @@ TRANSLATIONS: Final[Mapping[str, Translation]] = {
     "unflatten": of_options(nn.Unflatten, dim="dim", unflattened_size="sizes"),
     "native_layer_norm": Translation(("input", "normalized_shape", "weight", "bias", "eps"), layer_norm),
     "nn.functional.relu6": of_options(nn.ReLU6),
-    "nn.functional.dropout": Translation(("input", "p", "training"), dropout),
+    "nn.functional.dropout": dropout(nn.Dropout),
+    "nn.functional.dropout2d": dropout(nn.Dropout2d),
+    "nn.functional.dropout3d": dropout(nn.Dropout3d),
+    "nn.functional.alpha_dropout": dropout(nn.AlphaDropout),
+    "nn.functional.logsigmoid": of_options(nn.LogSigmoid),
+    "nn.functional.softmin": softmax(nn.Softmin),
+    "nn.functional.softmin with_dtype": softmax(nn.Softmin),
+    "nn.functional.prelu": Translation(("input", "weight"), prelu),
     "nn.functional.adaptive_max_pool1d": adaptive_max_pool(nn.AdaptiveMaxPool1d),
     "nn.functional.adaptive_max_pool2d": adaptive_max_pool(nn.AdaptiveMaxPool2d),
     "nn.functional.adaptive_max_pool3d": adaptive_max_pool(nn.AdaptiveMaxPool3d),

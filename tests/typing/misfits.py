@@ -8,24 +8,34 @@ from typing_extensions import TypeVar
 
 import fundl
 from fundl import (
+    CELU,
     ELU,
     GELU,
     GLU,
     SELU,
     AdaptiveAveragePool2d,
     AdaptiveMaxPool2d,
+    AlphaDropout,
     AveragePool1d,
     AveragePool2d,
+    ChannelDropout,
     Dropout,
+    DropPath,
     Flatten,
+    GaussianNoise,
     GlobalAveragePool,
     GlobalMaxPool,
+    Hardshrink,
+    Hardsigmoid,
+    Hardswish,
     Hardtanh,
     Identity,
     LastPosition,
     LeakyReLU,
     Linear,
+    LogSigmoid,
     LogSoftmax,
+    Maxout,
     MaxPool1d,
     MaxPool2d,
     MaxPool3d,
@@ -43,16 +53,23 @@ from fundl import (
     SiLU,
     SinusoidalPositions,
     Softmax,
+    Softmin,
     Softplus,
+    Softshrink,
+    Softsign,
     Tanh,
+    Tanhshrink,
+    Threshold,
     Upsample,
     apply,
     batch_norm,
+    bias,
     checkpoint,
     compose,
     embedding,
     feed_forward,
     forward,
+    gain,
     gated_feed_forward,
     group_norm,
     gru,
@@ -66,6 +83,7 @@ from fundl import (
     lstm,
     mse,
     parallel,
+    prelu,
     residual,
     rms_norm,
     rnn,
@@ -129,11 +147,26 @@ def through_all_activations() -> None:
         Tanh(),
         Softplus(),
         Hardtanh(),
+        CELU(),
+        Hardswish(),
+        Hardsigmoid(),
+        LogSigmoid(),
+        Softsign(),
+        Softshrink(),
+        Hardshrink(),
+        Tanhshrink(),
+        Threshold(0.0, 0.0),
+        prelu(),
         Dropout(0.1),
+        ChannelDropout(0.1),
+        DropPath(0.1),
+        AlphaDropout(0.1),
+        GaussianNoise(0.1),
         Identity(),
         Softmax(),
+        Softmin(),
         LogSoftmax(axis=-1),
-        # E: layer 17 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
+        # E: layer 32 (Linear) expects 4 features but layer 1 (Linear) gives 3 features
         linear(4, 5),
     )
 
@@ -887,6 +920,26 @@ def behind_a_gate() -> None:
 def behind_a_gate_of_channels() -> None:
     # E: layer 3 (Conv2d) expects 8 channels but layer 2 (GLU) gives 4 channels
     compose(conv2d(3, 8, 3), GLU(axis=1), conv2d(8, 3, 3))
+
+
+def maxout() -> None:
+    # E: layer 3 (Linear) expects 8 features but layer 2 (Maxout) gives 4 features
+    compose(linear(2, 12), Maxout(3), linear(8, 1))
+
+
+def maxout_of_too_few() -> None:
+    # E: layer 2 (Maxout) expects a size that is a multiple of 5 but layer 1 (Linear) gives one of 12
+    compose(linear(2, 12), Maxout(5))
+
+
+def maxout_of_channels() -> None:
+    # E: layer 3 (Conv2d) expects 8 channels but layer 2 (Maxout) gives 4 channels
+    compose(conv2d(3, 8, 3), Maxout(2, axis=1), conv2d(8, 3, 3))
+
+
+def gains_and_offsets() -> None:
+    # E: layer 3 (Bias) expects 5 features but layer 1 (Linear) gives 4 features
+    compose(linear(2, 4), gain(4), bias(5))
 
 
 def in_a_feed_forward_network() -> None:

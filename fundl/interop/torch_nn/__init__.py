@@ -9,10 +9,11 @@
 | --- | --- |
 | Sequential, nested | a tuple, nested |
 | Identity, Flatten, Unflatten | Identity, Flatten, Reshape |
-| Linear, Bilinear, Embedding, Dropout | Linear, Bilinear, Embedding, Dropout |
-| activations that both have, and GLU | the same |
+| Linear, Bilinear, Embedding | Linear, Bilinear, Embedding |
+| Dropout, AlphaDropout; Dropout1d/2d/3d | Dropout, AlphaDropout; ChannelDropout |
+| activations that both have, PReLU and GLU | the same |
 | ReLU6 | Hardtanh(0, 6) |
-| Softmax, Softmax2d, LogSoftmax | Softmax, LogSoftmax |
+| Softmax, Softmax2d, Softmin, LogSoftmax | Softmax, Softmin, LogSoftmax |
 | Conv1d/2d/3d, ConvTranspose1d/2d/3d | Conv1d/2d/3d, ConvTranspose1d/2d/3d |
 | MaxPool, AvgPool, AdaptiveMaxPool, AdaptiveAvgPool, 1d/2d/3d | MaxPool, AveragePool, AdaptiveMaxPool, AdaptiveAveragePool |
 | AdaptiveAvgPool(1) and Flatten, AdaptiveMaxPool(1) and Flatten | from GlobalAveragePool, GlobalMaxPool |

@@ -1,4 +1,4 @@
-"""Linear and bilinear maps, embeddings, and convolutions."""
+"""Linear and bilinear maps, slopes, embeddings, and convolutions."""
 
 from torch import nn
 
@@ -10,6 +10,7 @@ from fundl.layers.bilinear import Bilinear
 from fundl.layers.convolution import Conv1d, Conv2d, Conv3d
 from fundl.layers.embedding import Embedding, ZeroRow
 from fundl.layers.linear import Linear
+from fundl.layers.prelu import PReLU
 from fundl.layers.transposed_convolution import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 
 # --- Maps --------------------------------------------------------------------------------------------------------------
@@ -19,6 +20,11 @@ from fundl.layers.transposed_convolution import ConvTranspose1d, ConvTranspose2d
 def _(layer: Linear, *_: object) -> nn.Module:
     outputs, inputs = layer.weight.shape
     return to_counterpart(layer, in_features=inputs, out_features=outputs, bias=layer.bias is not None)
+
+
+@module_of.register
+def _(layer: PReLU, *_: object) -> nn.Module:
+    return to_counterpart(layer, num_parameters=layer.weight.numel())
 
 
 stands_alone("it takes two inputs, which nn.Sequential does not hand on: convert it by itself", nn.Bilinear, Bilinear)

@@ -10,9 +10,11 @@ from fundl.layers.dropout import Dropout
 from fundl.layers.feed_forward import GLU
 from fundl.layers.frozen import Frozen
 from fundl.layers.global_pooling import GlobalAveragePool, GlobalMaxPool
+from fundl.layers.noise import AlphaDropout
 from fundl.layers.repeated import Repeat
 from fundl.layers.softmax import Softmax
 from fundl.layers.structure import Reshape
+from fundl.layers.structured_dropout import ChannelDropout
 from fundl.shapes import AnyShape
 
 # --- Activations and dropout -------------------------------------------------------------------------------------------
@@ -29,7 +31,7 @@ def _(_: nn.Softmax2d, *_rest: object) -> Softmax:
 
 
 @model_of.register
-def _(module: nn.Softmax | nn.LogSoftmax, *_: object) -> AnyLayer:
+def _(module: nn.Softmax | nn.Softmin | nn.LogSoftmax, *_: object) -> AnyLayer:
     require(
         module.dim is not None,
         "dim=None has torch guess the axis from the input: set the module's dim, to -1 for the last axis",
@@ -45,15 +47,35 @@ def _(layer: GLU, *_: object) -> nn.Module:
 
 
 @model_of.register
-def _(module: nn.Dropout, *_: object) -> AnyLayer:
-    require(module.p < 1, f"p={module.p} drops all, which Dropout does not: choose a p below 1")
+def _(module: nn.Dropout | nn.AlphaDropout, *_: object) -> AnyLayer:
+    _require_to_keep_some(module.p, type(module).__name__)
     return from_counterpart(module)
 
 
 @module_of.register
-def _(layer: Dropout, *_: object) -> nn.Module:
+def _(layer: Dropout | AlphaDropout, *_: object) -> nn.Module:
     require_no_key(layer.key)
     return to_counterpart(layer)
+
+
+@model_of.register
+def _(module: nn.Dropout1d | nn.Dropout2d | nn.Dropout3d, *_: object) -> ChannelDropout:
+    _require_to_keep_some(module.p, "ChannelDropout")
+    return ChannelDropout(module.p)
+
+
+@module_of.register
+def _(layer: ChannelDropout, shape: AnyShape, _: ConvertInside) -> nn.Module:
+    require_no_key(layer.key)
+    require(layer.axis == 1, f"axis={layer.axis}, but modules of torch.nn drop what lies along axis 1")
+    axes = require_axes(shape, "nn.Dropout1d, 2d and 3d")
+    require(axes in {3, 4, 5}, f"its input has {axes} axes, but nn.Dropout1d, 2d and 3d take one to three after the channels")
+    module: type[nn.Module] = getattr(nn, f"Dropout{axes - 2}d")
+    return module(layer.rate)
+
+
+def _require_to_keep_some(rate: float, layer: str) -> None:
+    require(rate < 1, f"p={rate} drops all, which {layer} does not: choose a p below 1")
 
 
 # --- Pools -------------------------------------------------------------------------------------------------------------
