@@ -25,8 +25,9 @@ class _PerFeature(Layer[Tensor | None], Generic[Features]):
 
     @override
     def output_shape(self, shape: Shape[*Lead, Features]) -> Shape[*Lead, Features]:
-        expect("features", shape.trailing(1)[-1], self._numbers.shape[-1])
-        return shape
+        *lead, features = shape.trailing(1)
+        expect("features", features, self._numbers.shape[-1])
+        return Shape(*lead, self._numbers.shape[-1])
 
     @property
     def _numbers(self) -> Tensor:

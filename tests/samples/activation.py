@@ -1,5 +1,6 @@
 """Sample layers: functions of each element, and softmax."""
 
+import math
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -67,7 +68,7 @@ def alpha_dropped(x: Tensor) -> Tensor:
     """What AlphaDropout(0.4, key(3)) makes of x: mean 0 and variance 1 stay, of numbers that are as independent as the mask."""
     least = F.selu(torch.tensor(-1e9, dtype=torch.float64)).item()
     mean, square = 0.4 * least, 0.6 + 0.4 * least**2
-    return (torch.where(mask(*x.shape), x, least) - mean) / (square - mean**2) ** 0.5
+    return (torch.where(mask(*x.shape), x, least) - mean) / math.sqrt(square - mean**2)
 
 
 def dropped(x: Tensor) -> Tensor:

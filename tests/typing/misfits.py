@@ -938,7 +938,7 @@ def maxout_of_channels() -> None:
 
 
 def gains_and_offsets() -> None:
-    # E: layer 3 (Bias) expects 5 features but layer 1 (Linear) gives 4 features
+    # E: layer 3 (Bias) expects 5 features but layer 2 (Gain) gives 4 features
     compose(linear(2, 4), gain(4), bias(5))
 
 
