@@ -84,6 +84,8 @@ from fundl.layers.weight_norm import (
 )
 from fundl.layers.prelu import PReLU as PReLU, prelu as prelu
 from fundl.layers.per_feature import Bias as Bias, Gain as Gain, bias as bias, gain as gain
+from fundl.layers.einsum import Einsum as Einsum, einsum as einsum
+from fundl.layers.perceptron import mlp as mlp
 from fundl.layers.low_rank import LowRank as LowRank, low_rank as low_rank
 from fundl.layers.adapted import Adapted as Adapted, Change as Change, adapted as adapted
 
@@ -125,6 +127,7 @@ from fundl.layers.pairs import (
     Add as Add, Both as Both, Concatenate as Concatenate, Duplicate as Duplicate, Multiply as Multiply, Pipe as Pipe,
     both as both, pipe as pipe,
 )
+from fundl.layers.fork import Fork as Fork, fork as fork
 from fundl.layers.repeated import Repeat as Repeat, repeat as repeat
 from fundl.layers.tied import Tied as Tied, tied as tied
 from fundl.layers.deferred import Deferred as Deferred, DeferredLogits as DeferredLogits, deferred as deferred

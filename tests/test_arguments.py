@@ -120,6 +120,8 @@ GIVEN: Final[Mapping[str, object]] = {
     **dict.fromkeys(("shape", "input_shape"), (4, 2)),
     **dict.fromkeys(("mean", "std"), torch.ones(2)),
     "target": TARGET,
+    "equation": "...d,dh->...h",
+    "sizes": {"d": 2, "h": 3},
     "grad": TARGET,
     "key": key(0),
     "keys": split(key(0), 2),

@@ -22,12 +22,13 @@ from fundl._common.running import named_as, run_backward_input, run_backward_par
 from fundl.derivatives._rows import of_rows
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers.embedding import Embedding
+from fundl.layers.fork import Fork
 from fundl.layers.linear import Linear
 from fundl.layers.pairs import Both, Pipe
 from fundl.layers.structure import Checkpoint, Parallel, Residual
 from fundl.tree import BUFFER
 
-_AROUND: Final = (Both, Checkpoint, Parallel, Pipe, Residual)
+_AROUND: Final = (Both, Checkpoint, Fork, Parallel, Pipe, Residual)
 """Layers that hand each row on to models inside, and whose gradients are those of the models, side by side."""
 
 

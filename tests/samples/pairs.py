@@ -4,13 +4,21 @@ from typing import Final
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from fundl import Add, Concatenate, Duplicate, Multiply, Tanh, bilinear, both, linear, pipe, shared
+from fundl import Add, Concatenate, Duplicate, Fork, Linear, Multiply, Pipe, Tanh, bilinear, both, fork, linear, pipe, shared
+from fundl.layers.pairs import Pair
 from tests.samples.linear import affine
 from tests.samples.table import normal, sample
 
 X: Final = (normal(5, 3), normal(5, 7)[:, 4:])
 UNLIKE: Final = (normal(5, 3), normal(5, 2))
+
+
+def put_together(p: Pipe[Tensor, Tensor, Fork[Pair, Linear, Linear], Concatenate], x: Tensor) -> Tensor:
+    first, second = p.layers[0].branches
+    return torch.cat((affine(first, x), affine(second, x)), -1)
+
 
 SAMPLES: Final = (
     sample("Duplicate", Duplicate(), normal(5, 3), lambda _, x: (x * 1, x * 1)),
@@ -45,6 +53,13 @@ SAMPLES: Final = (
         ),
         kept=3 * 5 * 4 * 8,
     ),
+    sample(
+        "fork",
+        fork((linear(3, 4), Tanh()), linear(3, 2, bias=False), Tanh()),
+        normal(5, 3),
+        lambda p, x: (torch.tanh(affine(p.branches[0][0], x)), affine(p.branches[1], x), torch.tanh(x)),
+    ),
+    sample("fork, put together", pipe(fork(linear(3, 4), linear(3, 2)), Concatenate()), normal(5, 3), put_together),
     sample("Add", Add(), X, lambda _, x: x[0] + x[1]),
     sample("Multiply", Multiply(), X, lambda _, x: x[0] * x[1]),
     sample("Concatenate", Concatenate(), UNLIKE, lambda _, x: torch.cat(x, -1)),
