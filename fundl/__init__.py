@@ -86,6 +86,7 @@ from fundl.layers.prelu import PReLU as PReLU, prelu as prelu
 from fundl.layers.per_feature import Bias as Bias, Gain as Gain, bias as bias, gain as gain
 from fundl.layers.einsum import Einsum as Einsum, einsum as einsum
 from fundl.layers.perceptron import mlp as mlp
+from fundl.layers.spectral_norm import SpectralNorm as SpectralNorm, refine as refine, spectral_norm as spectral_norm
 from fundl.layers.low_rank import LowRank as LowRank, low_rank as low_rank
 from fundl.layers.adapted import Adapted as Adapted, Change as Change, adapted as adapted
 
@@ -109,6 +110,7 @@ from fundl.layers.pooling import (
     AveragePool1d as AveragePool1d, AveragePool2d as AveragePool2d, AveragePool3d as AveragePool3d, MaxPool1d as MaxPool1d,
     MaxPool2d as MaxPool2d, MaxPool3d as MaxPool3d,
 )
+from fundl.layers.lp_pooling import LPPool1d as LPPool1d, LPPool2d as LPPool2d, LPPool3d as LPPool3d
 from fundl.layers.adaptive_pooling import (
     AdaptiveAveragePool1d as AdaptiveAveragePool1d, AdaptiveAveragePool2d as AdaptiveAveragePool2d,
     AdaptiveAveragePool3d as AdaptiveAveragePool3d, AdaptiveMaxPool1d as AdaptiveMaxPool1d,
@@ -116,6 +118,7 @@ from fundl.layers.adaptive_pooling import (
 )
 from fundl.layers.global_pooling import GlobalAveragePool as GlobalAveragePool, GlobalMaxPool as GlobalMaxPool
 from fundl.layers.resampling import Pad as Pad, Upsample as Upsample
+from fundl.layers.folding import Fold as Fold, Unfold as Unfold
 from fundl.layers.pixel_shuffle import PixelShuffle as PixelShuffle, PixelUnshuffle as PixelUnshuffle
 
 # Layers made of layers.

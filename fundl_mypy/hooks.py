@@ -158,6 +158,15 @@ class FundlPlugin(Plugin):
 
     def _default_of(self, fullname: str, parameter: str) -> Constant:
         """The value of an argument that a call leaves out."""
+        node = self._node(fullname)
+        if not isinstance(node, TypeInfo):
+            return self._written_default(fullname, parameter)
+        # A field may be that of a base class, in another module.
+        found = (self._written_default(base.fullname, parameter) for base in node.mro)
+        return next((default for default in found if default is not None), None)
+
+    def _written_default(self, fullname: str, parameter: str) -> Constant:
+        """The default that stands where a function or a class is written."""
         module = fullname
         while module not in (self._modules or {}):
             module, dot, _ = module.rpartition(".")

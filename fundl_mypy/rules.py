@@ -223,8 +223,10 @@ class _Match:
                 shape = shapes.Ending(self.shape(arguments[0]), self.size(arguments[1]))
             case "Joined" | "Reshaped" as kind:
                 shape = (self.joined if kind == "Joined" else self.reshaped)(*arguments)
-            case "Windows" | "Spreads" as kind:
+            case "Windows" | "Spreads" | "Unfolded" as kind:
                 shape = self.slid(kind, *arguments)
+            case "Patched":
+                shape = self.patched(*arguments)
             case "Resized" | "Padded" as kind:
                 change = shapes.Resized if kind == "Resized" else shapes.Padded
                 shape = change(self.shape(arguments[0]), *map(self.value, arguments[1:]))
@@ -248,14 +250,29 @@ class _Match:
         return shapes.Reshaped(self.size(batch), tuple(self.sizes_of(example.items)), *self.sizes_of(axes))
 
     def slid(
-        self, kind: Literal["Windows", "Spreads"], batch: Type, channels: Type, settings: Type, *axes: Type
+        self,
+        kind: Literal["Windows", "Spreads", "Unfolded"],
+        batch: Type,
+        channels: Type,
+        settings: Type,
+        *axes: Type,
     ) -> shapes.AnyShape:
-        result = shapes.Windows if kind == "Windows" else shapes.Spreads
-        stated = get_proper_type(settings)
-        if not isinstance(stated, TupleType):
+        result = {"Windows": shapes.Windows, "Spreads": shapes.Spreads, "Unfolded": shapes.Unfolded}[kind]
+        known = self.settings(settings)
+        if known is None:
             return shapes.Shape(...)
-        known = tuple(self.setting(item) for item in stated.items)
         return result(self.size(batch), self.size(channels), known, *self.sizes_of(axes))
+
+    def patched(self, batch: Type, rows: Type, places: Type, sides: Type, settings: Type) -> shapes.AnyShape:
+        known = self.settings(settings)
+        if known is None:
+            return shapes.Shape(...)
+        return shapes.Patched(self.size(batch), self.size(rows), self.size(places), self.setting(sides), known)
+
+    def settings(self, typ: Type) -> tuple[shapes.Setting, ...] | None:
+        """The settings that a tuple of types stands for."""
+        stated = get_proper_type(typ)
+        return tuple(map(self.setting, stated.items)) if isinstance(stated, TupleType) else None
 
     def setting(self, typ: Type) -> shapes.Setting:
         """The number for all axes, or the numbers for each, that a type stands for."""

@@ -13,6 +13,7 @@ from fundl import (
     Linear,
     PixelShuffle,
     PixelUnshuffle,
+    SpectralNorm,
     WeightNorm,
     WeightStandardization,
     backward,
@@ -66,7 +67,7 @@ TRUSTING = [
     sample
     for family in (convolution, embedding, normalization, pooling, resampling)
     for sample in family.SAMPLES
-    if not isinstance(sample.model, PixelShuffle | PixelUnshuffle | WeightNorm | WeightStandardization)
+    if not isinstance(sample.model, PixelShuffle | PixelUnshuffle | SpectralNorm | WeightNorm | WeightStandardization)
 ]  # whose kernels do not ask
 
 

@@ -68,6 +68,7 @@ from fundl import (
     rms_norm,
     rnn,
     self_attention,
+    spectral_norm,
     standardize,
     stateful,
     tied,
@@ -329,6 +330,7 @@ LONG: Final[Sequence[tuple[str, Model, object]]] = [
     ("bilinear", bilinear(70, 70, 2), (normal(3, 70) + 1, normal(3, 70) + 1)),
     ("over_time", over_time(linear(2, 2)), normal(1, ROWS, 2)),
     ("WeightNorm", weight_norm(linear(ROWS, 2)), normal(3, ROWS) + 1),
+    ("SpectralNorm", spectral_norm(linear(ROWS, 2)), normal(3, ROWS) + 1),
     ("WeightNorm, axis", weight_norm(linear(3, ROWS), axis=1), normal(3, 3) + 1),
     ("WeightStandardization", weight_standardization(linear(ROWS, 2)), normal(3, ROWS) + 1),
 ]

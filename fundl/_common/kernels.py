@@ -213,6 +213,16 @@ adaptive_max_pool_backward: Mapping[int, Callable[[Tensor, Tensor, Tensor], Tens
     _aten.adaptive_max_pool2d_backward.default._op, _aten.adaptive_max_pool3d_backward.default._op
 )
 
+# --- Patches -----------------------------------------------------------------------------------------------------------
+
+# Of windows over two axes, one number for each: kernel size, dilation, padding, stride.
+Folding: TypeAlias = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+# x (B, C, H, W), or without B: what a window sees at each place, (B, C k k, L).
+unfold: Callable[[Tensor, *Folding], Tensor] = _aten.im2col.default
+# x (B, C k k, L), or without B, height and width: what lies on each other, added up, (B, C, H, W).
+fold: Callable[[Tensor, Sequence[int], *Folding], Tensor] = _aten.col2im.default
+
 # --- Attention ---------------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,7 @@ from fundl.training.step import (
     mark_finishing,
     ownership_of_states,
     pair,
+    refined,
     require_state,
     updated,
     updated_over,
@@ -132,12 +133,12 @@ def pipeline_step(
     def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[None]]:
         with no_grad():
             grads, transform, report = differentiate(state, batch)
-            return updated(transform, grads, state), report
+            return refined(updated(transform, grads, state)), report
 
     def donating(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[None]]:
         with no_grad():
             grads, transform, report = differentiate(state, batch)
-            return updated_over(transform, grads, state, owned), report
+            return refined(updated_over(transform, grads, state, owned)), report
 
     for made in (step, donating):
         made.__qualname__ = "pipeline_step.<locals>.step"  # messages name a step by it

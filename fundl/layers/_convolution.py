@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import attrs
 import torch
@@ -15,7 +15,7 @@ from fundl.fan import Fans, OwnFans
 from fundl.initializers import Initializer, uniform_fan_in
 from fundl.layers._layout import require_sizes
 from fundl.layers._refusals import require_dtype
-from fundl.layers._spatial import Spatial, letters
+from fundl.layers._spatial import Same, Spatial, letters, same_padding
 from fundl.shapes import AnyShape, AnySize, Misfit, Shape, Size, Windows, expect
 
 
@@ -39,23 +39,23 @@ class Convolution(Spatial[Tensor], OwnFans):
         bias: b, of shape (out,), or None.
         stride: s, from one place of the window to the next, one for all axes or a tuple of one for each; 1 by default.
         padding: p, zeros before each axis and as many behind it, one for all axes or a tuple of one for each; 0 by default.
-            "same" for as many as keep the sizes of the input; where that is an odd number, the one more is behind.
+            "same" for as many as give the window a place for each stride, so that a stride of 1 keeps the sizes of the input;
+            where that is an odd number, the one more is behind.
         dilation: d, from one element that the window sees to the next; 1 by default.
         groups: into how many parts the channels are split; each part of the output's sees one of the input's. 1 by default.
         weight_init: how `initialize` draws the weight; by default from U(-1/sqrt(n), 1/sqrt(n)), n = {volume} in / groups.
         bias_init: how `initialize` draws the bias; by default as the weight.
 
     Shape:
-        (B, in, {L}) to (B, out, {L'}), each size n to floor((n + 2 p - d (k - 1) - 1) / s) + 1, or kept by "same";
-        or both without B
+        (B, in, {L}) to (B, out, {L'}), each size n to floor((n + 2 p - d (k - 1) - 1) / s) + 1, or to ceil(n / s)
+        by "same"; or both without B
 
     Residuals:
         The input, shared, not copied.
 
     Raises:
         TypeError: a setting is not an integer or a tuple of such; the input's dtype is not the weight's.
-        ValueError: a setting is too small, or the stride more than 1 with padding "same"; the input has other channels or
-            axes, or no place for the window.
+        ValueError: a setting is too small; the input has other channels or axes, or no place for the window.
     """
 
     transposed: ClassVar[bool] = False
@@ -69,7 +69,7 @@ class Convolution(Spatial[Tensor], OwnFans):
     weight: Tensor
     bias: Tensor | None
     stride: PerAxis = attrs.field(default=1, kw_only=True)
-    padding: PerAxis | Literal["same"] = attrs.field(default=0, kw_only=True)
+    padding: PerAxis | Same = attrs.field(default=0, kw_only=True)
     dilation: PerAxis = attrs.field(default=1, kw_only=True)
     groups: int = attrs.field(default=1, kw_only=True)
     weight_init: Initializer = attrs.field(default=uniform_fan_in(), kw_only=True)
@@ -87,20 +87,15 @@ class Convolution(Spatial[Tensor], OwnFans):
         self._require_integers("dilation", self.dilation, 1)
         if self.groups < 1:
             raise ValueError(f"{name}'s groups must be at least 1, not {self.groups}")
-        if self.padding != "same" or self.transposed:
-            self._require_integers("padding", self.padding, 0)
-        elif set(self._each(self.stride)) != {1}:
-            raise ValueError(
-                f"{name}'s padding 'same' keeps the sizes of the input, which only a stride of 1 does: with a stride of"
-                f" {self.stride}, give the padding in numbers"
-            )
+        if self.padding != "same":
+            self._require_integers("padding", self.padding, 0, or_same=True)
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.weight.is_meta and not x.is_meta:  # the kernel would read memory that is not there
             raise ValueError(f"{type(self).__name__}'s weight has no values, only a shape: call initialize(key(0), model)")
         try:
-            output = half.convolution(self._padded(x), self.weight, self.bias, self._settings())
+            output = self._cut(half.convolution(self._padded(x), self.weight, self.bias, self._settings(x)), x)
             if self.transposed and not output.numel() and x.numel():  # some kernels refuse what nothing is left of, some do not
                 self.output_shape(Shape(*self._batch(x).shape))
         except (RuntimeError, Misfit) as error:
@@ -128,30 +123,31 @@ class Convolution(Spatial[Tensor], OwnFans):
 
     def _gradients(self, x: Tensor, grad: Tensor, mask: kernels.Mask) -> tuple[Tensor, Tensor, Tensor | None]:
         """Those of x as it was padded, weight and bias, as far as the mask asks for them."""
-        padded, settings = self._padded(x), self._settings()
-        sides = self._output_sides(padded.shape[-self.axes :], self.weight.shape[-self.axes :], settings)
-        require_sizes(grad, (*x.shape[: -self.axes - 1], self._in_and_out()[1], *sides))
+        padded, settings = self._padded(x), self._settings(x)
+        require_sizes(grad, (*x.shape[: -self.axes - 1], self._in_and_out()[1], *self._output_sides(x, padded, settings)))
         sizes = None if self.bias is None else self.bias.shape
-        return half.convolution_backward(self._batch(grad), padded, self.weight, sizes, settings, mask)
+        return half.convolution_backward(self._uncut(self._batch(grad), x), padded, self.weight, sizes, settings, mask)
 
-    @staticmethod
-    def _output_sides(sides: Sequence[int], kernel: Sequence[int], settings: kernels.ConvolutionSettings) -> list[int]:
-        """The sizes of the output's spatial axes for those of the input as it was padded."""
-        each = zip(sides, kernel, *settings[:3], strict=True)
+    def _output_sides(self, x: Tensor, padded: Tensor, settings: kernels.ConvolutionSettings) -> list[int]:  # noqa: ARG002
+        """The sizes of the output's spatial axes for an input, and for what it was padded to."""
+        each = zip(padded.shape[-self.axes :], self.weight.shape[-self.axes :], *settings[:3], strict=True)
         return [(side + 2 * pad - gap * (size - 1) - 1) // step + 1 for side, size, step, pad, gap in each]
 
-    def _settings(self) -> kernels.ConvolutionSettings:
+    def _settings(self, x: Tensor) -> kernels.ConvolutionSettings:
+        padding = self._each(self.padding) if self.padding != "same" else tuple(before for before, _ in self._same(x))
         stride, dilation = self._each(self.stride), self._each(self.dilation)
-        padding = tuple(span // 2 for span in self._spans()) if self.padding == "same" else self._each(self.padding)
-        return stride, padding, dilation, self.transposed, self._output_padding(), self.groups
+        return stride, padding, dilation, self.transposed, self._output_padding(x), self.groups
 
-    def _output_padding(self) -> tuple[int, ...]:
+    def _output_padding(self, x: Tensor) -> tuple[int, ...]:  # noqa: ARG002  # a transposed one has some
         return (0,) * self.axes
 
-    def _spans(self) -> Sequence[int]:
-        """From the first to the last element that a window sees, for each axis."""
-        sizes = zip(self._each(self.dilation), self._kernel_size(), strict=True)
-        return [gap * (size - 1) for gap, size in sizes]
+    def _same(self, x: Tensor) -> list[tuple[int, int]]:
+        """What "same" puts before and behind each axis of an input."""
+        settings = self._kernel_size(), self._each(self.stride), self._each(self.dilation)
+        return [same_padding(*each) for each in zip(self._sides_to_pad(x), *settings, strict=True)]
+
+    def _sides_to_pad(self, x: Tensor) -> Sequence[int]:
+        return x.shape[-self.axes :]
 
     def _kernel_size(self) -> tuple[int, ...]:
         return self.weight.shape[-self.axes :]
@@ -160,24 +156,31 @@ class Convolution(Spatial[Tensor], OwnFans):
         """A batch of one, if there is an example without a batch."""
         return x.unsqueeze(0) if x.ndim == self.axes + 1 else x
 
-    # Windows of an even size see one more element behind than before. No kernel pads so: the input gets it here.
+    # By the padding "same", there may be one more element behind than before. No kernel pads so: the input gets it here. Of a
+    # transposed convolution, which is the way back, it is cut off from the output.
 
     def _padded(self, x: Tensor) -> Tensor:
         """The batch that the kernels take: padded by what is odd, if the padding is 'same'."""
-        batch, odd = self._batch(x), self._odd()
-        return torch.constant_pad_nd(batch, odd) if odd else batch
+        return _longer(self._batch(x), () if self.transposed else self._odd(x))
 
     def _without_padding(self, grad: Tensor, x: Tensor) -> Tensor:
         """The gradient with respect to x, given that with respect to what x was padded to: the transpose is to cut off."""
-        if odd := self._odd():
-            grad = torch.constant_pad_nd(grad, [-count for count in odd])
+        grad = _shorter(grad, () if self.transposed else self._odd(x))
         return grad if grad.ndim == x.ndim else grad.squeeze(0)
 
-    def _odd(self) -> Sequence[int]:
+    def _cut(self, output: Tensor, x: Tensor) -> Tensor:
+        """The output of the kernels, without what is odd of a transposed convolution."""
+        return _shorter(output, self._odd(x)) if self.transposed else output
+
+    def _uncut(self, grad: Tensor, x: Tensor) -> Tensor:
+        """The gradient with respect to the output of the kernels."""
+        return _longer(grad, self._odd(x)) if self.transposed else grad
+
+    def _odd(self, x: Tensor) -> Sequence[int]:
         """How many elements are put before and behind each axis, the last first; nothing if none are."""
         if self.padding != "same":
             return ()
-        counts = [count for span in reversed(self._spans()) for count in (0, span % 2)]
+        counts = [count for before, behind in reversed(self._same(x)) for count in (0, behind - before)]
         return counts if any(counts) else ()
 
     # Shapes
@@ -222,6 +225,14 @@ class Convolution(Spatial[Tensor], OwnFans):
                 f"{name} needs at least one element along each axis, but the input's shape is {tuple(x.shape)}"
             ) from error
         require_dtype(f"{name}'s weight is", self.weight, x, error)
+
+
+def _longer(x: Tensor, counts: Sequence[int]) -> Tensor:
+    return torch.constant_pad_nd(x, counts) if counts else x
+
+
+def _shorter(x: Tensor, counts: Sequence[int]) -> Tensor:
+    return torch.constant_pad_nd(x, [-count for count in counts]) if counts else x
 
 
 def weight_and_bias(

@@ -7,7 +7,7 @@ The family's docstring is a text for all of them. In braces stands what is said 
 
 import inspect
 from collections.abc import Mapping
-from typing import ClassVar, Final, Generic
+from typing import ClassVar, Final, Generic, Literal, TypeAlias
 
 import attrs
 from torch import Tensor
@@ -18,6 +18,9 @@ from fundl.layer import Layer
 from fundl.shapes import AnySize
 
 Residuals = TypeVar("Residuals")
+
+Same: TypeAlias = Literal["same"]
+"""The padding of a window that has a place for each stride of an axis, see `same_padding`."""
 
 # Sizes that a layer's type states, named like the fields that hold them
 KernelSize = TypeVar("KernelSize", bound=PerAxis, covariant=True, default=AnySize)
@@ -74,11 +77,12 @@ class Spatial(Layer[Residuals], Generic[Residuals]):
         return (setting,) * self.axes if isinstance(setting, int) else setting
 
     @classmethod
-    def _require_integers(cls, field: str, setting: object, least: int) -> None:
+    def _require_integers(cls, field: str, setting: object, least: int, *, or_same: bool = False) -> None:
         """Raise unless a setting is an integer that is large enough, or a tuple of one for each axis."""
         sizes = setting if isinstance(setting, tuple) else (setting,) * cls.axes
         if len(sizes) != cls.axes or not all(type(size) is int for size in sizes):
-            raise TypeError(f"{cls.__name__}'s {field} is an integer{cls.tuples[cls.axes]}, not {setting!r}")
+            same = ", or 'same'" if or_same else ""
+            raise TypeError(f"{cls.__name__}'s {field} is an integer{cls.tuples[cls.axes]}{same}, not {setting!r}")
         if any(size < least for size in sizes if isinstance(size, int)):
             raise ValueError(f"{cls.__name__}'s {field} must be at least {least}, not {setting!r}")
 
@@ -90,6 +94,16 @@ class Spatial(Layer[Residuals], Generic[Residuals]):
                 f"{type(self).__name__} takes an input of shape (B, C, {spatial}), or (C, {spatial}) without a batch, not"
                 f" {tuple(x.shape)}"
             ) from error
+
+
+def same_padding(side: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """How many elements "same" puts before and behind an axis, so that a window has a place for each stride of it.
+
+    Its places are as many as side / stride, rounded up; of an odd number of elements, the one more is behind.
+    """
+    places = -(-side // stride)
+    more = max((places - 1) * stride + dilation * (kernel - 1) + 1 - side, 0)
+    return more // 2, more - more // 2
 
 
 def letters(axes: int) -> str:

@@ -1,73 +1,25 @@
 """Pooling: the maximum or the mean of what a sliding window sees, channel by channel."""
 
+import math
 from typing import Generic, Literal, Never, final
 
 import attrs
+import torch
 from torch import Tensor
-from typing_extensions import TypeVar, override
+from typing_extensions import override
 
 from fundl._common import kernels
 from fundl._common.half import in_float32
 from fundl._common.kernels import PerAxis
-from fundl.layers._pooling import Indices, OnePerAxis, Pool, Pooled
+from fundl.layers._pooling import CeilMode, OnePerAxis, Padding, Pooled, Windowed
 from fundl.layers._spatial import Dilation, KernelSize, Stride
-from fundl.shapes import AnyShape, AnySize, Batch, Channels, Depth, Height, Length, Misfit, Shape, Width, Windows
-
-Padding = TypeVar("Padding", bound=PerAxis, covariant=True, default=AnySize)
-CeilMode = TypeVar("CeilMode", bound=bool, covariant=True, default=AnySize)
-
-
-# --- Sliding windows ---------------------------------------------------------------------------------------------------
-
-
-@attrs.frozen(eq=False)
-class _Windowed(Pool[Indices], Generic[Indices, OnePerAxis]):
-    """What all layers share that slide a window over the spatial axes."""
-
-    kernel_size: int | OnePerAxis
-    stride: int | OnePerAxis = attrs.field(default=attrs.Factory(lambda self: self.kernel_size, takes_self=True), kw_only=True)
-    padding: int | OnePerAxis = attrs.field(default=0, kw_only=True)
-
-    def __attrs_post_init__(self) -> None:
-        for field, least in (("kernel_size", 1), ("stride", 1), ("padding", 0), ("dilation", 1)):
-            self._require_integers(field, getattr(self, field, 1), least)
-        kernel, padding = self._each(self.kernel_size), self._each(self.padding)
-        if any(pad > size // 2 for size, pad in zip(kernel, padding, strict=True)):
-            raise ValueError(
-                f"{type(self).__name__}'s padding may be at most half of its kernel_size, so that a window always sees some of"
-                f" the input, but the padding is {self.padding} and the kernel_size {self.kernel_size}"
-            )
-
-    def _window(self) -> tuple[PerAxis, PerAxis, PerAxis]:
-        """Kernel size, stride and padding, as the kernels take them."""
-        if self.axes > 1:
-            return self.kernel_size, self.stride, self.padding
-        return self._for_kernel(self.kernel_size, 1), self._for_kernel(self.stride, 1), self._for_kernel(self.padding, 0)
-
-    def _windows(
-        self, shape: AnyShape, dilation: int | OnePerAxis, ceil_mode: bool
-    ) -> Windows[AnySize, AnySize, AnySize, *tuple[AnySize, ...]]:
-        """The rule for any number of axes: what `output_shape` says in types."""
-        batch, channels, *sides = shape.exactly(2 + self.axes)
-        return Windows(batch, channels, (self.kernel_size, self.stride, self.padding, dilation, ceil_mode), *sides)
-
-    @override
-    def _explain(self, x: Tensor, error: Exception | None) -> None:
-        super()._explain(x, error)
-        try:
-            self.output_shape(Shape(*(1,) * (2 + self.axes - x.ndim), *x.shape))
-        except Misfit as misfit:
-            raise ValueError(
-                f"{self} finds no place for its window in an input of shape {tuple(x.shape)}: it expects {misfit.expected}, but"
-                f" the input has {misfit.given}"
-            ) from error
-
+from fundl.shapes import Batch, Channels, Depth, Height, Length, Shape, Width, Windows
 
 # --- Maximum -----------------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(eq=False)
-class _MaxPool(_Windowed[Tensor, OnePerAxis]):
+class _MaxPool(Windowed[Tensor, OnePerAxis]):
     """The maximum of what a window sees, over any number of axes.
 
         y[{i}] = max over {u} in 0 ... k-1 of x[{i s + u d}]
@@ -79,14 +31,15 @@ class _MaxPool(_Windowed[Tensor, OnePerAxis]):
     Args:
         kernel_size: k{each}.
         stride: s, from one place of the window to the next{each}; k by default.
-        padding: elements of -inf to put before each axis, and as many behind it; 0 by default, at most k / 2.
+        padding: elements of -inf to put before each axis, and as many behind it; 0 by default, at most k / 2. "same" for as
+            many as give the window a place for each stride; where that is an odd number, the one more is behind.
         dilation: d, from one element that the window sees to the next; 1 by default.
         ceil_mode: whether there is one more place for the window if it then reaches beyond the padding, but starts before it;
             by default, what is left over at the end is not seen.
 
     Shape:
         (B, C, {L}) to (B, C, {L'}), each size n to floor((n + 2 padding - d (k - 1) - 1) / s) + 1, with ceil for
-        ceil_mode; or both without B
+        ceil_mode, or to ceil(n / s) by "same"; or both without B
 
     Residuals:
         Where each maximum is from, 8 bytes per output element; the input is not kept.
@@ -112,18 +65,19 @@ class _MaxPool(_Windowed[Tensor, OnePerAxis]):
 
     @override
     def _pool(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return kernels.max_pool[self.axes](x, *self._settings())
+        return kernels.max_pool[self.axes](self._padded(x, -math.inf), *self._settings())
 
     @override
     def _spread(self, grad: Tensor, x: Tensor, indices: Tensor) -> Tensor:
-        return kernels.max_pool_backward[self.axes](grad, x, *self._settings(), indices)
+        padded = self._like_padded(x, grad)
+        return self._without_padding(kernels.max_pool_backward[self.axes](grad, padded, *self._settings(), indices), x)
 
     def _settings(self) -> tuple[PerAxis, PerAxis, PerAxis, PerAxis, bool]:
         return *self._window(), self._for_kernel(self.dilation, 1), self.ceil_mode
 
     def _require_sight(self, x: Tensor) -> None:
         """Raise if a window may see nothing but padding: ATen then takes the maximum from outside of the input's memory."""
-        paddings, dilations = self._each(self.padding), self._each(self.dilation)
+        paddings, dilations = self._each(1 if self.padding == "same" else self.padding), self._each(self.dilation)
         for size, padding, dilation in zip(x.shape[-self.axes :], paddings, dilations, strict=False):
             if padding and 0 < size < dilation:
                 raise ValueError(
@@ -199,7 +153,7 @@ class MaxPool3d(_MaxPool[tuple[int, int, int]], Generic[KernelSize, Stride, Padd
 
 
 @attrs.frozen(eq=False)
-class _AveragePool(_Windowed[None, OnePerAxis]):
+class _AveragePool(Windowed[None, OnePerAxis]):
     """The mean of what a window sees, over any number of axes.
 
         y[{i}] = (1 / {volume}) sum over {u} in 0 ... k-1 of x[{i s + u}]
@@ -211,15 +165,16 @@ class _AveragePool(_Windowed[None, OnePerAxis]):
     Args:
         kernel_size: k{each}.
         stride: s, from one place of the window to the next{each}; k by default.
-        padding: zeros to put before each axis, and as many behind it; 0 by default, at most k / 2.
+        padding: zeros to put before each axis, and as many behind it; 0 by default, at most k / 2. "same" for as many as give
+            the window a place for each stride; where that is an odd number, the one more is behind.
         ceil_mode: whether there is one more place for the window if it then reaches beyond the padding, but starts before it;
             by default, what is left over at the end is not seen. What is beyond the padding never counts.
         count_include_padding: whether the zeros of the padding count as elements that are seen; they do by default.
         divisor: what to divide each sum by, instead of the number of the elements that are seen.
 
     Shape:
-        (B, C, {L}) to (B, C, {L'}), each size n to floor((n + 2 padding - k) / s) + 1, with ceil for ceil_mode; or
-        both without B
+        (B, C, {L}) to (B, C, {L'}), each size n to floor((n + 2 padding - k) / s) + 1, with ceil for ceil_mode, or to
+        ceil(n / s) by "same"; or both without B
 
     Residuals:
         The sizes of the input: no bytes.
@@ -245,13 +200,30 @@ class _AveragePool(_Windowed[None, OnePerAxis]):
 
     @override
     def _pool(self, x: Tensor) -> tuple[Tensor, None]:
-        pool, settings = kernels.average_pool[self.axes], self._settings()
+        pool, settings, shares = kernels.average_pool[self.axes], self._settings(), self._shares(x)
+        padded = self._padded(x, 0)
         # The kernel over three axes knows no half precision on the CPU.
-        return (in_float32(lambda wide: pool(wide, *settings), x) if self.axes == 3 else pool(x, *settings)), None
+        y = in_float32(lambda wide: pool(wide, *settings), padded) if self.axes == 3 else pool(padded, *settings)
+        return y if shares is None else y * shares, None
 
     @override
     def _spread(self, grad: Tensor, x: Tensor, indices: None) -> Tensor:
-        return kernels.average_pool_backward[self.axes](grad, x, *self._settings())
+        shares = self._shares(grad.new_empty(()).expand(x.shape))
+        given = grad if shares is None else grad * shares
+        return self._without_padding(
+            kernels.average_pool_backward[self.axes](given, self._like_padded(x, given), *self._settings()), x
+        )
+
+    def _shares(self, x: Tensor) -> Tensor | None:
+        """What to multiply the mean of each place by if the zeros of "same" do not count: no kernel knows which they are."""
+        if self.padding != "same" or self.count_include_padding or self.divisor is not None:
+            return None
+        shares = x.new_ones(())
+        for axis, (side, size, step, (before, _)) in enumerate(self._same(x), start=-self.axes):
+            starts = torch.arange(-(-side // step), device=x.device) * step - before
+            seen = (starts + size).clamp(max=side) - starts.clamp(min=0)
+            shares = shares * (size / seen.to(x.dtype)).view(-1, *(1,) * (-1 - axis))
+        return shares
 
     def _settings(self) -> tuple[PerAxis, PerAxis, PerAxis, bool, bool, int | None]:
         return *self._window(), self.ceil_mode, self.count_include_padding, self.divisor

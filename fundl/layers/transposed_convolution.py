@@ -4,10 +4,11 @@ What a convolution makes of the larger sizes, a transposed one with the same set
 """
 
 from collections.abc import Sequence
-from typing import Final, Generic, final
+from typing import Final, Generic, Literal, final
 
 import attrs
 import torch
+from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common import kernels
@@ -45,7 +46,9 @@ class TransposedConvolution(Convolution):
         weight: W, of shape (in, out / groups, {k}).
         bias: b, of shape (out,), or None.
         stride: s, from one window to the next, one for all axes or a tuple of one for each; 1 by default.
-        padding: p, elements that are cut off in front of each axis and as many behind; 0 by default.
+        padding: p, elements that are cut off in front of each axis and as many behind; 0 by default. "same" for as many as make
+            each size just the stride times as large, as the way back from a convolution with this padding does; where that is
+            an odd number, the one more is behind.
         dilation: d, from one element of a window to the next; 1 by default.
         groups: into how many parts the channels are split; each part of the output's sees one of the input's. 1 by default.
         output_padding: elements that are put behind each axis, less than the stride or the dilation; 0 by default. Convolutions
@@ -54,16 +57,16 @@ class TransposedConvolution(Convolution):
         bias_init: how `initialize` draws the bias; by default as the weight.
 
     Shape:
-        (B, in, {L}) to (B, out, {L'}), each size n to (n - 1) s - 2 p + d (k - 1) + 1 + output_padding;
-        or both without B
+        (B, in, {L}) to (B, out, {L'}), each size n to (n - 1) s - 2 p + d (k - 1) + 1 + output_padding, or to
+        n s by "same"; or both without B
 
     Residuals:
         The input, shared, not copied.
 
     Raises:
         TypeError: a setting is not an integer or a tuple of such; the input's dtype is not the weight's.
-        ValueError: a setting is too small, or the output_padding too large; the input has other channels or axes, or so few
-            elements that all is cut off.
+        ValueError: a setting is too small, or the output_padding too large, or not 0 beside "same"; the input has other
+            channels or axes, or so few elements that all is cut off.
 
     Source:
         Zeiler, Krishnan, Taylor and Fergus, Deconvolutional networks, 2010.
@@ -71,7 +74,6 @@ class TransposedConvolution(Convolution):
 
     transposed = True
 
-    padding: PerAxis = attrs.field(default=0, kw_only=True)
     weight_init: Initializer = attrs.field(default=_UNIFORM, kw_only=True)
     bias_init: Initializer = attrs.field(default=_UNIFORM, kw_only=True)
     output_padding: PerAxis = attrs.field(default=0, kw_only=True)
@@ -81,20 +83,34 @@ class TransposedConvolution(Convolution):
         super().__attrs_post_init__()
         self._require_integers("output_padding", self.output_padding, 0)
         most = map(max, self._each(self.stride), self._each(self.dilation))
-        if any(more >= bound for more, bound in zip(self._output_padding(), most, strict=True)):
+        if self.padding == "same" and any(self._each(self.output_padding)):
+            raise ValueError(
+                f"{type(self).__name__}'s padding 'same' makes the sizes what they are to be: leave its output_padding at 0,"
+                f" not {self.output_padding}"
+            )
+        if any(more >= bound for more, bound in zip(self._each(self.output_padding), most, strict=True)):
             raise ValueError(
                 f"{type(self).__name__}'s output_padding must be less than the stride or the dilation, not"
                 f" {self.output_padding} with a stride of {self.stride} and a dilation of {self.dilation}"
             )
 
     @override
-    def _output_padding(self) -> tuple[int, ...]:
-        return self._each(self.output_padding)
+    def _output_padding(self, x: Tensor) -> tuple[int, ...]:
+        if self.padding != "same":
+            return self._each(self.output_padding)
+        settings = zip(self._kernel_size(), self._each(self.stride), self._each(self.dilation), strict=True)
+        return tuple(max(step - gap * (size - 1) - 1, 0) for size, step, gap in settings)
 
-    @staticmethod
     @override
-    def _output_sides(sides: Sequence[int], kernel: Sequence[int], settings: kernels.ConvolutionSettings) -> list[int]:
+    def _sides_to_pad(self, x: Tensor) -> Sequence[int]:
+        return [side * step for side, step in zip(x.shape[-self.axes :], self._each(self.stride), strict=True)]
+
+    @override
+    def _output_sides(self, x: Tensor, padded: Tensor, settings: kernels.ConvolutionSettings) -> list[int]:
+        if self.padding == "same":
+            return [*self._sides_to_pad(x)]
         strides, paddings, dilations, _, output_paddings, _ = settings
+        sides, kernel = padded.shape[-self.axes :], self.weight.shape[-self.axes :]
         each = zip(sides, kernel, strides, paddings, dilations, output_paddings, strict=True)
         return [(side - 1) * step - 2 * cut + gap * (size - 1) + 1 + more for side, size, step, cut, gap, more in each]
 
@@ -140,7 +156,7 @@ def conv_transpose1d(
     kernel_size: Kernel | tuple[int],
     *,
     stride: Step | int | tuple[int] = 1,
-    padding: Pad | int | tuple[int] = 0,
+    padding: Pad | int | tuple[int] | Literal["same"] = 0,
     dilation: Gap | int | tuple[int] = 1,
     groups: int = 1,
     output_padding: More | int | tuple[int] = 0,
@@ -209,7 +225,7 @@ def conv_transpose2d(
     kernel_size: Kernel | tuple[int, int],
     *,
     stride: Step | int | tuple[int, int] = 1,
-    padding: Pad | int | tuple[int, int] = 0,
+    padding: Pad | int | tuple[int, int] | Literal["same"] = 0,
     dilation: Gap | int | tuple[int, int] = 1,
     groups: int = 1,
     output_padding: More | int | tuple[int, int] = 0,
@@ -278,7 +294,7 @@ def conv_transpose3d(
     kernel_size: Kernel | tuple[int, int, int],
     *,
     stride: Step | int | tuple[int, int, int] = 1,
-    padding: Pad | int | tuple[int, int, int] = 0,
+    padding: Pad | int | tuple[int, int, int] | Literal["same"] = 0,
     dilation: Gap | int | tuple[int, int, int] = 1,
     groups: int = 1,
     output_padding: More | int | tuple[int, int, int] = 0,

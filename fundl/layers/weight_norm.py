@@ -8,39 +8,17 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common import half, modes
-from fundl._common.checks import require_model
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Dependent, Initializer, ones
 from fundl.layer import AnyLayer
 from fundl.layers._inside import Around, forward_inside
 from fundl.layers._layout import require_sizes
 from fundl.layers._normalizing import require_eps
+from fundl.layers._weighted import require_one_layer, weight_of, with_weight
 from fundl.shapes import S, Through
 from fundl.tree import describe
 
 L = TypeVar("L", bound=AnyLayer)
-
-
-# --- The layer inside --------------------------------------------------------------------------------------------------
-
-
-def _weight(layer: object) -> Tensor:
-    weight: object = getattr(layer, "weight", None)
-    if not isinstance(weight, Tensor) or weight.ndim < 2:
-        raise TypeError(f"the layer inside must have a weight of two or more axes, but here is {describe(layer)}")
-    return weight
-
-
-def _with_weight(layer: L, weight: Tensor) -> L:
-    changes = {"weight": weight}
-    return attrs.evolve(layer, **changes)
-
-
-def _require_layer(name: str, layer: object) -> None:
-    require_model(layer)
-    if isinstance(layer, tuple):
-        raise TypeError(f"{name} is around one layer, not a tuple of layers: compose({name}(...), {name}(...))")
-
 
 # --- Weight normalisation ----------------------------------------------------------------------------------------------
 
@@ -88,7 +66,7 @@ class WeightNorm(Around[tuple[Tensor, Tensor]], Dependent, Generic[L]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, tuple[Tensor, Tensor]]]:
-        v = _weight(self.layer)
+        v = weight_of(self.layer)
         self._require_gain(v)
         if (
             self.axis == 0 and not modes.is_in_forward_mode()
@@ -97,18 +75,18 @@ class WeightNorm(Around[tuple[Tensor, Tensor]], Dependent, Generic[L]):
         else:
             norm = _norm(v, self.axis)
             weight = v * (self.gain / norm)
-        y, residuals = forward_inside(_with_weight(self.layer, weight), x)
+        y, residuals = forward_inside(with_weight(self.layer, weight), x)
         return y, (residuals, (weight, norm))
 
     @override
     def _model(self, own: tuple[Tensor, Tensor]) -> L:
-        return _with_weight(self.layer, own[0])
+        return with_weight(self.layer, own[0])
 
     @override
     def _gradient(self, own: tuple[Tensor, Tensor], grads: object) -> Self:
         """The gradients, from those of the layer, whose weight was w."""
         norm = own[1]
-        v, grad_weight = _weight(self.layer), _weight(grads)
+        v, grad_weight = weight_of(self.layer), weight_of(grads)
         self._require_gain(v)
         require_sizes(grad_weight, v.shape)
         if self.axis == 0 and not modes.is_in_forward_mode():
@@ -119,7 +97,7 @@ class WeightNorm(Around[tuple[Tensor, Tensor]], Dependent, Generic[L]):
             grad_gain = (grad_weight * v).sum(_others(v, self.axis), keepdim=True) / norm
             scale = self.gain / norm
             grad_v = torch.addcmul(grad_weight * scale, v, scale * grad_gain / norm, value=-1)
-        return self.gradient(_with_weight(cast("L", grads), grad_v), grad_gain)
+        return self.gradient(with_weight(cast("L", grads), grad_v), grad_gain)
 
     def _require_gain(self, v: Tensor) -> None:
         """Raise unless there is a gain for each output."""
@@ -137,7 +115,7 @@ class WeightNorm(Around[tuple[Tensor, Tensor]], Dependent, Generic[L]):
 
     @override
     def with_dependent(self) -> "WeightNorm[L]":
-        gain = self.gain * _norm(_weight(self.layer), self.axis)
+        gain = self.gain * _norm(weight_of(self.layer), self.axis)
         return WeightNorm(self.layer, gain, axis=self.axis, gain_init=self.gain_init)
 
 
@@ -160,8 +138,8 @@ def weight_norm(layer: L, *, axis: int = 0, gain_init: Initializer = ones()) -> 
     >>> weight_norm(linear(2, 25))
     WeightNorm(layer=Linear(weight=float32[25, 2], bias=float32[25]), gain=float32[25, 1])
     """
-    _require_layer("weight_norm", layer)
-    v = _weight(layer)
+    require_one_layer("weight_norm", layer)
+    v = weight_of(layer)
     if not -v.ndim <= axis < v.ndim:
         raise ValueError(f"weight_norm(axis={axis}) needs a weight that has this axis, but the weight is {describe(v)}")
     with modes.no_grad():
@@ -222,25 +200,25 @@ class WeightStandardization(Around[tuple[Tensor, Tensor, Tensor]], Generic[L]):
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[object, tuple[Tensor, Tensor, Tensor]]]:
-        v = _weight(self.layer)
+        v = weight_of(self.layer)
         rows = v.flatten(1)
         standardized, mean, rstd = half.layer_norm(rows, rows.shape[1:], None, None, self.eps)
         weight = standardized.view(v.shape)
-        y, residuals = forward_inside(_with_weight(self.layer, weight), x)
+        y, residuals = forward_inside(with_weight(self.layer, weight), x)
         return y, (residuals, (weight, mean, rstd))
 
     @override
     def _model(self, own: tuple[Tensor, Tensor, Tensor]) -> L:
-        return _with_weight(self.layer, own[0])
+        return with_weight(self.layer, own[0])
 
     @override
     def _gradient(self, own: tuple[Tensor, Tensor, Tensor], grads: object) -> Self:
         """The gradients, from those of the layer, whose weight was w."""
         _, mean, rstd = own
-        v, grad_weight = _weight(self.layer), _weight(grads)
+        v, grad_weight = weight_of(self.layer), weight_of(grads)
         rows = v.flatten(1)
         grad_rows, _, _ = half.layer_norm_backward(grad_weight.flatten(1), rows, rows.shape[1:], mean, rstd, None, None)
-        return self.gradient(_with_weight(cast("L", grads), grad_rows.view(v.shape)))
+        return self.gradient(with_weight(cast("L", grads), grad_rows.view(v.shape)))
 
     @override
     def output_shape(self, shape: S) -> Through[S, L]:
@@ -264,6 +242,6 @@ def weight_standardization(layer: L, *, eps: float = 1e-5) -> WeightStandardizat
     >>> apply(layer, torch.tensor([[0.0, 1.0]]))
     tensor([[1.0000]])
     """
-    _require_layer("weight_standardization", layer)
-    _weight(layer)
+    require_one_layer("weight_standardization", layer)
+    weight_of(layer)
     return WeightStandardization(layer, eps=eps)

@@ -29,9 +29,9 @@ from ._computed import (
 )
 from ._changed import (
     Batch as Batch, Channels as Channels, Depth as Depth, Ending as Ending, Features as Features, Height as Height,
-    InFeatures as InFeatures, Last as Last, Lead as Lead, OutFeatures as OutFeatures, Padded as Padded, Reshaped as Reshaped,
-    Resized as Resized, Rest as Rest, S as S, Setting as Setting, Spreads as Spreads, Steps as Steps, Value as Value,
-    Width as Width, Windows as Windows,
+    InFeatures as InFeatures, Last as Last, Lead as Lead, OutFeatures as OutFeatures, Padded as Padded, Patched as Patched,
+    Reshaped as Reshaped, Resized as Resized, Rest as Rest, S as S, Setting as Setting, Spreads as Spreads, Steps as Steps,
+    Unfolded as Unfolded, Value as Value, Width as Width, Windows as Windows,
 )
 from ._layers import (
     Folded as Folded, Joined as Joined, Kept as Kept, Stated as Stated, Through as Through, name_of as name_of,

@@ -1,13 +1,13 @@
 """Shapes that are made of another by a change of its sizes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, Literal, TypeAlias
 
 from typing_extensions import TypeVar, TypeVarTuple
 
-from ._computed import First, Product, Second, Spread, Sum, Window
-from ._sizes import AnyShape, AnySize, Axes, Misfit, Shape, Size, Unknown, numbers_of, unknowns
+from ._computed import Divided, First, Product, Second, Spread, Sum, Window
+from ._sizes import AnyShape, AnySize, Axes, Misfit, Shape, Size, Unknown, expect, numbers_of, unknowns
 
 # What the rules of many layers call their input's shape, and its sizes
 S = TypeVar("S", bound=Shape)
@@ -123,27 +123,78 @@ def _of_each(setting: Setting, axes: int) -> tuple[Size, ...]:
     return unknowns(axes) if setting == "same" else (setting,) * axes
 
 
+def _same(
+    axes: tuple[Size, ...], settings: tuple[Setting, ...], strided: Callable[[Size, Size], Size]
+) -> tuple[Size, ...] | None:
+    """What becomes of the axes by the padding "same": it depends on the stride alone. None for any other padding."""
+    if settings[2:3] != ("same",):
+        return None
+    strides = _of_each(settings[1], len(axes))
+    return tuple(side if stride == 1 else strided(side, stride) for side, stride in zip(axes, strides, strict=True))
+
+
+def _strides_in(side: Size, stride: Size) -> Size:
+    """How many strides it takes through an axis."""
+    numbers = numbers_of((side, stride))
+    return Unknown() if numbers is None or numbers[1] < 1 else -(-numbers[0] // numbers[1])
+
+
 class Windows(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
     """A batch of so many channels, after a window has slid over the other axes: each is the `Window` of its size.
 
-    The settings are those of `Window`: kernel size, stride, padding and dilation. The padding "same" keeps the sizes.
+    The settings are those of `Window`: kernel size, stride, padding and dilation. By the padding "same", each size is divided
+    by the stride, and rounded up.
 
     >>> Windows(10, 8, ((3, 5), 1, 0, 1), 28, 28)
     Windows(10, 8, 26, 24)
     """
 
     def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, ...], *axes: Size) -> None:
-        super().__init__(batch, channels, *(axes if settings[2:3] == ("same",) else _slid(Window, axes, settings)))
+        super().__init__(batch, channels, *(_same(axes, settings, _strides_in) or _slid(Window, axes, settings)))
 
 
 class Spreads(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
     """A batch of so many channels, made of windows side by side: each of the other axes is the `Spread` of its size.
 
-    The settings are those of `Spread`: kernel size, stride, padding, dilation and output padding.
+    The settings are those of `Spread`: kernel size, stride, padding, dilation and output padding. By the padding "same", each
+    size is multiplied by the stride.
 
     >>> Spreads(10, 8, (2, 2, 0, 1, (0, 1)), 14, 14)
     Spreads(10, 8, 28, 29)
     """
 
     def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, ...], *axes: Size) -> None:
-        super().__init__(batch, channels, *_slid(Spread, axes, settings))
+        super().__init__(batch, channels, *(_same(axes, settings, Product.of) or _slid(Spread, axes, settings)))
+
+
+class Unfolded(AnyShape, Generic[Batch, Channels, Settings, *Axes]):
+    """What a window sees at each of its places, one column each: its elements of all channels, along the last axis the places.
+
+    The settings are those of `Windows`, of which the first is the size of the window.
+
+    >>> Unfolded(10, 3, (2, 2, 0, 1), 28, 28)
+    Unfolded(10, 12, 196)
+    """
+
+    def __init__(self, batch: Size, channels: Size, settings: tuple[Setting, ...], *axes: Size) -> None:
+        kernel = _of_each(settings[0], len(axes))
+        super().__init__(batch, Product.of(channels, *kernel), Product.of(*_slid(Window, axes, settings)))
+
+
+Rows = TypeVar("Rows")
+Places = TypeVar("Places")
+Sides = TypeVar("Sides")
+
+
+class Patched(AnyShape, Generic[Batch, Rows, Places, Sides, Settings]):
+    """Images of the given height and width, put together of what a window saw at each place: from `Unfolded`, back.
+
+    >>> Patched(10, 12, 196, 28, (2, 2, 0, 1))
+    Patched(10, 3, 28, 28)
+    """
+
+    def __init__(self, batch: Size, rows: Size, places: Size, sides: Setting, settings: tuple[Setting, ...]) -> None:
+        axes, kernel = _of_each(sides, 2), _of_each(settings[0], 2)
+        channels = Divided.of(rows, Product.of(*kernel))
+        expect("places of the window", places, Product.of(*_slid(Window, axes, settings)))
+        super().__init__(batch, channels, *axes)

@@ -29,6 +29,8 @@ from fundl.layers.batch_norm import (
 )
 from fundl.layers.batch_norm import track as follow_statistics
 from fundl.layers.dropout import has_keys, is_stochastic, rekeyed
+from fundl.layers.spectral_norm import is_spectral_norm
+from fundl.layers.spectral_norm import refined as with_refined_vectors
 from fundl.optim.loss_scale import scaled
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
@@ -210,11 +212,11 @@ def step_of(
         return grads, transform, Report(value, prediction), seen
 
     def followed(after: TrainState[P, S], seen: tuple[Statistics, ...]) -> TrainState[P, S]:
-        """The next state, whose model has the statistics that follow those of the batch."""
-        if track is None or not seen:
-            return after
-        follow = runs.each(lambda model, seen: follow_statistics(model, seen, momentum=track))
-        return TrainState(follow(after.model, seen), after.optimizer, after.key, after.step)
+        """The next state, whose model has the statistics that follow those of the batch, and vectors that fit its weights."""
+        if track is not None and seen:
+            follow = runs.each(lambda model, seen: follow_statistics(model, seen, momentum=track))
+            after = TrainState(follow(after.model, seen), after.optimizer, after.key, after.step)
+        return refined(after, runs)
 
     @weighed_by(rule)
     def step(state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[TrainState[P, S], Report[Prediction]]:
@@ -239,6 +241,14 @@ def step_of(
         mark(made, over)
         mark_finishing(made, optimizer)
     return donating if donate else step
+
+
+def refined(state: TrainState[P, S], runs: Runs = ONE) -> TrainState[P, S]:
+    """The state, whose model's SpectralNorms have been refined, if it has such."""
+    if not holds(is_spectral_norm, state.model):
+        return state
+    refine = runs.each(lambda model: with_refined_vectors(model, None))
+    return TrainState(refine(state.model), state.optimizer, state.key, state.step)
 
 
 _DONATING: Final = "__fundl_donating__"

@@ -285,6 +285,41 @@ ROWS: Final[tuple[Row, ...]] = (
         "Pad(padding=(9,), mode='reflect') takes its elements from the input, of which an axis is too short:",
     ),
     (
+        "apply(MaxPool2d(2, padding='same'), x)",
+        ValueError,
+        "MaxPool2d takes an input of shape (B, C, H, W), or (C, H, W) without a batch, not (4, 2)",
+    ),
+    (
+        "apply(LPPool2d(9), images)",
+        ValueError,
+        "LPPool2d(kernel_size=9, stride=9) finds no place for its window in an input of shape (2, 3, 8, 8):",
+    ),
+    (
+        "apply(Unfold(2), x)",
+        ValueError,
+        "Unfold takes an input of shape (B, C, H, W), or (C, H, W) without a batch, not (4, 2)",
+    ),
+    (
+        "apply(Unfold(9), images)",
+        ValueError,
+        "Unfold(kernel_size=9) finds no place for its window in an input of shape (2, 3, 8, 8): it expects",
+    ),
+    (
+        "apply(Fold(8, 2), images)",
+        ValueError,
+        "Fold takes an input of shape (B, C k^2, L), or (C k^2, L) without a batch, not (2, 3, 8, 8)",
+    ),
+    (
+        "apply(Fold(8, 2), torch.ones(2, 12, 48))",
+        ValueError,
+        "Fold(output_size=8, kernel_size=2) expects 49 places of the window, but the input has 48 places of the",
+    ),
+    (
+        "apply(Fold(8, 2), torch.ones(2, 11, 49))",
+        ValueError,
+        "Fold(output_size=8, kernel_size=2) expects a size that is a multiple of 4, but the input has one of 11:",
+    ),
+    (
         "apply(PixelShuffle(2), images)",
         ValueError,
         "PixelShuffle(factor=2) needs a number of channels that is a multiple of 4, but the input's shape is",

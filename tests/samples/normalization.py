@@ -14,6 +14,7 @@ from fundl import (
     LayerNorm,
     Linear,
     RMSNorm,
+    SpectralNorm,
     WeightNorm,
     WeightStandardization,
     batch_norm,
@@ -22,10 +23,11 @@ from fundl import (
     layer_norm,
     linear,
     rms_norm,
+    spectral_norm,
     weight_norm,
     weight_standardization,
 )
-from tests.samples.table import normal, sample
+from tests.samples.table import normal, sample, with_values
 
 
 def by_layer(p: LayerNorm, x: Tensor) -> Tensor:
@@ -70,6 +72,12 @@ def by_standard(p: WeightStandardization[Linear], x: Tensor) -> Tensor:
     return F.linear(x, rows, p.layer.bias)
 
 
+def by_spectrum(p: SpectralNorm[Linear], x: Tensor) -> Tensor:
+    weight = p.layer.weight
+    left, right = (p.left, p.right) if p.axis == 0 else (p.right, p.left)
+    return F.linear(x, weight / (left @ weight @ right), p.layer.bias)
+
+
 SAMPLES: Final = (
     sample("LayerNorm", layer_norm(6), normal(5, 6), by_layer, kept=2 * 5 * 8),
     sample("LayerNorm, no bias", layer_norm(6, bias=False), normal(5, 6), by_layer, kept=2 * 5 * 8),
@@ -110,6 +118,8 @@ SAMPLES: Final = (
     sample("WeightNorm", weight_norm(linear(3, 4)), normal(5, 3), by_weight, kept=(12 + 4) * 8),
     sample("WeightNorm, no bias", weight_norm(linear(3, 4, bias=False)), normal(5, 3), by_weight, kept=(12 + 4) * 8),
     sample("WeightNorm, axis", weight_norm(linear(3, 4), axis=1), normal(5, 3), by_weight, kept=(12 + 3) * 8),
+    sample("SpectralNorm", spectral_norm(with_values(linear(3, 4))), normal(5, 3), by_spectrum, kept=(12 + 1) * 8),
+    sample("SpectralNorm, axis", spectral_norm(with_values(linear(3, 4)), axis=1), normal(5, 3), by_spectrum, kept=13 * 8),
     sample("WeightStandardization", weight_standardization(linear(3, 4)), normal(5, 3), by_standard, kept=(12 + 8) * 8),
     sample("WeightStandardization, eps", weight_standardization(linear(3, 4), eps=0.5), normal(5, 3), by_standard, kept=160),
 )

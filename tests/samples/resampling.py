@@ -6,7 +6,7 @@ from typing import Final, TypeVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from fundl import Model, Pad, PixelShuffle, PixelUnshuffle, Upsample
+from fundl import Fold, Model, Pad, PixelShuffle, PixelUnshuffle, Unfold, Upsample
 from tests.samples.table import Sample, normal, sample
 
 P = TypeVar("P", bound=Model)
@@ -86,4 +86,18 @@ SAMPLES: Final = (
     ),
     resampled("PixelShuffle", PixelShuffle(2), normal(3, 8, 3, 4), shuffled),
     resampled("PixelUnshuffle", PixelUnshuffle(2), normal(3, 2, 4, 6), unshuffled),
+    resampled("Unfold", Unfold(2), normal(3, 2, 4, 5), lambda x: F.unfold(x, 2)),
+    resampled(
+        "Unfold, options",
+        Unfold((2, 3), stride=(2, 1), padding=(1, 2), dilation=(2, 1)),
+        normal(3, 2, 5, 4),
+        lambda x: F.unfold(x, (2, 3), (2, 1), (1, 2), (2, 1)),
+    ),
+    resampled("Fold", Fold((4, 5), 2), normal(3, 8, 12), lambda x: F.fold(x, (4, 5), 2)),
+    resampled(
+        "Fold, options",
+        Fold((5, 4), (2, 3), stride=(2, 1), padding=(1, 2), dilation=(2, 1)),
+        normal(3, 12, 18),
+        lambda x: F.fold(x, (5, 4), (2, 3), (2, 1), (1, 2), (2, 1)),
+    ),
 )

@@ -769,6 +769,26 @@ def pixels_to_channels_and_back() -> None:
     compose(Images(3, 8, 6), PixelUnshuffle(2), conv2d(12, 20, 1), PixelShuffle(2), Images(5, 8, 6))
 
 
+def padding_for_each_stride() -> None:
+    compose(
+        Images(1, 27, 28),
+        fundl.conv2d(1, 4, 3, stride=2, padding="same"),
+        Images(4, 14, 14),
+        MaxPool2d(3, stride=(2, 1), padding="same"),
+        Images(4, 7, 14),
+        AveragePool2d(2, padding="same"),
+        Images(4, 4, 7),
+        fundl.LPPool2d(3, stride=1, padding="same"),
+        fundl.conv_transpose2d(4, 2, 5, stride=(2, 3), padding="same"),
+        Images(2, 8, 21),
+    )
+
+
+def patches() -> None:
+    compose(Images(3, 8, 6), fundl.Unfold(2, stride=2), fundl.Fold((8, 6), 2, stride=2), Images(3, 8, 6))
+    compose(Images(3, 8, 6), fundl.Unfold((3, 2), padding=(1, 0)), Flatten(), linear(18 * 8 * 5, 10))
+
+
 # --- Other rules of the user's -----------------------------------------------------------------------------------------
 
 

@@ -811,6 +811,31 @@ def channels_that_do_not_divide() -> None:
     compose(conv2d(3, 8, 3), PixelShuffle(3))
 
 
+def columns_of_patches() -> None:
+    # E: layer 4 (Linear) expects 144 features but layer 3 (Flatten) gives 420 features
+    compose(Images(3, 8, 6), fundl.Unfold(2), Flatten(), linear(144, 10))
+
+
+def images_of_patches() -> None:
+    # E: layer 3 (Fold) expects 35 places of the window but layer 2 (Unfold) gives 12 places of the window
+    compose(Images(3, 8, 6), fundl.Unfold(2, stride=2), fundl.Fold((8, 6), 2))
+
+
+def strides_of_pools() -> None:
+    # E: layer 4 (Linear) expects 9 features but layer 3 (Flatten) gives 16 features
+    compose(Images(1, 7, 7), MaxPool2d(3, stride=2, padding="same"), Flatten(), linear(9, 10))
+
+
+def strides_back() -> None:
+    # E: layer 4 (Linear) expects 225 features but layer 3 (Flatten) gives 196 features
+    compose(Images(1, 7, 7), fundl.conv_transpose2d(1, 1, 3, stride=2, padding="same"), Flatten(), linear(225, 10))
+
+
+def strides_of_convolutions() -> None:
+    # E: layer 4 (Linear) expects 49 features but layer 3 (Flatten) gives 16 features
+    compose(Images(1, 7, 7), fundl.conv2d(1, 1, 3, stride=2, padding="same"), Flatten(), linear(49, 10))
+
+
 def pixels_in_channels() -> None:
     # E: layer 3 (Conv2d) expects 8 channels but layer 2 (PixelUnshuffle) gives 32 channels
     compose(conv2d(3, 8, 3), PixelUnshuffle(2), conv2d(8, 8, 3))

@@ -16,12 +16,13 @@
 | Softmax, Softmax2d, Softmin, LogSoftmax | Softmax, Softmin, LogSoftmax |
 | Conv1d/2d/3d, ConvTranspose1d/2d/3d | Conv1d/2d/3d, ConvTranspose1d/2d/3d |
 | MaxPool, AvgPool, AdaptiveMaxPool, AdaptiveAvgPool, 1d/2d/3d | MaxPool, AveragePool, AdaptiveMaxPool, AdaptiveAveragePool |
+| LPPool1d/2d/3d, of powers that are not odd | LPPool1d/2d/3d |
 | AdaptiveAvgPool(1) and Flatten, AdaptiveMaxPool(1) and Flatten | from GlobalAveragePool, GlobalMaxPool |
 | LayerNorm, RMSNorm, GroupNorm | LayerNorm, RMSNorm, GroupNorm |
 | BatchNorm1d/2d/3d, InstanceNorm1d/2d/3d | BatchNorm, InstanceNorm |
 | Upsample, UpsamplingNearest2d, UpsamplingBilinear2d | Upsample |
 | ConstantPad, ZeroPad, ReflectionPad, ReplicationPad, CircularPad, 1d/2d/3d | Pad |
-| PixelShuffle, PixelUnshuffle | PixelShuffle, PixelUnshuffle |
+| PixelShuffle, PixelUnshuffle, Unfold, Fold | PixelShuffle, PixelUnshuffle, Unfold, Fold |
 | RNN, GRU, LSTM | RNN, GRU, LSTM |
 | MultiheadAttention; with kdim and vdim | SelfAttention; CrossAttention |
 | TransformerEncoderLayer, and TransformerEncoder | a transformer_block (or, with norm_first=False, a tuple), and a tuple |

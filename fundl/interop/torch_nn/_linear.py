@@ -84,6 +84,10 @@ def _(module: nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d, *_: 
 
 @module_of.register
 def _(layer: Conv1d | Conv2d | Conv3d | ConvTranspose1d | ConvTranspose2d | ConvTranspose3d, *_: object) -> nn.Module:
+    require(
+        layer.padding != "same" or (not layer.transposed and layer.stride in {1, (1,) * layer.axes}),
+        "padding='same' with a stride, or of a transposed convolution, which torch does not have: give the padding in numbers",
+    )
     first, second, *kernel = layer.weight.shape
     inputs, outputs = (first, second * layer.groups) if layer.transposed else (second * layer.groups, first)
     sizes = {"in_channels": inputs, "out_channels": outputs, "kernel_size": tuple(kernel)}

@@ -1,5 +1,7 @@
 """Layers without parameters: what is refused of those that name their counterpart, and those that are none's."""
 
+from typing import TypeAlias
+
 from torch import nn
 
 from fundl.interop.torch_nn._counterparts import from_counterpart, require, to_counterpart
@@ -10,12 +12,18 @@ from fundl.layers.dropout import Dropout
 from fundl.layers.feed_forward import GLU
 from fundl.layers.frozen import Frozen
 from fundl.layers.global_pooling import GlobalAveragePool, GlobalMaxPool
+from fundl.layers.lp_pooling import LPPool1d, LPPool2d, LPPool3d
 from fundl.layers.noise import AlphaDropout
+from fundl.layers.pooling import AveragePool1d, AveragePool2d, AveragePool3d, MaxPool1d, MaxPool2d, MaxPool3d
 from fundl.layers.repeated import Repeat
 from fundl.layers.softmax import Softmax
 from fundl.layers.structure import Reshape
 from fundl.layers.structured_dropout import ChannelDropout
 from fundl.shapes import AnyShape
+
+AnyPool: TypeAlias = (
+    AveragePool1d | AveragePool2d | AveragePool3d | MaxPool1d | MaxPool2d | MaxPool3d | LPPool1d | LPPool2d | LPPool3d
+)
 
 # --- Activations and dropout -------------------------------------------------------------------------------------------
 
@@ -102,6 +110,48 @@ def _(
         f"output_size={size} keeps the size of an axis, whatever it is: give a number for each axis",
     )
     return from_counterpart(module)
+
+
+@model_of.register
+def _(module: nn.LPPool1d | nn.LPPool2d | nn.LPPool3d, *_: object) -> AnyLayer:
+    require_power(module.norm_type)
+    stride: object = module.stride  # torch's types know of no None
+    return from_counterpart(module) if stride is not None else from_counterpart(module, stride=kernel_size_of(module))
+
+
+@module_of.register
+def _(layer: LPPool1d | LPPool2d | LPPool3d, *_: object) -> nn.Module:
+    require_power(layer.power)
+    require_no_same(layer)
+    return to_counterpart(layer)
+
+
+def kernel_size_of(module: nn.LPPool1d | nn.LPPool2d | nn.LPPool3d) -> object:
+    """Its kernel size as a stride: a number, or a tuple of one for each of several axes."""
+    size: object = module.kernel_size
+    if not isinstance(size, tuple | list):
+        return size
+    return size[0] if len(set(size)) == 1 else tuple(size)
+
+
+def require_power(power: float) -> None:
+    """Refuse odd powers: of those, torch adds up what is negative with its sign."""
+    require(
+        power % 2 != 1,
+        f"of norm_type={power} torch adds up negative numbers with their sign, which makes no norm, and LPPool their absolute"
+        " values: take an even one; sums are what AvgPool2d(..., divisor_override=1) gives",
+    )
+
+
+@module_of.register
+def _(layer: AveragePool1d | AveragePool2d | AveragePool3d | MaxPool1d | MaxPool2d | MaxPool3d, *_: object) -> nn.Module:
+    require_no_same(layer)
+    return to_counterpart(layer)
+
+
+def require_no_same(layer: AnyPool) -> None:
+    """Refuse what torch does only of convolutions."""
+    require(layer.padding != "same", "padding='same', which torch's pooling does not have: put a Pad before it")
 
 
 @module_of.register
