@@ -24,6 +24,7 @@ for line in sys.stdin:
     if not child:
         os.setsid()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts in the background ignore it
+        print(os.getpid(), flush=True)  # by the child, which is a group by now: its parent may be quicker than that
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
@@ -36,7 +37,6 @@ for line in sys.stdin:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
-    print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
