@@ -169,13 +169,23 @@ from fundl.fan import Fans as Fans, OwnFans as OwnFans, fans as fans
 
 # Losses, and how good a model is.
 from fundl.losses.reduction import Reduction as Reduction
-from fundl.losses.regression import huber as huber, mae as mae, mse as mse
+from fundl.losses.regression import huber as huber, log_cosh as log_cosh, mae as mae, mse as mse, pinball as pinball
 from fundl.losses.classification import cross_entropy as cross_entropy, nll as nll
 from fundl.losses.chunked import chunked_cross_entropy as chunked_cross_entropy
 from fundl.losses.probability import (
     binary_cross_entropy as binary_cross_entropy, binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
     kl_divergence as kl_divergence,
 )
+from fundl.losses.likelihood import gaussian_nll as gaussian_nll, poisson_nll as poisson_nll
+from fundl.losses.margins import (
+    hinge as hinge, hinge_embedding as hinge_embedding, margin_ranking as margin_ranking,
+    multi_class_margin as multi_class_margin, multi_label_margin as multi_label_margin, soft_margin as soft_margin,
+    squared_hinge as squared_hinge,
+)
+from fundl.losses.embeddings import contrastive as contrastive, cosine_embedding as cosine_embedding, triplet as triplet
+from fundl.losses.imbalance import binary_focal as binary_focal, dice as dice, focal as focal
+from fundl.losses.ctc import ctc as ctc
+from fundl.losses.one_by_one import unreduced as unreduced, weighted as weighted
 from fundl.weights import weighed_by as weighed_by, weight_of as weight_of
 from fundl.metrics import Metric as Metric, accuracy as accuracy, confusion_matrix as confusion_matrix, perplexity as perplexity
 

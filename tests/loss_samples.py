@@ -6,17 +6,15 @@ is nan.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Final, Protocol, TypeAlias
+from typing import Final
 
-import attrs
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fundl import (
-    Reduction,
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cross_entropy,
@@ -26,51 +24,25 @@ from fundl import (
     mse,
     nll,
 )
-
-REDUCTIONS: Final[tuple[Reduction, ...]] = ("mean", "sum", "batch_mean")
-
+from tests.loss_base import (
+    Costs,
+    Formula,
+    Loss,
+    Options,
+    Reference,
+    Sample,
+    elementwise,
+    exp,
+    log,
+    log_sigmoid,
+    normal,
+    number,
+    times,
+    uniform,
+)
+from tests.more_loss_samples import MORE_FORMULAS, MORE_SAMPLES, UNSTACKED
 
 # --- The samples -------------------------------------------------------------------------------------------------------
-
-
-class Loss(Protocol):
-    def __call__(self, prediction: Tensor, target: Tensor, /, *, reduction: Reduction = ...) -> tuple[Tensor, Tensor]: ...
-
-
-class Reference(Protocol):
-    def __call__(self, prediction: Tensor, target: Tensor, /, *, reduction: str) -> Tensor: ...
-
-
-@attrs.frozen(eq=False)
-class Sample:
-    """A loss, the function of torch that it must agree with, and what to apply both to; floating-point is float64."""
-
-    loss: Loss
-    reference: Reference
-    prediction: Tensor
-    target: Tensor
-
-    def inputs(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        return self.prediction.to(dtype), self.target.to(dtype) if self.target.is_floating_point() else self.target
-
-    def expected(self, prediction: Tensor, target: Tensor, reduction: Reduction) -> tuple[Tensor, Tensor]:
-        """The reference's value, and autograd's gradient."""
-        x = prediction.detach().requires_grad_()
-        with torch.enable_grad():
-            if reduction == "batch_mean":
-                value = self.reference(x, target, reduction="sum") / len(x)
-            else:
-                value = self.reference(x, target, reduction=reduction)
-            (grad,) = torch.autograd.grad(value, x)
-        return value.detach(), grad
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def uniform(*shape: int) -> Tensor:
-    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1 + sum(shape)))
 
 
 def distributions(*shape: int) -> Tensor:
@@ -198,26 +170,23 @@ SAMPLES: Final[dict[str, Sample]] = {
         normal(5, 3).log_softmax(1),
         distributions(5, 3).log(),
     ),
+    **MORE_SAMPLES,
 }
 
 
 def function_of(loss: Loss) -> object:
     """A loss without its options."""
-    return loss.func if isinstance(loss, partial) else loss
+    function: object = loss.func if isinstance(loss, partial) else loss
+    return UNSTACKED.get(function, function)
 
 
 # --- The formulas, and how they are run -------------------------------------------------------------------------------
-
-Options: TypeAlias = Mapping[str, object]
-Costs: TypeAlias = Iterator[tuple[float, float]]
-"""Of each element or sample: what it costs, and what it adds to the divisor of a mean."""
-Formula: TypeAlias = Callable[[Tensor, Tensor, Options], Costs]
 
 
 def naive(loss: object, prediction: Tensor, target: Tensor, options: Options) -> tuple[float, float]:
     """The sum of a loss, and what its mean divides by. Prediction and target are taken as they are, in float64."""
     costs, counts = [0.0], [0.0]
-    for cost, count in FORMULAS[loss](prediction.double(), target, options):
+    for cost, count in FORMULAS[UNSTACKED.get(loss, loss)](prediction.double(), target, options):
         costs.append(cost)
         counts.append(count)
     return sum(costs), sum(counts)
@@ -238,50 +207,24 @@ def slopes(loss: object, prediction: Tensor, target: Tensor, options: Options, s
 # --- Of each element ---------------------------------------------------------------------------------------------------
 
 
-def times(weight: float, cost: float) -> float:
-    return 0.0 if weight == 0 else weight * cost
-
-
-def exp(x: float) -> float:
-    return math.inf if x > 709 else math.exp(x)
-
-
-def log(x: float) -> float:
-    return -math.inf if x == 0 else math.log(x)
-
-
-def log_sigmoid(x: float) -> float:
-    return -math.log1p(exp(-x)) if x > 0 else x - math.log1p(exp(x))
-
-
-def elementwise(cost: Callable[[float, float, Options, int], float]) -> Formula:
-    """Of x, t and where in its sample the element stands."""
-
-    def formula(prediction: Tensor, target: Tensor, options: Options) -> Costs:
-        each = prediction[0].numel() if len(prediction) else 1
-        pairs = zip(prediction.flatten().tolist(), target.double().flatten().tolist(), strict=True)
-        for place, (x, t) in enumerate(pairs):
-            yield cost(x, t, options, place % each), 1.0
-
-    return formula
-
-
-def number(options: Options, name: str, default: float) -> float:
-    option = options.get(name)
-    return default if option is None else float(str(option))
-
-
 def huber_cost(x: float, t: float, options: Options, _place: int) -> float:
     delta, distance = number(options, "delta", 1.0), abs(x - t)
     return distance**2 / 2 if distance <= delta else delta * (distance - delta / 2)
 
 
-def binary_cost(p: float, t: float, _options: Options, _place: int) -> float:
+def smoothed(t: float, options: Options) -> float:
+    smoothing = number(options, "label_smoothing", 0.0)
+    return (1 - smoothing) * t + smoothing / 2
+
+
+def binary_cost(p: float, t: float, options: Options, _place: int) -> float:
+    t = smoothed(t, options)
     return -times(t, max(log(p), -100)) - times(1 - t, max(log(1 - p), -100))
 
 
 def binary_cost_of_logits(x: float, t: float, options: Options, place: int) -> float:
     weight = options.get("pos_weight")
+    t = smoothed(t, options)
     yes = float(weight.reshape(-1)[place]) if isinstance(weight, Tensor) else number(options, "pos_weight", 1.0)
     return -times(yes * t, log_sigmoid(x)) - times(1 - t, log_sigmoid(-x))
 
@@ -348,4 +291,5 @@ FORMULAS: Final[Mapping[object, Formula]] = {
     kl_divergence: elementwise(divergence),
     cross_entropy: of_logits,
     nll: of_log_probabilities,
+    **MORE_FORMULAS,
 }

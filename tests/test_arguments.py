@@ -163,6 +163,8 @@ GIVEN: Final[Mapping[str, object]] = {
 
 CLASSES: Final[Mapping[str, object]] = {"prediction": torch.zeros(4, 2), "target": torch.tensor([0, 1, 0, 1])}
 NUMBERS: Final[Mapping[str, object]] = {"target": X}
+PAIRS: Final[Mapping[str, object]] = {"prediction": (X, X), "target": X}
+VECTORS: Final[Mapping[str, object]] = {"prediction": (X, X), "target": X[:, 0]}
 RUNS: Final[Mapping[str, object]] = {
     "state": ensemble.train_state(split(key(0), 2), MODELS, OPTIMIZER),
     "step": ensemble.train_step(mse, OPTIMIZER),
@@ -180,9 +182,17 @@ AVERAGING: Final = chain(ema(0.9), OPTIMIZER)
 DEFAULTS: Final[Mapping[str, object]] = {"norm": None, "hidden": None}
 EVERYWHERE: Final[Mapping[str, object]] = {"where": None}
 OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
+    **dict.fromkeys(("focal", "multi_class_margin"), CLASSES),
     **dict.fromkeys(("cross_entropy", "nll", "accuracy", "confusion_matrix", "perplexity"), CLASSES),
     **dict.fromkeys(("mse", "mae", "huber", "kl_divergence", "binary_cross_entropy_with_logits"), NUMBERS),
     "binary_cross_entropy": {"prediction": X, "target": X},
+    **dict.fromkeys(("log_cosh", "pinball", "poisson_nll", "binary_focal"), NUMBERS),
+    **dict.fromkeys(("hinge", "squared_hinge", "soft_margin", "hinge_embedding", "multi_label_margin"), NUMBERS),
+    **dict.fromkeys(("gaussian_nll", "margin_ranking"), PAIRS),
+    **dict.fromkeys(("contrastive", "cosine_embedding"), VECTORS),
+    "triplet": {"prediction": (X, X, X)},
+    "dice": {"prediction": torch.ones(1, 2, 3), "target": torch.ones(1, 2, 3)},
+    "ctc": {"prediction": torch.zeros(1, 3, 3), "target": torch.tensor([[1]])},
     **dict.fromkeys(("adamw", "lion", "add_decayed_weights", "save", "load"), EVERYWHERE),
     **dict.fromkeys(("radam", "nadam", "adamax", "adadelta", "lamb", "lars", "scale_by_trust_ratio"), EVERYWHERE),
     **dict.fromkeys(("reduce_on_plateau", "hyperparameters", "with_hyperparameters"), RATES),
@@ -257,8 +267,25 @@ TAKEN: Final = frozenset(
 HOT: Final = frozenset(
     (
         "accuracy",
+        "binary_cross_entropy",
         "binary_cross_entropy_with_logits",
+        "binary_focal",
         "confusion_matrix",
+        "contrastive",
+        "cosine_embedding",
+        "ctc",
+        "dice",
+        "focal",
+        "gaussian_nll",
+        "hinge",
+        "hinge_embedding",
+        "margin_ranking",
+        "multi_class_margin",
+        "multi_label_margin",
+        "pinball",
+        "poisson_nll",
+        "squared_hinge",
+        "triplet",
         "cross_entropy",
         "huber",
         "nll",

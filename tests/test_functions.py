@@ -41,8 +41,8 @@ from fundl import (
     weight_of,
 )
 from fundl.interop import torch_nn
+from tests.loss_base import Sample as LossSample
 from tests.loss_samples import SAMPLES as LOSSES
-from tests.loss_samples import Sample as LossSample
 from tests.samples import normal
 from tests.samples.functions import Network, bumps, network
 

@@ -79,7 +79,7 @@ from fundl import (
 )
 from fundl._common.half import together
 from fundl._common.layouts import LAYOUTS, channels_last
-from tests.loss_samples import REDUCTIONS
+from tests.loss_base import REDUCTIONS
 from tests.loss_samples import SAMPLES as LOSSES
 from tests.samples import ELEMENTWISE, SAMPLES, Sample, attention, normal, transformer, with_values
 from tests.test_jit_samples import GROUPS

@@ -16,7 +16,7 @@ from torch import Tensor
 from fundl import Model, jit, key, random, tree
 from fundl._common.running import run_backward, run_forward
 from fundl.optim.transform import State
-from tests.loss_samples import REDUCTIONS
+from tests.loss_base import REDUCTIONS
 from tests.loss_samples import SAMPLES as LOSSES
 from tests.optimizer_samples import OPTIMIZERS
 from tests.samples import FAMILIES, SAMPLES, Sample, attention, recurrent, transformer

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fundl import Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, jit, nll
+from fundl import Reduction, binary_cross_entropy, binary_cross_entropy_with_logits, cross_entropy, dice, focal, jit, nll
 from fundl._common import kernels
 from fundl._compiling import lowering
-from tests.loss_samples import REDUCTIONS, SAMPLES, Options, axis_of, naive, normal, slopes
+from tests.loss_base import REDUCTIONS, Options, normal
+from tests.loss_samples import SAMPLES, axis_of, naive, slopes
 
 INF: Final = math.inf
 
@@ -58,7 +59,12 @@ def takes_indices(case: Case) -> bool:
 
 
 def takes_classes(case: Case) -> bool:
-    return case.loss in (cross_entropy, nll)
+    """Whether it takes weights of classes, and leaves some of them out."""
+    return case.loss in {cross_entropy, nll, focal}
+
+
+def leaves_out(case: Case) -> bool:
+    return takes_classes(case) and takes_indices(case)
 
 
 def ignored(case: Case) -> int:
@@ -87,7 +93,7 @@ def rows(case: Case, count: int) -> Case:
 
 
 def all_ignored(case: Case) -> Case | None:
-    return with_target(case, torch.full_like(case.target, ignored(case))) if takes_indices(case) else None
+    return with_target(case, torch.full_like(case.target, ignored(case))) if leaves_out(case) else None
 
 
 def no_weight(case: Case) -> Case | None:
@@ -110,7 +116,7 @@ def unlikely_class_without_weight(case: Case) -> Case | None:
 
 def infinite(*first_row: float) -> Corner:
     def corner(case: Case) -> Case | None:
-        return None if case.loss is binary_cross_entropy else with_prediction(case, list(first_row))
+        return None if case.loss in {binary_cross_entropy, dice} else with_prediction(case, list(first_row))
 
     return corner
 
@@ -129,7 +135,7 @@ def left_out_and_broken(*first_row: float) -> Corner:
     """The sample that is left out has no probabilities."""
 
     def corner(case: Case) -> Case | None:
-        if not takes_indices(case):
+        if not leaves_out(case):
             return None
         target = case.target.contiguous().clone()
         target.view(-1)[0] = ignored(case)
@@ -139,7 +145,12 @@ def left_out_and_broken(*first_row: float) -> Corner:
 
 
 def indices_of(dtype: torch.dtype) -> Corner:
-    return lambda case: with_target(case, case.target.to(dtype)) if takes_indices(case) else None
+    def corner(case: Case) -> Case | None:
+        if not takes_indices(case) or ((case.target < 0).any() and not dtype.is_signed):
+            return None
+        return with_target(case, case.target.to(dtype))
+
+    return corner
 
 
 def one_hot(case: Case) -> Case | None:

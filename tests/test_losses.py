@@ -27,20 +27,8 @@ from fundl import (
     nll,
     value_and_grad,
 )
-from tests.loss_samples import (
-    FORMULAS,
-    INDICES,
-    POS_WEIGHT,
-    REDUCTIONS,
-    SAMPLES,
-    WEIGHT,
-    Loss,
-    Sample,
-    distributions,
-    function_of,
-    normal,
-    uniform,
-)
+from tests.loss_base import REDUCTIONS, Loss, Sample, normal, uniform
+from tests.loss_samples import FORMULAS, INDICES, POS_WEIGHT, SAMPLES, WEIGHT, distributions, function_of
 
 every_sample = pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES.keys())
 every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -50,8 +38,8 @@ def test_every_public_loss_is_in_the_table() -> None:
     public = {name for name, value in vars(fundl).items() if str(getattr(value, "__module__", "")).startswith("fundl.losses.")}
     functions = {function_of(sample.loss) for sample in SAMPLES.values()}
     assert functions == set(FORMULAS)
-    of_logits = public - {"chunked_cross_entropy"}  # which tests/test_deferred.py holds against cross_entropy
-    assert {getattr(function, "__name__", "") for function in functions} == of_logits
+    of_others = {"chunked_cross_entropy", "unreduced", "weighted"}  # in test_deferred.py, and test_losses_one_by_one.py
+    assert {getattr(function, "__name__", "") for function in functions} == public - of_others
     assert "mse" in public
 
 

@@ -128,7 +128,7 @@ def test_losses_are_refused(name: str) -> None:
     row = LOSSES[name]
     with pytest.raises(RuntimeError, match="which record no tape"):
         torch.func.grad(lambda prediction: row.loss(prediction, row.target)[0])(row.prediction)
-    if row.target.is_floating_point():
+    if row.target.is_floating_point() and not name.startswith("triplet"):  # which does not look at it
         with pytest.raises(RuntimeError, match="which record no tape"):
             torch.func.grad(lambda target: row.loss(row.prediction, target)[0])(row.target)
 

@@ -378,7 +378,9 @@ nll_loss2d_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor | None, Literal
 )
 
 # probabilities, target, weight, reduction.
-binary_cross_entropy: "OpOverload[[Tensor, Tensor, Tensor | None, Literal[1, 2]], Tensor]" = _aten.binary_cross_entropy.default
+binary_cross_entropy: "OpOverload[[Tensor, Tensor, Tensor | None, Literal[0, 1, 2]], Tensor]" = (
+    _aten.binary_cross_entropy.default
+)
 # one, and the same.
 binary_cross_entropy_backward: "OpOverload[[Tensor, Tensor, Tensor, Tensor | None, Literal[1, 2]], Tensor]" = (
     _aten.binary_cross_entropy_backward.default

@@ -319,6 +319,11 @@ _NAMES: Final[Mapping[str, str]] = {
     "BCELoss": "binary_cross_entropy",
     "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
     **dict.fromkeys(("KLDivLoss", "kl_div"), "kl_divergence"),
+    **dict.fromkeys(("MultiMarginLoss", "multi_margin_loss"), "multi_class_margin"),
+    **dict.fromkeys(("MultiLabelMarginLoss", "multilabel_margin_loss"), "multi_label_margin"),
+    **dict.fromkeys(("MultiLabelSoftMarginLoss", "multilabel_soft_margin_loss"), "binary_cross_entropy_with_logits"),
+    **dict.fromkeys(("TripletMarginLoss", "TripletMarginWithDistanceLoss", "triplet_margin_loss"), "triplet"),
+    "sigmoid_focal_loss": "binary_focal",
 }
 """Names of theirs, each with what to write here; those that `ours_for` finds by their letters are not listed."""
 

@@ -10,5 +10,8 @@ All of them take `reduction`, which says what becomes of the losses of a batch o
 - ``"batch_mean"`` is the sum of all, divided by B: each sample's outputs are summed, and the samples averaged. For
   distributions, that is the mean divergence.
 
+What other libraries call ``reduction="none"`` is `unreduced`, of any loss: the losses one by one. Weights and masks by element
+are given with the target, to `weighted`, of any loss: means are over what they leave, exactly.
+
 A float16 or bfloat16 prediction is compared in float32: its gradient has its dtype, the value is float32.
 """

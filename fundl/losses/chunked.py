@@ -11,10 +11,10 @@ from fundl._common.modes import is_untraced, no_grad
 from fundl._common.suggestions import require_tensor, with_suggestions
 from fundl._common.tape import refuse_tape
 from fundl.layers.deferred import DeferredLogits
-from fundl.losses.classification import cross_entropy, samples
-from fundl.losses.reduction import Reduction, divisor
+from fundl.losses.classification import counts_of_samples, cross_entropy, each_cross_entropy, samples
+from fundl.losses.reduction import Each, Kind, Reduction, divisor, of_kind, one_by_one
 from fundl.tree import describe
-from fundl.weights import Weight, weighed_by
+from fundl.weights import Weight
 
 LOGITS_AT_ONCE: Final = 2**24
 """How many logits there are at once, if nothing else is said: 64 MiB of them, and as many of their gradient."""
@@ -33,7 +33,27 @@ def samples_of_deferred(
     return samples(prediction.features, target, weight=weight, ignore_index=ignore_index, reduction=reduction)
 
 
-@weighed_by(samples_of_deferred)
+def _counts_of_deferred(
+    prediction: DeferredLogits,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    **_options: object,
+) -> Tensor:
+    return counts_of_samples(prediction.features, target, weight=weight, ignore_index=ignore_index)
+
+
+def _without_deferred(
+    prediction: DeferredLogits, target: Tensor, kept: Tensor, *, ignore_index: int = -100, **_options: object
+) -> tuple[DeferredLogits, Tensor]:
+    return prediction, torch.where(kept, target, ignore_index)
+
+
+DEFERRED: Final = Kind(samples_of_deferred, _counts_of_deferred, _without_deferred)
+
+
+@of_kind(DEFERRED)
 @with_suggestions
 def chunked_cross_entropy(
     prediction: DeferredLogits,
@@ -76,35 +96,52 @@ def chunked_cross_entropy(
     """
     _require(prediction, target, chunk)
     refuse_tape(prediction)
-    count = divisor(target, reduction)
+    each = one_by_one(reduction)
+    count = 1 if each is not None else divisor(target, reduction)
     with no_grad():
         h, w, b = prediction.features.flatten(0, -2), prediction.weight, prediction.bias
         rows = max(1, LOGITS_AT_ONCE // w.shape[0]) if chunk is None else chunk
-        value, grad_h, grad_w, grad_b = h.new_zeros((), dtype=_wide(h)), list[Tensor](), _zeros_like(w), _zeros_like(w[:, 0])
-        for own, classes in zip(torch.split(h, rows), torch.split(target.flatten(), rows), strict=True):
-            part, grad = cross_entropy(
-                products.linear(own, w, b),
-                classes,
-                weight=weight,
-                label_smoothing=label_smoothing,
-                ignore_index=ignore_index,
-                reduction="sum",
-            )
-            value = value + part
+        losses, grad_h, grad_w, grad_b = list[Tensor](), list[Tensor](), _zeros_like(w), _zeros_like(w[:, 0])
+        parts = zip(torch.split(h, rows), torch.split(target.flatten(), rows), _scales(each, target, rows), strict=True)
+        for own, classes, scale in parts:
+            part, grad = _of_rows(products.linear(own, w, b), classes, weight, label_smoothing, ignore_index, scale)
+            losses.append(part)
             grad_h.append(products.matmul(grad, w))
             grad_w = _added(grad_w, grad, own)
             if b is not None:
                 grad_b = grad_b + grad.sum(0, dtype=grad_b.dtype)
         total = samples(h, target, weight=weight, ignore_index=ignore_index) if reduction == "mean" else count
-        divided_by = value.new_full((), 1.0) * total
-        scale = torch.where(divided_by == 0, 0.0, 1 / divided_by)
+        divided_by = losses[0].new_full((), 1.0) * total
+        factor = torch.where(divided_by == 0, 0.0, 1 / divided_by)
         features = torch.cat(grad_h) if grad_h else h
         grads = DeferredLogits(
-            narrowed(features * scale.to(features.dtype), h).reshape(prediction.features.shape),
-            narrowed(grad_w * scale, w),
-            None if b is None else narrowed(grad_b * scale, b),
+            narrowed(features * factor.to(features.dtype), h).reshape(prediction.features.shape),
+            narrowed(grad_w * factor, w),
+            None if b is None else narrowed(grad_b * factor, b),
         )
-    return value / divided_by, grads
+    if each is not None:
+        return torch.cat(losses).reshape(target.shape), grads
+    return torch.stack(losses).sum() / divided_by, grads
+
+
+def _scales(each: Each | None, target: Tensor, rows: int) -> list[Each] | list[None]:
+    """What the losses of so many rows at a time are multiplied by, if they are to be handed out."""
+    count = len(torch.split(target.flatten(), rows))
+    if each is None:
+        return [None] * count
+    return [each] * count if each.scale is None else [Each(part) for part in torch.split(each.scale.flatten(), rows)]
+
+
+def _of_rows(  # noqa: PLR0917  # all that the loss of some rows depends on
+    logits: Tensor, classes: Tensor, weight: Tensor | None, label_smoothing: float, ignore_index: int, each: Each | None
+) -> tuple[Tensor, Tensor]:
+    """The sum of the losses of some rows, or each of them, and the gradient with respect to the logits."""
+    if each is not None:
+        losses, grad = each_cross_entropy(logits, classes, weight, label_smoothing, ignore_index, each)
+        return losses, narrowed(grad, logits)
+    return cross_entropy(
+        logits, classes, weight=weight, label_smoothing=label_smoothing, ignore_index=ignore_index, reduction="sum"
+    )
 
 
 def _wide(x: Tensor) -> torch.dtype:

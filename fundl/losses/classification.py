@@ -1,6 +1,6 @@
 """Losses of classes: how likely a prediction has the class that is true."""
 
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
@@ -12,8 +12,19 @@ from fundl._common.half import narrowed
 from fundl._common.modes import is_in_forward_mode, is_readable, may_be_nan
 from fundl._common.suggestions import require_tensor, with_explanations
 from fundl._common.tape import constant
-from fundl.losses.reduction import Reduction, ValueAndGrad, computable, divisor, require_weights, unlike
-from fundl.weights import Weight, weighed_by
+from fundl.losses.reduction import (
+    Each,
+    Kind,
+    Reduction,
+    ValueAndGrad,
+    computable,
+    divisor,
+    of_kind,
+    one_by_one,
+    require_weights,
+    unlike,
+)
+from fundl.weights import Weight
 
 
 def samples(
@@ -38,7 +49,41 @@ def samples(
     return (weights[torch.where(counts, target, 0)] * counts).sum()
 
 
-@weighed_by(samples)
+def counts_of_samples(
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    axis: int = 1,
+    **_options: object,
+) -> Tensor:
+    """What each sample adds to what a mean divides by: its weight, or 1; 0 where it is left out."""
+    if target.is_floating_point():
+        return torch.ones_like(prediction.select(axis, 0), dtype=torch.int64)
+    counts = target != ignore_index
+    if weight is None:
+        return counts
+    weights = constant(weight).to(torch.promote_types(weight.dtype, torch.float32))
+    classes = torch.where(counts, target, 0).to(torch.int64).clamp(0, len(weights) - 1)  # others are for the loss to refuse
+    return weights[classes] * counts
+
+
+def without_samples(
+    prediction: Tensor, target: Tensor, kept: Tensor, *, ignore_index: int = -100, axis: int = 1, **_options: object
+) -> tuple[Tensor, Tensor]:
+    """A prediction and its target, of which the samples that are not kept may be anything, and are left out."""
+    if target.is_floating_point():
+        along = kept.unsqueeze(axis % prediction.ndim)
+        return torch.where(along, prediction, 0), torch.where(along, target, 0)
+    return prediction, torch.where(kept, target, ignore_index)
+
+
+SAMPLES: Final = Kind(samples, counts_of_samples, without_samples)
+"""Losses of samples, and of positions in them, each of a class."""
+
+
+@of_kind(SAMPLES)
 @with_explanations
 def cross_entropy(
     prediction: Tensor,
@@ -92,13 +137,17 @@ def cross_entropy(
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing, a probability, must be from 0 to 1, not {label_smoothing}")
     scores, labels, back = classes_along(axis, prediction, target)
+    if (each := one_by_one(reduction)) is not None:
+        losses, grad_x = each_cross_entropy(scores, labels, weight, label_smoothing, ignore_index, each)
+        grad_x = grad_x if back is None else back(grad_x)
+        return losses.reshape(positions(prediction, axis)), narrowed(grad_x, prediction)
     if weight is None and not target.is_floating_point() and (kernel := on_gpu.kernel_for(scores, labels)) is not None:
-        indices, count = _indices(scores, labels), None if reduction == "mean" else divisor(target, reduction)
+        indices, count = class_indices(scores, labels), None if reduction == "mean" else divisor(target, reduction)
         value, grad = on_gpu.cross_entropy(
             kernel, scores, indices, ignore_index=ignore_index, label_smoothing=label_smoothing, count=count
         )
         return value, grad if back is None else back(grad)
-    x, w = _scores(scores, weight)
+    x, w = weighed_scores(scores, weight)
     log_probabilities = torch.log_softmax(x, 1)
     if target.is_floating_point():
         if ignore_index != -100:
@@ -106,7 +155,7 @@ def cross_entropy(
         t = _probabilities(scores, labels)
         value, grad = _soft_classes(log_probabilities, t, w, label_smoothing, divisor(target, reduction, x.shape[1]))
     else:
-        indices, count = _indices(scores, labels), divisor(target, reduction)
+        indices, count = class_indices(scores, labels), divisor(target, reduction)
         value, grad, total = _hard_classes(log_probabilities, indices, w, ignore_index, reduction, count)
         if label_smoothing:
             even = _even_part(log_probabilities, indices, w, ignore_index)
@@ -121,7 +170,7 @@ def cross_entropy(
     return value, narrowed(grad_x if back is None else back(grad_x), prediction)
 
 
-@weighed_by(samples)
+@of_kind(SAMPLES)
 @with_explanations
 def nll(
     prediction: Tensor,
@@ -152,10 +201,58 @@ def nll(
             [-0.5000,  0.0000]]))
     """
     scores, labels, back = classes_along(axis, prediction, target)
-    x, w = _scores(scores, weight)
-    indices, count = _indices(scores, labels), divisor(target, reduction)
-    value, grad, _ = _hard_classes(x, indices, w, ignore_index, reduction, count)
+    x, w = weighed_scores(scores, weight)
+    indices = class_indices(scores, labels)
+    if (each := one_by_one(reduction)) is not None:
+        losses, grad = each_inner(_coefficients(x, indices, w, 0.0, ignore_index), x, each)
+        value = losses.reshape(positions(prediction, axis))
+    else:
+        value, grad, _ = _hard_classes(x, indices, w, ignore_index, reduction, divisor(target, reduction))
     return value, narrowed(grad if back is None else back(grad), prediction)
+
+
+def each_cross_entropy(  # noqa: PLR0917  # all that such a loss depends on
+    scores: Tensor, labels: Tensor, weight: Tensor | None, label_smoothing: float, ignore_index: int, each: Each
+) -> ValueAndGrad:
+    """The losses of `cross_entropy` one by one, each times its scale, and the gradient of their sum."""
+    x, w = weighed_scores(scores, weight)
+    log_probabilities = torch.log_softmax(x, 1)
+    if labels.is_floating_point():
+        coefficients = _soft_coefficients(_probabilities(scores, labels), w, label_smoothing)
+    else:
+        indices = class_indices(scores, labels)
+        coefficients = _coefficients(x, indices, w, label_smoothing, ignore_index)
+        # The gradient of what is left out would be 0 times nan.
+        log_probabilities = torch.where((indices != ignore_index).unsqueeze(1), log_probabilities, 0.0)
+    losses, grad = each_inner(coefficients, log_probabilities, each)
+    return losses, kernels.log_softmax_backward(grad, log_probabilities, 1, x.dtype)
+
+
+def _coefficients(x: Tensor, indices: Tensor, weight: Tensor | None, label_smoothing: float, ignore_index: int) -> Tensor:
+    """a_c of class indices, (B, C, ...)."""
+    counts = indices != ignore_index
+    require_range(indices, x.shape[1], ignore_index)
+    classes = torch.where(counts, indices, 0)
+    weights = counts.to(x.dtype) if weight is None else torch.where(counts, weight[classes], 0.0)
+    own = torch.zeros_like(x).scatter(1, classes.unsqueeze(1), weights.unsqueeze(1))
+    if not label_smoothing:
+        return own
+    return own * (1 - label_smoothing) + _even_part(x, indices, weight, ignore_index) * (label_smoothing / x.shape[1])
+
+
+def each_inner(coefficients: Tensor, log_probabilities: Tensor, each: Each) -> ValueAndGrad:
+    """The losses -sum over c of a_c q_c, times their scales, and the gradient of their sum with respect to q."""
+    scale = each.scale_for(log_probabilities)
+    if scale.ndim:
+        scale = scale.reshape(log_probabilities.select(1, 0).shape).unsqueeze(1)
+    grad = coefficients.neg() * scale
+    return torch.where(grad == 0, 0.0, grad * log_probabilities).sum(1), grad
+
+
+def positions(prediction: Tensor, axis: int) -> tuple[int, ...]:
+    """The shape of what has a class: that of the prediction without the axis of the classes."""
+    axis %= prediction.ndim
+    return (*prediction.shape[:axis], *prediction.shape[axis + 1 :])
 
 
 def _hard_classes(  # noqa: PLR0917  # all that such a loss depends on
@@ -233,12 +330,15 @@ def _soft_classes(
     log_probabilities: Tensor, target: Tensor, weight: Tensor | None, label_smoothing: float, count: int
 ) -> ValueAndGrad:
     """The loss of probabilities, and its gradient with respect to the log-probabilities."""
-    if label_smoothing:
-        target = target * (1 - label_smoothing) + label_smoothing / log_probabilities.shape[1]
-    if weight is not None:
-        target = target * _along_classes(weight, log_probabilities)
-    grad = target * (-1 / count)
+    grad = _soft_coefficients(target, weight, label_smoothing) * (-1 / count)
     return _inner(grad, log_probabilities), grad
+
+
+def _soft_coefficients(target: Tensor, weight: Tensor | None, label_smoothing: float) -> Tensor:
+    """a_c of probabilities, (B, C, ...)."""
+    if label_smoothing:
+        target = target * (1 - label_smoothing) + label_smoothing / target.shape[1]
+    return target if weight is None else target * _along_classes(weight, target)
 
 
 def _inner(grad: Tensor, log_probabilities: Tensor) -> Tensor:
@@ -251,7 +351,7 @@ def _along_classes(weight: Tensor, scores: Tensor) -> Tensor:
     return weight.reshape(-1, *[1] * (scores.ndim - 2))
 
 
-def _scores(prediction: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def weighed_scores(prediction: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The prediction and the weights, ready to compute with."""
     if prediction.ndim < 2 or not prediction.shape[1]:
         raise ValueError(
@@ -280,7 +380,7 @@ def _probabilities(prediction: Tensor, target: Tensor) -> Tensor:
     return computable(target)
 
 
-def _indices(prediction: Tensor, target: Tensor) -> Tensor:
+def class_indices(prediction: Tensor, target: Tensor) -> Tensor:
     """The target as class indices, which the kernels want as int64."""
     if target.dtype != torch.int64:
         if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
@@ -303,10 +403,22 @@ def _misshapen_indices(prediction: Tensor, target: Tensor) -> ValueError:
     return ValueError(f"{message} {tuple(target.shape)}: the batch's predictions and targets must belong together")
 
 
-def out_of_range(target: Tensor, classes: int, ignore_index: int) -> IndexError:
+def require_range(target: Tensor, classes: int, ignore_index: int | None = None) -> None:
+    """Raise unless class indices, but for those to leave out, are in their range, as far as that can be seen for nothing."""
+    if isinstance(ignore_index, float):
+        raise TypeError(f"ignore_index must be an int, not {ignore_index!r}")
+    if is_readable(target):
+        wrong = (target < 0) | (target >= classes)
+        if (wrong if ignore_index is None else wrong & (target != ignore_index)).any():
+            raise out_of_range(target, classes, ignore_index)
+
+
+def out_of_range(target: Tensor, classes: int, ignore_index: int | None) -> IndexError:
     """What to tell about class indices, some of which are none."""
-    wrong = target[(target != ignore_index) & ((target < 0) | (target >= classes))]
+    outside = (target < 0) | (target >= classes)
+    wrong = target[outside if ignore_index is None else outside & (target != ignore_index)]
+    marks = "" if ignore_index is None else f", and {ignore_index} (ignore_index) marks samples to leave out"
     return IndexError(
         f"a class index is {int(wrong[0])}, but there {'is' if classes == 1 else 'are'} {classes} class{'es' * (classes != 1)}:"
-        f" indices go from 0 to {classes - 1}, and {ignore_index} (ignore_index) marks samples to leave out"
+        f" indices go from 0 to {classes - 1}{marks}"
     )

@@ -4,16 +4,17 @@ import torch
 from torch import Tensor
 
 from fundl._common import kernels
-from fundl._common.modes import is_readable, may_be_nan
+from fundl._common.modes import is_readable
+from fundl._common.numbers import share
 from fundl._common.suggestions import with_explanations
-from fundl._common.tape import constant
-from fundl.losses.reduction import Reduction, ValueAndGrad, elements, over_elements, require_weights
-from fundl.weights import weighed_by
+from fundl.losses.reduction import ELEMENTS, Reduction, ValueAndGrad, of_kind, of_sample, over_elements
 
 
-@weighed_by(elements)
+@of_kind(ELEMENTS)
 @with_explanations
-def binary_cross_entropy(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> ValueAndGrad:
+def binary_cross_entropy(
+    prediction: Tensor, target: Tensor, *, label_smoothing: float = 0.0, reduction: Reduction = "mean"
+) -> ValueAndGrad:
     """The cross-entropy of yes or no, from probabilities: of each element -t log(p) - (1 - t) log(1 - p).
 
     The logarithms are cut off at -100, so that a wrong certainty costs 100, not inf. The gradient is, before the reduction,
@@ -23,6 +24,7 @@ def binary_cross_entropy(prediction: Tensor, target: Tensor, *, reduction: Reduc
     Args:
         prediction: p, probabilities of yes.
         target: t, of the prediction's dtype: 1 for yes, 0 for no, or a probability between.
+        label_smoothing: s, from 0 to 1: t becomes (1 - s) t + s/2.
         reduction: see `mse`, which also has the shapes.
 
     Raises:
@@ -32,20 +34,27 @@ def binary_cross_entropy(prediction: Tensor, target: Tensor, *, reduction: Reduc
     >>> binary_cross_entropy(torch.tensor([0.5, 0.75]), torch.tensor([1.0, 1.0]))
     (tensor(0.4904), tensor([-1.0000, -0.6667]))
     """
+    share.require("label_smoothing", label_smoothing)
 
     def formula(p: Tensor, t: Tensor, scale: Tensor) -> ValueAndGrad:
-        _require_probabilities(p, "prediction", "; from logits, take binary_cross_entropy_with_logits")
-        _require_probabilities(t, "target", "")
-        value = kernels.binary_cross_entropy(p, t, None, 2)
-        return value * scale, kernels.binary_cross_entropy_backward(scale, p, t, None, 2)
+        require_probabilities(p, "prediction", "; from logits, take binary_cross_entropy_with_logits")
+        require_probabilities(t, "target", "")
+        t = _smoothed(t, label_smoothing)
+        losses = kernels.binary_cross_entropy(p, t, None, 0) * scale
+        return losses, kernels.binary_cross_entropy_backward(scale, p, t, None, 2)
 
     return over_elements(formula, prediction, target, reduction)
 
 
-@weighed_by(elements)
+@of_kind(ELEMENTS)
 @with_explanations
 def binary_cross_entropy_with_logits(
-    prediction: Tensor, target: Tensor, *, pos_weight: Tensor | float | None = None, reduction: Reduction = "mean"
+    prediction: Tensor,
+    target: Tensor,
+    *,
+    pos_weight: Tensor | float | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
 ) -> ValueAndGrad:
     """The cross-entropy of yes or no, from logits, with w the weight of yes.
 
@@ -59,6 +68,7 @@ def binary_cross_entropy_with_logits(
         target: t, of the prediction's dtype: 1 for yes, 0 for no, or a probability between.
         pos_weight: w, of 0 or more, a number, or a tensor that broadcasts to one sample's shape: above 1 for more recall, below
             for more precision; by default 1.
+        label_smoothing: s, from 0 to 1: t becomes (1 - s) t + s/2.
         reduction: see `mse`, which also has the shapes.
 
     Raises:
@@ -68,50 +78,36 @@ def binary_cross_entropy_with_logits(
     >>> binary_cross_entropy_with_logits(torch.tensor([0.0, 1e4]), torch.tensor([1.0, 1.0]))
     (tensor(0.3466), tensor([-0.2500,  0.0000]))
     """
-    weight = _sample_weight(pos_weight, prediction)
+    weight = None if pos_weight is None else of_sample("pos_weight", pos_weight, prediction)
+    share.require("label_smoothing", label_smoothing)
 
     def formula(x: Tensor, t: Tensor, scale: Tensor) -> ValueAndGrad:
-        _require_probabilities(t, "target", "; of labels -1 and 1, take (target + 1) / 2")
+        require_probabilities(t, "target", "; of labels -1 and 1, take (target + 1) / 2")
+        t = _smoothed(t, label_smoothing)
         log_yes = kernels.log_sigmoid(x)
         no = 1 - t
         if weight is None:
-            value, grad = ((no * x - log_yes) * scale).sum(), (torch.sigmoid(x) - t) * scale
-        else:
-            yes = 1 + (weight - 1) * t
-            value, grad = ((no * x - yes * log_yes) * scale).sum(), (no - yes * torch.sigmoid(-x)) * scale
-        if may_be_nan(value):  # infinite logits made inf - inf, or 0 * inf
-            value = _binary_of_any(x, t if weight is None else weight * t, no, scale)
-        return value, grad
+            return (no * x - log_yes) * scale, (torch.sigmoid(x) - t) * scale
+        yes = 1 + (weight - 1) * t
+        return (no * x - yes * log_yes) * scale, (no - yes * torch.sigmoid(-x)) * scale
 
-    return over_elements(formula, prediction, target, reduction)
+    def of_any(x: Tensor, t: Tensor, scale: Tensor) -> Tensor:
+        t = _smoothed(t, label_smoothing)
+        return _binary_of_any(x, t if weight is None else weight * t, 1 - t, scale)
 
-
-def _sample_weight(weight: Tensor | float | None, prediction: Tensor) -> Tensor | float | None:
-    if weight is not None:
-        require_weights(weight, "pos_weight")
-    if not isinstance(weight, Tensor):
-        return weight
-    sample = prediction.shape[1:]
-    if weight.ndim > len(sample) or any(
-        own not in (1, size) for own, size in zip(reversed(weight.shape), reversed(sample), strict=False)
-    ):
-        raise ValueError(
-            f"pos_weight is of shape {tuple(weight.shape)}, but must broadcast to one sample's shape {tuple(sample)}: give one"
-            " number, or one for each output"
-        )
-    return constant(weight).to(torch.promote_types(prediction.dtype, torch.float32))
+    return over_elements(formula, prediction, target, reduction, of_any)  # infinite logits make inf - inf, or 0 * inf
 
 
 def _binary_of_any(x: Tensor, yes: Tensor, no: Tensor, scale: Tensor) -> Tensor:
-    """The same value, of logits that may be infinite: no maximum is taken of what has no weight.
+    """The same losses, of logits that may be infinite: no maximum is taken of what has no weight.
 
     With r = log(1 + exp(-|x|)), of each element yes (max(-x, 0) + r) + no (max(x, 0) + r).
     """
     slope = torch.where(x < 0, -yes, no)
-    return ((torch.where(slope == 0, 0.0, slope * x) - (yes + no) * kernels.log_sigmoid(x.abs())) * scale).sum()
+    return (torch.where(slope == 0, 0.0, slope * x) - (yes + no) * kernels.log_sigmoid(x.abs())) * scale
 
 
-@weighed_by(elements)
+@of_kind(ELEMENTS)
 @with_explanations
 def kl_divergence(
     prediction: Tensor, target: Tensor, *, log_target: bool = False, reduction: Reduction = "mean"
@@ -139,13 +135,18 @@ def kl_divergence(
 
     def formula(x: Tensor, t: Tensor, scale: Tensor) -> ValueAndGrad:
         t, log_t = (t.exp(), t) if log_target else (t, t.log())
-        share = t * scale
-        return torch.where(t == 0, 0.0, share * (log_t - x)).sum(), -share
+        part = t * scale
+        return torch.where(t == 0, 0.0, part * (log_t - x)), -part
 
     return over_elements(formula, prediction, target, reduction)
 
 
-def _require_probabilities(x: Tensor, name: str, hint: str) -> None:
+def _smoothed(t: Tensor, label_smoothing: float) -> Tensor:
+    return t * (1 - label_smoothing) + label_smoothing / 2 if label_smoothing else t
+
+
+def require_probabilities(x: Tensor, name: str, hint: str) -> None:
+    """Raise unless all numbers are from 0 to 1, as far as that can be seen for nothing."""
     if not is_readable(x) or not x.numel():
         return
     low, high = (bound.item() for bound in torch.aminmax(x))
