@@ -89,6 +89,7 @@ FACES = [
     "fundl.ensemble",
     "fundl.language",
     "fundl.interop.hugging_face",
+    "fundl.interop.onnx",
     "fundl.interop.torch_nn",
 ]
 MODULES = [found.name for found in pkgutil.walk_packages(fundl.__path__, "fundl.")]

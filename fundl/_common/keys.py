@@ -25,7 +25,7 @@ def require_key_and_shape(key: Tensor, shape: tuple[int, ...]) -> None:
     """Raise an error that says what is wrong, unless numbers of this shape can be drawn from the key."""
     require_key(key)
     unchecked: object = shape
-    if not isinstance(unchecked, tuple) or not all(isinstance(size, int) for size in unchecked):
+    if not isinstance(unchecked, tuple) or not all(isinstance(size, int | torch.SymInt) for size in unchecked):
         raise TypeError(f"a shape is a tuple of ints, such as (2, 3), not {shape!r}")
-    if shape and min(shape) < 0:
+    if any(size < 0 for size in shape):  # min would compare sizes with one another, which one that is free forbids
         raise ValueError(f"a shape has sizes of 0 or more, not {tuple(shape)}")

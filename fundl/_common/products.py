@@ -22,16 +22,22 @@ _FEW: Final = 2**12  # numbers: a matrix of fewer is in no product of so many mu
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The product x W^T + b over any leading axes."""
-    if x.numel() > _FEW and _suits_onednn(x, weight.t()) and (bias is None or bias.dtype == x.dtype):
+    if _is_large(x) and _suits_onednn(x, weight.t()) and (bias is None or bias.dtype == x.dtype):
         return _onednn(x, weight, bias)
     return kernels.linear(x, weight, bias)
 
 
 def matmul(x: Tensor, matrix: Tensor) -> Tensor:
     """The product x A over any leading axes of x."""
-    if x.numel() > _FEW and _suits_onednn(x, matrix):
+    if _is_large(x) and _suits_onednn(x, matrix):
         return _onednn(x, matrix.t(), None)
     return torch.matmul(x, matrix)
+
+
+def _is_large(x: Tensor) -> bool:
+    """Whether a matrix may be in a product for which the library matters; of one whose size is a symbol, nothing is asked."""
+    numbers: object = x.numel()
+    return type(numbers) is int and numbers > _FEW
 
 
 def suits_onednn(rows: int, inner: int, columns: int, dtype: torch.dtype) -> bool:

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 import optree
@@ -76,9 +76,9 @@ def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Ten
 
     def flat(*inputs: Tensor) -> list[Tensor]:
         nonlocal result
-        with _Watch(inputs, seen).mode:
+        with Watch(inputs, seen).mode:
             value = function(inputs)
-            outputs, result = _outputs(value, inputs)
+            outputs, result = outputs_of(value, inputs)
         return outputs
 
     with with_lstm_operators(lstm_operators.registered()), cudnn_recurrent.with_operators(cudnn_operators.registered()):
@@ -87,7 +87,7 @@ def trace(function: Callable[[Sequence[Tensor]], object], examples: Sequence[Ten
     return Traced(graph, constants, result)
 
 
-def _outputs(result: object, inputs: Sequence[Tensor]) -> tuple[list[Tensor], object]:
+def outputs_of(result: object, inputs: Sequence[Tensor]) -> tuple[list[Tensor], object]:
     """The tensors that a graph must compute, each with memory of its own, and the result with a leaf for each tensor."""
     places: dict[int, Leaf] = {id(tensor): Leaf("input", index) for index, tensor in enumerate(inputs)}
     memory = {_memory(tensor) for tensor in inputs}
@@ -114,11 +114,23 @@ def _memory(tensor: Tensor) -> int:
 # --- Watching -----------------------------------------------------------------------------------------------------------
 
 
-class _Watch:
-    """Sees each operation of a trace before it is recorded."""
+class Watch:
+    """Sees each operation of a trace before it is recorded.
 
-    def __init__(self, inputs: Sequence[Tensor], seen: list[tuple[weakref.ref[Tensor], str]]) -> None:
+    Args:
+        inputs: of the function.
+        seen: where it remembers what tensors were made, and at which line.
+        becomes: what the function is to be, for messages.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Tensor],
+        seen: list[tuple[weakref.ref[Tensor], str]],
+        becomes: Literal["compiled", "exported"] = "compiled",
+    ) -> None:
         self.mode = torch_private.mode(self._run)
+        self._becomes = becomes
         self._inputs = {_memory(tensor) for tensor in inputs}
         self._seen = seen
         seen[:] = [(weakref.ref(tensor), "an argument") for tensor in inputs]
@@ -126,13 +138,15 @@ class _Watch:
     def _run(self, operation: torch_private.Operation, arguments: Sequence[object], run: Callable[[], object]) -> object:
         if operation.draws:
             raise TraceError(
-                f"{operation.name} draws random numbers from a hidden state, {_user_line()}: a compiled function is pure;"
-                " draw with fundl.random, from a key that is an argument"
+                f"{operation.name} draws random numbers from a hidden state, {user_line()}: a function that is"
+                f" {self._becomes} is pure; draw with fundl.random, from a key that is an argument"
             )
         for tensor in operation.written(arguments):
             if torch_private.is_plain(tensor) or _memory(tensor) in self._inputs:
                 whose = "a tensor from outside" if torch_private.is_plain(tensor) else "an argument"
-                raise TraceError(f"{operation.name} writes into {whose}, {_user_line()}: a compiled function is pure")
+                raise TraceError(
+                    f"{operation.name} writes into {whose}, {user_line()}: a function that is {self._becomes} is pure"
+                )
         if not operation.needs_values:
             return self._remembered(run())
         cause: Exception | None = None
@@ -142,14 +156,14 @@ class _Watch:
                 return self._remembered(result)
         except Exception as error:  # there are several kinds, all private
             cause = error
+        static = ", or by an argument named in jit(..., static=...)" * (self._becomes == "compiled")
         raise TraceError(
-            f"{operation.name} asks for the value of a tensor, {_user_line()}: while a function is compiled tensors have"
-            " shapes, but no values. Decide with torch.where, or by an argument named in jit(..., static=...), or do this"
-            " outside of the compiled function"
+            f"{operation.name} asks for the value of a tensor, {user_line()}: while a function is {self._becomes} tensors have"
+            f" shapes, but no values. Decide with torch.where{static}, or do this outside of the {self._becomes} function"
         ) from cause
 
     def _remembered(self, result: object) -> object:
-        line = _user_line()
+        line = user_line()
         parts = result if isinstance(result, tuple | list) else (result,)
         made = (part for part in parts if isinstance(part, Tensor) and not torch_private.is_plain(part))
         self._seen += [(weakref.ref(part), line) for part in made]  # one that is plain was there before
@@ -168,7 +182,7 @@ def _require_no_leak(seen: list[tuple[weakref.ref[Tensor], str]]) -> None:
             )
 
 
-def _user_line() -> str:
+def user_line() -> str:
     """Where the program is: the innermost line that is not of a library."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):

@@ -30,13 +30,13 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(0, 1)
 
 
-def _from_input(sweep: Sweep, bias: Tensor | None) -> Tensor:
+def from_input(sweep: Sweep, bias: Tensor | None) -> Tensor:
     """What the inputs give to the gates of all steps: x W^T + bias, (T, B, G H), fresh."""
     gates = products.linear(_rows(sweep.x), sweep.weights.weight_ih, bias)
     return gates.view(*sweep.x.shape[:2], gates.shape[1])
 
 
-def _both_biases(weights: Recurrence) -> Tensor | None:
+def both_biases(weights: Recurrence) -> Tensor | None:
     return None if weights.bias_ih is None or weights.bias_hh is None else weights.bias_ih + weights.bias_hh
 
 
@@ -53,11 +53,11 @@ def _put(sweep: Sweep, found: list[Tensor], into: Tensor) -> None:
         torch.stack(found[::-1] if sweep.reverse else found, out=into)
 
 
-def _output(sweep: Sweep, hidden: Tensor) -> Tensor:
+def output_of(sweep: Sweep, hidden: Tensor) -> Tensor:
     return hidden if sweep.mask is None else torch.where(sweep.mask, hidden, 0)
 
 
-def _before(sweep: Sweep, after: Tensor, index: int) -> Tensor:
+def states_before(sweep: Sweep, after: Tensor, index: int) -> Tensor:
     """What there was before each step, from what there was after it, (T, B, H)."""
     if not len(after):
         return after
@@ -82,7 +82,7 @@ def _passed(sweep: Sweep, like: Tensor) -> Tensor | None:
     return None if sweep.mask is None else (~sweep.mask).to(like.dtype)
 
 
-def _swept_back(sweep: Sweep, kept: Kept, d: Tensor, d_hidden: Tensor, state: States) -> SweptBack:
+def swept_back(sweep: Sweep, kept: Kept, d: Tensor, d_hidden: Tensor, state: States) -> SweptBack:
     """What follows from the gradients with respect to the gates: a matrix product for each parameter, over all steps.
 
     d (T, B, G H) is with respect to what the input gives to the gates, d_hidden with respect to what the hidden state gives to
@@ -96,7 +96,7 @@ def _swept_back(sweep: Sweep, kept: Kept, d: Tensor, d_hidden: Tensor, state: St
         return attrs.evolve(
             weights,
             weight_ih=torch.mm(rows.t(), _rows(sweep.x)),
-            weight_hh=torch.mm(rows_hidden.t(), _rows(_before(sweep, kept[0], 0))),
+            weight_hh=torch.mm(rows_hidden.t(), _rows(states_before(sweep, kept[0], 0))),
             bias_ih=grad_bias,
             bias_hh=grad_bias if d_hidden is d or grad_bias is None else rows_hidden.sum(0),
         )
@@ -116,14 +116,14 @@ def rnn_forward(sweep: Sweep, activation: Activation) -> tuple[Tensor, States, K
 
 
 def _rnn_steps(sweep: Sweep, activation: Activation) -> tuple[Tensor, States, Kept]:
-    hiddens = _from_input(sweep, _both_biases(sweep.weights))
+    hiddens = from_input(sweep, both_biases(sweep.weights))
     hidden, recurrent = sweep.start(0), sweep.weights.weight_hh.t()
     steps = hiddens.unbind(0)
     for t in sweep.order():
         before, hidden = hidden, _activated(steps[t].addmm_(hidden, recurrent), activation)
         if sweep.mask is not None:
             hidden.copy_(torch.where(sweep.mask[t], hidden, before))
-    return _output(sweep, hiddens), (hidden,), (hiddens,)
+    return output_of(sweep, hiddens), (hidden,), (hiddens,)
 
 
 def _activated(x: Tensor, activation: Activation) -> Tensor:
@@ -143,7 +143,7 @@ def rnn_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | Non
         grad_hidden[before].addmm_(d[t].mul_(grad_hidden[t]), sweep.weights.weight_hh)
         if passed is not None:
             grad_hidden[before].addcmul_(grad_hidden[t], passed[t])
-    return _swept_back(sweep, kept, d, d, (grad_hidden[-1],))
+    return swept_back(sweep, kept, d, d, (grad_hidden[-1],))
 
 
 # --- GRU ---------------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def gru_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
 
 def _gru_steps(sweep: Sweep) -> tuple[Tensor, States, Kept]:
     weights, hidden = sweep.weights, sweep.start(0)
-    gates, size = _from_input(sweep, weights.bias_ih), weights.weight_hh.shape[1]
+    gates, size = from_input(sweep, weights.bias_ih), weights.weight_hh.shape[1]
     reset_update, new = (part.unbind(0) for part in gates.split_with_sizes((2 * size, size), 2))
     hiddens: list[Tensor] = []
     scaled: list[Tensor] = []
@@ -179,7 +179,7 @@ def _gru_steps(sweep: Sweep) -> tuple[Tensor, States, Kept]:
         scaled.append(q)
     _put(sweep, activated, gates)
     kept = _in_time(sweep, hiddens, hidden), gates, _in_time(sweep, scaled, hidden)
-    return _output(sweep, kept[0]), (hidden,), kept
+    return output_of(sweep, kept[0]), (hidden,), kept
 
 
 def gru_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
@@ -195,7 +195,7 @@ def gru_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | Non
     hidden, gates, q = kept
     r, z, n = gates.view(*q.shape[:2], 3, q.shape[2]).unbind(2)
     to_new = kernels.tanh_backward(1 - z, n)
-    to_update = kernels.sigmoid_backward(_before(sweep, hidden, 0) - n, z)
+    to_update = kernels.sigmoid_backward(states_before(sweep, hidden, 0) - n, z)
     d = torch.stack((kernels.sigmoid_backward(to_new * q, r), to_update, to_new * r), 2)  # (T, B, 3, H)
     if sweep.mask is not None:
         d, z, to_new = d * sweep.mask.unsqueeze(2), torch.where(sweep.mask, z, 1), to_new * sweep.mask
@@ -205,7 +205,7 @@ def gru_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | Non
         grad_hidden[before].addmm_(of_gates, sweep.weights.weight_hh).addcmul_(grad_hidden[t], z[t])
     s = to_new * torch.stack(grad_hidden[:-1]) if len(d) else to_new
     d_input = torch.cat((d[:, :, :2].flatten(2), s), 2)
-    return _swept_back(sweep, kept, d_input, d.flatten(2), (grad_hidden[-1],))
+    return swept_back(sweep, kept, d_input, d.flatten(2), (grad_hidden[-1],))
 
 
 # --- LSTM --------------------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def lstm_forward(sweep: Sweep) -> tuple[Tensor, States, Kept]:
 
 def _lstm_steps(sweep: Sweep) -> tuple[Tensor, States, Kept]:
     weights, hidden, cell = sweep.weights, sweep.start(0), sweep.start(1)
-    gates, recurrent, size = _from_input(sweep, _both_biases(weights)), weights.weight_hh.t(), weights.weight_hh.shape[1]
+    gates, recurrent, size = from_input(sweep, both_biases(weights)), weights.weight_hh.t(), weights.weight_hh.shape[1]
     input_forget, new, output = (part.unbind(0) for part in gates.split_with_sizes((2 * size, size, size), 2))
     hiddens: list[Tensor] = []
     cells: list[Tensor] = []
@@ -246,7 +246,7 @@ def _lstm_steps(sweep: Sweep) -> tuple[Tensor, States, Kept]:
         cells.append(cell)
     _put(sweep, activated, gates)
     kept = _in_time(sweep, hiddens, hidden), gates, _in_time(sweep, cells, cell)
-    return _output(sweep, kept[0]), (hidden, cell), kept
+    return output_of(sweep, kept[0]), (hidden, cell), kept
 
 
 def lstm_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
@@ -266,7 +266,7 @@ def lstm_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | No
         return _lstm_back_in_cells(sweep, kept, grad, grad_last)
     i, f, g, o = gates.view(*cells.shape[:2], 4, cells.shape[2]).unbind(2)
     tanh_c = torch.tanh(cells)
-    to_input, to_forget = kernels.sigmoid_backward(g, i), kernels.sigmoid_backward(_before(sweep, cells, 1), f)
+    to_input, to_forget = kernels.sigmoid_backward(g, i), kernels.sigmoid_backward(states_before(sweep, cells, 1), f)
     d = torch.stack((to_input, to_forget, kernels.tanh_backward(i, g), kernels.sigmoid_backward(tanh_c, o)), 2)  # (T, B, 4, H)
     to_cell, passed = kernels.tanh_backward(o, tanh_c), _passed(sweep, d)
     if sweep.mask is not None:
@@ -282,7 +282,7 @@ def lstm_backward(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | No
         if passed is not None:
             grad_hidden[before].addcmul_(grad_hidden[t], passed[t])
     of_gates = d.flatten(2)
-    return _swept_back(sweep, kept, of_gates, of_gates, (grad_hidden[-1], grad_cell))
+    return swept_back(sweep, kept, of_gates, of_gates, (grad_hidden[-1], grad_cell))
 
 
 def _lstm_back_in_cells(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
@@ -302,4 +302,4 @@ def _lstm_back_in_cells(sweep: Sweep, kept: Kept, grad: Tensor, grad_last: State
             grad_hidden[before].addcmul_(grad_hidden[t], passed[t])
         found.append(d)
     of_gates = _in_time(sweep, found[::-1], gates[0])
-    return _swept_back(sweep, kept, of_gates, of_gates, (grad_hidden[-1], grad_cell))
+    return swept_back(sweep, kept, of_gates, of_gates, (grad_hidden[-1], grad_cell))

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from typing_extensions import TypeVar, Unpack, override
 
+from fundl._common.looping import loop_for
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer
-from fundl.layers.recurrent import _sweeps
+from fundl.layers.recurrent import _looped, _sweeps
 from fundl.layers.recurrent._base import Directions, HiddenFeatures, Options, Recurrent, layers_of
 from fundl.layers.recurrent.recurrence import Activation, Kept, States, Sweep, SweptBack
 from fundl.shapes import InFeatures
@@ -75,10 +76,15 @@ class RNN(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
     @override
     def _sweep(self, sweep: Sweep) -> tuple[Tensor, States, Kept]:
-        return _sweeps.rnn_forward(sweep, self.activation)
+        loop = loop_for(len(sweep.x))
+        return (
+            _sweeps.rnn_forward(sweep, self.activation) if loop is None else _looped.rnn_forward(loop, sweep, self.activation)
+        )
 
     @override
     def _sweep_back(self, sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
+        if (loop := loop_for(len(sweep.x))) is not None:
+            return _looped.rnn_backward(loop, sweep, kept, grad, grad_last, activation=self.activation)
         return _sweeps.rnn_backward(sweep, kept, grad, grad_last, activation=self.activation)
 
 
@@ -192,10 +198,13 @@ class GRU(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
     @override
     def _sweep(self, sweep: Sweep) -> tuple[Tensor, States, Kept]:
-        return _sweeps.gru_forward(sweep)
+        loop = loop_for(len(sweep.x))
+        return _sweeps.gru_forward(sweep) if loop is None else _looped.gru_forward(loop, sweep)
 
     @override
     def _sweep_back(self, sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
+        if (loop := loop_for(len(sweep.x))) is not None:
+            return _looped.gru_backward(loop, sweep, kept, grad, grad_last)
         return _sweeps.gru_backward(sweep, kept, grad, grad_last)
 
 
@@ -296,10 +305,13 @@ class LSTM(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
     @override
     def _sweep(self, sweep: Sweep) -> tuple[Tensor, States, Kept]:
-        return _sweeps.lstm_forward(sweep)
+        loop = loop_for(len(sweep.x))
+        return _sweeps.lstm_forward(sweep) if loop is None else _looped.lstm_forward(loop, sweep)
 
     @override
     def _sweep_back(self, sweep: Sweep, kept: Kept, grad: Tensor, grad_last: States | None) -> SweptBack:
+        if (loop := loop_for(len(sweep.x))) is not None:
+            return _looped.lstm_backward(loop, sweep, kept, grad, grad_last)
         return _sweeps.lstm_backward(sweep, kept, grad, grad_last)
 
 
