@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fundl._common.looping import Body
 from fundl._compiling import torch_private
-from fundl._compiling.graphs import Decompositions, programs_forgotten
+from fundl._compiling.graphs import Decompositions, programs_forgotten, without_writing, writes
 from fundl._compiling.loop_operator import body_of, loops_kept, registered
 from fundl._compiling.torch_private import Operation, require_known
 from fundl._compiling.tracing import Watch, outputs_of, user_line
@@ -138,8 +138,8 @@ def export(
         mode, environment = _fake_mode()
         fakes = [_fake(mode, tensor, number, free) for number, tensor in enumerate(examples)]
         module = _make_fx(flat, fakes, {})
-        if any(_writes(node.target) for node in module.graph.nodes):
-            module = _make_fx(torch.func.functionalize(_replayed(module)), fakes, {})
+        if writes(module):
+            module = _make_fx(without_writing(_replayed(module)), fakes, {})
         module = _make_fx(_replayed(module), fakes, table)
         module.graph.eliminate_dead_code()
         bodies = _bodies(module, mode, table)
@@ -184,10 +184,6 @@ def _replayed(module: "GraphModule") -> _OfTensors:
     from torch.fx import Interpreter
 
     return cast("_OfTensors", Interpreter(module).run)
-
-
-def _writes(target: object) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
 def _table(decompositions: Decompositions, written: Collection[object]) -> Decompositions:

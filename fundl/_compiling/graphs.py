@@ -162,8 +162,8 @@ def trace(function: _OfTensors, examples: Sequence[Tensor]) -> tuple[Graph, list
     The graph writes to no tensor, though the function, or an operation, writes to those of its own making.
     """
     module = make_fx(function, examples, {})
-    if any(_writes(node.target) for node in module.graph.nodes):
-        module = make_fx(torch.func.functionalize(cast("_OfTensors", module)), examples, {})
+    if writes(module):
+        module = make_fx(without_writing(cast("_OfTensors", module)), examples, {})
     constants: list[Tensor] = []
     inputs = _inputs(module)
     for node in module.graph.find_nodes(op="get_attr"):
@@ -182,8 +182,15 @@ def trace(function: _OfTensors, examples: Sequence[Tensor]) -> tuple[Graph, list
     return Graph(module), constants
 
 
-def _writes(target: object) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
+def writes(module: "GraphModule") -> bool:
+    """Whether an operation of a graph writes to a tensor."""
+    targets = (node.target for node in module.graph.nodes)
+    return any(isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable for target in targets)
+
+
+def without_writing(function: _OfTensors) -> _OfTensors:
+    """The function as one that makes another tensor wherever it would write to one."""
+    return cast("_OfTensors", torch.func.functionalize(function))
 
 
 def make_fx(function: _OfTensors, examples: Sequence[Tensor], decompositions: Decompositions) -> "GraphModule":
