@@ -16,11 +16,11 @@ from tests.processes import together
 ROOT = Path(__file__).parent.parent
 
 
-def whole(group: Group, folder: str, is_sharded: bool) -> tuple[list[Tensor], list[float]]:
-    return restarting.run(group, folder, 0, is_sharded)
+def whole(group: Group, folder: str, how: str) -> tuple[list[Tensor], list[float]]:
+    return restarting.run(group, folder, 0, how)
 
 
-def require_the_same(tmp_path: Path, kills: int, is_sharded: bool = False) -> None:
+def require_the_same(tmp_path: Path, kills: int, how: str = "whole") -> None:
     """A run that is killed so often, in the middle of epochs, comes to the model and the history of one that is not."""
     torchrun = [
         sys.executable,
@@ -33,15 +33,14 @@ def require_the_same(tmp_path: Path, kills: int, is_sharded: bool = False) -> No
         "0.1",
     ]
     end = tmp_path / "end.safetensors"
-    own = [str(ROOT / "tests" / "restarting.py"), str(tmp_path / "killed"), str(kills), str(end)]
-    own += ["sharded"] if is_sharded else []
+    own = [str(ROOT / "tests" / "restarting.py"), str(tmp_path / "killed"), str(kills), str(end), how]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*torchrun, "--max-restarts", str(kills), *own], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("exitcode: -9") >= kills
-    expected, losses = together(2, whole, str(tmp_path / "whole"), is_sharded)[0]
+    expected, losses = together(2, whole, str(tmp_path / "whole"), how)[0]
     assert tree.equal(load(end, expected), expected)
     assert load_metadata(end)["losses"] == repr(losses)
 
@@ -51,6 +50,6 @@ def test_a_killed_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # many starts
-@pytest.mark.parametrize("is_sharded", [False, True])
-def test_ten_killed_processes(tmp_path: Path, is_sharded: bool) -> None:
-    require_the_same(tmp_path, 10, is_sharded)
+@pytest.mark.parametrize("how", ["whole", "sharded", "stages"])
+def test_ten_killed_processes(tmp_path: Path, how: str) -> None:
+    require_the_same(tmp_path, 10, how)

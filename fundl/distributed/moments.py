@@ -125,11 +125,10 @@ class ShardMoments(Transform[ShardedState[S]], Generic[S]):
 
     def _splits(self, params: Tensors) -> Splits:
         """What the rows of this process are parts of; what is a part already stays as it is."""
-        size = self.group.size
         given = self.given or (None,) * len(params)
         return tuple(
             [
-                Split(self.group, leaf.shape[0], part_of(leaf.shape[0], size)) if split is None and _has_rows(leaf) else split
+                _cut_among(self.group, leaf, split) if _is_whole(split) and _has_rows(leaf) else split
                 for leaf, split in zip(params, given, strict=True)
             ]
         )
@@ -137,7 +136,11 @@ class ShardMoments(Transform[ShardedState[S]], Generic[S]):
     def _cut(self, splits: Splits) -> list[int]:
         """The places of the leaves that are cut here."""
         given = self.given or (None,) * len(splits)
-        return [place for place, split in enumerate(splits) if split is not None and given[place] is None]
+        return [
+            place
+            for place, split in enumerate(splits)
+            if split is not None and split.among == self.group and _is_whole(given[place])
+        ]
 
     def _rows(self, tensors: Tensors, splits: Splits) -> list[Tensor]:
         rows = [*tensors]
@@ -148,7 +151,7 @@ class ShardMoments(Transform[ShardedState[S]], Generic[S]):
     def _sums(self, grads: Tensors, splits: Splits) -> list[Tensor]:
         """The rows of this process of the sums of the gradients of all."""
         places = self._cut(splits)
-        others = [place for place in range(len(grads)) if splits[place] is None]
+        others = [place for place in range(len(grads)) if _is_whole(splits[place])]
         sums = [*grads]
         given = [filled(grads[place], self.group.size) for place in places]
         for place, total in zip(places, scattered(given[::-1], self.group)[::-1], strict=True):
@@ -171,6 +174,16 @@ class ShardMoments(Transform[ShardedState[S]], Generic[S]):
             rows = params[place].shape[0]
             results[place] = whole if whole.shape[0] == rows else whole[:rows]
         return tuple(results), state if inner is state.inner else attrs.evolve(state, inner=inner)
+
+
+def _is_whole(split: Split | None) -> bool:
+    """Whether a leaf is no part, as far as is known: one that is in a stage of a pipeline may be whole there."""
+    return split is None or split.among.size == 1
+
+
+def _cut_among(group: Group, leaf: Tensor, before: Split | None) -> Split:
+    rows = leaf.shape[0]
+    return Split(group, rows, part_of(rows, group.size), beyond=None if before is None else before.beyond)
 
 
 def _has_rows(leaf: Tensor) -> bool:

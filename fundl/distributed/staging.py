@@ -1,8 +1,9 @@
 """Models in stages: of a tuple of layers each process of a group has some, one behind the other."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Final, NoReturn, cast, final
+from typing import Final, NamedTuple, NoReturn, cast, final
 
 import attrs
 import torch
@@ -15,36 +16,11 @@ from fundl._common.modes import no_grad
 from fundl._common.running import named_as
 from fundl.collectives import spread
 from fundl.groups import Group, device_of, require_group
-from fundl.layer import Layer, Model
-from fundl.layers.batch_norm import BatchNorm
+from fundl.layer import AnyLayer, Layer, Model
+from fundl.layers.batch_norm import BatchNorm, is_batch_norm, with_statistics
 from fundl.model import require_fitting
 from fundl.shapes import AnyShape, of_model
-from fundl.tree import Divided, Record, Splits, Structure
-
-
-@final
-@attrs.frozen
-class Outline:
-    """What a model looks like: its structure, and the shapes and dtypes of its tensors. It can be compared, and hashed.
-
-    Args:
-        structure: of the tree.
-        kinds: shape and dtype of each leaf; None for none.
-    """
-
-    structure: "Structure[Model]"
-    kinds: tuple[tuple[tuple[int, ...], torch.dtype] | None, ...]
-
-    @classmethod
-    def of(cls, model: Model) -> "Outline":
-        """The outline of a model."""
-        leaves, structure = tree.flatten(model)
-        return cls(structure, tuple([None if leaf is None else (tuple(leaf.shape), leaf.dtype) for leaf in leaves]))
-
-    def on(self, device: torch.device | str) -> Model:
-        """A model of this outline, whose tensors have no values yet."""
-        room = [None if kind is None else torch.empty(kind[0], dtype=kind[1], device=device) for kind in self.kinds]
-        return tree.unflatten(self.structure, room)
+from fundl.tree import Divided, Held, Outline, Piece, Record, Splits
 
 
 @final
@@ -77,7 +53,7 @@ class Elsewhere(Divided, Layer[None]):
 
     @override
     def output_shape(self, shape: AnyShape) -> AnyShape:
-        return of_model(shape, self.outline.on("meta"))
+        return of_model(shape, self.as_whole())
 
     @property
     @override
@@ -87,7 +63,7 @@ class Elsewhere(Divided, Layer[None]):
     @property
     @override
     def places(self) -> int:
-        inner = tree.records(self.outline.on("meta"))
+        inner = tree.records(self.as_whole())
         return sum(record.places if isinstance(record, Divided) else 1 for record in inner)
 
     @override
@@ -99,10 +75,14 @@ class Elsewhere(Divided, Layer[None]):
         return ()
 
     @override
-    def as_whole(self) -> Record:
+    def as_whole(self) -> AnyLayer:
         whole = self.outline.on("meta")
-        assert isinstance(whole, Record)  # a tuple is taken apart, see `_elsewhere`
+        assert isinstance(whole, Layer)  # a tuple is taken apart, see `_elsewhere`
         return whole
+
+    @override
+    def pieces(self) -> Sequence[Piece]:
+        return [Piece(None, (), Held(self.group, self.stage), is_here=False) for _ in self.outline.kinds]
 
 
 def stages(group: Group, model: tuple[Model, ...], *, starts: Sequence[int] | None = None) -> tuple[Model, ...]:
@@ -111,7 +91,8 @@ def stages(group: Group, model: tuple[Model, ...], *, starts: Sequence[int] | No
     It is the model's tuple, in which the layers of other processes are replaced by an `Elsewhere`. So layers, parameters, and
     what is told of them have the places of the whole: initialised from the same key, they have the same numbers. What looks at
     all parameters, as `clip_by_global_norm`, `skip_nonfinite`, `dynamic_loss_scale` and `tree.norm` do, sees those of all
-    stages, and `tree.count` counts them. `pipeline_step` trains it; `unstage` makes it whole.
+    stages, and `tree.count` counts them. `pipeline_step` trains it; `save`, `load` and checkpoints are of the whole; `unstage`
+    makes it whole.
 
     Layers of it may be those of `shard`, over the data's group, and of `tensor_parallel`, over another axis of the grid; then
     ``unshard(unstage(model))`` is the plain model.
@@ -189,7 +170,7 @@ def _even(counts: Sequence[int], size: int) -> list[int]:
 
 
 def unstage(model: Model) -> Model:
-    """The model with the layers of all stages, in each process: what is saved, evaluated, and used elsewhere.
+    """The model with the layers of all stages, in each process: what is used elsewhere.
 
     All processes of the pipeline call it, at the same time.
 
@@ -198,6 +179,7 @@ def unstage(model: Model) -> Model:
 
     Raises:
         TypeError: it is no model.
+        ValueError: layers of a stage were changed to others.
 
     >>> from fundl import compose, initialize, key, linear
     >>> from fundl.distributed import start, stages, unstage
@@ -209,26 +191,74 @@ def unstage(model: Model) -> Model:
     group = group_of_stages(model)
     if group is None:
         return model
+    kinds = _kinds_of_all(model, group)
     with no_grad():
-        return _whole(model, group)
+        return _whole(model, group, iter(kinds))
 
 
-def _whole(part: Model, group: Group) -> Model:
+class _Kind(NamedTuple):
+    """What a layer is: its class, and dtype and shape of each leaf; None of one that is None."""
+
+    of: str
+    leaves: Sequence[tuple[str, Sequence[int]] | None]
+
+    @classmethod
+    def found(cls, layer: Record) -> "_Kind":
+        leaves = tree.flatten(layer)[0]
+        names = [None if leaf is None else (str(leaf.dtype).removeprefix("torch."), [*leaf.shape]) for leaf in leaves]
+        return cls(type(layer).__qualname__, names)
+
+    def became(self, other: "_Kind") -> bool:
+        """Whether a layer may have become another one: cast, or with statistics that it had not."""
+        if self.of != other.of or len(self.leaves) != len(other.leaves):
+            return False
+        pairs = zip(self.leaves, other.leaves, strict=True)
+        return all(one is None or two is None or [*one[1]] == [*two[1]] for one, two in pairs)
+
+
+def _kinds_of_all(model: Model, group: Group) -> list[_Kind]:
+    """What each layer is, as the process says that has it: an outline may be older than what became of a model.
+
+    Raises:
+        ValueError: it is another layer.
+    """
+    layers, talk = tree.outer_records(model), group.talk()
+    mine = {place: _Kind.found(layer) for place, layer in enumerate(layers) if not isinstance(layer, Elsewhere)}
+    told = json.loads(talk.told(json.dumps(mine), _together))
+    kinds = [_Kind(*told[str(place)]) for place in range(len(layers))]
+    changed = [
+        layer.stage
+        for layer, kind in zip(layers, kinds, strict=True)
+        if isinstance(layer, Elsewhere) and not _Kind.found(layer.as_whole()).became(kind)
+    ]
+    if stage := talk.told(str(changed[0]) if changed else "", lambda texts: next(filter(None, texts), "")):
+        raise ValueError(
+            f"process {stage} has other layers now than were given to stages(group, model): change a model before it is in"
+            " stages"
+        )
+    return kinds
+
+
+def _together(texts: Sequence[str]) -> str:
+    return json.dumps({place: kinds for text in texts for place, kinds in json.loads(text).items()})
+
+
+def _whole(part: Model, group: Group, kinds: Iterator[_Kind]) -> Model:
     if isinstance(part, tuple):
-        return named_as(part, [_whole(inner, group) for inner in part])
-    source = part.stage if isinstance(part, Elsewhere) else group.rank
-    device = device_of(group)
-    layer = part.outline.on("meta") if isinstance(part, Elsewhere) else part
+        return named_as(part, [_whole(inner, group, kinds) for inner in part])
+    its = next(kinds).leaves
+    layer, source = (part.as_whole(), part.stage) if isinstance(part, Elsewhere) else (part, group.rank)
     leaves, structure = tree.flatten(layer)
-    given = [leaf for leaf in leaves if leaf is not None]
-    if not given:
-        return layer
-    (codes,) = spread([codes_of(given, device)], group, source)
-    sent = [like(leaf, code, device) if leaf.is_meta else leaf for leaf, code in zip(given, codes.tolist(), strict=True)]
-    there = iter(spread(sent, group, source))
-    return tree.unflatten(structure, [None if leaf is None else next(there) for leaf in leaves])
+    given = [
+        torch.empty(kind[1], dtype=_BY_NAME[kind[0]], device=device_of(group)) if leaf is None or leaf.is_meta else leaf
+        for leaf, kind in zip(leaves, its, strict=True)
+        if kind is not None
+    ]
+    there = iter(spread(given, group, source))
+    return tree.unflatten(structure, [None if kind is None else next(there) for kind in its])
 
 
+_BY_NAME: Final = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
 _DTYPES: Final = sorted({value for value in vars(torch).values() if isinstance(value, torch.dtype)}, key=str)
 
 
@@ -265,4 +295,7 @@ def layers_before(model: Model) -> "Model | None":
     """What comes before the own stage, on the meta device; None for the first."""
     assert isinstance(model, tuple)
     first = next(place for place, part in enumerate(model) if not tree.holds(_is_elsewhere, part))
-    return cast("Model", tree.as_whole(model[:first])) if first else None
+    if not first:
+        return None
+    before = cast("Model", tree.as_whole(model[:first]))
+    return with_statistics(before) if tree.holds(is_batch_norm, before) else before  # it has some by now, see above

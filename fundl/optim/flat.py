@@ -15,6 +15,7 @@ from fundl.tree import Record
 from fundl.tree._divided import trainable_parts
 
 S = TypeVar("S")
+T = TypeVar("T")
 
 Number: TypeAlias = float | Tensor
 """A hyper-parameter: a number, or, where `adjustable` has put it into the state, a tensor without axes (float64)."""
@@ -163,8 +164,8 @@ class OfSome(Record):
     """A state whose parts are of some of the leaves each, and not of all."""
 
     @abstractmethod
-    def portions(self, parts: tuple[tree.Cuts, ...]) -> Sequence[tuple[object, tuple[tree.Cuts, ...]]]:
-        """Its parts, each with those that belong to its leaves."""
+    def portions(self, parts: tuple[T, ...]) -> Sequence[tuple[object, tuple[T, ...]]]:
+        """Its parts, each with those of what is given, one for each leaf, that belong to its leaves."""
 
 
 def cuts_along(state: object, parts: tuple[tree.Cuts, ...]) -> list[tree.Cuts]:
@@ -179,9 +180,10 @@ def cuts_along(state: object, parts: tuple[tree.Cuts, ...]) -> list[tree.Cuts]:
     if isinstance(state, OfSome):
         return [cuts for part, its in state.portions(parts) for cuts in cuts_along(part, its)]
     if isinstance(state, tuple | list) and len(state) == len(parts) and all(isinstance(leaf, Tensor) for leaf in state):
-        return [cuts if _is_part(leaf, cuts) else () for leaf, cuts in zip(state, parts, strict=True)]
+        return [cuts if is_part(leaf, cuts) else () for leaf, cuts in zip(state, parts, strict=True)]
     return [cuts for part in trainable_parts(state) for cuts in cuts_along(part, parts)]
 
 
-def _is_part(leaf: Tensor, cuts: tree.Cuts) -> bool:
+def is_part(leaf: Tensor, cuts: tree.Cuts) -> bool:
+    """Whether a tensor is as large as the part of a leaf is."""
     return bool(cuts) and leaf.ndim >= -cuts[0].axis and leaf.shape[cuts[0].axis] == cuts[0].part

@@ -14,7 +14,7 @@ from fundl.optim.decay import Predicate
 from fundl.optim.flat import OfSome, Tensors
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.transform import S, Transform, require_transform
-from fundl.tree import Cuts, Splits, beyond_of, describe
+from fundl.tree import Splits, beyond_of, describe
 
 Chosen: TypeAlias = str | Predicate
 """Which leaves a part has: those at a path and below it, such as ".head" or "[2]", or those of which a function says so."""
@@ -38,7 +38,7 @@ class PartitionState(OfSome, Generic[S], metaclass=ListedABC):
     part: tuple[int, ...]
 
     @override
-    def portions(self, parts: tuple[Cuts, ...]) -> Sequence[tuple[object, tuple[Cuts, ...]]]:
+    def portions(self, parts: tuple[T, ...]) -> Sequence[tuple[object, tuple[T, ...]]]:
         states: object = self.inner
         assert isinstance(states, tuple)  # a state for each transform
         return [(one, _of(parts, self.part, place)) for place, one in enumerate(states)]
@@ -63,7 +63,7 @@ class Partition(Transform[PartitionState[_States]]):
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> PartitionState[_States]:
         part = self._parts(leaves, paths)
         for place, (label, chosen) in enumerate(zip(self.labels, self.chosen, strict=True)):
-            if isinstance(chosen, str) and place not in part:
+            if isinstance(chosen, str) and place not in part and beyond_of(self.splits) is None:
                 raise ValueError(
                     f"there is no leaf at {chosen or 'the root'}, where the part {label!r} has its leaves: the params have"
                     f" some at {_listed(paths)}"

@@ -19,6 +19,7 @@ from fundl._common.half import HALF
 from fundl._common.listed import ListedABC
 from fundl._common.modes import no_grad
 from fundl._common.tape import refuse_tape
+from fundl.optim._of_all import StateOfAll, state_of_all
 from fundl.optim.flat import StateError, Tensors, all_narrowed, all_widened, cuts_along
 from fundl.tree import describe
 
@@ -43,10 +44,12 @@ class State(tree.Divided, Generic[P, S], metaclass=ListedABC):
         inner: the memory proper, a tree of tensors, whose type S is the transform's.
         parts: what the trainable leaves of the params are parts of, where processes have parts of them, as of
             `distributed.shard`; so are the tensors that `inner` has for each. () where all are whole.
+        of_all: what the memory is for all params, where other processes have some, as of `distributed.stages`.
     """
 
     inner: S
     parts: tuple[tree.Cuts, ...] = ()
+    of_all: StateOfAll | None = None
 
     @override
     def splits(self) -> tree.Splits:
@@ -58,11 +61,17 @@ class State(tree.Divided, Generic[P, S], metaclass=ListedABC):
 
     @override
     def as_whole(self) -> "State[P, S]":
+        if self.of_all is not None:
+            return State(self.of_all.whole(self.inner))
         if not self.parts:
             return self
         whole = tree.with_whole_shapes(tree.trainable_leaves(self.inner), cuts_along(self.inner, self.parts))
         further = tuple([cuts[1:] for cuts in self.parts])
         return State(tree.with_trainable_leaves(self.inner, whole), further if any(further) else ())
+
+    @override
+    def pieces(self) -> Sequence[tree.Piece]:
+        return super().pieces() if self.of_all is None else self.of_all.pieces(self.inner)
 
 
 class Transform(Generic[S], metaclass=ListedABC):
@@ -227,10 +236,13 @@ class Transform(Generic[S], metaclass=ListedABC):
             TypeError: a trainable leaf is not a real floating-point tensor.
             ValueError: there is no trainable leaf.
         """
-        leaves = flatten_params(params)
         with no_grad():
-            inner = self._for(params).start(all_widened(leaves), tuple(tree.trainable_paths(params)))
-            return State(inner, tree.cuts_of(params))
+            inner = self._start(params)
+            return State(inner, tree.cuts_of(params), state_of_all(params, inner, self._start))
+
+    def _start(self, params: object) -> S:
+        leaves = flatten_params(params)
+        return self._for(params).start(all_widened(leaves), tuple(tree.trainable_paths(params)))
 
     def update(self, grads: P, state: State[P, S], params: P) -> tuple[P, State[P, S]]:
         """The updates, to be added to the params with `apply_updates`, and the next state.
@@ -292,10 +304,10 @@ class Transform(Generic[S], metaclass=ListedABC):
             if over and results is wide_params:
                 if halves:
                     torch._foreach_copy_(flat_params, results)
-                return params, state if inner is state.inner else State(inner, state.parts)
+                return params, state if inner is state.inner else State(inner, state.parts, state.of_all)
             if halves:
                 results = all_narrowed(results, flat_params)
-            return tree.with_trainable_leaves(params, results), State(inner, state.parts)
+            return tree.with_trainable_leaves(params, results), State(inner, state.parts, state.of_all)
 
     def _require_state(self, state: object, params: P, error: Exception) -> None:
         """Raise an error that tells where a state is not one for these params, if it is not."""

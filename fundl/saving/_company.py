@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import attrs
 
-from fundl.tree import Cuts, Division, Talk, flatten, whole_and_cuts
+from fundl.tree import Division, Piece, Talk, whole_and_pieces
 
 T = TypeVar("T")
 
@@ -25,12 +25,14 @@ class Outcome:
         digest: of what is done, the same in all of them.
         said: by the first process to all others.
         numbers: by names, to be put together: those of parts by exclusive or, all others are the same.
+        texts: by names, of which each process knows some.
         error: what went wrong, if anything did.
     """
 
     digest: str = ""
     said: str = ""
     numbers: Mapping[str, int] = attrs.field(factory=dict)
+    texts: Mapping[str, str] = attrs.field(factory=dict)
     error: str | None = None
 
 
@@ -50,18 +52,18 @@ class Company:
         """Whether this process does what only one does."""
         return not any(among.rank for among in self._along)
 
-    def writes(self, cuts: Cuts, number: int) -> bool:
+    def writes(self, piece: Piece, number: int) -> bool:
         """Whether this process writes what it has of a leaf: of those that have the same, one does, another for each number."""
-        others = [among for among in self._along if not _is_among(cuts, among)]
+        others = [among for among in self._along if among not in piece.among]
         place = functools.reduce(lambda place, among: place * among.size + among.rank, others, 0)
         return place == number % math.prod(among.size for among in others)
 
-    def agree(self, share: Callable[[], Outcome], cuts: Mapping[str, Cuts] = {}) -> Outcome:  # which is only read
+    def agree(self, share: Callable[[], Outcome], pieces: Mapping[str, Piece] = {}) -> Outcome:  # which is only read
         """Do the share of this process, and find what came of those of all.
 
         Args:
             share: what this process does.
-            cuts: of the leaves that the outcome has numbers for, what they are parts of.
+            pieces: of the leaves that the outcome has numbers for.
 
         Raises:
             BaseException: that of the share.
@@ -75,7 +77,7 @@ class Company:
             failure, outcome = error, Outcome(error=f"{type(error).__name__}: {error}")
         try:
             for among, talk in zip(self._along, self._talks, strict=True):
-                together = functools.partial(_together, among, cuts)
+                together = functools.partial(_together, among, pieces)
                 outcome = _read(talk.told(json.dumps(attrs.asdict(outcome)), together))
         except BaseException as error:
             self.leave()
@@ -94,61 +96,48 @@ class Company:
             talk.leave()
 
 
-def _together(among: Division, cuts: Mapping[str, Cuts], texts: Sequence[str]) -> str:
+def _together(among: Division, pieces: Mapping[str, Piece], texts: Sequence[str]) -> str:
     outcomes = [_read(text) for text in texts]
-    return json.dumps(attrs.asdict(_all(among, cuts, outcomes)))
+    return json.dumps(attrs.asdict(_all(among, pieces, outcomes)))
 
 
-def _all(among: Division, cuts: Mapping[str, Cuts], outcomes: Sequence[Outcome]) -> Outcome:
+def _all(among: Division, pieces: Mapping[str, Piece], outcomes: Sequence[Outcome]) -> Outcome:
     """What came of all along an axis."""
     for rank, outcome in enumerate(outcomes):
         if outcome.error is not None:
             kind, _, what = outcome.error.partition(": ")
             where = "" if what.startswith("in process ") else f"in process {rank} of {among.size}, "
             return Outcome(error=f"{kind}: {where}{what}")
-    if len({(outcome.digest, *outcome.numbers) for outcome in outcomes}) > 1:
+    if len({(outcome.digest, *sorted(outcome.numbers)) for outcome in outcomes}) > 1:
         return Outcome(error="ValueError: the processes do not save or load the same tree, at the same path")
     numbers = {name: [outcome.numbers[name] for outcome in outcomes] for name in outcomes[0].numbers}
     for name, each in numbers.items():
-        if not _is_among(cuts[name], among) and len({*each}) > 1:
+        if among not in pieces[name].among and len({*each}) > 1:
             return Outcome(
                 error=f"ValueError: {name or 'the root'} is whole in each of {among.size} processes, and not the same in"
                 " all of them: let each compute it of the same numbers, or take that of one, by broadcast of fundl.distributed"
             )
     put = {
-        name: functools.reduce(operator.xor, each) if _is_among(cuts[name], among) else each[0]
-        for name, each in numbers.items()
+        name: functools.reduce(operator.xor, each) if among in pieces[name].among else each[0] for name, each in numbers.items()
     }
-    return Outcome(outcomes[0].digest, "".join({outcome.said for outcome in outcomes}), put)
-
-
-def _is_among(cuts: Cuts, among: Division) -> bool:
-    return any(split.among == among for split in cuts)
-
-
-def require_all_here(whole: object, cuts: Sequence[Cuts]) -> None:
-    """Raise if other processes have layers of which this one has nothing."""
-    if len(flatten(whole)[0]) != len(cuts):
-        raise ValueError(
-            "the tree has layers that other processes have, as the stages of a pipeline: save and load what unstage(model) of"
-            " fundl.distributed gives, and give no checkpoints= to a run of stages"
-        )
+    told = {name: text for outcome in reversed(outcomes) for name, text in outcome.texts.items()}
+    return Outcome(outcomes[0].digest, "".join({outcome.said for outcome in outcomes}), put, told)
 
 
 def first_with(tree: object, rank: int) -> int:
     """The rank of the first of those processes that have a tree together; this one's, where it has all. They ask together."""
-    company = company_of(whole_and_cuts(tree)[1])
+    company = company_of(whole_and_pieces(tree)[1])
     if company is None:
         return rank
     return int(company.agree(lambda: Outcome(said=str(rank) if company.is_first else "")).said)
 
 
-def company_of(cuts: Iterable[Cuts]) -> Company | None:
+def company_of(pieces: Iterable[Piece]) -> Company | None:
     """The processes that have parts of leaves; None where one process has all."""
-    along = [*dict.fromkeys(split.among for each in cuts for split in each if split.among.size > 1)]
+    along = [*dict.fromkeys(among for piece in pieces for among in piece.among if among.size > 1)]
     return Company(along) if along else None
 
 
 def _read(text: str) -> Outcome:
     told = json.loads(text)
-    return Outcome(told["digest"], told["said"], told["numbers"], told["error"])
+    return Outcome(told["digest"], told["said"], told["numbers"], told["texts"], told["error"])

@@ -34,7 +34,9 @@ CODES: Final[Mapping[torch.dtype, str]] = {
 }
 """What the format calls each dtype."""
 
-_DTYPES: Final[Mapping[str, torch.dtype]] = {code: dtype for dtype, code in CODES.items()}
+DTYPES: Final[Mapping[str, torch.dtype]] = {code: dtype for dtype, code in CODES.items()}
+"""The dtypes by what the format calls them."""
+
 _METADATA: Final = "__metadata__"
 _LONGEST: Final = 100_000_000  # bytes of a header, which the format allows
 
@@ -128,9 +130,9 @@ def _entry(name: str, entry: object) -> tuple[Entry, int]:
     shape, places = _naturals(entry["shape"]), _naturals(entry["data_offsets"])
     if shape is None or places is None or len(places) != 2:
         raise HeaderError(f"the shape or the place of {name!r} is none: {_short(entry)}")
-    if not isinstance(entry["dtype"], str) or entry["dtype"] not in _DTYPES:
+    if not isinstance(entry["dtype"], str) or entry["dtype"] not in DTYPES:
         raise HeaderError(f"{name!r} is of dtype {_short(entry['dtype'])}, which is not known here")
-    dtype = _DTYPES[entry["dtype"]]
+    dtype = DTYPES[entry["dtype"]]
     nbytes = math.prod(shape) * dtype.itemsize
     if places[1] - places[0] != nbytes:
         raise HeaderError(f"{name!r} has {nbytes} bytes by its shape, but {places[1] - places[0]} by its place")

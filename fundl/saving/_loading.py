@@ -14,14 +14,14 @@ from torch import Tensor
 from fundl._common.listed import Listed
 from fundl._common.suggestions import with_suggestions
 from fundl.saving._choice import Where, chooses
-from fundl.saving._company import Outcome, company_of, require_all_here
+from fundl.saving._company import Outcome, company_of
 from fundl.saving._file import File, Wanted, opened
 from fundl.saving._names import Rename, Source, changed, renamed
 from fundl.saving._numbers import part_of
 from fundl.saving._pieces import sum_of_remainder
 from fundl.saving._structure import described, differences
 from fundl.saving._texts import SUMS_KEY, structure_of, users
-from fundl.tree import Cuts, Record, describe, flatten, parts, paths, unflatten, whole_and_cuts
+from fundl.tree import Piece, Record, describe, flatten, parts, paths, unflatten, whole_and_pieces
 
 T = TypeVar("T")
 
@@ -141,20 +141,19 @@ def load(
     >>> model[0].weight.shape, rest.unexpected
     (torch.Size([3, 2]), ("['mask']",))
     """
-    whole, cuts = whole_and_cuts(like)
-    require_all_here(whole, cuts)
-    company = company_of(cuts)
+    whole, pieces = whole_and_pieces(like)
+    company = company_of(pieces)
     with contextlib.ExitStack() as stack:
         found: list[_Found[T]] = []
-        parts_of: dict[str, Cuts] = {}
+        parts_of: dict[str, Piece] = {}
 
         def share() -> Outcome:
             file = stack.enter_context(opened(path))
-            plan = _plan(whole, renamed(file.tensors, rename), where)
-            parts_of.update({one.name: its for part, its in zip(plan.parts, cuts, strict=True) for one in part.sources})
+            plan = _plan(whole, pieces, renamed(file.tensors, rename), where)
+            parts_of.update({one.name: its for part, its in zip(plan.parts, pieces, strict=True) for one in part.sources})
             if strict and plan.unmatched:
                 raise ValueError("\n    ".join(_misfit(file, whole, plan)))
-            loaded, remainders = _filled(file, like, cuts, plan, device)
+            loaded, remainders = _filled(file, like, pieces, plan, device)
             found.append(_Found(file, plan, loaded))
             return Outcome(f"{os.path.basename(path)} {file.texts.get(SUMS_KEY)}", numbers=remainders)
 
@@ -194,7 +193,10 @@ def load_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 class _Part(NamedTuple):
-    """A leaf of the tree, what the file has for it, whole or row by row, and whether that is to be loaded, and can be."""
+    """A leaf of the tree, what the file has for it, whole or row by row, and whether that is to be loaded, and can be.
+
+    Of one that is not here, but with other processes, these find whether it can be.
+    """
 
     path: str
     leaf: Tensor | None
@@ -246,10 +248,13 @@ class _Plan(NamedTuple):
         return Unmatched(tuple(lacking), tuple(sorted((*self.unexpected, *surplus))), tuple(different))
 
 
-def _plan(like: object, sources: Mapping[str, Source], where: Where | None) -> _Plan:
+def _plan(like: object, pieces: Sequence[Piece], sources: Mapping[str, Source], where: Where | None) -> _Plan:
     leaves, unset = dict(zip(paths(like), flatten(like)[0], strict=True)), {*_unset_buffers(like)}
     rows, unexpected = _sorted(sources, leaves)
-    planned = [_part(path, leaf, rows.get(path, {}), where, path in unset) for path, leaf in leaves.items()]
+    planned = [
+        _part(path, leaf, rows.get(path, {}), where, is_unset=path in unset, is_here=piece.is_here)
+        for (path, leaf), piece in zip(leaves.items(), pieces, strict=True)
+    ]
     if where is not None and not any(part.is_chosen for part in planned):
         chosen = f"no leaf of like is in {where!r}" if isinstance(where, str) else "where chooses no leaf of like"
         raise ValueError(f"there is nothing to load, {chosen}; it has {', '.join([*leaves][:5])}, ...")
@@ -277,10 +282,18 @@ def _sorted(
     return found, unexpected
 
 
-def _part(path: str, leaf: Tensor | None, rows: Mapping[int | None, Source], where: Where | None, is_unset: bool) -> _Part:
+def _part(
+    path: str,
+    leaf: Tensor | None,
+    rows: Mapping[int | None, Source],
+    where: Where | None,
+    *,
+    is_unset: bool,
+    is_here: bool,
+) -> _Part:
     given = rows[None].like if None in rows else _of_rows(leaf, [row.like for row in rows.values()])
     seen = leaf if given is None else given
-    fits = describe(given) == describe(leaf) or (given is not None and is_unset)
+    fits = not is_here or describe(given) == describe(leaf) or (given is not None and is_unset)
     return _Part(path, leaf, given, rows, seen is not None and chooses(where, path, seen), fits)
 
 
@@ -325,29 +338,35 @@ _MOST: Final = 10  # differences of structure, which are told beside those of th
 
 
 def _filled(
-    file: File, like: T, cuts: Sequence[Cuts], plan: _Plan, device: torch.device | str | None
+    file: File, like: T, pieces: Sequence[Piece], plan: _Plan, device: torch.device | str | None
 ) -> tuple[T, dict[str, int]]:
     """The tree, with the tensors that the plan has from the file; and the remainders of those that are parts."""
     leaves, structure = flatten(like)
     first = next((leaf.device for leaf in leaves if leaf is not None), torch.device("cpu"))
     wanted: list[Wanted] = []
-    for part, own, its_cuts in zip(plan.parts, leaves, cuts, strict=True):
+    others: list[str] = []
+    here = [(part, piece) for part, piece in zip(plan.parts, pieces, strict=True) if piece.is_here]
+    for part, piece in zip(plan.parts, pieces, strict=True):
+        own = piece.own
         home = first if own is None else own.device
         target = torch.device(device or ("cpu" if home.type == "meta" else home))
-        if own is not None and its_cuts and part.is_as_it_is:
-            wanted += [Wanted(source.name, target, own, its_cuts) for source in part.sources]
+        if not piece.is_here:
+            others += [source.name for source in part.sources] if piece.cuts and part.is_as_it_is else []
+        elif own is not None and piece.cuts and part.is_as_it_is:
+            wanted += [Wanted(source.name, target, own, piece.cuts) for source in part.sources]
         else:
             wanted += [Wanted(source.name, target) for source in part.sources]
     read, remainders = file.read_parts(wanted)
     numbers = iter(read)
-    made = [_leaf(part, own, its_cuts, numbers) for part, own, its_cuts in zip(plan.parts, leaves, cuts, strict=True)]
-    return unflatten(structure, made), remainders
+    made = [_leaf(part, piece, numbers) for part, piece in here]
+    return unflatten(structure, made), {**dict.fromkeys(others, 0), **remainders}
 
 
-def _leaf(part: _Part, own: Tensor | None, cuts: Cuts, numbers: Iterator[Tensor]) -> Tensor | None:
+def _leaf(part: _Part, piece: Piece, numbers: Iterator[Tensor]) -> Tensor | None:
     """The leaf, made of as many of the tensors that were read as it has sources."""
     made = [changed(source, next(numbers)) for source in part.sources]
     if not made:
-        return own
+        return piece.own
     whole = made[0] if None in part.rows else torch.stack(made)
-    return whole if own is None or not cuts or part.is_as_it_is else part_of(whole, own, cuts)
+    own = piece.own
+    return whole if own is None or not piece.cuts or part.is_as_it_is else part_of(whole, own, piece.cuts)

@@ -1,6 +1,7 @@
 """Trees written to files."""
 
 import contextlib
+import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -8,19 +9,20 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from io import FileIO
 from typing import BinaryIO, NamedTuple
 
+import attrs
 import torch
 from torch import Tensor
 
 from fundl._common.files import atomic_file, replacing_file
 from fundl._common.suggestions import with_suggestions
 from fundl.saving._choice import Where, chooses
-from fundl.saving._company import Company, Outcome, company_of, require_all_here
-from fundl.saving._header import CODES, header_of
+from fundl.saving._company import Company, Outcome, company_of
+from fundl.saving._header import CODES, DTYPES, header_of
 from fundl.saving._numbers import write_numbers, write_part
 from fundl.saving._pieces import sum_of_remainder
 from fundl.saving._structure import described
 from fundl.saving._texts import SUMS_KEY, sums_text, texts_of, unknown_sums
-from fundl.tree import Cuts, describe, flatten, misplaced_tensors, paths, whole_and_cuts
+from fundl.tree import Piece, describe, flatten, misplaced_tensors, paths, unflatten, whole_and_pieces
 
 
 @with_suggestions
@@ -43,8 +45,9 @@ def save(
     list is ``{"list": [...]}``, a dict ``{"dict": {...}}``, and a tensor that layers have in common, where it is met again,
     ``{"same as": "[0].weight"}``.
 
-    Of what is divided among processes, as by `distributed.shard`, all of them save together, into one file: each writes what it
-    has, and names and shapes are those of the tree that is not divided. If one of them fails, all raise an error.
+    Of what is divided among processes, as by `distributed.shard` or `distributed.stages`, all of them save together, into one
+    file: each writes what it has, and names and shapes are those of the tree that is not divided. If one of them fails, all
+    raise an error.
 
     Args:
         path: of the file, by custom in ".safetensors"; a file that is there already is replaced, and who may read and write it
@@ -82,13 +85,13 @@ def save(
 class Content(NamedTuple):
     """What a file is to hold: the tensors by name, as they are there, and the metadata.
 
-    Of each tensor there are the numbers that this process has, and what these are a part of; and, where that is more than one
-    has, the processes that write together.
+    Of each tensor there are the numbers that this process has, if it has any, and what these are of it; and, where that is not
+    all, the processes that write together.
     """
 
     wholes: dict[str, Tensor]
     tensors: dict[str, Tensor]
-    cuts: dict[str, Cuts]
+    pieces: dict[str, Piece]
     texts: dict[str, str]
     company: Company | None
 
@@ -100,11 +103,12 @@ def content_of(tree: object, metadata: Mapping[str, str], where: Where | None) -
             f"{misplaced[0]} holds a tensor, but its annotation mentions none, so it is not a leaf of the tree, and would be"
             " lost: annotate the field as Tensor"
         )
-    whole, cuts = whole_and_cuts(tree)
-    require_all_here(whole, cuts)
-    company = company_of(cuts)
+    whole, pieces = whole_and_pieces(tree)
+    company = company_of(pieces)
     try:
-        content = _content(tree, whole, cuts, where)
+        if company is not None and not all(piece.is_here for piece in pieces):
+            whole = _as_others_have_it(whole, pieces, company)
+        content = _content(whole, pieces, where)
         return Content(*content, texts_of(metadata, described(whole)), company)
     except BaseException:
         if company is not None:
@@ -112,20 +116,44 @@ def content_of(tree: object, metadata: Mapping[str, str], where: Where | None) -
         raise
 
 
+def _as_others_have_it(whole: object, pieces: Sequence[Piece], company: Company) -> object:
+    """The whole, whose leaves that are not here are as others say that they are: what was known of them may be older."""
+    leaves, structure = flatten(whole)
+    names = paths(whole)
+    rows = [*zip(names, leaves, pieces, strict=True)]
+    mine = {name: _kind(leaf) for name, leaf, piece in rows if piece.held is not None and piece.held.is_given_here}
+    told = company.agree(lambda: Outcome(texts=mine)).texts
+    if unknown := [name for name, _, piece in rows if not piece.is_here and name not in told]:
+        raise ValueError(
+            f"the process that has {unknown[0]} has other layers now than were given to stages(group, model): put the model"
+            " together by unstage, change it, and give it to stages again"
+        )
+    return unflatten(structure, [leaf if piece.is_here else _of_kind(told[name]) for name, leaf, piece in rows])
+
+
+def _kind(leaf: Tensor | None) -> str:
+    return json.dumps(None if leaf is None else [CODES.get(leaf.dtype, "F32"), *leaf.shape])
+
+
+def _of_kind(text: str) -> Tensor | None:
+    kind = json.loads(text)
+    return None if kind is None else torch.empty(kind[1:], dtype=DTYPES[kind[0]], device="meta")
+
+
 def _content(
-    tree: object, whole: object, cuts: Sequence[Cuts], where: Where | None
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Cuts]]:
-    """The tensors as wholes, those of this process, and what these are parts of, by their names."""
-    named = zip(paths(whole), flatten(tree)[0], flatten(whole)[0], cuts, strict=True)
-    wholes, tensors, parts = dict[str, Tensor](), dict[str, Tensor](), dict[str, Cuts]()
-    for name, own, leaf, its_cuts in named:
+    whole: object, pieces: Sequence[Piece], where: Where | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Piece]]:
+    """The tensors as wholes, those of this process, and what it has of each, by their names."""
+    wholes, tensors, parts = dict[str, Tensor](), dict[str, Tensor](), dict[str, Piece]()
+    for name, leaf, piece in zip(paths(whole), flatten(whole)[0], pieces, strict=True):
         if leaf is None or not chooses(where, name, leaf):
             continue
-        if name in tensors:
+        if name in wholes:
             raise ValueError(f"two leaves of the tree have the same path, {name}: give their dict other keys")
-        tensors[name] = _saveable(name, own)
-        wholes[name], parts[name] = leaf, its_cuts
-    if where is not None and not tensors:
+        if piece.is_here:
+            tensors[name] = _saveable(name, piece.own)
+        wholes[name], parts[name] = leaf, attrs.evolve(piece, own=None)  # of which a snapshot may be taken
+    if where is not None and not wholes:
         chosen = f"no leaf is in {where!r}" if isinstance(where, str) else "where chooses no leaf"
         raise ValueError(f"there is nothing to save, {chosen}; the tree has {', '.join(paths(whole)[:5])}, ...")
     return wholes, tensors, parts
@@ -203,7 +231,7 @@ def write_together(path: str | os.PathLike[str], content: Content, company: Comp
         start, _, name = company.agree(begin).said.partition(" ")  # metadata are those of the first
         shared = os.path.join(os.path.dirname(os.path.realpath(path)), name)
         parts = company.agree(
-            lambda: Outcome(digest, numbers=_write_parts(shared, int(start), ordered, content, company)), content.cuts
+            lambda: Outcome(digest, numbers=_write_parts(shared, int(start), ordered, content, company)), content.pieces
         )
         sums = {name: sum_of_remainder(number, ordered[name].nbytes) for name, number in parts.numbers.items()}
 
@@ -222,8 +250,10 @@ def _write_parts(path: str, start: int, ordered: Mapping[str, Tensor], content: 
     remainders: dict[str, int] = {}
     with _opened(path) as file:
         for number, (name, whole) in enumerate(ordered.items()):
-            place = file if company.writes(content.cuts[name], number) else None
-            remainders[name] = write_part(place, start, content.tensors[name], whole, content.cuts[name])
+            piece, remainders[name] = content.pieces[name], 0
+            if name in content.tensors and (piece.held is None or piece.held.is_given_here):
+                place = file if company.writes(piece, number) else None
+                remainders[name] = write_part(place, start, content.tensors[name], whole, piece.cuts)
             start += whole.nbytes
         os.fsync(file.fileno())
     return remainders

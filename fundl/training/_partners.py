@@ -9,7 +9,7 @@ import attrs
 from fundl.collectives import gather_numbers
 from fundl.groups import Group
 from fundl.training._signals import HeldSignals
-from fundl.tree import beyond_of, splits_of, whole_and_cuts
+from fundl.tree import whole_and_pieces
 
 SECONDS: Final = 1.0  # about so long it takes until a signal is heard
 
@@ -26,10 +26,10 @@ class Partners:
     along: tuple[Group, ...]
 
     @classmethod
-    def of(cls, state: object, model: object, over: Group | None) -> "Partners":
-        """Those of a run over a group, with a state and a model in it; they may be divided among others."""
-        found = [split.among for each in whole_and_cuts(state)[1] for split in each]
-        others = dict.fromkeys(one for one in [*found, beyond_of(splits_of(model))] if isinstance(one, Group) and one.size > 1)
+    def of(cls, state: object, over: Group | None) -> "Partners":
+        """Those of a run over a group, with a state that may be divided among others."""
+        found = [among for piece in whole_and_pieces(state)[1] for among in piece.among]
+        others = dict.fromkeys(one for one in found if isinstance(one, Group) and one.size > 1)
         if over is None:
             return cls(tuple(others))
         return cls((over, *[one for one in others if not {*one.ranks} <= {*over.ranks}]))

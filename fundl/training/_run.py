@@ -86,7 +86,7 @@ class Run(Generic[P, S, X, Target, Prediction]):
         require_state(self.good)
         if self.over is not None:
             require_same(tree.as_whole(self.good), self.over, "the state")
-        self.partners = Partners.of(self.good, self.good.model, self.over)
+        self.partners = Partners.of(self.good, self.over)
         self._current = self.good
         self.source = Source(self.batches, self._key_of_pass, self.every)
 

@@ -18,11 +18,11 @@ from fundl.collectives import gather_numbers
 from fundl.groups import Group
 from fundl.saving import load, load_metadata
 from fundl.saving._background import Background
-from fundl.saving._company import first_with, require_all_here
+from fundl.saving._company import first_with
 from fundl.saving._writing import Content, content_of, write
 from fundl.training._partners import Partners
 from fundl.training.history import Course, Epoch, Evaluation, Sums, Unfinished, WeighedSum
-from fundl.tree import describe, whole_and_cuts
+from fundl.tree import describe
 
 T = TypeVar("T")
 
@@ -174,12 +174,7 @@ class Writer:
             )
 
     def begin(self, state: object) -> None:
-        """Find who writes; all processes of the run ask together.
-
-        Raises:
-            ValueError: none could, since others have layers of which this process has nothing.
-        """
-        require_all_here(*whole_and_cuts(state))
+        """Find who writes; all processes of the run ask together."""
         if self.over is not None:
             mine = first_with(state, self.over.rank)
             self.is_anothers = mine != min(gather_numbers([mine], self.over))

@@ -26,8 +26,8 @@ from fundl.tree._nodes import (
     static_fields as static_fields, with_children as with_children,
 )
 from fundl.tree._divided import (
-    Divided as Divided, Division as Division, Split as Split, Splits as Splits, Talk as Talk,
-    beyond_of as beyond_of, holds as holds,
+    Cuts as Cuts, Divided as Divided, Division as Division, Held as Held, Piece as Piece, Split as Split, Splits as Splits,
+    Talk as Talk, beyond_of as beyond_of, holds as holds,
     is_divided as is_divided, splits_of as splits_of, summed_over as summed_over,
 )
 from fundl.tree._trainable import (
@@ -35,9 +35,10 @@ from fundl.tree._trainable import (
     with_trainable_leaves as with_trainable_leaves,
 )
 from fundl.tree._whole import (
-    Cuts as Cuts, as_whole as as_whole, cuts_of as cuts_of, whole_and_cuts as whole_and_cuts,
+    as_whole as as_whole, cuts_of as cuts_of, whole_and_pieces as whole_and_pieces, with_all_layers as with_all_layers,
     with_whole_shapes as with_whole_shapes,
 )
+from fundl.tree._outline import Outline as Outline
 from fundl.tree._mapping import (
     cast_to as cast_to, map as map, move_to as move_to, stack as stack, unstack as unstack, zeros_like as zeros_like,
 )

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from fundl.tree._records import Record
+from fundl.tree._structure import flatten
+from fundl.tree._trainable import trainable_leaves
 
 
 class Talk(Protocol):
@@ -113,6 +115,50 @@ class Split:
         return tuple(shape)
 
 
+@attrs.frozen
+class Held:
+    """That not all of some processes have a leaf, such as stages of a pipeline, which have other layers.
+
+    Args:
+        among: the processes.
+        giver: the first of those that have it.
+    """
+
+    among: Division
+    giver: int
+
+    @property
+    def is_given_here(self) -> bool:
+        """Whether this process is the one that has it, or the first of several."""
+        return self.among.rank == self.giver
+
+
+Cuts: TypeAlias = tuple[Split, ...]
+"""What a leaf is a part of, and that of, and so on: () of one that is whole. Their axes are counted from the last one, -1."""
+
+
+@attrs.frozen(eq=False)
+class Piece:
+    """What a process has of a leaf of a tree that several have together.
+
+    Args:
+        own: the leaf, or the part of it, that is here; None where there is nothing.
+        cuts: what the part is a part of.
+        held: who has it, where not all processes have some of it; None where all have.
+        is_here: whether this process has it, or a part of it.
+    """
+
+    own: Tensor | None
+    cuts: Cuts = ()
+    held: Held | None = None
+    is_here: bool = True
+
+    @property
+    def among(self) -> "Sequence[Division]":
+        """Those of whom not all have the same of it, one along each axis of their grid."""
+        return [*(split.among for split in self.cuts), *([] if self.held is None else [self.held.among])]
+
+
 Splits: TypeAlias = tuple[Split | None, ...]
 """For each trainable leaf of a tree what it is a part of; None where it is whole, and the same for all."""
 
@@ -167,8 +213,21 @@ class Divided(Record):
     def as_whole(self) -> object:
         """What a process would have in its place that has all, and nothing divided, as a layer that is not of this kind.
 
-        It has the same leaves in the same order; those that are divided are of the whole's shape, on the meta device.
+        It has the same leaves in the same order, and those that others have: these, and what is divided, are of the whole's
+        shape, on the meta device.
         """
+
+    def pieces(self) -> Sequence[Piece]:
+        """What this process has of each leaf of `as_whole`, in the order of `flatten`: by default, its own leaves."""
+        splits = dict(zip(map(id, trainable_leaves(self)), self.splits(), strict=True))
+        return [
+            Piece(leaf) if leaf is None or (split := splits.get(id(leaf))) is None else Piece(leaf, (_from_last(split, leaf),))
+            for leaf in flatten(self)[0]
+        ]
+
+
+def _from_last(split: Split, leaf: Tensor) -> Split:
+    return attrs.evolve(split, axis=split.axis - leaf.ndim) if split.axis >= 0 else split
 
 
 def is_divided(cls: type[Record]) -> bool:

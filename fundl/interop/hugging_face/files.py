@@ -117,7 +117,9 @@ def save(folder: str | os.PathLike[str], model: Model, sizes: Sizes) -> None:
         tensors |= {piece.name: piece.of_leaf(rows).contiguous() for piece, rows in pieces_of(leaf, pieces)}
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
-    content = Content(tensors, tensors, dict.fromkeys(tensors, ()), {"format": "pt"}, None)  # which transformers asks for
+    content = Content(
+        tensors, tensors, dict.fromkeys(tensors, tree.Piece(None)), {"format": "pt"}, None
+    )  # which transformers asks for
     with ThreadPoolExecutor(1) as worker:
         write(where / "model.safetensors", content, worker)
     (where / "config.json").write_text(json.dumps(sizes.config(), indent=2) + "\n", encoding="utf-8")
