@@ -222,6 +222,13 @@ from fundl.optim.adadelta import (
     AdadeltaChainState as AdadeltaChainState, AdadeltaState as AdadeltaState, adadelta as adadelta,
     scale_by_adadelta as scale_by_adadelta,
 )
+from fundl.optim.adafactor import (
+    AdafactorChainState as AdafactorChainState, AdafactorState as AdafactorState, adafactor as adafactor,
+    scale_by_adafactor as scale_by_adafactor,
+)
+from fundl.optim.muon import (
+    MuonChainState as MuonChainState, MuonState as MuonState, muon as muon, scale_by_muon as scale_by_muon,
+)
 from fundl.optim.trust_ratio import (
     LambState as LambState, LarsState as LarsState, TrustRatioState as TrustRatioState, lamb as lamb, lars as lars,
     scale_by_trust_ratio as scale_by_trust_ratio,
@@ -229,6 +236,13 @@ from fundl.optim.trust_ratio import (
 from fundl.optim.clipping import clip_by_global_norm as clip_by_global_norm, clip_by_value as clip_by_value
 from fundl.optim.scaling import RateState as RateState, scale as scale, scale_by_learning_rate as scale_by_learning_rate
 from fundl.optim.ema import EmaState as EmaState, ema as ema
+from fundl.optim.schedule_free import (
+    ScheduleFreeAdamWState as ScheduleFreeAdamWState, ScheduleFreeState as ScheduleFreeState, schedule_free as schedule_free,
+    schedule_free_adamw as schedule_free_adamw,
+)
+from fundl.optim.search import Search as Search
+from fundl.optim.sam import sam as sam
+from fundl.optim.lbfgs import LbfgsState as LbfgsState, lbfgs as lbfgs
 from fundl.optim.accumulate import Accumulate as Accumulate, AccumulateState as AccumulateState, accumulate as accumulate
 from fundl.optim.loss_scale import (
     DynamicLossScale as DynamicLossScale, LossScaleState as LossScaleState, dynamic_loss_scale as dynamic_loss_scale,

@@ -55,6 +55,7 @@ from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.partition import Partition
 from fundl.optim.rms import _ScaleByRMS
 from fundl.optim.scaling import ScaleByLearningRate, _Scale
+from fundl.optim.schedule_free import _ScheduleFree
 from fundl.optim.scheduled import Scheduled
 from fundl.optim.sgd import _SGD, _Trace
 from fundl.optim.skip_nonfinite import SkipNonfinite
@@ -88,6 +89,7 @@ OPTIMIZERS: Final[dict[str, AnyTransform]] = {
     "adamw: none": adamw(0.1, weight_decay=0.3, where=lambda _path, _leaf: False),
     "adamw: scheduled": adamw(linear_schedule(0.0, 0.1, steps=3), weight_decay=0.3, where=is_matrix, amsgrad=True),
     "scale_by_rms": scale_by_rms(),
+    "scale_by_rms: unbiased": scale_by_rms(decay=0.9, debias=True),
     "rmsprop": rmsprop(0.1),
     "rmsprop: all options": rmsprop(0.1, decay=0.9, momentum=0.9, centered=True, weight_decay=0.01),
     "scale_by_adagrad": scale_by_adagrad(),
@@ -170,8 +172,8 @@ def parts_of(transform: AnyTransform) -> list[AnyTransform]:
             if transform.decoupled:
                 return [transform.moments, transform.decay, transform.rate]
             return [transform.decay, transform.moments, transform.rate]
-        case _SGD():
-            return [transform.decay, transform.trace, transform.rate]
+        case _SGD() | _ScheduleFree():
+            return [part for part in attrs.astuple(transform, recurse=False) if isinstance(part, Transform)]
         case Accumulate() | DynamicLossScale() | Adjustable() | Scheduled() | SkipNonfinite():
             return [transform.transform]
         case _:
@@ -246,7 +248,9 @@ def _(adam: _ScaleByAdam, grads: Flat, memory: Memory, _params: Flat) -> Flat:
 def _(rms: _ScaleByRMS, grads: Flat, memory: Memory, _params: Flat) -> Flat:
     squares = [g**2 for g in grads]
     put(memory, "most", [torch.maximum(a, b) for a, b in zip(memory.of("most"), squares, strict=True)])  # has to be held too
-    square = put(memory, "square", decayed(float(rms.decay), memory.of("square"), squares))
+    memory.count += 1
+    weight = 1 - rms.decay**memory.count if rms.debias else 1.0
+    square = [v / weight for v in put(memory, "square", decayed(float(rms.decay), memory.of("square"), squares))]
     mean = put(memory, "mean", decayed(float(rms.decay), memory.of("mean"), grads))
     variance = [v - m**2 for v, m in zip(square, mean, strict=True)] if rms.centered else square
     return [g / (v.clamp(min=0).sqrt() + rms.epsilon) for g, v in zip(grads, variance, strict=True)]

@@ -28,9 +28,10 @@ non_negative: Final = Bounds(lambda value: 0 <= value < math.inf, "a finite numb
 positive: Final = Bounds(lambda value: 0 < value < math.inf, "a finite number above 0")
 finite: Final = Bounds(math.isfinite, "a finite number")
 fraction: Final = Bounds(lambda value: 0 <= value < 1, "in [0, 1)")
+proper_fraction: Final = Bounds(lambda value: 0 < value < 1, "above 0 and below 1")
 share: Final = Bounds(lambda value: 0 <= value <= 1, "in [0, 1]")
 
-BY_WORDS: Final = {bounds.words: bounds for bounds in (non_negative, positive, finite, fraction, share)}
+BY_WORDS: Final = {bounds.words: bounds for bounds in (non_negative, positive, finite, fraction, proper_fraction, share)}
 """All of them, for whoever remembers one by its words."""
 
 

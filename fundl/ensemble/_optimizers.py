@@ -9,12 +9,15 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl.optim.flat import Tensors
+from fundl.optim.search import Search
 from fundl.optim.transform import Rule, S, Transform, require_transform
 
 
 def of_runs(transform: Transform[S]) -> Transform[S]:
     """The transform that does for an ensemble what a transform does for each run."""
     require_transform(transform)
+    if isinstance(transform, Search):
+        return transform.for_runs(of_runs)
     return transform if transform.elementwise else _EachRun(transform)
 
 

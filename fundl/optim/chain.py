@@ -9,6 +9,7 @@ from typing_extensions import override
 from fundl._common.suggestions import name_of
 from fundl.optim.flat import Tensors
 from fundl.optim.loss_scale import DynamicLossScale
+from fundl.optim.search import Search
 from fundl.optim.transform import Rule, Transform
 from fundl.tree import Splits
 
@@ -125,7 +126,7 @@ def chain(*transforms: AnyTransform) -> AnyTransform:
         transforms: at least one. The last of an optimizer is `scale_by_learning_rate`, or an optimizer.
 
     Raises:
-        ValueError: there is no transform, or one of them is a `dynamic_loss_scale`.
+        ValueError: there is no transform, or one of them is a `dynamic_loss_scale`, or a `sam` or `lbfgs`.
         TypeError: a part is not a transform (a function that makes one, say).
 
     >>> import torch
@@ -147,4 +148,9 @@ def chain(*transforms: AnyTransform) -> AnyTransform:
             raise TypeError(f"part {place} of the chain is {part!r}, not a transform, such as sgd(0.1)")
         if isinstance(part, DynamicLossScale):
             raise ValueError("dynamic_loss_scale is the outermost of all transforms: write dynamic_loss_scale(chain(...))")
+        if isinstance(part, Search):
+            raise ValueError(
+                f"part {place} of the chain evaluates the loss at other params, so it is the outermost of all transforms: write"
+                " sam(chain(...)); lbfgs has no place for other transforms"
+            )
     return _Chain(transforms)

@@ -97,6 +97,8 @@ class AddDecayedWeights(Transform[DecayState]):
 
     def mask(self, state: DecayState, grads: Tensors) -> tuple[bool, ...]:
         """For each leaf whether it decays; nothing if the weight decay is 0."""
+        if type(state) is not DecayState:  # others have masks, too
+            raise TypeError("the state is of another transform")
         if len(state.mask) != len(grads):
             raise ValueError("the state's mask is of other leaves")
         return state.mask if isinstance(self.weight_decay, Tensor) or self.weight_decay else ()

@@ -1,5 +1,6 @@
 """An exponential moving average of params, which often generalise better than the last ones."""
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import final
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import tree
-from fundl._common.listed import Listed
+from fundl._common.listed import ListedABC
 from fundl._common.modes import is_readable, no_grad
 from fundl._common.numbers import fraction
 from fundl._common.suggestions import with_suggestions
@@ -19,9 +20,18 @@ from fundl.optim.transform import P, State, Transform, flatten_params
 from fundl.tree import Record, describe
 
 
+@attrs.frozen(eq=False, init=False)
+class Averaging(Record):
+    """A state that has an average of the params, which `averaged` reads."""
+
+    @abstractmethod
+    def with_newest(self, params: Tensors) -> Tensors:
+        """The average, with the params that the last step made."""
+
+
 @final
 @attrs.frozen(eq=False)
-class EmaState(Record, metaclass=Listed):
+class EmaState(Averaging, metaclass=ListedABC):
     """The state of `ema`. The params that the last step made are not in the average yet: only the next step is given them.
 
     Args:
@@ -34,8 +44,8 @@ class EmaState(Record, metaclass=Listed):
     share: Tensor
     count: Tensor
 
+    @override
     def with_newest(self, params: Tensors) -> Tensors:
-        """The average, with the params that the last step made."""
         require_fit(self.average, params)
         share = self.share
         if is_readable(share) and not share.ndim:
@@ -154,15 +164,16 @@ def average_in(state: object, params: P) -> P:
         return tree.with_trainable_leaves(params, results)
 
 
-def _averages(state: object, places: Sequence[int]) -> Iterator[tuple[EmaState, Sequence[int]]]:
+def _averages(state: object, places: Sequence[int]) -> Iterator[tuple[Averaging, Sequence[int]]]:
     """All averages in a state, each with the places of the leaves that it is of."""
-    if isinstance(state, EmaState):
+    if isinstance(state, Averaging):
         yield state, places
     elif isinstance(state, tree.Divided) and not isinstance(state, State) and any(state.splits()):
         if next(_averages(tree.children(state), places), None) is not None:
             raise ValueError(
-                "the average in the state is of the rows of this process alone: write ema around what divides the memory of an"
-                " optimizer, chain(shard_moments(group, ...), ema(...))"
+                "the average in the state is of the rows of this process alone: write what averages around what divides the"
+                " memory of an optimizer, chain(shard_moments(group, ...), ema(...)) or"
+                " schedule_free(shard_moments(group, ...), rate)"
             )
     elif isinstance(state, PartitionState):
         parts: Sequence[object] = state.inner

@@ -32,6 +32,7 @@ from fundl.layers.dropout import has_keys, is_stochastic, rekeyed
 from fundl.layers.spectral_norm import is_spectral_norm
 from fundl.layers.spectral_norm import refined as with_refined_vectors
 from fundl.optim.loss_scale import scaled
+from fundl.optim.search import Search
 from fundl.optim.transform import State, Transform, require_transform
 from fundl.random import Key
 from fundl.runs import ONE, Runs
@@ -209,7 +210,14 @@ def step_of(
             ran.grad = runs.each(scaled)(ran.grad, scale)
         grads, transform = summed_backward(shares, ran, optimizer)
         transform = transform.weighed(rule_of_all(prediction, target)) if gathers else transform
+        if isinstance(transform, Search):
+            transform = transform.given(lambda model: evaluated_at(model, state, batch), value, state.model)
         return grads, transform, Report(value, prediction), seen
+
+    def evaluated_at(model: P, state: TrainState[P, S], batch: tuple[X, Target]) -> tuple[Tensor, P]:
+        """The loss of another model in the place of the state's, and its gradients."""
+        grads, _, report, _ = differentiate(TrainState(model, state.optimizer, state.key, state.step), batch)
+        return report.loss, grads
 
     def followed(after: TrainState[P, S], seen: tuple[Statistics, ...]) -> TrainState[P, S]:
         """The next state, whose model has the statistics that follow those of the batch, and vectors that fit its weights."""
