@@ -67,6 +67,10 @@ from fundl.layers.transformer import (
 )
 from fundl.layers.recurrent.layers import GRU as GRU, LSTM as LSTM, RNN as RNN, gru as gru, lstm as lstm, rnn as rnn
 from fundl.layers.recurrent.recurrence import Recurrence as Recurrence
+from fundl.layers.recurrent.cells import (
+    GRUCell as GRUCell, LSTMCell as LSTMCell, RNNCell as RNNCell, gru_cell as gru_cell, lstm_cell as lstm_cell,
+    rnn_cell as rnn_cell,
+)
 from fundl.layers.recurrent.stateful import LSTMState as LSTMState, Stateful as Stateful, stateful as stateful
 from fundl.layers.batch_norm import (
     BatchNorm as BatchNorm, batch_norm as batch_norm, calibrate as calibrate, track as track,

@@ -20,6 +20,8 @@ from fundl import (
     Frozen,
     Layer,
     Linear,
+    LSTMCell,
+    LSTMState,
     Model,
     Shape,
     assert_trees_close,
@@ -78,7 +80,7 @@ def run_module(module: nn.Module, inputs: Inputs) -> tuple[Tensor, list[Tensor],
     given = variables
     if isinstance(module, nn.MultiheadAttention):
         given = [variables[0], variables[-1], variables[-1]]
-    output: object = module(*given)
+    output: object = module(variables[0], variables[1:]) if isinstance(module, nn.LSTMCell) else module(*given)
     if isinstance(output, tuple):
         output = output[0]
     assert isinstance(output, Tensor)
@@ -92,12 +94,15 @@ def run_module(module: nn.Module, inputs: Inputs) -> tuple[Tensor, list[Tensor],
 
 def run_model(model: Model, inputs: Inputs, shape: Shape | None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """The same of a model; the gradients of its parameters are compared as the parameters of a module."""
-    output, residuals = forward_any(model, inputs[0] if len(inputs) == 1 else inputs)
+    x = (inputs[0], LSTMState(*inputs[1:])) if isinstance(model, LSTMCell) else inputs[0] if len(inputs) == 1 else inputs
+    result, residuals = forward_any(model, x)
+    output = result.hidden if isinstance(result, LSTMState) else result
     assert isinstance(output, Tensor)
-    grads, grad_x = backward_any(model, residuals, cotangent(output))
+    grad = cotangent(output)
+    of_result = LSTMState(grad, torch.zeros_like(grad)) if isinstance(result, LSTMState) else grad
+    grads, grad_x = backward_any(model, residuals, of_result)
     parameters = [p.detach() for p in torch_nn.to_torch(grads, shape).parameters() if p.requires_grad]
-    grads_x = grad_x if isinstance(grad_x, tuple) else (grad_x,)
-    return output, parameters, [grad for grad in grads_x if isinstance(grad, Tensor) and grad.is_floating_point()]
+    return output, parameters, [grad for grad in tree.leaves(grad_x) if grad.is_floating_point()]
 
 
 def assert_agree(model: Model, module: nn.Module, inputs: Inputs, shape: Shape | None = None) -> None:
@@ -261,6 +266,11 @@ CASES: Final = [
     case(lambda: nn.GRU(8, 3, 2, batch_first=True, bidirectional=True), SEQUENCE),
     case(lambda: nn.LSTM(8, 3, 2, batch_first=True, bidirectional=True), SEQUENCE),
     case(lambda: nn.LSTM(8, 3, batch_first=True, bias=False), SEQUENCE),
+    case(lambda: nn.RNNCell(8, 3), normal(5, 8), normal(5, 3) + 1),
+    case(lambda: nn.RNNCell(8, 3, bias=False, nonlinearity="relu"), normal(5, 8), normal(5, 3) + 1),
+    case(lambda: nn.GRUCell(8, 3), normal(5, 8), normal(5, 3) + 1),
+    case(lambda: nn.LSTMCell(8, 3), normal(5, 8), normal(5, 3) + 1, normal(5, 3) - 1),
+    case(lambda: nn.LSTMCell(8, 3, bias=False), normal(5, 8), normal(5, 3) + 1, normal(5, 3) - 1),
     case(lambda: nn.MultiheadAttention(8, 2, batch_first=True), SEQUENCE),
     case(lambda: nn.MultiheadAttention(8, 4, 0.1, bias=False, batch_first=True), SEQUENCE),
     case(lambda: nn.MultiheadAttention(8, 2, kdim=6, vdim=6, batch_first=True), SEQUENCE, normal(2, 7, 6), name="cross"),

@@ -6,7 +6,23 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
-from fundl import GRU, LSTM, RNN, LSTMState, Masked, Recurrence, from_masked, gru, lstm, rnn, stateful, with_mask
+from fundl import (
+    GRU,
+    LSTM,
+    RNN,
+    LSTMState,
+    Masked,
+    Recurrence,
+    from_masked,
+    gru,
+    gru_cell,
+    lstm,
+    lstm_cell,
+    rnn,
+    rnn_cell,
+    stateful,
+    with_mask,
+)
 from tests.samples.masked import MASK
 from tests.samples.table import normal, sample
 
@@ -26,14 +42,14 @@ def relu_cell(p: Recurrence, x: Tensor, state: States) -> States:
     return (torch.relu(affine(p.weight_ih, p.bias_ih, x) + affine(p.weight_hh, p.bias_hh, state[0])),)
 
 
-def gru_cell(p: Recurrence, x: Tensor, state: States) -> States:
+def gru_cell_formula(p: Recurrence, x: Tensor, state: States) -> States:
     (h,) = state
     (ir, iz, i_n), (hr, hz, hn) = affine(p.weight_ih, p.bias_ih, x).chunk(3, 1), affine(p.weight_hh, p.bias_hh, h).chunk(3, 1)
     z = torch.sigmoid(iz + hz)
     return ((1 - z) * torch.tanh(i_n + torch.sigmoid(ir + hr) * hn) + z * h,)
 
 
-def lstm_cell(p: Recurrence, x: Tensor, state: States) -> States:
+def lstm_cell_formula(p: Recurrence, x: Tensor, state: States) -> States:
     h, c = state
     i, f, g, o = (affine(p.weight_ih, p.bias_ih, x) + affine(p.weight_hh, p.bias_hh, h)).chunk(4, 1)
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -61,9 +77,16 @@ def unrolled(
     return x, last
 
 
+def from_learned(cell: Cell, p: RNN | GRU | LSTM, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """From the states that the recurrences have learned."""
+    both = [(r.first_hidden, r.first_cell) for layer in p.layers for r in layer]
+    states = [tuple(part.expand(len(x), -1) for part in parts if part is not None) for parts in both]
+    return unrolled(cell, p.layers, x, states, mask)[0]
+
+
 def from_zeros(cell: Cell, p: RNN | GRU | LSTM, x: Tensor, mask: Tensor | None = None) -> Tensor:
     zeros = torch.zeros(len(x), p.layers[0][0].weight_hh.shape[1], dtype=x.dtype)
-    count = 2 if cell is lstm_cell else 1
+    count = 2 if cell is lstm_cell_formula else 1
     return unrolled(cell, p.layers, x, [(zeros,) * count] * 4, mask)[0]
 
 
@@ -74,7 +97,7 @@ def from_state(cell: Cell, p: RNN | GRU, x: Tensor, state: Tensor, mask: Tensor 
 
 def from_lstm_state(p: LSTM, x: Tensor, state: LSTMState, mask: Tensor | None = None) -> tuple[Tensor, LSTMState]:
     states: list[States] = list(zip(state.hidden.unbind(1), state.cell.unbind(1), strict=True))
-    output, last = unrolled(lstm_cell, p.layers, x, states, mask)
+    output, last = unrolled(lstm_cell_formula, p.layers, x, states, mask)
     return output, LSTMState(*(torch.stack(parts, 1) for parts in zip(*last, strict=True)))
 
 
@@ -82,7 +105,46 @@ X: Final = normal(5, 4, 3) / 2
 OF_HIDDEN: Final = 5 * 4 * 2 * 8
 """Bytes of one number for each element of the output of one recurrence."""
 
+H: Final = normal(5, 2)
+
 SAMPLES: Final = (
+    sample("RNNCell", rnn_cell(3, 2), (X[:, 0], H), lambda p, given: tanh_cell(p.weights, given[0], given[1:])[0]),
+    sample(
+        "RNNCell, relu, no bias",
+        rnn_cell(3, 2, activation="relu", bias=False),
+        (X[:, 0], H),
+        lambda p, given: relu_cell(p.weights, given[0], given[1:])[0],
+    ),
+    sample(
+        "GRUCell",
+        gru_cell(3, 2),
+        (X[:, 0], H),
+        lambda p, given: gru_cell_formula(p.weights, given[0], given[1:])[0],
+        kept=OF_HIDDEN,
+    ),
+    sample(
+        "LSTMCell",
+        lstm_cell(3, 2),
+        (X[:, 0], LSTMState(H, H + 1)),
+        lambda p, given: LSTMState(*lstm_cell_formula(p.weights, given[0], (given[1].hidden, given[1].cell))),
+        kept=OF_HIDDEN,
+    ),
+    sample("RNN, learned state", rnn(3, 2, learned_state=True), X, lambda p, x: from_learned(tanh_cell, p, x)),
+    sample(
+        "GRU, learned state, both directions",
+        gru(3, 2, bidirectional=True, learned_state=True),
+        X,
+        lambda p, x: from_learned(gru_cell_formula, p, x),
+        kept=2 * 4 * OF_HIDDEN,
+    ),
+    sample(
+        "LSTM, learned state, deep, mask",
+        with_mask(lstm(3, 2, depth=2, learned_state=True), MASK),
+        X,
+        lambda p, x: from_learned(lstm_cell_formula, p, x, MASK),
+        batched=False,
+        kept=(2 * 6 + 1) * OF_HIDDEN,
+    ),
     sample("RNN", rnn(3, 2), X, lambda p, x: from_zeros(tanh_cell, p, x)),
     sample("RNN, relu, no bias", rnn(3, 2, activation="relu", bias=False), X, lambda p, x: from_zeros(relu_cell, p, x)),
     sample(
@@ -100,37 +162,37 @@ SAMPLES: Final = (
         batched=False,
         kept=2 * OF_HIDDEN,
     ),
-    sample("GRU", gru(3, 2), X, lambda p, x: from_zeros(gru_cell, p, x), kept=4 * OF_HIDDEN),
-    sample("GRU, no bias", gru(3, 2, bias=False), X, lambda p, x: from_zeros(gru_cell, p, x), kept=4 * OF_HIDDEN),
+    sample("GRU", gru(3, 2), X, lambda p, x: from_zeros(gru_cell_formula, p, x), kept=4 * OF_HIDDEN),
+    sample("GRU, no bias", gru(3, 2, bias=False), X, lambda p, x: from_zeros(gru_cell_formula, p, x), kept=4 * OF_HIDDEN),
     sample(
         "GRU, deep, both directions",
         gru(3, 2, depth=2, bidirectional=True),
         X,
-        lambda p, x: from_zeros(gru_cell, p, x),
+        lambda p, x: from_zeros(gru_cell_formula, p, x),
         kept=(4 * 4 + 2) * OF_HIDDEN,
     ),
     sample(
         "GRU, mask",
         with_mask(gru(3, 2, bidirectional=True), MASK),
         X,
-        lambda p, x: from_zeros(gru_cell, p, x, MASK),
+        lambda p, x: from_zeros(gru_cell_formula, p, x, MASK),
         batched=False,
         kept=2 * 5 * OF_HIDDEN,
     ),
-    sample("LSTM", lstm(3, 2), X, lambda p, x: from_zeros(lstm_cell, p, x), kept=5 * OF_HIDDEN),
-    sample("LSTM, no bias", lstm(3, 2, bias=False), X, lambda p, x: from_zeros(lstm_cell, p, x), kept=5 * OF_HIDDEN),
+    sample("LSTM", lstm(3, 2), X, lambda p, x: from_zeros(lstm_cell_formula, p, x), kept=5 * OF_HIDDEN),
+    sample("LSTM, no bias", lstm(3, 2, bias=False), X, lambda p, x: from_zeros(lstm_cell_formula, p, x), kept=5 * OF_HIDDEN),
     sample(
         "LSTM, deep, both directions",
         lstm(3, 2, depth=2, bidirectional=True),
         X,
-        lambda p, x: from_zeros(lstm_cell, p, x),
+        lambda p, x: from_zeros(lstm_cell_formula, p, x),
         kept=(4 * 5 + 2) * OF_HIDDEN,
     ),
     sample(
         "LSTM, mask",
         with_mask(lstm(3, 2, bidirectional=True), MASK),
         X,
-        lambda p, x: from_zeros(lstm_cell, p, x, MASK),
+        lambda p, x: from_zeros(lstm_cell_formula, p, x, MASK),
         batched=False,
         kept=2 * 6 * OF_HIDDEN,
     ),
@@ -138,7 +200,7 @@ SAMPLES: Final = (
         "LSTM in from_masked",
         from_masked(lstm(3, 2)),
         Masked(X, MASK),
-        lambda p, x: from_zeros(lstm_cell, p.layers[0], x.values, x.mask),
+        lambda p, x: from_zeros(lstm_cell_formula, p.layers[0], x.values, x.mask),
         kept=6 * OF_HIDDEN,
     ),
     sample(
@@ -151,14 +213,14 @@ SAMPLES: Final = (
         "stateful GRU, deep, both directions",
         stateful(gru(3, 2, depth=2, bidirectional=True)),
         (X, normal(5, 4, 2)),
-        lambda p, given: from_state(gru_cell, p.layer, *given),
+        lambda p, given: from_state(gru_cell_formula, p.layer, *given),
         kept=(4 * 4 + 2) * OF_HIDDEN,
     ),
     sample(
         "stateful GRU, mask",
         with_mask(stateful(gru(3, 2, bidirectional=True)), MASK),
         (X, normal(5, 2, 2)),
-        lambda p, given: from_state(gru_cell, p.layer, *given, mask=MASK),
+        lambda p, given: from_state(gru_cell_formula, p.layer, *given, mask=MASK),
         batched=False,
         kept=2 * 5 * OF_HIDDEN,
     ),

@@ -24,6 +24,7 @@
 | ConstantPad, ZeroPad, ReflectionPad, ReplicationPad, CircularPad, 1d/2d/3d | Pad |
 | PixelShuffle, PixelUnshuffle, Unfold, Fold | PixelShuffle, PixelUnshuffle, Unfold, Fold |
 | RNN, GRU, LSTM | RNN, GRU, LSTM |
+| RNNCell, GRUCell, LSTMCell | RNNCell, GRUCell, LSTMCell |
 | MultiheadAttention; with kdim and vdim | SelfAttention; CrossAttention |
 | TransformerEncoderLayer, and TransformerEncoder | a transformer_block (or, with norm_first=False, a tuple), and a tuple |
 | TransformerDecoderLayer, and TransformerDecoder, with norm_first=True | DecoderBlock, and Decoder |

@@ -11,13 +11,16 @@ from typing_extensions import TypedDict, TypeVar, override
 
 from fundl import tree
 from fundl._common.half import HALF, narrowed, widened
+from fundl._common.numbers import finite
 from fundl._common.place import Place
-from fundl.initializers import Initializer, VarianceScaling
+from fundl.fan import Fans
+from fundl.initializers import Initializer, VarianceScaling, zeros
 from fundl.layer import Layer
 from fundl.layers._layout import require_sizes
 from fundl.layers._refusals import require_at_least_one
 from fundl.layers.linear import explain_misfit
 from fundl.layers.recurrent.recurrence import Kept, Recurrence, States, Sweep, SweptBack
+from fundl.random import Key
 from fundl.shapes import AnySize, Batch, InFeatures, Product, Shape, Steps, expect
 from fundl.tree import BUFFER
 
@@ -59,8 +62,7 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
             )
         if self.mask is not None:
             raise ValueError(f"{type(self).__name__} has a mask, but is run a position at a time without: take it away")
-        weights = [layer[0].weight_hh for layer in self.layers]
-        return tuple(tuple(w.new_zeros(batch, w.shape[1]) for _ in range(self.parts_of_state)) for w in weights)
+        return self.first(batch)
 
     @override
     def step(self, x: Tensor, cache: object, place: Place) -> tuple[Tensor, object]:
@@ -91,12 +93,22 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
         expect("features", features, layer[0].weight_ih.shape[1])
         return Shape(batch, steps, layer[0].weight_hh.shape[1] * len(layer))
 
+    def first(self, batch: int) -> tuple[States, ...]:
+        """The state of each recurrence before the first step."""
+        return tuple(recurrence.first(batch, self.parts_of_state) for layer in self.layers for recurrence in layer)
+
+    def _learned(self, batch: int) -> Sequence[States] | None:
+        """The same, if it is not zeros."""
+        is_learned = any(recurrence.first_hidden is not None for layer in self.layers for recurrence in layer)
+        return self.first(batch) if is_learned else None
+
     def run(self, x: Tensor, states: Sequence[States] | None) -> tuple[Tensor, list[States], Residuals]:
         """The output for an input and the state of each recurrence, their states after the last step, and the residuals."""
         self._require_sequences(x)
         if self._is_half(x):
             output, after, residuals = tree.cast_to(self, torch.float32).run(widened(x), _widened(states))
             return narrowed(output, x), _narrowed(after, x), residuals
+        states = self._learned(x.shape[0]) if states is None else states
         sequence = x.transpose(0, 1)
         inputs: list[Tensor] = []
         kept: list[Kept] = []
@@ -123,6 +135,7 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
             return lambda: tree.cast_to(grads(), grad.dtype), lambda: narrowed(grad_x(), grad), _narrowed(state, grad)
         inputs, kept = residuals
         steps, batch = inputs[0].shape[:2]
+        is_given, states = states is not None, self._learned(batch) if states is None else states
         last = self.layers[-1]
         require_sizes(grad, (batch, steps, len(last) * last[0].weight_hh.shape[1]))  # the fused kernel does not ask
         every: list[list[SweptBack]] = []
@@ -139,7 +152,12 @@ class Recurrent(Layer[Residuals], Generic[InFeatures, HiddenFeatures, Directions
             ]
             every.insert(0, back)
         return (
-            lambda: self.gradient(tuple(tuple(found.grads() for found in of_layer) for of_layer in every)),
+            lambda: self.gradient(
+                tuple(
+                    tuple(found.grads().with_first(None if is_given else found.state) for found in of_layer)
+                    for of_layer in every
+                )
+            ),
             lambda: _grad_x(every[0]).transpose(0, 1),
             [found.state for of_layer in every for found in of_layer],
         )
@@ -195,7 +213,24 @@ class Options(TypedDict, total=False):
     weight_ih_init: Initializer | None
     weight_hh_init: Initializer | None
     bias_init: Initializer | None
+    learned_state: bool
     dtype: torch.dtype
+
+
+@attrs.frozen
+class BiasOfGate(Initializer):
+    """As another initialiser, but for one of several gates, whose bias is a number."""
+
+    others: Initializer
+    gate: int
+    gates: int
+    value: float = attrs.field(validator=finite)
+
+    @override
+    def __call__(self, key: Key, shape: tuple[int, ...], fans: Fans, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+        drawn = self.others(key, shape, fans, dtype=dtype, device=device)
+        gates = torch.arange(shape[0], device=device) // (shape[0] // self.gates)
+        return torch.where(gates == self.gate, torch.full((), self.value, dtype=dtype, device=device), drawn)
 
 
 def layers_of(
@@ -208,12 +243,23 @@ def layers_of(
     bias: bool,
     inits: tuple[Initializer | None, Initializer | None, Initializer | None],
     dtype: torch.dtype,
+    forget_bias: float | None = None,
+    learned_state: bool = False,
 ) -> tuple[tuple[Recurrence, ...], ...]:
     """The recurrences of each layer, without values."""
+    if forget_bias is not None and not bias:
+        raise ValueError(f"forget_bias={forget_bias} is where a bias begins, but bias=False: leave out one of the two")
     require_at_least_one(in_features=in_features, hidden_features=hidden_features, depth=depth)
     rows, directions = gates * hidden_features, 2 if bidirectional else 1
     # U(-b, b), b = 1/sqrt(hidden), is of the variance 1/(3 hidden), and the fan out of each weight is gates hidden.
     weight_ih_init, weight_hh_init, bias_init = (given or VarianceScaling(gates / 3, "fan_out", "uniform") for given in inits)
+
+    bias_ih_init = bias_hh_init = bias_init
+    if forget_bias is not None:  # the two are added
+        bias_ih_init, bias_hh_init = (BiasOfGate(bias_init, 1, gates, value) for value in (forget_bias, 0.0))
+
+    def first(*, is_there: bool) -> Tensor | None:
+        return torch.empty(hidden_features, dtype=dtype, device="meta") if is_there else None
 
     def recurrence(columns: int) -> Recurrence:
         return Recurrence(
@@ -221,10 +267,14 @@ def layers_of(
             weight_hh=torch.empty(rows, hidden_features, dtype=dtype, device="meta"),
             bias_ih=torch.empty(rows, dtype=dtype, device="meta") if bias else None,
             bias_hh=torch.empty(rows, dtype=dtype, device="meta") if bias else None,
+            first_hidden=first(is_there=learned_state),
+            first_cell=first(is_there=learned_state and gates == 4),
             weight_ih_init=weight_ih_init,
             weight_hh_init=weight_hh_init,
-            bias_ih_init=bias_init,
-            bias_hh_init=bias_init,
+            bias_ih_init=bias_ih_init,
+            bias_hh_init=bias_hh_init,
+            first_hidden_init=zeros() if learned_state else None,
+            first_cell_init=zeros() if learned_state else None,
         )
 
     columns = [in_features, *[directions * hidden_features] * (depth - 1)]

@@ -12,7 +12,7 @@ from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer
 from fundl.layers.recurrent import _looped, _sweeps
 from fundl.layers.recurrent._base import Directions, HiddenFeatures, Options, Recurrent, layers_of
-from fundl.layers.recurrent.recurrence import Activation, Kept, States, Sweep, SweptBack
+from fundl.layers.recurrent.recurrence import Activation, Kept, States, Sweep, SweptBack, require_activation
 from fundl.shapes import InFeatures
 
 In = TypeVar("In", bound=int)
@@ -32,10 +32,10 @@ class RNN(Recurrent[InFeatures, HiddenFeatures, Directions]):
 
         h_t = activation(W x_t + b + U h_{t-1} + v)        W = weight_ih, U = weight_hh, b = bias_ih, v = bias_hh
 
-    h_0 is 0; `stateful` takes and gives states. The output is h_t, of the last layer, at each t; a deeper layer's
-    input is the output of the one before. In both directions, each layer has a second recurrence, from the last step to the
-    first, and its output at t is h_t of the one followed by h_t of the other. At a step that the mask calls padding, h stays,
-    and the output is 0. To drop elements between layers, compose layers of depth 1 with `Dropout`.
+    h_0 is 0, or a parameter; `stateful` takes and gives states. The output is h_t, of the last layer, at each t; a deeper
+    layer's input is the output of the one before. In both directions, each layer has a second recurrence, from the last step to
+    the first, and its output at t is h_t of the one followed by h_t of the other. At a step that the mask calls padding, h
+    stays, and the output is 0. To drop elements between layers, compose layers of depth 1 with `Dropout`.
 
     Its vjp goes backward through time. grad_h_t is the output's gradient and what step t + 1 adds:
 
@@ -71,8 +71,7 @@ class RNN(Recurrent[InFeatures, HiddenFeatures, Directions]):
     activation: Activation = attrs.field(default="tanh", kw_only=True)
 
     def __attrs_post_init__(self) -> None:
-        if self.activation not in {"tanh", "relu"}:
-            raise ValueError(f"RNN's activation must be 'tanh' or 'relu', not {self.activation!r}")
+        require_activation("RNN", self.activation)
 
     @override
     def _sweep(self, sweep: Sweep) -> tuple[Tensor, States, Kept]:
@@ -116,6 +115,7 @@ def rnn(
     weight_ih_init: Initializer | None = None,
     weight_hh_init: Initializer | None = None,
     bias_init: Initializer | None = None,
+    learned_state: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> RNN:
     """An `RNN` of the given sizes, without values: give it some with `initialize`.
@@ -130,6 +130,8 @@ def rnn(
         weight_ih_init: how to draw the weights from the input; by default, as all, from U(-1/sqrt(hidden), 1/sqrt(hidden)).
         weight_hh_init: how to draw the weights from the hidden state.
         bias_init: how to draw both biases.
+        learned_state: whether the state before the first step is a parameter of each recurrence, which begins as zeros; by
+            default it is zeros.
         dtype: the parameters' dtype.
 
     Raises:
@@ -141,7 +143,15 @@ def rnn(
     """
     inits = (weight_ih_init, weight_hh_init, bias_init)
     layers = layers_of(
-        1, in_features, hidden_features, depth=depth, bidirectional=bidirectional, bias=bias, inits=inits, dtype=dtype
+        1,
+        in_features,
+        hidden_features,
+        depth=depth,
+        bidirectional=bidirectional,
+        bias=bias,
+        inits=inits,
+        dtype=dtype,
+        learned_state=learned_state,
     )
     return RNN(layers, activation=activation)
 
@@ -161,7 +171,7 @@ class GRU(Recurrent[InFeatures, HiddenFeatures, Directions]):
         n = tanh(W_n x_t + b_n + r q),    q = U_n h_{t-1} + v_n
         h_t = (1 - z) n + z h_{t-1}
 
-    h_0 is 0. The output, states, deeper layers, both directions and the mask are as for `RNN`.
+    h_0 is 0, or a parameter. The output, states, deeper layers, both directions and the mask are as for `RNN`.
 
     Its vjp goes backward through time. grad_h_t is the output's gradient and what step t + 1 adds:
 
@@ -229,6 +239,7 @@ def gru(
     weight_ih_init: Initializer | None = None,
     weight_hh_init: Initializer | None = None,
     bias_init: Initializer | None = None,
+    learned_state: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> GRU:
     """A `GRU` of the given sizes, without values: give it some with `initialize`.
@@ -244,7 +255,15 @@ def gru(
     """
     inits = (weight_ih_init, weight_hh_init, bias_init)
     layers = layers_of(
-        3, in_features, hidden_features, depth=depth, bidirectional=bidirectional, bias=bias, inits=inits, dtype=dtype
+        3,
+        in_features,
+        hidden_features,
+        depth=depth,
+        bidirectional=bidirectional,
+        bias=bias,
+        inits=inits,
+        dtype=dtype,
+        learned_state=learned_state,
     )
     return GRU(layers)
 
@@ -266,7 +285,8 @@ class LSTM(Recurrent[InFeatures, HiddenFeatures, Directions]):
         c_t = f c_{t-1} + i g
         h_t = o tanh(c_t)
 
-    h_0 and c_0 are 0. The output, states, deeper layers, both directions and the mask are as for `RNN`; padding leaves c, too.
+    h_0 and c_0 are 0, or parameters. The output, states, deeper layers, both directions and the mask are as for `RNN`; padding
+    leaves c, too.
 
     Its vjp goes backward through time. grad_h_t is the output's gradient and what step t + 1 adds:
 
@@ -315,16 +335,24 @@ class LSTM(Recurrent[InFeatures, HiddenFeatures, Directions]):
         return _sweeps.lstm_backward(sweep, kept, grad, grad_last)
 
 
+class LSTMOptions(Options, total=False):
+    """The options of `lstm` on which no type depends."""
+
+    forget_bias: float | None
+
+
 @overload
 def lstm(
-    in_features: In, hidden_features: Hidden, *, bidirectional: Literal[False] = False, **options: Unpack[Options]
+    in_features: In, hidden_features: Hidden, *, bidirectional: Literal[False] = False, **options: Unpack[LSTMOptions]
 ) -> LSTM[In, Hidden, One]: ...
 @overload
 def lstm(
-    in_features: In, hidden_features: Hidden, *, bidirectional: Literal[True], **options: Unpack[Options]
+    in_features: In, hidden_features: Hidden, *, bidirectional: Literal[True], **options: Unpack[LSTMOptions]
 ) -> LSTM[In, Hidden, Two]: ...
 @overload
-def lstm(in_features: In, hidden_features: Hidden, *, bidirectional: bool, **options: Unpack[Options]) -> LSTM[In, Hidden]: ...
+def lstm(
+    in_features: In, hidden_features: Hidden, *, bidirectional: bool, **options: Unpack[LSTMOptions]
+) -> LSTM[In, Hidden]: ...
 @with_suggestions
 def lstm(
     in_features: int,
@@ -333,17 +361,26 @@ def lstm(
     depth: int = 1,
     bidirectional: bool = False,
     bias: bool = True,
+    forget_bias: float | None = None,
     weight_ih_init: Initializer | None = None,
     weight_hh_init: Initializer | None = None,
     bias_init: Initializer | None = None,
+    learned_state: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> LSTM:
     """An `LSTM` of the given sizes, without values: give it some with `initialize`.
 
-    It takes what `rnn` takes, but for the activation.
+    It takes what `rnn` takes, but for the activation, and one more:
+
+    Args:
+        forget_bias: what the bias of the forget gate, the sum of both, begins with: of 1, say, cells remember at first. None,
+            the default, has it drawn as all others.
 
     Raises:
-        ValueError: a size or the depth is less than 1.
+        ValueError: a size or the depth is less than 1; or a forget_bias is given without a bias.
+
+    Source:
+        Jozefowicz, Zaremba and Sutskever, An empirical exploration of recurrent network architectures, 2015.
 
     >>> from fundl import lstm
     >>> lstm(3, 4, depth=2).layers[1][0]
@@ -351,6 +388,15 @@ def lstm(
     """
     inits = (weight_ih_init, weight_hh_init, bias_init)
     layers = layers_of(
-        4, in_features, hidden_features, depth=depth, bidirectional=bidirectional, bias=bias, inits=inits, dtype=dtype
+        4,
+        in_features,
+        hidden_features,
+        depth=depth,
+        bidirectional=bidirectional,
+        bias=bias,
+        inits=inits,
+        dtype=dtype,
+        learned_state=learned_state,
+        forget_bias=forget_bias,
     )
     return LSTM(layers)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, final
 
 import attrs
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -32,6 +33,8 @@ class Recurrence(Record, metaclass=Listed):
         weight_hh: from the hidden state to the gates, of shape (G hidden, hidden).
         bias_ih: added to the first, of shape (G hidden,), or None.
         bias_hh: added to the second, likewise; None if and only if bias_ih is.
+        first_hidden: the hidden state before the first step, of shape (hidden,), that of all sequences; None for zeros.
+        first_cell: the cell before the first step, of an `LSTM`, likewise; None if and only if first_hidden is.
         weight_ih_init: how `initialize` draws weight_ih; None if it keeps its values. The others likewise.
     """
 
@@ -39,14 +42,41 @@ class Recurrence(Record, metaclass=Listed):
     weight_hh: Tensor
     bias_ih: Tensor | None
     bias_hh: Tensor | None
+    first_hidden: Tensor | None = attrs.field(default=None, kw_only=True)
+    first_cell: Tensor | None = attrs.field(default=None, kw_only=True)
     weight_ih_init: Initializer | None = attrs.field(default=None, kw_only=True)
     weight_hh_init: Initializer | None = attrs.field(default=None, kw_only=True)
     bias_ih_init: Initializer | None = attrs.field(default=None, kw_only=True)
     bias_hh_init: Initializer | None = attrs.field(default=None, kw_only=True)
+    first_hidden_init: Initializer | None = attrs.field(default=None, kw_only=True)
+    first_cell_init: Initializer | None = attrs.field(default=None, kw_only=True)
 
     @override
     def __repr__(self) -> str:  # without the initialisers: a layer has many recurrences, with the same
-        return f"Recurrence({', '.join(f'{name}={describe(getattr(self, name))}' for name in self.children)})"
+        fields = {name: getattr(self, name) for name in self.children}
+        shown = [name for name, value in fields.items() if value is not None or not name.startswith("first")]
+        return f"Recurrence({', '.join(f'{name}={describe(fields[name])}' for name in shown)})"
+
+    def first(self, batch: int, parts: int) -> States:
+        """The state before the first step, of so many tensors."""
+        weight = self.weight_hh
+        zeros = weight.new_zeros(batch, weight.shape[1])
+        learned = (self.first_hidden, self.first_cell)[:parts]
+        return tuple(zeros if part is None else part.expand_as(zeros).contiguous() for part in learned)
+
+    def with_first(self, state: States | None) -> "Recurrence":
+        """Gradients with those with respect to the first state, given of each sequence; None if it had no part in what ran."""
+        if self.first_hidden is None:
+            return self
+        zeros = torch.zeros_like(self.first_hidden)
+        hidden, *cell = (zeros, zeros) if state is None else [part.sum(0) for part in state]
+        return attrs.evolve(self, first_hidden=hidden, first_cell=None if self.first_cell is None else cell[0])
+
+
+def require_activation(name: str, activation: str) -> None:
+    """Refuse what is no activation of a recurrence."""
+    if activation not in {"tanh", "relu"}:
+        raise ValueError(f"{name}'s activation must be 'tanh' or 'relu', not {activation!r}")
 
 
 @final

@@ -20,11 +20,11 @@ from fundl.tree import Record, describe
 @final
 @attrs.frozen(eq=False)
 class LSTMState(Record, metaclass=Listed):
-    """The state of an `LSTM`, for `stateful`.
+    """The state of an `LSTM`, for `stateful`, or of an `LSTMCell`.
 
     Args:
         hidden: h of each recurrence, of shape (B, R, hidden), with R = depth times directions: the directions of the first
-            layer, those of the second, and so on.
+            layer, those of the second, and so on. Of a cell, of shape (B, hidden).
         cell: c of each recurrence, likewise.
     """
 
@@ -90,7 +90,7 @@ class Stateful(Layer[StatefulResiduals, tuple[Tensor, State], tuple[Tensor, Stat
         return grad_x(), self._joined(first)
 
     def zeros(self, batch: int) -> State:
-        """The state of zeros, from which a layer without states starts, for a batch of so many sequences.
+        """The state of zeros, for a batch of so many sequences.
 
         >>> from fundl import gru, initialize, key, stateful
         >>> initialize(key(0), stateful(gru(3, 4, depth=2))).zeros(5).shape
@@ -98,7 +98,11 @@ class Stateful(Layer[StatefulResiduals, tuple[Tensor, State], tuple[Tensor, Stat
         """
         weight, count = self.layer.layers[0][0].weight_hh, sum(map(len, self.layer.layers))
         zeros = weight.new_zeros(batch, weight.shape[1])
-        return self._joined([(zeros,) * (2 if isinstance(self.layer, LSTM) else 1)] * count)
+        return self._joined([(zeros,) * self.layer.parts_of_state] * count)
+
+    def first(self, batch: int) -> State:
+        """The state from which the layer itself starts, for a batch of so many sequences: what it learned, or zeros."""
+        return self._joined(self.layer.first(batch))
 
     def _of_each(self, given: object) -> tuple[States, ...]:
         """The state of each recurrence, from the input of the layer."""
