@@ -30,7 +30,7 @@ def _as_it_runs(nodes: Iterable[ast.AST]) -> Iterator[ast.ImportFrom]:
 def _imports(file: Path) -> Iterator[str]:
     """The modules of fundl that a file imports from outside of its folder."""
     for node in _as_it_runs(ast.parse(file.read_text()).body):
-        if node.module and node.module.startswith("fundl"):
+        if node.module and node.module.split(".")[0] == "fundl":
             yield from ([node.module] if node.module != "fundl" else [f"fundl.{name.name}" for name in node.names])
 
 
