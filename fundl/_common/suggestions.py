@@ -39,7 +39,9 @@ _WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "hidden": ("dim_feedforward",),
     "vocabulary": ("num_embeddings",),
     "padding": ("padding_idx",),
-    "channels": ("num_features", "num_channels"),
+    "channels": ("num_features", "num_channels", "num_parameters"),
+    "bound": ("lambd",),
+    "std": ("stddev",),
     "groups": ("num_groups",),
     "bias": ("use_bias",),
     "weight_init": ("kernel_init",),
@@ -261,9 +263,10 @@ def fits(function: Function, args: Sequence[object], keywords: Mapping[str, obje
 
 
 def maker_of(cls: type) -> Function | None:
-    """The function of a class' module that makes records of it: `batch_norm` for `BatchNorm`."""
+    """The function of a class' module that makes records of it: `batch_norm` for `BatchNorm`, `prelu` for `PReLU`."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
-    maker: object = getattr(sys.modules.get(cls.__module__), words, None)
+    module = sys.modules.get(cls.__module__)
+    maker: object = getattr(module, words, None) or getattr(module, cls.__name__.lower(), None)
     return maker if callable(maker) else None
 
 
@@ -314,6 +317,11 @@ _NAMES: Final[Mapping[str, str]] = {
     "TransformerEncoderLayer": "transformer_block(...)",
     "TransformerDecoderLayer": "decoder_block(...)",
     "TransformerEncoder": "encoder(...)",
+    **dict.fromkeys(("Scale", "LayerScale"), "gain(...)"),
+    **dict.fromkeys(("Dropout1d", "Dropout2d", "Dropout3d"), "ChannelDropout(...)"),
+    "StochasticDepth": "DropPath(...)",
+    "DenseGeneral": "einsum(...)",
+    "FanOut": "fork(...)",
     **dict.fromkeys(("L1Loss", "l1_loss"), "mae"),
     **dict.fromkeys(("SmoothL1Loss", "smooth_l1_loss"), "huber"),
     "BCELoss": "binary_cross_entropy",

@@ -5,9 +5,10 @@ from typing import Protocol, TypeAlias
 import torch
 from typing_extensions import TypeVar
 
+from fundl._common.arguments import said
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, uniform_fan_in
-from fundl.layer import AnyLayer
+from fundl.layer import AnyLayer, Layer
 from fundl.layers._refusals import require_at_least_one, require_layer
 from fundl.layers.activation import ReLU
 from fundl.layers.dropout import Dropout
@@ -90,8 +91,8 @@ def mlp(
 
 
 def _norm(norm: MakesNorm, features: int, dtype: torch.dtype) -> AnyLayer:
-    if not callable(norm):
-        raise TypeError(f"norm must be a function that makes a layer, such as layer_norm, not {norm!r}")
+    if isinstance(norm, Layer) or not callable(norm):
+        raise TypeError(f"norm must be a function that makes a layer, such as layer_norm, not {said(norm)}")
     made = norm(features, dtype=dtype)
     require_layer("what norm makes", made, example="layer_norm(8)")
     return made
