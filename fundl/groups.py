@@ -102,11 +102,11 @@ class Group(metaclass=Listed):
         from torch.distributed import distributed_c10d  # noqa: PLC0415  # likewise
 
         if self.process_group is None:
-            return StoreTalk(HashStore(), "alone", 0, 1)
+            return StoreTalk(HashStore(), "alone", 0, 0, 1)
         ranks = torch.distributed.get_process_group_ranks(self.process_group)
         place = f"fundl/talk/{self.name}/{ranks[0]}"
         number = next(_talks.setdefault(place, itertools.count()))
-        return StoreTalk(distributed_c10d._get_default_store(), f"{place}/{number}", self.rank, self.size)
+        return StoreTalk(distributed_c10d._get_default_store(), place, number, self.rank, self.size)
 
 
 _talks: Final[dict[str, "itertools.count[int]"]] = {}  # that each group has begun

@@ -179,6 +179,13 @@ def test_the_numbers_are_those_of_one_process(name: str, count: int) -> None:
         assert tree.equal(other, leaves)
 
 
+def test_batch_norm_is_judged_by_statistics() -> None:
+    model, two = initialize(key(0), compose(linear(2, 3), batch_norm(3))), Group("two", 2, 0)
+    with pytest.raises(ValueError, match=r"normalise with those of the rows that each process has: train with"):
+        evaluate(mse, model, [], over=two)
+    assert evaluate(mse, model, [(torch.ones(4, 2), torch.zeros(4, 3))], over=ALONE).loss < 1e-3
+
+
 # --- Runs -------------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Runs through pipelines: `fit`, evaluation, donated states, and stages of layers that are divided themselves."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Final, cast
 
@@ -257,6 +258,36 @@ def test_stages_with_other_numbers_of_batches_say_so() -> None:
 
 def of_nothing(_prediction: object, target: Tensor) -> Tensor:
     return target.sum()
+
+
+def ending(group: Group, how: str) -> str:
+    """An evaluation of which one process can not do its part."""
+    model = initialize(key(0), stages(group, compose(linear(2, 3), ReLU(), linear(3, 2))))
+    batches = [(torch.ones(4, 2), torch.zeros(4, 2))] * (40 if how == "many" and group.rank else 20)
+
+    def coming() -> Iterator[tuple[Tensor, Tensor]]:
+        for number, batch in enumerate(batches):
+            if how == "batches" and number == 17 and not group.rank:
+                raise OSError("no such batch")
+            yield batch
+
+    def measured(_prediction: Tensor, _target: Tensor) -> Tensor:
+        raise ArithmeticError("not to be measured")
+
+    metrics = {"other": measured} if how == "metric" else None
+    with pytest.raises((ArithmeticError, OSError, RuntimeError, ValueError)) as caught:
+        pipeline_evaluate(mse, model, coming(), through=group, metrics=metrics)
+    return str(caught.value)
+
+
+def test_what_one_stage_cannot_do_ends_the_evaluation_of_all() -> None:
+    assert all("some have 20, and others 32 or more" in said for said in together(2, ending, "many"))
+    first, second = together(2, ending, "batches")
+    assert first == "no such batch"
+    assert "process 0 cannot go on" in second
+    first, second = together(2, ending, "metric")
+    assert "process 1 cannot go on" in first
+    assert second == "not to be measured"
 
 
 # --- What is refused ------------------------------------------------------------------------------------------------------

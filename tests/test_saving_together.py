@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -61,6 +62,7 @@ from fundl.distributed import (
 )
 from fundl.layer import Model
 from fundl.random import Key
+from fundl.saving import _writing
 from tests.processes import together
 
 ALONE: Final = Group("alone", 1, 0)
@@ -253,6 +255,28 @@ def test_loading_fails_in_all(tmp_path: Path) -> None:
     content[-1] ^= 1  # of the rows of the last process
     path.write_bytes(content)
     assert all("is damaged: the numbers of" in one for one in together(2, message, str(path), "load all"))
+
+
+def dying(group: Group, path: str, how: str) -> None:
+    model = initialize(key(0), compose(shard(group, linear(5, 7)), linear(7, 3)))
+    if group.rank == 1:
+        _writing.write_part = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[attr-defined,assignment]  # imported there
+    if how == "beside":
+        with Saver() as saver:
+            saver.save(path, model)
+    else:
+        save(path, model)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what is in /proc")
+@pytest.mark.parametrize("how", ["by itself", "beside"])
+def test_nobody_waits_for_one_that_has_died(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_text("what was there")
+    with pytest.raises(RuntimeError, match="process 1 has died, of 2 that were to do this together") as caught:
+        together(2, dying, str(path), how)
+    assert "in process 1: it died" in str(caught.value)
+    assert path.read_text() == "what was there"
 
 
 # --- Runs --------------------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Mapping
 from typing import cast
 
+from fundl import tree
 from fundl._common.checks import loss_and_gradient, require_loss
 from fundl._common.modes import no_grad
 from fundl._common.running import Pass
 from fundl._common.suggestions import with_suggestions
 from fundl.groups import Group, require_group
 from fundl.layer import Loss, Model, Prediction, Target
+from fundl.layers.batch_norm import BatchNorm
 from fundl.metrics import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._means import Means
@@ -47,7 +49,8 @@ def evaluate(
 
     Raises:
         TypeError: what `batches` gives are not pairs, or a metric gives no single number.
-        ValueError: there are no batches, no example counts, or a metric is called "loss".
+        ValueError: there are no batches, no example counts, or a metric is called "loss"; or the model has a `BatchNorm`
+            without statistics, and the data are those of many processes.
 
     >>> import torch
     >>> from fundl import Linear, evaluate, minibatches, mse
@@ -64,6 +67,11 @@ def evaluate(
     if over is not None:
         require_group(over)
     means = Means(loss, require_metrics(metrics), ONE, over if over is not None and over.size > 1 else None)
+    if means.over is not None and any(isinstance(record, BatchNorm) and record.mean is None for record in tree.records(model)):
+        raise ValueError(
+            "a BatchNorm without statistics would normalise with those of the rows that each process has: train with"
+            " train_step(..., track=0.1), or give it some by calibrate or with_statistics, before evaluate(..., over=group)"
+        )
     came = False
     for batch in batches:
         came = True
