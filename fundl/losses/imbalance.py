@@ -51,8 +51,8 @@ def focal(
 
         q = log_softmax(x),    p = exp(q) of the true class y,    of each sample -w_y (1 - p)^g q_y
 
-    Its derivative with respect to q_y is, before the reduction, w_y (1 - p)^g (g p q_y / (1 - p) - 1), and the gradient that of
-    `log_softmax`: e - softmax(x) times the sum of e. With g = 0 it is `cross_entropy`, as which it is weighted and averaged.
+    Its derivative with respect to q_y is, before the reduction, e = w_y (1 - p)^g (g p q_y / (1 - p) - 1), and its gradient
+    with respect to x is e (one_hot(y) - softmax(x)). With g = 0 it is `cross_entropy`, as which it is weighted and averaged.
 
     Args:
         prediction: x, logits.

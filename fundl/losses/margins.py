@@ -86,7 +86,7 @@ def squared_hinge(prediction: Tensor, target: Tensor, *, margin: float = 1.0, re
 def soft_margin(prediction: Tensor, target: Tensor, *, reduction: Reduction = "mean") -> ValueAndGrad:
     """The logistic loss: of each element log(1 + exp(-y x)), with y 1 for yes and -1 for no.
 
-    It is `binarycross_entropywith_logits` for labels. Its gradient is, before the reduction, -y sigmoid(-y x).
+    It is `binary_cross_entropy_with_logits` for labels. Its gradient is, before the reduction, -y sigmoid(-y x).
 
     Args:
         prediction, target, reduction: see `hinge`, which also has the shapes and the errors.

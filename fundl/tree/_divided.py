@@ -218,7 +218,7 @@ class Divided(Record):
         """
 
     def pieces(self) -> Sequence[Piece]:
-        """What this process has of each leaf of `as_whole`, in the order of `flatten`: by default, its own leaves."""
+        """What this process has of each leaf of `as_whole`, in the order of its leaves: by default, its own leaves."""
         splits = dict(zip(map(id, trainable_leaves(self)), self.splits(), strict=True))
         return [
             Piece(leaf) if leaf is None or (split := splits.get(id(leaf))) is None else Piece(leaf, (_from_last(split, leaf),))
