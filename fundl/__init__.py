@@ -121,6 +121,9 @@ from fundl.layers.adaptive_pooling import (
     AdaptiveMaxPool2d as AdaptiveMaxPool2d, AdaptiveMaxPool3d as AdaptiveMaxPool3d,
 )
 from fundl.layers.global_pooling import GlobalAveragePool as GlobalAveragePool, GlobalMaxPool as GlobalMaxPool
+from fundl.layers.patches import (
+    ClassToken as ClassToken, FirstPosition as FirstPosition, ToSequence as ToSequence, class_token as class_token,
+)
 from fundl.layers.resampling import Pad as Pad, Upsample as Upsample
 from fundl.layers.folding import Fold as Fold, Unfold as Unfold
 from fundl.layers.pixel_shuffle import PixelShuffle as PixelShuffle, PixelUnshuffle as PixelUnshuffle

@@ -91,6 +91,7 @@ FACES = [
     "fundl.interop.hugging_face",
     "fundl.interop.onnx",
     "fundl.interop.torch_nn",
+    "fundl.interop.torch_vision",
 ]
 MODULES = [found.name for found in pkgutil.walk_packages(fundl.__path__, "fundl.")]
 

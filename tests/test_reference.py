@@ -7,7 +7,7 @@ from itertools import chain
 from types import ModuleType
 
 import fundl
-from fundl.interop import hugging_face, torch_nn
+from fundl.interop import hugging_face, torch_nn, torch_vision
 from tests.face import PUBLIC
 from tests.pages import ROOT
 
@@ -34,6 +34,7 @@ def test_the_reference_has_each_public_name_once() -> None:
         fundl.tree,
         torch_nn,
         hugging_face,
+        torch_vision,
     ]
     public = {*PUBLIC}.union(*map(of_module, modules))
     assert {name: count for name, count in shown.items() if count > 1} == {}

@@ -13,6 +13,7 @@ from typing_extensions import override
 import fundl
 import fundl.interop.hugging_face
 import fundl.interop.torch_nn
+import fundl.interop.torch_vision
 
 CONTRACTS = (fundl.Dependent, fundl.OwnFans, fundl.Record)  # written by those who derive, and called by fundl
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,16 +11,14 @@ from typing import Final, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from fundl import tree
 from fundl._common.suggestions import with_suggestions
+from fundl.interop._layouts import Stored, filled, tensors_of
 from fundl.interop.hugging_face._config import Config
-from fundl.interop.hugging_face._names import Names, Piece, pieces_of
 from fundl.interop.hugging_face.gpt2 import GPT2, GPT2Model
 from fundl.interop.hugging_face.llama import Llama, LlamaModel
 from fundl.layer import Model
 from fundl.saving._file import File, Wanted, opened
 from fundl.saving._writing import Content, write
-from fundl.tree import describe
 
 P = TypeVar("P", bound=Model)
 
@@ -29,6 +27,9 @@ _KINDS: Final[Mapping[str, type[Sizes]]] = {"gpt2": GPT2, "llama": Llama, "mistr
 
 _LEFT_OUT: Final = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 """What older files have beside parameters: masks and angles, which layers find by themselves."""
+
+_LAST: Final = "lm_head.weight"
+"""Which a model whose embedding is tied may have a second time."""
 
 
 @with_suggestions
@@ -69,12 +70,19 @@ def load(
     sizes = _KINDS[kind].of_config(config)
     with ExitStack() as stack:
         files = [stack.enter_context(opened(file)) for file in _files(where)]
-        found = {_full_name(name, sizes): (file, name) for file in files for name in file.tensors}
-        own = next((file.tensors[name].dtype for file, name in found.values()), torch.float32)
-        like = sizes.model(dropout=dropout, dtype=own)
-        _require_fit(where, like, sizes.names(), found)
-        home = torch.device("cpu" if device is None else device)
-        model = _filled(like, sizes.names(), found, home, dtype)
+        found = {_full_name(name, sizes): _stored(file, name) for file in files for name in file.tensors}
+        own = next((one.like.dtype for one in found.values()), torch.float32)
+        names = sizes.names()
+        is_tied = not any(piece.name == _LAST for pieces in names.values() for piece in pieces)
+        model = filled(
+            sizes.model(dropout=dropout, dtype=own),
+            names,
+            found,
+            what=f"the tensors in {where} are not those that config.json promises",
+            left_out=(*_LEFT_OUT, _LAST) if is_tied else _LEFT_OUT,
+            device=device,
+            dtype=dtype,
+        )
     return model, sizes
 
 
@@ -101,20 +109,7 @@ def save(folder: str | os.PathLike[str], model: Model, sizes: Sizes) -> None:
     >>> tree.equal(same, model)
     True
     """
-    names, leaves = sizes.names(), dict(zip(tree.paths(model), tree.flatten(model)[0], strict=True))
-    here = {path for path, leaf in leaves.items() if leaf is not None and not path.endswith((".key", ".mask"))}
-    if here != {*names}:
-        differ = sorted(here ^ {*names})
-        raise ValueError(
-            f"the model is not one of {sizes}: {', '.join(differ[:5])} {'is' if len(differ) == 1 else 'are'} amiss"
-        )
-    tensors: dict[str, Tensor] = {}
-    for path, pieces in names.items():
-        leaf = leaves[path]
-        assert leaf is not None  # it is among those that are there
-        if leaf.shape[0] != sum(piece.rows for piece in pieces):
-            raise ValueError(f"the model is not one of {sizes}: {path} is {describe(leaf)}")
-        tensors |= {piece.name: piece.of_leaf(rows).contiguous() for piece, rows in pieces_of(leaf, pieces)}
+    tensors = tensors_of(model, sizes.names(), sizes)
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
     content = Content(
@@ -140,60 +135,15 @@ def _files(folder: Path) -> list[Path]:
     return [folder / part for part in sorted({*parts.values()})]
 
 
+def _stored(file: File, name: str) -> Stored:
+    def read() -> Tensor:
+        (tensor,) = file.read([Wanted(name, torch.device("cpu"))])
+        return tensor
+
+    return Stored(file.tensors[name], read)
+
+
 def _full_name(name: str, sizes: Sizes) -> str:
     """The name of a tensor with its first word, which files of a model without its last layer lack."""
     first = "transformer." if isinstance(sizes, GPT2) else "model."
     return name if name.startswith((first, "lm_head.")) else first + name
-
-
-def _require_fit(folder: Path, like: Model, names: Names, found: Mapping[str, tuple[File, str]]) -> None:
-    """Raise unless the files have what the model is made of, and nothing else that counts."""
-    leaves = dict(zip(tree.paths(like), tree.flatten(like)[0], strict=True))
-    faults = list[str]()
-    for path, pieces in names.items():
-        leaf = leaves[path]
-        assert leaf is not None  # `names` is of the model
-        for piece in pieces:
-            given = found[piece.name][0].tensors[found[piece.name][1]] if piece.name in found else None
-            if given is None:
-                faults.append(f"{piece.name} is not there")
-            elif tuple(given.shape) != piece.shape(leaf):
-                faults.append(f"{piece.name} is {describe(given)}, and must be of shape {piece.shape(leaf)}")
-    known = {piece.name for pieces in names.values() for piece in pieces}
-    is_tied = "lm_head.weight" not in known
-    for name in sorted({*found} - known):
-        if not name.endswith(_LEFT_OUT) and not (is_tied and name == "lm_head.weight"):
-            faults.append(f"{name} is there, and belongs nowhere")
-    if faults:
-        more = [f"and {len(faults) - _MOST} more"] if len(faults) > _MOST else []
-        raise ValueError(
-            "\n    ".join([f"the tensors in {folder} are not those that config.json promises:", *faults[:_MOST], *more])
-        )
-
-
-_MOST: Final = 20
-
-
-def _filled(like: P, names: Names, found: Mapping[str, tuple[File, str]], device: torch.device, dtype: torch.dtype | None) -> P:
-    """The model with the tensors of the files."""
-    leaves, structure = tree.flatten(like)
-    made: list[Tensor | None] = []
-    for path, leaf in zip(tree.paths(like), leaves, strict=True):
-        made.append(leaf if leaf is None else _leaf(leaf, names[path], found, device, dtype))  # one at a time
-    return tree.unflatten(structure, made)
-
-
-def _leaf(
-    leaf: Tensor,
-    pieces: Sequence[Piece],
-    found: Mapping[str, tuple[File, str]],
-    device: torch.device,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    parts = []
-    for piece in pieces:
-        file, name = found[piece.name]
-        (numbers,) = file.read([Wanted(name, torch.device("cpu"))])
-        parts.append(piece.of_leaf(numbers))
-    whole = torch.cat(parts) if len(parts) > 1 else parts[0].contiguous()
-    return whole.to(device=device, dtype=leaf.dtype if dtype is None else dtype)

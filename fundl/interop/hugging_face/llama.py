@@ -7,8 +7,8 @@ import attrs
 import torch
 
 from fundl.initializers import normal, zeros
+from fundl.interop._layouts import Names, Piece
 from fundl.interop.hugging_face._config import Config, activation_of
-from fundl.interop.hugging_face._names import Names, Piece
 from fundl.layers._refusals import require_at_least_one
 from fundl.layers.attention import SelfAttention, self_attention
 from fundl.layers.dropout import Dropout
