@@ -44,7 +44,7 @@ def test_help_shows_what_a_reader_wants(name: str) -> None:
 
 def test_help_of_all_can_be_read() -> None:
     said = pydoc.plain(pydoc.render_doc(fundl))
-    assert said.count("\n") < 11_000  # from Python 3.13 on, long signatures take more than a line
+    assert said.count("\n") < 12_500  # from Python 3.13 on, long signatures take more than a line
     assert said.index("train_step") < 2000  # an overview comes first
 
 
