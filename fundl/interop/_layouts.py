@@ -1,6 +1,8 @@
 """Where the tensors of a model are in files of another layout: which of them make up a leaf, and how; read, and written."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import torch
@@ -8,6 +10,8 @@ from torch import Tensor
 
 from fundl import tree
 from fundl.layer import Model
+from fundl.saving._file import File, Wanted
+from fundl.saving._writing import Content, write
 from fundl.tree import describe
 
 P = TypeVar("P", bound=Model)
@@ -60,6 +64,19 @@ class Stored(NamedTuple):
 
     like: Tensor
     read: Callable[[], Tensor]
+
+
+def stored(file: File) -> dict[str, Stored]:
+    """The tensors of a file that is open."""
+
+    def one(name: str) -> Stored:
+        def read() -> Tensor:
+            (tensor,) = file.read([Wanted(name, torch.device("cpu"))])
+            return tensor
+
+        return Stored(file.tensors[name], read)
+
+    return {name: one(name) for name in file.tensors}
 
 
 def pieces_of(leaf: Tensor, pieces: Sequence[Piece]) -> Sequence[tuple[Piece, Tensor]]:
@@ -154,3 +171,10 @@ def tensors_of(model: Model, names: Names, sizes: object) -> dict[str, Tensor]:
             raise ValueError(f"the model is not one of {sizes}: {path} is {describe(leaf)}")
         tensors |= {piece.name: piece.of_leaf(rows).contiguous() for piece, rows in pieces_of(leaf, pieces)}
     return tensors
+
+
+def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor]) -> None:
+    """Write a file as other programs read it: they ask for its "format"."""
+    content = Content(tensors, tensors, dict.fromkeys(tensors, tree.Piece(None)), {"format": "pt"}, None)
+    with ThreadPoolExecutor(1) as worker:
+        write(path, content, worker)

@@ -3,22 +3,19 @@
 import json
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
 
 from fundl._common.suggestions import with_suggestions
-from fundl.interop._layouts import Stored, filled, tensors_of
+from fundl.interop._layouts import filled, stored, tensors_of, write_tensors
 from fundl.interop.hugging_face._config import Config
 from fundl.interop.hugging_face.gpt2 import GPT2, GPT2Model
 from fundl.interop.hugging_face.llama import Llama, LlamaModel
 from fundl.layer import Model
-from fundl.saving._file import File, Wanted, opened
-from fundl.saving._writing import Content, write
+from fundl.saving._file import opened
 
 P = TypeVar("P", bound=Model)
 
@@ -70,7 +67,7 @@ def load(
     sizes = _KINDS[kind].of_config(config)
     with ExitStack() as stack:
         files = [stack.enter_context(opened(file)) for file in _files(where)]
-        found = {_full_name(name, sizes): _stored(file, name) for file in files for name in file.tensors}
+        found = {_full_name(name, sizes): one for file in files for name, one in stored(file).items()}
         own = next((one.like.dtype for one in found.values()), torch.float32)
         names = sizes.names()
         is_tied = not any(piece.name == _LAST for pieces in names.values() for piece in pieces)
@@ -112,11 +109,7 @@ def save(folder: str | os.PathLike[str], model: Model, sizes: Sizes) -> None:
     tensors = tensors_of(model, sizes.names(), sizes)
     where = Path(folder)
     where.mkdir(parents=True, exist_ok=True)
-    content = Content(
-        tensors, tensors, dict.fromkeys(tensors, tree.Piece(None)), {"format": "pt"}, None
-    )  # which transformers asks for
-    with ThreadPoolExecutor(1) as worker:
-        write(where / "model.safetensors", content, worker)
+    write_tensors(where / "model.safetensors", tensors)
     (where / "config.json").write_text(json.dumps(sizes.config(), indent=2) + "\n", encoding="utf-8")
 
 
@@ -133,14 +126,6 @@ def _files(folder: Path) -> list[Path]:
     if not isinstance(parts, dict) or not all(isinstance(part, str) and Path(part).name == part for part in parts.values()):
         raise ValueError(f"{index} must have a weight_map from the names of tensors to those of files beside it")
     return [folder / part for part in sorted({*parts.values()})]
-
-
-def _stored(file: File, name: str) -> Stored:
-    def read() -> Tensor:
-        (tensor,) = file.read([Wanted(name, torch.device("cpu"))])
-        return tensor
-
-    return Stored(file.tensors[name], read)
 
 
 def _full_name(name: str, sizes: Sizes) -> str:

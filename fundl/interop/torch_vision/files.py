@@ -3,20 +3,18 @@
 import os
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
 from fundl._common.suggestions import with_suggestions
-from fundl.interop._layouts import Stored, filled, tensors_of
+from fundl.interop._layouts import Stored, filled, stored, tensors_of, write_tensors
 from fundl.interop.torch_vision.resnet import ResNet, ResNetModel
 from fundl.interop.torch_vision.vit import ViT, ViTModel
 from fundl.layer import Model
 from fundl.layers.batch_norm import with_statistics
-from fundl.saving._file import File, Wanted, opened
-from fundl.saving._writing import Content, write
+from fundl.saving._file import opened
 
 Sizes: TypeAlias = ResNet | ViT
 
@@ -63,7 +61,7 @@ def load(
         ValueError: it does not have the tensors of these sizes: the message lists all that differ.
     """
     with opened(path) as file:
-        return _filled({name: _stored(file, name) for name in file.tensors}, sizes, f"the tensors in {path}", dtype, device)
+        return _filled(stored(file), sizes, f"the tensors in {path}", dtype, device)
 
 
 @overload
@@ -122,21 +120,10 @@ def to_state_dict(model: Model, sizes: Sizes) -> dict[str, Tensor]:
 @with_suggestions
 def save(path: str | os.PathLike[str], model: Model, sizes: Sizes) -> None:
     """Write a model into a safetensors file, by the names of torchvision's state; the rest as `to_state_dict`."""
-    tensors = _tensors(model, sizes)
-    content = Content(tensors, tensors, dict.fromkeys(tensors, ()), {"format": "pt"}, None)
-    with ThreadPoolExecutor(1) as worker:
-        write(path, content, worker)
+    write_tensors(path, _tensors(model, sizes))
 
 
 # --- What both have in common ------------------------------------------------------------------------------------------
-
-
-def _stored(file: File, name: str) -> Stored:
-    def read() -> Tensor:
-        (tensor,) = file.read([Wanted(name, torch.device("cpu"))])
-        return tensor
-
-    return Stored(file.tensors[name], read)
 
 
 def _filled(
