@@ -115,7 +115,7 @@ GIVEN: Final[Mapping[str, object]] = {
         ("rate", "initial", "final", "peak", "decay", "momentum", "weight_decay", "rtol", "atol", "probability"), 0.1
     ),
     **dict.fromkeys(("factor", "scale", "growth", "max_norm", "limit", "value"), 0.5),
-    **dict.fromkeys(("optimizer", "transform"), OPTIMIZER),
+    **dict.fromkeys(("optimizer", "transform", "direction"), OPTIMIZER),
     **dict.fromkeys(("kernel_size", "high", "seed"), 3),
     **dict.fromkeys(("shape", "input_shape"), (4, 2)),
     **dict.fromkeys(("mean", "std"), torch.ones(2)),
@@ -310,6 +310,7 @@ HOT: Final = frozenset(
 """Each step calls them, or what they return: nothing is looked at unless the call has failed, and True is the number 1."""
 CALLED: Final[Mapping[str, tuple[str, ...]]] = {
     "transform": ("optimizer",),
+    "direction": ("optimizer",),
     "params": ("model", "layer 1"),
     "data": ("number to fold in",),
     "layer": ("Linear", "frozen", "recurrent", "Masked"),
