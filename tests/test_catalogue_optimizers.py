@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+import numpy
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from fundl import (
     chain,
     constant_schedule,
     join_schedules,
+    lamb,
+    lars,
     linear_schedule,
     muon,
     nadam,
@@ -140,3 +143,30 @@ def test_fifty_steps_without_a_schedule_equal_their_formula() -> None:
         averages.append(x)
     assert distance(tree.trainable_leaves(actual), expected) < 1e-10
     assert distance(tree.trainable_leaves(averaged(state, actual)), averages) < 1e-10
+
+
+OF_OPTAX: Final[Mapping[str, AnyTransform]] = {
+    "lamb": lamb(0.1, weight_decay=0.1),
+    "lars": lars(0.1, momentum=0.8, coefficient=0.1, weight_decay=0.1),
+    "schedule_free": schedule_free_adamw(0.1, interpolation=0.8, beta2=0.95, weight_decay=0.1),
+}
+
+
+@pytest.mark.parametrize("name", OF_OPTAX)
+def test_fifty_steps_equal_optaxs(name: str) -> None:
+    optax, jax = pytest.importorskip("optax"), pytest.importorskip("jax")
+    with jax.enable_x64(True):
+        theirs = {
+            "lamb": lambda: optax.lamb(0.1, eps=1e-6, weight_decay=0.1),
+            "lars": lambda: optax.lars(0.1, weight_decay=0.1, momentum=0.8, trust_coefficient=0.1),
+            "schedule_free": lambda: optax.contrib.schedule_free_adamw(0.1, b1=0.8, b2=0.95, weight_decay=0.1),
+        }[name]()
+        params = [jax.numpy.asarray(leaf.numpy()) for leaf in tree.trainable_leaves(sample_params())]
+        memory = theirs.init(params)
+        for grads in sample_grads(50):
+            given = [jax.numpy.asarray(leaf.numpy()) for leaf in tree.trainable_leaves(grads)]
+            updates, memory = theirs.update(given, memory, params)
+            params = optax.apply_updates(params, updates)
+        expected = [torch.from_numpy(numpy.array(leaf)) for leaf in params]
+    actual, _ = run(OF_OPTAX[name], sample_params(), sample_grads(50))
+    assert distance(tree.trainable_leaves(actual), expected) < 1e-10
