@@ -35,8 +35,10 @@ from fundl import (
     finish,
     fit,
     initialize,
+    is_matrix,
     jit,
     key,
+    lamb,
     layer_norm,
     linear,
     load,
@@ -44,10 +46,12 @@ from fundl import (
     mixed_precision,
     momentum,
     mse,
+    muon,
     output_shape,
     partition,
     repeat,
     residual,
+    sam,
     save,
     sgd,
     skip_nonfinite,
@@ -351,6 +355,11 @@ def around(group: Group) -> dict[str, AnyTransform]:
         "scaled around": dynamic_loss_scale(shard_moments(group, chain(clip, rate))),
         "skipping": skip_nonfinite(shard_moments(group, accumulate(chain(clip, rate), 2))),
         "accumulated": shard_moments(group, skip_nonfinite(accumulate(chain(clip, rate), 2))),
+        "lengths": shard_moments(group, lamb(0.1, epsilon=1e-3, weight_decay=0.1)),
+        "matrices": shard_moments(
+            group, partition({"matrices": muon(0.1), "rest": adam(0.1, epsilon=1e-3)}, where={"matrices": is_matrix})
+        ),
+        "searching": sam(shard_moments(group, adam(1e-2, epsilon=1e-3))),
     }
 
 
