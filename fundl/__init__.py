@@ -240,7 +240,14 @@ from fundl.optim.trust_ratio import (
     LambState as LambState, LarsState as LarsState, TrustRatioState as TrustRatioState, lamb as lamb, lars as lars,
     scale_by_trust_ratio as scale_by_trust_ratio,
 )
-from fundl.optim.clipping import clip_by_global_norm as clip_by_global_norm, clip_by_value as clip_by_value
+from fundl.optim._blocks import BlocksState as BlocksState
+from fundl.optim.clipping import (
+    clip_adaptively as clip_adaptively, clip_by_global_norm as clip_by_global_norm, clip_by_norm as clip_by_norm,
+    clip_by_value as clip_by_value,
+)
+from fundl.optim.centralize import centralize as centralize
+from fundl.optim.noise import NoiseState as NoiseState, add_noise as add_noise
+from fundl.optim.lookahead import Lookahead as Lookahead, LookaheadState as LookaheadState, lookahead as lookahead
 from fundl.optim.scaling import RateState as RateState, scale as scale, scale_by_learning_rate as scale_by_learning_rate
 from fundl.optim.ema import EmaState as EmaState, ema as ema
 from fundl.optim.schedule_free import (

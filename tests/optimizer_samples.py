@@ -51,6 +51,7 @@ from fundl.optim.clipping import _ClipByGlobalNorm, _ClipByValue
 from fundl.optim.decay import AddDecayedWeights
 from fundl.optim.ema import _Ema
 from fundl.optim.lion import _ScaleByLion
+from fundl.optim.lookahead import Lookahead
 from fundl.optim.loss_scale import DynamicLossScale
 from fundl.optim.partition import Partition
 from fundl.optim.rms import _ScaleByRMS
@@ -61,6 +62,7 @@ from fundl.optim.sgd import _SGD, _Trace
 from fundl.optim.skip_nonfinite import SkipNonfinite
 from tests.optimizer_catalogue import CATALOGUE
 from tests.optimizer_memory import Flat, Memory, decayed, formula, put
+from tests.optimizer_transforms import TRANSFORMS
 
 # By name: what comes before a colon is the public function that makes it.
 OPTIMIZERS: Final[dict[str, AnyTransform]] = {
@@ -129,6 +131,7 @@ OPTIMIZERS: Final[dict[str, AnyTransform]] = {
     "chain": chain(clip_by_global_norm(1.0), adam(0.1)),
     "chain: nested": chain(chain(clip_by_value(1.0), scale(2.0)), chain(accumulate(sgd(0.1, momentum=0.9), steps=3))),
     **CATALOGUE,
+    **TRANSFORMS,
 }
 
 
@@ -174,7 +177,7 @@ def parts_of(transform: AnyTransform) -> list[AnyTransform]:
             return [transform.decay, transform.moments, transform.rate]
         case _SGD() | _ScheduleFree():
             return [part for part in attrs.astuple(transform, recurse=False) if isinstance(part, Transform)]
-        case Accumulate() | DynamicLossScale() | Adjustable() | Scheduled() | SkipNonfinite():
+        case Accumulate() | DynamicLossScale() | Adjustable() | Scheduled() | SkipNonfinite() | Lookahead():
             return [transform.transform]
         case _:
             return []
@@ -302,9 +305,13 @@ def _(partition: Partition, grads: Flat, memory: Memory, params: Flat) -> Flat:
 
 @formula.register(SkipNonfinite)
 def _(outer: SkipNonfinite[object], grads: Flat, memory: Memory, params: Flat) -> Flat:
-    if not all(bool(g.isfinite().all()) for g in grads):
-        return [torch.zeros_like(g) for g in grads]
-    return formula(outer.transform, grads, memory.part(0), params)
+    if all(bool(g.isfinite().all()) for g in grads):
+        memory.numbers["in a row"] = 0.0
+        return formula(outer.transform, grads, memory.part(0), params)
+    memory.numbers["in a row"] = memory.numbers.get("in a row", 0.0) + 1
+    if outer.limit is not None and memory.numbers["in a row"] > outer.limit:
+        return formula(outer.transform, grads, memory.part(0), params)
+    return [torch.zeros_like(g) for g in grads]
 
 
 @formula.register(Adjustable)

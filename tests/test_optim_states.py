@@ -106,6 +106,7 @@ OTHERS: Final[Mapping[str, Sequence[object]]] = {
     "dtype": (),  # of products on the way
     "growth": (1.0, 4.0),
     "schedules": ((("weight_decay", linear_schedule(0.0, 0.5, steps=3)),), ()),
+    "words": (),  # of a key, which is settled in `init`
     "weight": (),  # of one gradient, given for one step by `weighed`
     "decay": (0.25, 0.75),  # at 0, what centered RMSprop divides by is rounding alone
 }
@@ -117,6 +118,8 @@ def others(name: str, value: object) -> Sequence[object]:
     if name in OTHERS:
         return OTHERS[name]
     match value:
+        case None:  # no limit
+            return (1, 3)
         case bool():
             return (not value,)
         case int():
@@ -163,6 +166,7 @@ REFUSED: Final = {
     ("_Trace", "momentum"),
     ("_Trace", "dampening"),
     ("ScaleByLearningRate", "rate"),
+    ("SkipNonfinite", "limit"),
 }
 """What a state may lack because it was made under another value of a hyper-parameter."""
 

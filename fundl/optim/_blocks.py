@@ -1,13 +1,18 @@
 """The blocks of a leaf: `repeat` stacks many layers as one, and what looks at a whole parameter looks at each of them."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
+import attrs
 import torch
 from torch import Tensor
+from typing_extensions import override
 
+from fundl._common.listed import Listed
 from fundl.optim.flat import Tensors
-from fundl.tree import Split, Splits
+from fundl.optim.transform import Transform
+from fundl.tree import Record, Split, Splits
 
 Stacked: TypeAlias = tuple[int, ...]
 """For each leaf along how many axes, the first ones, it is stacked of blocks."""
@@ -59,3 +64,53 @@ def _split(splits: Sequence[Split | None], place: int) -> Split:
     split = splits[place]
     assert split is not None
     return split
+
+
+def unit_axes(path: str, leaf: Tensor) -> int:
+    """How many axes, the first ones, tell the units of a leaf apart: a matrix has its rows, a vector is one as a whole."""
+    stacked = stacked_axes(path)
+    return stacked + 1 if leaf.ndim - stacked >= 2 else stacked
+
+
+@attrs.frozen(eq=False)
+class BlocksState(Record, metaclass=Listed):
+    """The state of what looks at blocks of a leaf, each by itself: `clip_by_norm`, `clip_adaptively`, `centralize`.
+
+    Args:
+        axes: for each leaf, how many axes, the first ones, tell its blocks apart. It is static.
+    """
+
+    axes: Stacked
+
+
+@attrs.frozen
+class OfBlocks(Transform[BlocksState]):
+    """A transform of each block of each leaf by itself."""
+
+    writes_over = True  # its state is static
+
+    splits: Splits = attrs.field(default=(), kw_only=True, repr=False)
+
+    @abstractmethod
+    def axes(self, path: str, leaf: Tensor) -> int:
+        """How many axes, the first ones, tell the blocks of a leaf apart."""
+
+    @abstractmethod
+    def updates(self, grads: Tensors, axes: Stacked, params: Tensors) -> Tensors:
+        """The updates."""
+
+    @override
+    def divided(self, splits: Splits) -> Self:
+        return attrs.evolve(self, splits=splits)
+
+    @override
+    def start(self, leaves: Tensors, paths: tuple[str, ...]) -> BlocksState:
+        return BlocksState(tuple(self.axes(path, leaf) for path, leaf in zip(paths, leaves, strict=True)))
+
+    @override
+    def change(self, grads: Tensors, state: BlocksState, params: Tensors) -> tuple[Tensors, BlocksState]:
+        if type(state) is not BlocksState:
+            raise TypeError("the state is of another transform")
+        if len(state.axes) != len(grads):
+            raise ValueError("the state's axes are of other leaves")
+        return self.updates(grads, state.axes, params), state

@@ -1,4 +1,4 @@
-"""Clipping: bounds for the updates' norm, and for each of their elements."""
+"""Clipping: bounds for the norm of all updates, of each tensor, of each unit, and for each element."""
 
 from typing import Self, final
 
@@ -10,6 +10,7 @@ from typing_extensions import override
 from fundl import tree
 from fundl._common.numbers import positive
 from fundl._common.suggestions import with_suggestions
+from fundl.optim._blocks import BlocksState, OfBlocks, Stacked, block_norms, stacked_axes, unit_axes
 from fundl.optim.flat import Number, Tensors, times
 from fundl.optim.transform import Stateless, Transform
 
@@ -84,3 +85,90 @@ def clip_by_value(limit: float) -> Transform[tuple[()]]:
     tensor([-1.0000,  0.5000])
     """
     return _ClipByValue(limit)
+
+
+@final
+@attrs.frozen
+class _ClipByNorm(OfBlocks):
+    numbers = ("max_norm",)
+
+    max_norm: Number = attrs.field(validator=positive)
+
+    @override
+    def axes(self, path: str, leaf: Tensor) -> int:
+        return stacked_axes(path)
+
+    @override
+    def updates(self, grads: Tensors, axes: Stacked, params: Tensors) -> Tensors:
+        norms = block_norms(grads, axes, self.splits)
+        return _shortened(grads, norms, [torch.zeros_like(norm) + self.max_norm for norm in norms])
+
+
+def _shortened(grads: Tensors, norms: list[Tensor], bounds: list[Tensor]) -> Tensors:
+    """The gradients, whose norms are given, no longer than bounds."""
+    factors = [
+        (bound / torch.maximum(norm, bound)).to(grad.dtype) for grad, norm, bound in zip(grads, norms, bounds, strict=True)
+    ]
+    return torch._foreach_mul(grads, factors)
+
+
+@with_suggestions
+def clip_by_norm(max_norm: float) -> Transform[BlocksState]:
+    """Shorten each tensor by itself, if it is longer than a bound: u = g min(1, max_norm / |g|), of each tensor g.
+
+    Of tensors that `repeat` stacks, each block is one. Where a tensor holds a NaN, all of it becomes NaN.
+
+    Args:
+        max_norm: the bound, above 0.
+
+    >>> import torch
+    >>> from fundl import clip_by_norm
+    >>> clip, params = clip_by_norm(1.0), {"weight": torch.zeros(2), "bias": torch.zeros(1)}
+    >>> grads = {"weight": torch.tensor([3.0, 4.0]), "bias": torch.tensor([0.5])}
+    >>> clip.update(grads, clip.init(params), params)[0]
+    {'weight': tensor([0.6000, 0.8000]), 'bias': tensor([0.5000])}
+    """
+    return _ClipByNorm(max_norm)
+
+
+@final
+@attrs.frozen
+class _ClipAdaptively(OfBlocks):
+    numbers = ("ratio", "epsilon")
+
+    ratio: Number = attrs.field(validator=positive)
+    epsilon: Number = attrs.field(validator=positive)
+
+    @override
+    def axes(self, path: str, leaf: Tensor) -> int:
+        return unit_axes(path, leaf)
+
+    @override
+    def updates(self, grads: Tensors, axes: Stacked, params: Tensors) -> Tensors:
+        norms, sizes = block_norms(grads, axes, self.splits), block_norms(params, axes, self.splits)
+        return _shortened(grads, norms, [self.ratio * torch.clamp(size, min=self.epsilon) for size in sizes])
+
+
+@with_suggestions
+def clip_adaptively(ratio: float = 0.01, *, epsilon: float = 1e-3) -> Transform[BlocksState]:
+    """Shorten the gradient of each unit, if it is long in proportion to the unit: u = g min(1, ratio max(|p|, epsilon) / |g|).
+
+    The units of a matrix, and of the weights of a convolution, are its rows, the parts at one place of the first axis; a vector
+    is one unit. Of tensors that `repeat` stacks, each block has units of its own.
+
+    Args:
+        ratio: how long the gradient of a unit may be, in proportion to the unit; above 0.
+        epsilon: a unit counts as no smaller, so that what is 0 at first is learned; above 0.
+
+    Source:
+        Brock, De, Smith and Simonyan, High-performance large-scale image recognition without normalization, 2021, who leave
+        out the last layer: ``partition`` does so.
+
+    >>> import torch
+    >>> from fundl import clip_adaptively
+    >>> clip, weight = clip_adaptively(0.1), torch.tensor([[3.0, 4.0], [30.0, 40.0]])
+    >>> clip.update(torch.tensor([[0.6, 0.8], [0.6, 0.8]]), clip.init(weight), weight)[0]
+    tensor([[0.3000, 0.4000],
+            [0.6000, 0.8000]])
+    """
+    return _ClipAdaptively(ratio, epsilon)
