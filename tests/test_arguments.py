@@ -238,6 +238,10 @@ OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
     "stateful": {"layer": lstm(2, 3)},
     "thaw": {"layer": frozen(linear(2, 3))},
     **dict.fromkeys(("transformer_block", "decoder_block"), DEFAULTS),
+    "tree.axpy": {"y": X},
+    "tree.map_with_path": {"function": lambda _path, leaf: leaf},
+    "tree.records_of": {"cls": Linear},
+    "tree.where": {"condition": torch.tensor(True), "yes": X, "no": X},
     "tree.map_records": {"function": lambda record: record},
     "tree.unstack": {"tree": torch.ones(2, 3)},
     "train_test_split": {"test_fraction": 0.5},
@@ -248,7 +252,8 @@ OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
 
 IN_MODULES: Final[Mapping[types.ModuleType, str]] = MappingProxyType(
     {
-        tree: "at cast_to count equal leaves map_records move_to norm stack unstack zeros_like",
+        tree: "all any at axpy cast_to count equal inner_product leaves map_records map_with_path max mean min"
+        " move_to norm records_of stack sum unstack where zeros_like",
         random: "bernoulli bits normal permutation randint truncated_normal uniform",
         distributed: "plan",
         language: "empty_cache generate prefill",

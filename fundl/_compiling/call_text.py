@@ -6,6 +6,7 @@ than a small network takes to compute. For trees that are not like the examples,
 
 import textwrap
 import types
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Final, TypeAlias
 
@@ -147,6 +148,8 @@ class CallText:
             differ = f"tuple({name}) != {self.constant(keys)}"
             if not all(type(key) is str for key in keys):  # for strings, to be equal is enough
                 differ = f"{self.constant(differs_from(keys))}(tuple({name}))"
+            if isinstance(example, defaultdict):
+                differ += f" or {name}.default_factory is not {self.constant(example.default_factory)}"
             return f"if type({name}) is not {cls} or {differ}: return MISS\n({listed(parts)},) = {name}.values()"
         return f"if type({name}) is not {cls} or len({name}) != {len(parts)}: return MISS\n({listed(parts)},) = {name}"
 
@@ -166,13 +169,21 @@ class CallText:
             record, name = self._new_record(type(example), static | values)
             return lines(code, record), name
         if isinstance(example, dict):
-            items = zip(map(self.constant, example), parts, strict=True)
-            return code, f"{{{listed([f'{key}: {part}' for key, part in items])}}}"
+            return code, self._new_dict(example, parts)
         if type(example) is list:
             return code, f"[{listed(parts)}]"
         values_tuple = f"({''.join(f'{part}, ' for part in parts)})"
         cls = type(example)
         return code, values_tuple if cls is tuple else f"tuple.__new__({self.constant(cls)}, {values_tuple})"
+
+    def _new_dict(self, example: dict[str, object], parts: Sequence[str]) -> str:
+        """An expression that makes a dict of the class, the keys and the default of an example."""
+        items = zip(map(self.constant, example), parts, strict=True)
+        plain = f"{{{listed([f'{key}: {part}' for key, part in items])}}}"
+        if type(example) is dict:
+            return plain
+        default = f"{self.constant(example.default_factory)}, " if isinstance(example, defaultdict) else ""
+        return f"{self.constant(type(example))}({default}{plain})"
 
     def moved(self, name: str, example: Record) -> tuple[str, str]:
         """Statements that make a new record of the parts of a named one, which is like an example; and the new one's name."""

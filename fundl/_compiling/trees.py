@@ -1,6 +1,8 @@
 """Trees of arguments and results: their structure as a value, which is a part of the cache key, and their tensors."""
 
+import copy
 import operator
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Final, Literal, cast
 
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from fundl._compiling.static_values import StaticValue
 from fundl.tree import Record
+from fundl.tree._trainable import DICTS
 
 _TENSOR: Final = "tensor"
 _CONSTANTS: Final = (bool, int, float, complex, str, bytes)
@@ -38,7 +41,7 @@ class Structure:
     """What a node of a tree is like, but for its tensors."""
 
     cls: type
-    static: tuple[StaticValue, ...]  # the static fields of a record, in their order, or the keys of a dict
+    static: tuple[StaticValue, ...]  # the static fields of a record, in their order, or the keys of a dict, and its default
     parts: tuple[Hashable, ...]  # each a structure, a static value, None, or what stands for any tensor
 
     @property
@@ -46,8 +49,8 @@ class Structure:
         """What leads to each part, as one would write it."""
         if issubclass(self.cls, Record):
             return [f".{name}" for name in self.cls.children]
-        if self.cls is dict:
-            return [f"[{key!r}]" for key in self.static]
+        if issubclass(self.cls, dict):
+            return [f"[{key!r}]" for key in self.static[: len(self.parts)]]
         names: Sequence[str] | None = getattr(self.cls, "_fields", None)
         return [f".{name}" for name in names] if names else [f"[{index}]" for index in range(len(self.parts))]
 
@@ -90,6 +93,8 @@ def _gather(tree: object, path: str, found: Flat, constants: bool) -> Hashable:
         static = [StaticValue(value, f"{path}.{name}") for name, value in static_fields(tree).items()]
     else:
         static = [*map(StaticValue, tree)] if isinstance(tree, dict) else []
+        if isinstance(tree, defaultdict):
+            static.append(StaticValue(tree.default_factory, f"the default of {path}"))
     return Structure(type(tree), tuple(static), parts)
 
 
@@ -102,7 +107,7 @@ def children(tree: object, path: str) -> list[tuple[str, object]]:
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         names: Sequence[str] = tree._fields
         return [(f".{name}", part) for name, part in zip(names, tree, strict=True)]
-    if type(tree) is dict:
+    if isinstance(tree, dict) and type(tree) in DICTS:
         return [(f"[{key!r}]", part) for key, part in tree.items()]
     raise TypeError(
         f"{path} is a {type(tree).__name__}, {tree!r}: compiled functions go from trees to trees, of tensors, None, records,"
@@ -143,7 +148,9 @@ def with_parts(tree: object, parts: list[object]) -> object:
             object.__setattr__(new, name, value)
         return new
     if isinstance(tree, dict):
-        return dict(zip(tree, parts, strict=True))
+        new_dict = copy.copy(tree)  # its class stays, and its default
+        new_dict.update(zip(tree, parts, strict=True))
+        return new_dict
     if type(tree) is list:
         return parts
     return tuple(parts) if type(tree) is tuple else tuple.__new__(type(cast("tuple[object, ...]", tree)), parts)
@@ -180,8 +187,8 @@ def _described(signature: Hashable) -> str:
     if not isinstance(signature, Structure):
         return "a tensor" if signature == _TENSOR else repr(signature)
     name = signature.cls.__name__
-    if signature.cls is dict:
-        return f"a dict with the keys {list(signature.static)}"
+    if issubclass(signature.cls, dict):
+        return f"a {name} with the keys {list(signature.static[: len(signature.parts)])}"
     return f"a {name}" if issubclass(signature.cls, Record) else f"a {name} of {len(signature.parts)}"
 
 

@@ -65,8 +65,8 @@ class SkipNonfinite(Sometimes[S, SkipState[S]]):
         self, rule: Rule[S], grads: Tensors, state: SkipState[S], params: Tensors, *, otherwise: Tensors
     ) -> tuple[Tensors, SkipState[S]]:
         finite = all_finite(grads, self.splits)
-        applied = finite if self.limit is None else finite | (self._in_a_row(state) >= self.limit)
         results, inner = rule(grads, state.inner, params)
+        applied = finite if self.limit is None else finite | (self._in_a_row(state) >= self.limit)
         skipped = state.skipped + torch.where(applied, 0, 1)
         in_a_row = None if state.in_a_row is None else torch.where(finite, 0, state.in_a_row + 1)
         return select(applied, results, otherwise), SkipState(skipped, select(applied, inner, state.inner), in_a_row)

@@ -23,6 +23,7 @@ from fundl.tree._nodes import (
     children as children, evolved as evolved, map_records as map_records,
     misplaced_tensors as misplaced_tensors, outer_records as outer_records,
     parts as parts, rebuilt as rebuilt, records as records, records_and_buffers as records_and_buffers,
+    records_of as records_of,
     static_fields as static_fields, with_children as with_children,
 )
 from fundl.tree._divided import (
@@ -40,9 +41,14 @@ from fundl.tree._whole import (
 )
 from fundl.tree._outline import Outline as Outline
 from fundl.tree._mapping import (
-    cast_to as cast_to, map as map, move_to as move_to, stack as stack, unstack as unstack, zeros_like as zeros_like,
+    cast_to as cast_to, map as map, map_with_path as map_with_path, move_to as move_to, stack as stack, unstack as unstack,
+    zeros_like as zeros_like,
 )
 from fundl.tree._measures import count as count, equal as equal, nbytes as nbytes, norm as norm, norm_of as norm_of
+from fundl.tree._arithmetic import (
+    all as all, any as any, axpy as axpy, inner_product as inner_product, max as max, mean as mean, min as min, sum as sum,
+    where as where,
+)
 from fundl.tree._place import Place as Place, at as at
 
 if not typing.TYPE_CHECKING:  # a checker takes what is imported as itself

@@ -47,6 +47,25 @@ def map(function: Callable[..., Tensor], tree: T, /, *rest: T) -> T:  # type: ig
     return unflatten(structure, [None if leaf is None else function(leaf, *more) for leaf, *more in columns])
 
 
+def map_with_path(function: Callable[[str, Tensor], Tensor], tree: T, /) -> T:
+    """Apply a function to each tensor of a tree and the path that leads to it, as `paths` has it. None stays None.
+
+    Args:
+        function: takes a path, such as ``"[0].weight"``, and the tensor there, and returns a tensor.
+        tree: the tree whose structure the result has.
+
+    >>> from fundl import tree
+    >>> tree.map_with_path(lambda path, leaf: -leaf if path == "[1]" else leaf, (torch.ones(1), torch.ones(1)))
+    (tensor([1.]), tensor([-1.]))
+    """
+    if not callable(function):
+        raise TypeError(f"the function comes first, tree.map_with_path(function, tree), but here is {describe(function)}")
+    first, structure = flatten(tree)
+    return unflatten(
+        structure, [None if leaf is None else function(path, leaf) for path, leaf in zip(paths(tree), first, strict=True)]
+    )
+
+
 def stack(trees: Sequence[T]) -> T:
     """Trees of one structure as one, whose tensors have a first axis that tells them apart; None stays None.
 

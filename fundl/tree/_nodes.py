@@ -3,13 +3,15 @@
 import copy
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import attrs
 from torch import Tensor
 
 from fundl.tree._records import Record, describe
 from fundl.tree._structure import T, flatten
+
+R = TypeVar("R")
 
 
 def parts(node: object) -> list[tuple[str, object]]:
@@ -59,6 +61,25 @@ def with_children(record: Record, children: Sequence[object]) -> Record:
 def records(tree: object) -> list[Record]:
     """Every record of a tree, outer before inner, from left to right; of records that are stacked, each of them."""
     return [record for record, _ in records_and_buffers(tree)]
+
+
+def records_of(tree: object, cls: type[R]) -> list[R]:
+    """The `records` of a tree that are of a class: all layers that are a `Linear`, say, from left to right.
+
+    To replace them, write ``tree.map_records`` with a function that looks at the class.
+
+    Args:
+        tree: a model, or any other tree.
+        cls: a class of records, or one that it derives from.
+
+    >>> from fundl import Linear, ReLU, compose, linear, tree
+    >>> [layer.weight.shape[0] for layer in tree.records_of(compose(linear(2, 3), ReLU(), linear(3, 1)), Linear)]
+    [3, 1]
+    """
+    unchecked: object = cls
+    if not isinstance(unchecked, type):
+        raise TypeError(f"cls is a class, such as Linear, not {describe(cls)}")
+    return [record for record in records(tree) if isinstance(record, cls)]
 
 
 def outer_records(tree: object) -> list[Record]:

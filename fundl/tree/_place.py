@@ -1,34 +1,38 @@
-"""One place of a tree, to read it or to make a new tree in which it is another."""
+"""A place of a tree, or several, to read what is there or to make a new tree in which it is another."""
 
 import copy
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar, cast
 
 import attrs
 
 from fundl.tree._nodes import evolved, rebuilt
-from fundl.tree._records import Record
+from fundl.tree._records import Record, describe
 from fundl.tree._structure import T
 
 V = TypeVar("V")
 
 
 def at(tree: T, where: Callable[[T], V]) -> "Place[T, V]":
-    """One place of a tree, to read it or to make a new tree in which it is another.
+    """A place of a tree, or several, to read what is there or to make a new tree in which it is another.
 
     Args:
         tree: a record, tuple, list or dict of them.
-        where: goes from the tree to the place by attributes and indices, and does nothing else.
+        where: goes from the tree to the place by attributes and indices, and does nothing else. Or to several places, of which
+            it returns the tuple or list: then what is read, and set, is such a tuple or list.
 
     Raises:
         TypeError: `where` did something else than going to a place.
+        ValueError: one of several places is in another one.
 
     >>> import torch
     >>> from fundl import tree
     >>> pair = (torch.ones(1), {"rate": torch.zeros(1)})
     >>> tree.at(pair, lambda pair: pair[1]["rate"]).set(torch.ones(1))
     (tensor([1.]), {'rate': tensor([1.])})
+    >>> tree.at(pair, lambda pair: (pair[0], pair[1]["rate"])).apply(lambda places: (places[1], places[0]))
+    (tensor([0.]), {'rate': tensor([1.])})
     """
     # The trail stands in for the tree while `where` walks it: it answers attributes and indices alone.
     try:
@@ -38,9 +42,28 @@ def at(tree: T, where: Callable[[T], V]) -> "Place[T, V]":
             "`where` goes to a place of the tree by attributes and indices alone, such as `lambda model: model[0].weight`; what"
             f" else it did failed ({type(error).__name__}: {error})"
         ) from error
-    if not isinstance(trail, _Trail):
-        raise TypeError(f"`where` must return a place of the tree, such as `lambda model: model[0].weight`, not {trail!r}")
-    return Place(tree, trail._steps)
+    trails: object = trail
+    if isinstance(trails, _Trail):
+        return Place(tree, (trails._steps,), None)
+    if isinstance(trails, tuple | list) and trails and type(trails) in {tuple, list}:
+        routes = [one._steps for one in trails if isinstance(one, _Trail)]
+        if len(routes) == len(trails):
+            _require_apart(routes)
+            return Place(tree, tuple(routes), type(trails))
+    raise TypeError(
+        "`where` must return a place of the tree, or several in a tuple, such as `lambda model: model[0].weight`, not"
+        f" {describe(trails) if isinstance(trails, tuple | list) else repr(trails)}"
+    )
+
+
+def _require_apart(routes: Sequence[tuple["_Step", ...]]) -> None:
+    for place, one in enumerate(routes):
+        for other, longer in enumerate(routes):
+            if place != other and longer[: len(one)] == one:
+                raise ValueError(
+                    f"of several places, none is in another one, but number {other} is in number {place}: set one, and then the"
+                    " other, tree.at(tree.at(...).set(...), ...)"
+                )
 
 
 class _Trail:
@@ -90,29 +113,48 @@ class _Step:
 
 @attrs.frozen(eq=False)
 class Place(Generic[T, V]):
-    """One place of a tree; made by `at`."""
+    """A place of a tree, or several; made by `at`."""
 
     tree: T
-    _steps: tuple[_Step, ...]
-
-    def _nodes(self) -> list[object]:
-        """The tree, and what each step leads to."""
-        nodes: list[object] = [self.tree]
-        for step in self._steps:
-            nodes.append(step.read(nodes[-1]))
-        return nodes
+    _routes: tuple[tuple[_Step, ...], ...]
+    _kind: type[tuple[object, ...]] | type[list[object]] | None  # of several places
 
     def get(self) -> V:
-        """What is there."""
-        return cast("V", self._nodes()[-1])  # `where` said so: it goes from a T to a V by the steps that were just repeated
+        """What is there; of several places the tuple or list of it."""
+        found = [_nodes(self.tree, route)[-1] for route in self._routes]
+        # `where` said so: it goes from a T to a V by the steps that were just repeated.
+        return cast("V", found[0] if self._kind is None else self._kind(found))
 
     def set(self, value: V) -> T:
-        """The tree with another value there; the tree itself stays as it is."""
-        new: object = value
-        for node, step in zip(self._nodes()[-2::-1], reversed(self._steps), strict=True):
-            new = step.replaced(node, new)
-        return cast("T", new)  # made of a T by replacing one part by another of the same type
+        """The tree with another value there, of several places with one for each; the tree itself stays as it is."""
+        values: Sequence[object] = [value]
+        if self._kind is not None:
+            if not isinstance(value, tuple | list) or len(value) != len(self._routes):
+                raise ValueError(
+                    f"there are {len(self._routes)} places, and one value is needed for each, in a tuple or list: not"
+                    f" {describe(value)}"
+                )
+            values = value
+        tree: object = self.tree
+        for route, new in zip(self._routes, values, strict=True):
+            tree = _with(tree, route, new)
+        return cast("T", tree)  # made of a T by replacing parts by others of the same type
 
     def apply(self, function: Callable[[V], V]) -> T:
         """The tree with a function of the value there in its place."""
         return self.set(function(self.get()))
+
+
+def _nodes(tree: object, route: tuple[_Step, ...]) -> list[object]:
+    """The tree, and what each step leads to."""
+    nodes = [tree]
+    for step in route:
+        nodes.append(step.read(nodes[-1]))
+    return nodes
+
+
+def _with(tree: object, route: tuple[_Step, ...], value: object) -> object:
+    """The tree with another value at the end of a route."""
+    for node, step in zip(_nodes(tree, route)[-2::-1], reversed(route), strict=True):
+        value = step.replaced(node, value)
+    return value

@@ -14,7 +14,7 @@ from fundl.tree._nodes import parts, rebuilt
 from fundl.tree._records import Record
 from fundl.tree._structure import T
 
-_DICTS: Final = frozenset({dict, OrderedDict, defaultdict})
+DICTS: Final = frozenset({dict, OrderedDict, defaultdict})
 """What optree takes for a dict: any other class that derives from it would be a leaf."""
 
 
@@ -97,7 +97,7 @@ def _keys(tree: dict[str, object]) -> list[str]:
 
     optree has it so for all but ordered dicts, where two that are made in another way are of other structure.
     """
-    if type(tree) not in _DICTS:
+    if type(tree) not in DICTS:
         raise TypeError(
             f"a tree is made of plain dicts, OrderedDict and defaultdict, not of {type(tree).__name__}: make it a dict"
         )
