@@ -194,7 +194,13 @@ from fundl.losses.imbalance import binary_focal as binary_focal, dice as dice, f
 from fundl.losses.ctc import ctc as ctc
 from fundl.losses.one_by_one import unreduced as unreduced, weighted as weighted
 from fundl.weights import weighed_by as weighed_by, weight_of as weight_of
-from fundl.metrics import Metric as Metric, accuracy as accuracy, confusion_matrix as confusion_matrix, perplexity as perplexity
+from fundl.metrics.metric import Metric as Metric, metric_of_rows as metric_of_rows, metric_of_sums as metric_of_sums
+from fundl.metrics.decisions import accuracy as accuracy, confusion_matrix as confusion_matrix
+from fundl.metrics.retrieval import auroc as auroc, f1 as f1, precision as precision, recall as recall
+from fundl.metrics.retrieval import top_k_accuracy as top_k_accuracy
+from fundl.metrics.errors import mean_absolute_error as mean_absolute_error, r2 as r2
+from fundl.metrics.errors import root_mean_squared_error as root_mean_squared_error
+from fundl.metrics.language import perplexity as perplexity
 
 # Optimizers: transforms of gradients, which compose, and schedules.
 from fundl.optim.transform import State as State, Transform as Transform, apply_updates as apply_updates

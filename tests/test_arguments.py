@@ -182,7 +182,11 @@ AVERAGING: Final = chain(ema(0.9), OPTIMIZER)
 DEFAULTS: Final[Mapping[str, object]] = {"norm": None, "hidden": None}
 EVERYWHERE: Final[Mapping[str, object]] = {"where": None}
 OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
-    **dict.fromkeys(("focal", "multi_class_margin"), CLASSES),
+    **dict.fromkeys(("focal", "multi_class_margin", "precision", "recall", "f1"), CLASSES),
+    "top_k_accuracy": {**CLASSES, "k": 1},
+    **dict.fromkeys(("mean_absolute_error", "root_mean_squared_error", "r2", "auroc"), NUMBERS),
+    "metric_of_sums": {"sums": torch.add, "value": torch.sum},
+    "metric_of_rows": {"rows": torch.add, "value": torch.sum},
     **dict.fromkeys(("cross_entropy", "nll", "accuracy", "confusion_matrix", "perplexity"), CLASSES),
     **dict.fromkeys(("mse", "mae", "huber", "kl_divergence", "binary_cross_entropy_with_logits"), NUMBERS),
     "binary_cross_entropy": {"prediction": X, "target": X},
@@ -294,6 +298,7 @@ HOT: Final = frozenset(
         "cosine_embedding",
         "ctc",
         "dice",
+        "f1",
         "focal",
         "gaussian_nll",
         "hinge",
@@ -303,7 +308,10 @@ HOT: Final = frozenset(
         "multi_label_margin",
         "pinball",
         "poisson_nll",
+        "precision",
+        "recall",
         "squared_hinge",
+        "top_k_accuracy",
         "triplet",
         "cross_entropy",
         "huber",

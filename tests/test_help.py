@@ -12,8 +12,9 @@ from torch import Tensor
 from typing_extensions import override
 
 import fundl
-from fundl import Batches, Compiled, Dropout, Epoch, Key, Layer, Linear, Model, Rate, Reduction, Schedule, TrainState, metrics
+from fundl import Batches, Compiled, Dropout, Epoch, Key, Layer, Linear, Model, Rate, Reduction, Schedule, TrainState
 from fundl._common import aliases
+from fundl.metrics import metric
 from tests.face import PUBLIC
 
 PLAIN = {
@@ -44,7 +45,7 @@ def test_help_shows_what_a_reader_wants(name: str) -> None:
 
 def test_help_of_all_can_be_read() -> None:
     said = pydoc.plain(pydoc.render_doc(fundl))
-    assert said.count("\n") < 12_500  # from Python 3.13 on, long signatures take more than a line
+    assert said.count("\n") < 13_000  # from Python 3.13 on, long signatures take more than a line
     assert said.index("train_step") < 2000  # an overview comes first
 
 
@@ -133,6 +134,6 @@ def test_an_alias_whose_source_is_not_there_means_the_same(monkeypatch: pytest.M
         raise OSError("could not get source code")
 
     monkeypatch.setattr(inspect, "getsource", no_source)
-    found = aliases.documented("Metric", metrics.Metric)
+    found = aliases.documented("Metric", metric.Metric)
     assert get_origin(found) is Annotated
-    assert get_args(found)[0] == metrics.Metric
+    assert get_args(found)[0] == metric.Metric

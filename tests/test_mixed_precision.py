@@ -32,7 +32,7 @@ from fundl.layers.normalization import layer_norm
 from fundl.layers.repeated import repeat
 from fundl.layers.structure import residual
 from fundl.losses.regression import mse
-from fundl.metrics import accuracy
+from fundl.metrics.decisions import accuracy
 from fundl.model import apply, backward_input, forward, value_and_grad, vjp
 from fundl.random import key, normal, split
 from fundl.training.step import train_state, train_step

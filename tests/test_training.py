@@ -47,7 +47,7 @@ from fundl import (
     value_and_grad,
 )
 from fundl.layers.dropout import is_stochastic
-from fundl.metrics import Metric
+from fundl.metrics.metric import Metric
 from fundl.random import Key
 from fundl.training.epochs import described
 from fundl.training.evaluation import evaluate

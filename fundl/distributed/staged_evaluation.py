@@ -16,7 +16,7 @@ from fundl.distributed._links import Links
 from fundl.distributed.pipeline import require_stages, running
 from fundl.groups import Group, device_of, require_group
 from fundl.layer import Loss, Model, Prediction, Target
-from fundl.metrics import Metric, require_metrics
+from fundl.metrics.metric import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._means import Means
 from fundl.training._over import has_rows

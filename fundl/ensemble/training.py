@@ -10,7 +10,7 @@ from fundl._common.suggestions import with_suggestions
 from fundl.ensemble._optimizers import of_runs
 from fundl.ensemble.models import Ensemble, require_keys
 from fundl.layer import Loss, P, Prediction, Target
-from fundl.metrics import Metric, require_metrics
+from fundl.metrics.metric import Metric, require_metrics
 from fundl.optim.transform import Transform
 from fundl.runs import MANY
 from fundl.training._means import for_any_use

@@ -1,27 +1,27 @@
 """Means over batches: of losses, and of metrics, each weighted by what it divided by."""
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Generic, Literal
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final, Generic
 
 import torch
 from torch import Tensor
 
 from fundl import tree
 from fundl._common.modes import callers_mode, no_grad
-from fundl.collectives import gather_numbers, gathered, reduced
+from fundl.collectives import gather_numbers, gathered
 from fundl.groups import Group, device_of
 from fundl.layer import Prediction, Target
-from fundl.metrics import Metric
+from fundl.metrics.metric import Metric, gathering_of
 from fundl.runs import Runs, T, each
+from fundl.training._known import Mean, Measured, added, mean_of, measured, summed
 from fundl.training._over import has_rows
-from fundl.training.history import Evaluation, Sums, WeighedSum
+from fundl.training.history import Evaluation, Known, Sums
 from fundl.training.step import Report
 from fundl.weights import Rule, Weight, by_rows, count_along, rule_of
 
 _BUFFER_NUMBERS: Final = 2**20  # so many predicted numbers wait to be measured together
 _BUFFER_WORK: Final = 2**32  # and so much work was done for them: products of a number of x and one of the model
-_GATHERED: Final = 4096  # so many numbers of batches are kept one by one
 
 
 class Means(Generic[Prediction, Target]):
@@ -48,8 +48,8 @@ class Means(Generic[Prediction, Target]):
         self.examples: int = 0
         self._rule: Rule = runs.each(rule_of(loss) or by_rows)
         self._axes = runs.axes
-        self._loss = _Mean("the loss", runs.axes, over)
-        self._measured = _Measured(metrics, runs, size) if metrics else None
+        self._loss = Mean("the loss", runs.axes, over)
+        self._measured = _Metrics(metrics, runs, size) if metrics else None
 
     @property
     def is_settled(self) -> bool:
@@ -96,14 +96,12 @@ class Means(Generic[Prediction, Target]):
     def results(self) -> list[Evaluation]:
         """The means of each run; there must have been batches."""
         self.settle()
-        named = {"loss": self._loss.sums()}  # no metric is called so
-        if self._measured is not None:
-            named |= self._measured.sums()
+        named = self._known()
         if self.over is not None:
-            named = _of_all(named, self.over)
-        means = {name: [_mean(*of_run, name) for of_run in runs] for name, runs in named.items()}
-        losses = means.pop("loss")
-        return [Evaluation(loss, {name: of_runs[run] for name, of_runs in means.items()}) for run, loss in enumerate(losses)]
+            named = self._of_all(named, self.over)
+        losses = [mean_of(of_run, "the loss") for of_run in named.pop("loss")]
+        metrics = {} if self._measured is None else self._measured.values(named)
+        return [Evaluation(loss, {name: of_runs[run] for name, of_runs in metrics.items()}) for run, loss in enumerate(losses)]
 
     def divergence(self) -> tuple[int, int, float] | None:
         """The first loss that counts and is not finite: its run, its place among the losses, and what it is."""
@@ -111,18 +109,26 @@ class Means(Generic[Prediction, Target]):
 
     def sums(self) -> tuple[Sums, ...]:
         """What there is to know of the batches so far, for each process, who ask together; no predictions may wait."""
-        named = {"loss": self._loss.sums()}
-        if self._measured is not None:
-            named |= self._measured.sums()
-        rows = [_in_a_row(named)]
-        examples = [self.examples]
+        named, examples = [self._known()], [self.examples]
         if self.over is not None:
-            rows, examples = _of_each(rows[0], self.over), gather_numbers(examples, self.over)
-        found: list[Sums] = []
-        for row, own in zip(rows, examples, strict=True):
-            metrics = _in_places(named, row)
-            found.append(Sums(self.count, own, metrics.pop("loss"), metrics))
-        return tuple(found)
+            named, examples = _of_each(named[0], self.over), gather_numbers(examples, self.over)
+        return tuple([Sums(self.count, own, one.pop("loss"), one) for one, own in zip(named, examples, strict=True)])
+
+    def _known(self) -> dict[str, list[Known]]:
+        """What this process knows of the loss and of the metrics, by their names, for each run; no metric is called loss."""
+        return {"loss": self._loss.sums()} | ({} if self._measured is None else self._measured.known())
+
+    def _of_all(self, named: Mapping[str, list[Known]], over: Group) -> dict[str, list[Known]]:
+        """What all processes know."""
+        if self._measured is None or self._measured.adds_up:
+            return _in_places(named, summed([_in_a_row(named)], over)[0])
+        of_each = _of_each(named, over)
+        return {name: self._merged(name, [one[name] for one in of_each]) for name in named}
+
+    def _merged(self, name: str, of_each: Sequence[Sequence[Known]]) -> list[Known]:
+        """What several processes know of a name together, for each run."""
+        merge = added if self._measured is None or name == "loss" else self._measured.merge(name)
+        return [merge(of_run) for of_run in zip(*of_each, strict=True)]
 
     def go_on_from(self, sums: Sequence[Sums]) -> None:
         """Go on from batches that others have seen: each process where that of its rank was, if they are as many.
@@ -139,121 +145,27 @@ class Means(Generic[Prediction, Target]):
                 " those metrics, or remove it, so that the one before is gone on from"
             )
         rank, size = (0, 1) if self.over is None else (self.over.rank, self.over.size)
-        own = sums[rank] if len(sums) == size else _all_of(sums, size, is_first=not rank)
+        own = sums[rank] if len(sums) == size else self._all_of(sums, size, is_first=not rank)
         self.count, self.examples = own.count, own.examples
         self._loss.go_on_from(own.loss, own.count)
         if self._measured is not None:
             self._measured.go_on_from(own.metrics)
 
-
-def _all_of(sums: Sequence[Sums], size: int, *, is_first: bool) -> Sums:
-    """What processes of another number have seen, for one of so many: for the first all of it, and nothing for others."""
-    metrics = {name: _added([one.metrics[name] for one in sums], is_first) for name in sums[0].metrics}
-    examples = sum(one.examples for one in sums) // size
-    return Sums(sums[0].count, examples, _added([one.loss for one in sums], is_first), metrics)
-
-
-def _added(of_all: Sequence[Sequence[WeighedSum]], is_first: bool) -> list[WeighedSum]:
-    return [
-        (sum(total for total, _ in of_run), sum(weight for _, weight in of_run)) if is_first else (0.0, 0.0)
-        for of_run in zip(*of_all, strict=True)
-    ]
+    def _all_of(self, sums: Sequence[Sums], size: int, *, is_first: bool) -> Sums:
+        """What processes of another number have seen, for one of so many: for the first all of it, and nothing for others."""
+        examples = sum(one.examples for one in sums) // size
+        if not is_first:
+            nothing: dict[str, list[Known]] = {} if self._measured is None else self._measured.known()
+            return Sums(sums[0].count, examples, [(0.0, 0.0) for _ in sums[0].loss], nothing)
+        metrics = {name: self._merged(name, [one.metrics[name] for one in sums]) for name in sums[0].metrics}
+        return Sums(sums[0].count, examples, self._merged("loss", [one.loss for one in sums]), metrics)
 
 
 def _words(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "no metric"
 
 
-class _Mean:
-    """The weighted mean of numbers that come one by one, for each run. One of weight 0 does not count: it may be no number."""
-
-    def __init__(self, what: str, axes: Literal[0, 1], over: Group | None = None) -> None:
-        self._what, self._axes, self._over = what, axes, over
-        self._numbers: list[Tensor] = []  # that are not gathered yet
-        self._weights: list[Weight] = []
-        self._gathered = 0
-        self._sums: list[WeighedSum] = []
-        self._wrong: dict[
-            int, list[tuple[int, float, float]]
-        ] = {}  # by runs, what is not finite: its place, what it is, its weight
-
-    def add(self, number: Tensor, weight: Weight) -> None:
-        self._numbers.append(number)
-        self._weights.append(weight)
-        if len(self._numbers) >= _GATHERED:
-            self._gather()
-
-    def add_many(self, numbers: Sequence[Tensor], weights: Sequence[Weight]) -> None:
-        self._numbers += numbers
-        self._weights += weights
-        if len(self._numbers) >= _GATHERED:
-            self._gather()
-
-    def sums(self) -> list[WeighedSum]:
-        if self._numbers:
-            self._gather()
-        return self._sums or [(0.0, 0.0)]  # a process may have no rows at all
-
-    def go_on_from(self, sums: Sequence[WeighedSum], count: int) -> None:
-        self._sums, self._gathered = [*sums], count
-
-    def divergence(self) -> tuple[int, int, float] | None:
-        self.sums()
-        for run, wrong in sorted(self._wrong.items()):
-            weights = [weight for _, _, weight in wrong]
-            if self._over is not None:  # the losses are those of all processes, and the same in each
-                (weights,) = _summed([weights], self._over)
-            for (place, value, _), weight in zip(wrong, weights, strict=True):
-                if weight:
-                    return run, place, value
-        return None
-
-    def _gather(self) -> None:
-        """Add up what came in: the numbers are added in their order, so that it does not matter when."""
-        weights = _values(self._weights, self._axes, self._what)
-        numbers = _values(self._numbers, self._axes, self._what)
-        before = self._sums or [(0.0, 0.0)] * len(numbers)
-        self._sums = [self._sum(run, before[run], of_run, weights[run % len(weights)]) for run, of_run in enumerate(numbers)]
-        self._gathered += len(self._numbers)
-        self._numbers, self._weights = [], []
-
-    def _sum(self, run: int, before: WeighedSum, values: Sequence[float], weights: Sequence[float]) -> WeighedSum:
-        total, heavy = before
-        for place, (value, weight) in enumerate(zip(values, weights, strict=True), self._gathered):
-            heavy += weight
-            if weight:
-                total += value * weight
-            if not math.isfinite(value) and (self._over is not None or (weight and run not in self._wrong)):
-                self._wrong.setdefault(run, []).append((place, value, weight))
-        return total, heavy
-
-
-class _Metric(Generic[Prediction, Target]):
-    """What a metric was for each batch, or for several as one."""
-
-    def __init__(self, name: str, metric: Metric[Prediction, Target], runs: Runs) -> None:
-        rule = rule_of(metric)
-        self.may_wait = rule is not None
-        self.mean = _Mean(f"the metric {name!r}", runs.axes)
-        self._name, self._metric, self._runs = name, metric, runs
-        self._rule = runs.each(rule or by_rows)
-
-    def measure(self, prediction: Prediction, target: Target) -> None:
-        numbers = [self._number(*of_run) for of_run in self._runs.apart((prediction, target))]
-        self.mean.add(torch.stack(numbers) if self._runs.axes else numbers[0], self._rule(prediction, target))
-
-    def _number(self, prediction: Prediction, target: Target) -> Tensor:
-        """The metric, which must be a single number."""
-        number: object = self._metric(prediction, target)
-        if not isinstance(number, Tensor) or number.ndim or number.is_complex():
-            raise TypeError(
-                f"a metric returns a single number, a real tensor without axes, but {self._name!r} returned"
-                f" {tree.describe(number)}: of a float make torch.tensor(number); of several numbers make several metrics"
-            )
-        return number
-
-
-class _Measured(Generic[Prediction, Target]):
+class _Metrics(Generic[Prediction, Target]):
     """The means of metrics over many batches.
 
     Measuring many small batches costs as much as their training. Where it is known what a metric is a mean over, it makes no
@@ -262,7 +174,8 @@ class _Measured(Generic[Prediction, Target]):
     """
 
     def __init__(self, metrics: Mapping[str, Metric[Prediction, Target]], runs: Runs, size: int) -> None:
-        self._all = {name: _Metric(name, metric, runs) for name, metric in metrics.items()}
+        self._all = {name: measured(name, metric, runs) for name, metric in metrics.items()}
+        self.adds_up = all(gathering_of(metric) is None for metric in metrics.values())  # numbers that are as many everywhere
         self._at_once = [one for one in self._all.values() if not one.may_wait]
         self._later = [one for one in self._all.values() if one.may_wait]
         self._runs, self._size = runs, size
@@ -293,13 +206,21 @@ class _Measured(Generic[Prediction, Target]):
         if self._later:
             self._measure_if_many(x, prediction)
 
-    def sums(self) -> dict[str, list[WeighedSum]]:
-        """By the metrics' names, in their order: what the mean is of, for each run."""
-        return {name: one.mean.sums() for name, one in self._all.items()}
+    def known(self) -> dict[str, list[Known]]:
+        """By the metrics' names, in their order: what is known, for each run."""
+        return {name: one.known() for name, one in self._all.items()}
 
-    def go_on_from(self, sums: Mapping[str, Sequence[WeighedSum]]) -> None:
+    def merge(self, name: str) -> Callable[[Sequence[Known]], Known]:
+        """How what several know of a metric is put together."""
+        return self._all[name].merged
+
+    def values(self, known: Mapping[str, Sequence[Known]]) -> dict[str, list[float]]:
+        """What the metrics are, for each run."""
+        return {name: [one.value(of_run) for of_run in known[name]] for name, one in self._all.items()}
+
+    def go_on_from(self, known: Mapping[str, Sequence[Known]]) -> None:
         for name, one in self._all.items():
-            one.mean.go_on_from(sums[name], 0)
+            one.go_on_from(known[name])
 
     def _measure_if_many(self, x: object, prediction: Prediction) -> None:
         """Measure what waits, if that is much, or if it took long to come by."""
@@ -316,7 +237,7 @@ class _Measured(Generic[Prediction, Target]):
             self._measure(self._later, *_concatenated(batches, self._runs.axes))
         self.waiting, self._waiting_numbers, self._waiting_work = [], 0, 0
 
-    def _measure(self, metrics: Sequence[_Metric[Prediction, Target]], prediction: Prediction, target: Target) -> None:
+    def _measure(self, metrics: Sequence[Measured[Prediction, Target]], prediction: Prediction, target: Target) -> None:
         with self._mode, no_grad():
             prediction, target = for_any_use((prediction, target))
             for metric in metrics:
@@ -362,66 +283,28 @@ def _concatenated(batches: Sequence[T], axis: int) -> T:
 # --- Numbers --------------------------------------------------------------------------------------------------------
 
 
-def _of_all(named: Mapping[str, list[WeighedSum]], over: Group) -> dict[str, list[WeighedSum]]:
-    """The sums of all processes."""
-    return _in_places(named, _summed([_in_a_row(named)], over)[0])
-
-
-def _in_a_row(named: Mapping[str, list[WeighedSum]]) -> list[float]:
+def _in_a_row(named: Mapping[str, list[Known]]) -> list[float]:
     return [number for runs in named.values() for of_run in runs for number in of_run]
 
 
-def _in_places(like: Mapping[str, list[WeighedSum]], row: Sequence[float]) -> dict[str, list[WeighedSum]]:
+def _in_places(like: Mapping[str, list[Known]], row: Sequence[float]) -> dict[str, list[Known]]:
     """Numbers in a row by their names, as others are."""
     numbers = iter(row)
-    return {name: [(next(numbers), next(numbers)) for _ in runs] for name, runs in like.items()}
+    return {name: [tuple(itertools.islice(numbers, len(of_run))) for of_run in runs] for name, runs in like.items()}
 
 
-def _of_each(row: list[float], over: Group) -> list[list[float]]:
-    """The numbers of each process, to the bit."""
+def _of_each(named: Mapping[str, list[Known]], over: Group) -> list[dict[str, list[Known]]]:
+    """What each process knows, to the bit, in the order of the ranks: not all need know as many numbers."""
+    lengths = [len(of_run) for runs in named.values() for of_run in runs]
+    every, width = gather_numbers(lengths, over), len(lengths)
+    of_ranks = [every[place : place + width] for place in range(0, len(every), width)]
+    longest = max(map(sum, of_ranks))
+    row = _in_a_row(named)
     with no_grad():
-        own = torch.tensor([row], dtype=torch.float64, device=device_of(over))
+        own = torch.tensor([row + [0.0] * (longest - len(row))], dtype=torch.float64, device=device_of(over))
         rows: list[list[float]] = gathered([own], over)[0].tolist()
-    return rows
-
-
-def _summed(rows: list[list[float]], over: Group) -> list[list[float]]:
-    """The sums of the numbers of all processes."""
-    with no_grad():
-        numbers = torch.tensor(rows, dtype=torch.float64, device=device_of(over))
-        summed: list[list[float]] = reduced([numbers], over)[0].tolist()
-    return summed
-
-
-def _mean(total: float, weights: float, name: str) -> float:
-    if not weights > 0:
-        what = "the loss" if name == "loss" else f"the metric {name!r}"
-        raise ValueError(f"there is nothing to average: what {what} divided by is 0 for all batches together")
-    return total / weights
-
-
-def _values(numbers: Sequence[Weight], axes: Literal[0, 1], what: str) -> list[list[float]]:
-    """Numbers in a row, for each run, or for all if they are not tensors: the one place that waits for the device."""
-    tensors = [number for number in numbers if isinstance(number, Tensor)]
-    if not tensors:
-        return [[float(number) for number in numbers]]
-    if len(tensors) < len(numbers):
-        one = tensors[0]
-        tensors = [torch.as_tensor(number, dtype=one.dtype, device=one.device).expand(one.shape) for number in numbers]
-    try:
-        stacked = torch.stack(tensors, axes)  # (N,) or (R, N)
-    except RuntimeError as error:
-        raise _not_single(tensors, axes, what) from error
-    if stacked.ndim != axes + 1:
-        raise _not_single(tensors, axes, what)
-    rows: list[list[float]] = stacked.reshape(-1, len(tensors)).tolist()
-    return rows
-
-
-def _not_single(numbers: Sequence[Tensor], axes: Literal[0, 1], what: str) -> ValueError:
-    shapes = " and ".join(sorted({str(tuple(number.shape)) for number in numbers}))
-    if axes:
-        return ValueError(
-            f"{what} is a single number for each run, a tensor without axes, but those of all runs are of shape {shapes}"
-        )
-    return ValueError(f"{what} is a single number, a tensor without axes, not of shape {shapes}")
+    found = []
+    for numbers, sizes in zip(rows, of_ranks, strict=True):
+        size = iter(sizes)
+        found.append(_in_places({name: [(0.0,) * next(size) for _ in runs] for name, runs in named.items()}, numbers))
+    return found

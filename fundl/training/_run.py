@@ -15,7 +15,7 @@ from fundl._compiling.donation import clear_fields
 from fundl.collectives import gather_numbers, require_same
 from fundl.groups import Group
 from fundl.layer import P, Prediction, Target
-from fundl.metrics import Metric
+from fundl.metrics.metric import Metric
 from fundl.random import Key
 from fundl.runs import Runs
 from fundl.training._means import Means, for_any_use

@@ -21,7 +21,7 @@ from fundl.saving._background import Background
 from fundl.saving._company import first_with
 from fundl.saving._writing import Content, content_of, write
 from fundl.training._partners import Partners
-from fundl.training.history import Course, Epoch, Evaluation, Sums, Unfinished, WeighedSum
+from fundl.training.history import Course, Epoch, Evaluation, Known, Sums, Unfinished
 from fundl.tree import describe
 
 T = TypeVar("T")
@@ -383,5 +383,5 @@ def _evaluation(told: Mapping[str, float]) -> Evaluation:
     return Evaluation(told["loss"], {name: number for name, number in told.items() if name != "loss"})
 
 
-def _of_runs(told: Sequence[tuple[float, float]]) -> list[WeighedSum]:
-    return [(float(total), float(weight)) for total, weight in told]
+def _of_runs(told: Sequence[Sequence[float]]) -> list[Known]:
+    return [tuple([float(number) for number in of_run]) for of_run in told]

@@ -11,7 +11,7 @@ from fundl._common.suggestions import name_of, with_suggestions
 from fundl.groups import Group
 from fundl.layer import P, Prediction, Target
 from fundl.memory import keep_freed_memory
-from fundl.metrics import Metric, require_metrics
+from fundl.metrics.metric import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._keeping import Keeper
 from fundl.training._over import processes_of, runs_in_python

@@ -11,7 +11,7 @@ from fundl._common.suggestions import with_suggestions
 from fundl.groups import Group, require_group
 from fundl.layer import Loss, Model, Prediction, Target
 from fundl.layers.batch_norm import BatchNorm
-from fundl.metrics import Metric, require_metrics
+from fundl.metrics.metric import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._means import Means
 from fundl.training._over import has_rows
@@ -33,8 +33,9 @@ def evaluate(
 
     All are means over the batches, each weighted by what it divided by itself (see `weight_of`). So of a loss or metric that
     is a mean, over examples, elements, tokens that count or weights, it is the mean over all data, however that is cut into
-    batches. Of one that is no mean (a root of a mean, say) it is the mean of what it is for each batch, weighted by the rows
-    of the batches.
+    batches. What is no mean is that of all data, too, where it is known how it is found, as of `f1`, `auroc` and `r2`, and of
+    what `metric_of_sums` and `metric_of_rows` make. Of any other that is no mean it is the mean of what it is for each batch,
+    weighted by the rows of the batches.
 
     Args:
         loss: as `train_step` takes it.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from fundl._common.suggestions import with_suggestions
 from fundl.groups import Group
 from fundl.layer import P, Prediction, Target
-from fundl.metrics import Metric, require_metrics
+from fundl.metrics.metric import Metric, require_metrics
 from fundl.runs import ONE
 from fundl.training._means import for_any_use
 from fundl.training._over import processes_of

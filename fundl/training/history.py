@@ -7,7 +7,7 @@ import attrs
 from typing_extensions import override
 
 from fundl._common.listed import Listed
-from fundl.metrics import require_name
+from fundl.metrics.metric import require_name
 from fundl.tree import describe
 
 
@@ -123,8 +123,8 @@ class Epoch(metaclass=Listed):
         return numbers
 
 
-WeighedSum: TypeAlias = tuple[float, float]
-"""The sum of numbers, each times its weight, and the sum of these weights."""
+Known: TypeAlias = tuple[float, ...]
+"""What is known of numbers: of a mean, the sum of each times its weight, and that of the weights; else what a metric says."""
 
 
 @attrs.frozen
@@ -140,8 +140,8 @@ class Sums:
 
     count: int
     examples: int
-    loss: Sequence[WeighedSum]
-    metrics: Mapping[str, Sequence[WeighedSum]]
+    loss: Sequence[Known]
+    metrics: Mapping[str, Sequence[Known]]
 
 
 @attrs.frozen

@@ -1,60 +1,12 @@
-"""Metrics: how good predictions are, in numbers that people read.
-
-Unlike a loss, a metric has no gradient: it compares decisions. Where there is a score for each class, the highest decides;
-a single score decides for yes where it is above a threshold.
-"""
-
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+"""Metrics of decisions: how many are right, and what was taken for what."""
 
 import torch
 from torch import Tensor
 
-from fundl import tree
-from fundl._common import suggestions
 from fundl._common.class_axis import axis_hint, classes_along
 from fundl._common.modes import is_readable
 from fundl._common.suggestions import require_tensor, with_explanations
-from fundl.layer import Prediction, Target
-from fundl.layers.deferred import DeferredLogits
-from fundl.losses.chunked import chunked_cross_entropy, samples_of_deferred
-from fundl.losses.classification import cross_entropy, samples
 from fundl.weights import weighed_by
-
-Metric: TypeAlias = Callable[[Prediction, Target], Tensor]
-"""A metric goes from a prediction and its target to one number, as `accuracy` does.
-
-One of your own is a function:
-
->>> from torch import Tensor
->>> def largest_error(prediction: Tensor, target: Tensor) -> Tensor:
-...     return (prediction - target).abs().amax()
-"""
-
-
-def require_metrics(metrics: Mapping[str, Metric[Prediction, Target]] | None) -> Mapping[str, Metric[Prediction, Target]]:
-    """Metrics by their names, none for None.
-
-    Raises:
-        TypeError: they are no functions by names.
-        ValueError: one is called "loss".
-    """
-    given: object = {} if metrics is None else metrics
-    if not isinstance(given, Mapping) or not all(callable(metric) for metric in given.values()):
-        name = suggestions.name_of(given) if suggestions.is_function(given) else "accuracy"
-        raise TypeError(f'metrics are functions by names of your own, metrics={{"{name}": {name}}}, not {tree.describe(given)}')
-    for name in given:
-        require_name(name)
-    return {} if metrics is None else metrics
-
-
-def require_name(name: object) -> str:
-    """A name that a metric can have."""
-    if not isinstance(name, str) or not name or not name.isprintable():
-        raise TypeError(f'the name of a metric is a word, such as "accuracy", not {name!r}')
-    if name == "loss":
-        raise ValueError('no metric can be called "loss": the loss itself has that name')
-    return name
 
 
 def _decisions(prediction: Tensor, _target: Tensor, *, threshold: float | None = None, axis: int = 1) -> int:
@@ -92,7 +44,7 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
     >>> accuracy(torch.tensor([[0.7], [-0.2]]), torch.tensor([[1.0], [-1.0]]), threshold=0.0)
     tensor(1.)
     """
-    _require_tensors(prediction, target)
+    require_tensors(prediction, target)
     if not prediction.is_floating_point():
         raise TypeError(f"the prediction must hold scores, floating-point, not {prediction.dtype}")
     if not prediction.numel():
@@ -100,7 +52,7 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
     if threshold is None:
         prediction, target, _ = classes_along(axis, prediction, target)
     if threshold is not None:
-        _require_labels(target, prediction)
+        require_labels(target, prediction)
         right = (prediction > threshold) == (target > 0)
     elif prediction.ndim < 2 or prediction.shape[1] == 1:
         raise ValueError(
@@ -108,45 +60,8 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
             " which score the answer is yes, threshold=0.0 for logits or threshold=0.5 for probabilities"
         )
     else:
-        right = prediction.argmax(1) == _true_classes(target, prediction.shape)
+        right = prediction.argmax(1) == true_classes(target, prediction.shape)
     return right.to(torch.float32).mean()
-
-
-def _predicted(
-    prediction: Tensor | DeferredLogits, target: Tensor, *, ignore_index: int = -100, axis: int = 1
-) -> int | float | Tensor:
-    """How many positions `perplexity` averages over."""
-    if isinstance(prediction, DeferredLogits):
-        return samples_of_deferred(prediction, target, ignore_index=ignore_index)
-    return samples(prediction, target, ignore_index=ignore_index, axis=axis)
-
-
-@weighed_by(_predicted)
-@with_explanations
-def perplexity(prediction: Tensor | DeferredLogits, target: Tensor, *, ignore_index: int = -100, axis: int = 1) -> Tensor:
-    """Among how many classes, all as likely, it would be as hard to choose: e to the power of the mean cross-entropy.
-
-    That of a whole run is e to the power of the loss of all of it, ``math.exp(evaluate(loss, model, batches).loss)``; the mean
-    of the perplexities of batches, which a metric of `evaluate` or of a step is, is larger, the more they differ.
-
-    Args:
-        prediction: logits; or `DeferredLogits`, whose classes are last.
-        target: class indices.
-        ignore_index: a class index that marks positions to leave out.
-        axis: that of the classes in the logits: -1 for sequences (B, T, C).
-
-    Shape:
-        (B, C, ...) and (B, ...) to (); C where `axis` says
-
-    Raises: as `cross_entropy`.
-
-    >>> from fundl import perplexity
-    >>> perplexity(torch.zeros(2, 8), torch.tensor([3, 5]))
-    tensor(8.)
-    """
-    if isinstance(prediction, DeferredLogits):
-        return chunked_cross_entropy(prediction, target, ignore_index=ignore_index)[0].exp()
-    return cross_entropy(prediction, target, ignore_index=ignore_index, axis=axis)[0].exp()
 
 
 @with_explanations
@@ -174,7 +89,7 @@ def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int, axis: 
     tensor([[1, 1],
             [0, 2]])
     """
-    _require_tensors(prediction, target)
+    require_tensors(prediction, target)
     if classes < 1:
         raise ValueError(f"classes must be at least 1, not {classes}")
     if prediction.is_floating_point():
@@ -189,18 +104,19 @@ def confusion_matrix(prediction: Tensor, target: Tensor, *, classes: int, axis: 
             f"the prediction's shape must be (batch, {classes}, ...), a score for each of the {classes} classes, not"
             f" {tuple(prediction.shape)}: if it holds class indices, take prediction.to(torch.int64)"
         )
-    true = _true_classes(target, shape)
+    true = true_classes(target, shape)
     for indices, name in ((predicted, "prediction"), (true, "target")):
         _require_range(indices, classes, name)
     return torch.bincount((true * classes + predicted).flatten(), minlength=classes**2).reshape(classes, classes)
 
 
-def _require_tensors(prediction: object, target: object) -> None:
+def require_tensors(prediction: object, target: object) -> None:
+    """Raise unless both are tensors."""
     require_tensor(prediction, "the prediction must be")
     require_tensor(target, "the target must be")
 
 
-def _true_classes(target: Tensor, shape: torch.Size) -> Tensor:
+def true_classes(target: Tensor, shape: torch.Size) -> Tensor:
     """The classes of a target, for scores of the shape (B, C, ...)."""
     if target.shape == shape:
         return target.to(torch.uint8).argmax(1) if target.dtype == torch.bool else target.argmax(1)
@@ -227,7 +143,8 @@ def _require_range(indices: Tensor, classes: int, name: str) -> None:
         )
 
 
-def _require_labels(target: Tensor, prediction: Tensor) -> None:
+def require_labels(target: Tensor, prediction: Tensor) -> None:
+    """Raise unless there is a label of yes or no for each score."""
     if target.shape != prediction.shape:
         raise ValueError(
             f"with a threshold, the target must have the prediction's shape {tuple(prediction.shape)}, one label for each"
