@@ -18,8 +18,12 @@ from fundl import (
     SinusoidalPositions,
     apply,
     assert_trees_close,
+    both,
     checkpoint,
     compose,
+    cross_attention,
+    decoder,
+    decoder_block,
     embedding,
     encoder,
     frozen,
@@ -234,6 +238,86 @@ def test_a_cache_is_kept_in_a_file(tmp_path: pytest.TempPathFactory) -> None:
     save(f"{tmp_path}/cache", cache)
     found = load(f"{tmp_path}/cache", language.empty_cache(model, 3, 12))
     assert torch.equal(language.step(model, TOKENS[:, 5], found)[0], language.step(model, TOKENS[:, 5], cache)[0])
+
+
+# --- A memory ----------------------------------------------------------------------------------------------------------
+
+
+SOURCE: Final = torch.randint(0, VOCABULARY, (3, 7), generator=torch.Generator().manual_seed(2))
+
+
+def translator() -> Model:
+    source = embedding(VOCABULARY, 12, weight_init=normal(0.5)), *encoder(2, transformer_block(12, 2), layer_norm(12))
+    block = decoder_block(16, 4, memory_features=12, key_value_heads=2, rotary=100.0)
+    text = embedding(VOCABULARY, 16, weight_init=normal(0.5))
+    return pipe(both(text, source), decoder(2, block, layer_norm(16)), linear(16, VOCABULARY))
+
+
+def test_a_decoder_keeps_the_keys_of_its_memory() -> None:
+    model = drawn(translator)
+    whole = apply(model, (TOKENS, SOURCE))
+    y, cache = language.prefill(model, (TOKENS[:, :5], SOURCE), 12)
+    parts, before = [y], tree.map(torch.clone, cache)
+    first = language.step(model, TOKENS[:, 5], cache)[0]
+    for position in range(5, 12):
+        y, cache = language.step(model, TOKENS[:, position : position + 1], cache)
+        parts.append(y)
+    assert_trees_close(torch.cat(parts, 1), whole, rtol=1e-9, atol=1e-9)
+    assert torch.equal(language.step(model, TOKENS[:, 5], before)[0], first)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decoder_alone_takes_a_memory_that_is_there(dtype: torch.dtype) -> None:
+    model = tree.cast_to(initialize(key(0), decoder(2, decoder_block(16, 4), layer_norm(16))), dtype)
+    x, memory = (torch.randn(3, size, 16, generator=torch.Generator().manual_seed(size)).to(dtype) for size in (6, 5))
+    y, cache = language.prefill(model, (x[:, :2], memory), 6)
+    rest, _ = language.step(model, x[:, 2:], cache)
+    tolerance = 1e-5 if dtype == torch.float32 else 5e-2
+    assert_trees_close(torch.cat((y, rest), 1), apply(model, (x, memory)), rtol=tolerance, atol=tolerance)
+
+
+def test_padding_of_a_memory() -> None:
+    attention = initialize(key(0), cross_attention(8, 2), dtype=torch.float64)
+    model = attrs.evolve(attention, memory_mask=torch.arange(5) < torch.tensor([[5], [2], [4]]))
+    x, memory = (torch.randn(3, size, 8, dtype=torch.float64) for size in (6, 5))
+    y, cache = language.prefill(model, (x[:, :2], memory), 6)
+    rest, _ = language.step(model, x[:, 2:], cache)
+    assert_trees_close(torch.cat((y, rest), 1), apply(model, (x, memory)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_an_encoder_and_a_decoder_write(compiled: bool) -> None:
+    model = drawn(translator)
+    written = language.generate(key(1), model, (TOKENS[:, :2], SOURCE), 6, temperature=0, compile=compiled)
+    text = TOKENS[:, :2]
+    for _ in range(6):
+        text = torch.cat((text, apply(model, (text, SOURCE))[:, -1:].argmax(-1)), 1)
+    assert torch.equal(written, text[:, 2:])
+    alone = language.generate(key(1), model, (TOKENS[0, :2], SOURCE[0]), 6, temperature=0, compile=False)
+    assert torch.equal(alone, written[0])
+
+
+def test_a_prompt_of_different_lengths_with_a_memory() -> None:
+    model, lengths = drawn(translator), torch.tensor([5, 2, 4])
+    mask = torch.arange(5) < lengths.unsqueeze(1)
+    _, cache = language.prefill(model, (Masked(torch.where(mask, TOKENS[:, :5], 0), mask), SOURCE), 12)
+    y, _ = language.step(model, torch.stack([TOKENS[row, length] for row, length in enumerate(lengths.tolist())]), cache)
+    whole = apply(model, (TOKENS, SOURCE))
+    assert_trees_close(
+        y, torch.stack([whole[row, length] for row, length in enumerate(lengths.tolist())]), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_a_memory_that_is_missing_is_told() -> None:
+    model = drawn(translator)
+    with pytest.raises(TypeError, match=r"both looks at a memory, .*begin with language.prefill\(model, \(x, memory\)"):
+        language.prefill(model, TOKENS, 12)
+    with pytest.raises(TypeError, match="both looks at a memory"):
+        language.step(model, TOKENS, language.empty_cache(model, 3, 12))
+    with pytest.raises(ValueError, match="as many sequences in x as in the memory"):
+        language.prefill(model, (TOKENS, SOURCE[:2]), 12)
+    with pytest.raises(TypeError, match="cannot be run a position at a time: what it gives depends on later positions"):
+        language.empty_cache(drawn(lambda: decoder(1, decoder_block(8, 2, causal=False), layer_norm(8))), 1, 4)
 
 
 # --- What is told ------------------------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ from fundl.tree import Record
 
 Kept = TypeVar("Kept", default=object)
 
+WithMemory: TypeAlias = tuple[Tensor | Masked, Tensor]
+"""The first positions of sequences, and what a memory is made of: the memory itself, or what an encoder takes."""
+
 
 @final
 @attrs.frozen(eq=False)
@@ -35,11 +38,13 @@ class Cache(Record, Generic[Kept], metaclass=Listed):
         position: (B,), how many positions of each sequence were run.
         layers: what the layers keep, as a tree like the model: keys and values, the states of recurrences, or nothing.
         length: how many positions there is memory for.
+        has_memory: whether the model looks at a memory, whose keys and values are among what layers keep.
     """
 
     position: Tensor
     layers: Kept
     length: int
+    has_memory: bool = False
 
 
 @with_suggestions
@@ -75,13 +80,15 @@ def _device(model: object) -> torch.device | None:
 
 
 @with_suggestions
-def prefill(model: Model, x: Tensor | Masked, length: int) -> tuple[Tensor, Cache]:
+def prefill(model: Model, x: Tensor | Masked | WithMemory, length: int) -> tuple[Tensor, Cache]:
     """The output of a model at the first positions of sequences, and the cache to go on from.
 
     Args:
         model: see `step`.
         x: the input at the first T positions: tokens (B, T), or whatever the first layer takes, (B, T, ...). Sequences of
-            different lengths are `Masked`, with the padding behind: each goes on from its own length.
+            different lengths are `Masked`, with the padding behind: each goes on from its own length. For a model that looks at
+            a memory, such as a `decoder`, the pair of them and of what the memory is made of: it is given here alone, and what
+            the steps that follow need of it is in the cache.
         length: how many positions the cache is to have memory for, these among them.
 
     Returns:
@@ -104,17 +111,21 @@ def prefill(model: Model, x: Tensor | Masked, length: int) -> tuple[Tensor, Cach
     return _prefilled(model, x, length, run_step, last=None)
 
 
-def prefill_to_last(model: Model, x: Tensor | Masked, length: int) -> tuple[Tensor, Cache]:
+def prefill_to_last(model: Model, given: Tensor | Masked | WithMemory, length: int) -> tuple[Tensor, Cache]:
     """`prefill`, of which only the last output of each sequence is wanted, (B, ...)."""
+    x = given[0] if isinstance(given, tuple) else given
     last = x.mask.sum(1) - 1 if isinstance(x, Masked) else torch.full((len(x),), x.shape[1] - 1, device=x.device)
-    y, cache = _prefilled(model, x, length, run_to_last, last=last)
+    y, cache = _prefilled(model, given, length, run_to_last, last=last)
     return y.squeeze(1), cache
 
 
 _Run: TypeAlias = Callable[[object, object, object, Place], tuple[object, object]]
 
 
-def _prefilled(model: Model, x: Tensor | Masked, length: int, run: _Run, *, last: Tensor | None) -> tuple[Tensor, Cache]:
+def _prefilled(
+    model: Model, given: Tensor | Masked | WithMemory, length: int, run: _Run, *, last: Tensor | None
+) -> tuple[Tensor, Cache]:
+    x, memory = given if isinstance(given, tuple) else (given, None)
     values, mask = (x.values, x.mask) if isinstance(x, Masked) else (x, None)
     require_tensor(values, "x, the input, must be")
     if values.ndim < 2:
@@ -128,11 +139,11 @@ def _prefilled(model: Model, x: Tensor | Masked, length: int, run: _Run, *, last
     at = torch.arange(steps, device=cache.position.device).expand(batch, steps)
     with no_grad():
         place = Place(at, length, is_first=True, writes_over=True, is_padded=mask is not None, last=last)
-        y, layers = run(model, values, cache.layers, place)
+        y, layers = run(model, values if memory is None else (values, memory), cache.layers, place)
         if isinstance(y, Tensor) and y.is_meta and not values.is_meta:
             raise not_initialized()
         position = cache.position + steps if mask is None else mask.sum(1).to(cache.position.device)
-    return cast("Tensor", y), Cache(position, layers, length)
+    return cast("Tensor", y), Cache(position, layers, length, memory is not None)
 
 
 @with_suggestions
@@ -142,7 +153,8 @@ def step(model: Model, x: Tensor, cache: Cache[Kept]) -> tuple[Tensor, Cache[Kep
     It is what `apply` gives at these positions of the whole sequences, up to rounding; but of all positions before, nothing is
     computed again. The model is composed of layers each of whose outputs depends on no later position: embeddings, positions
     (learned, sinusoidal, rotary), causal self-attention, recurrent layers in one direction, linear layers, norms of features,
-    activations; and of layers of them: `residual`, `repeat`, `tied`, `parallel`, `checkpoint`, `frozen`, `mixed_precision`.
+    activations; and of layers of them: `residual`, `repeat`, `tied`, `parallel`, `checkpoint`, `frozen`, `mixed_precision`. A
+    `decoder` looks at a memory as well, whose keys and values are found once, by `prefill`.
 
     A layer of yours says ``by_position = True`` on its class, if it computes each position from the same position of its input
     alone; else it writes `Layer.first_cache` and `Layer.step`.
@@ -199,7 +211,8 @@ def run(
         )
     with no_grad():
         at = position.unsqueeze(1) if steps == 1 else position.unsqueeze(1) + torch.arange(steps, device=position.device)
-        y, layers = run_step(model, x, cache.layers, Place(at, cache.length, used=used, writes_over=writes_over))
+        place = Place(at, cache.length, used=used, writes_over=writes_over)
+        y, layers = run_step(model, (x, None) if cache.has_memory else x, cache.layers, place)
         logits = cast("Tensor", y)  # models of sequences give tensors
-        after = Cache(position + steps, cast("Kept", layers), cache.length)  # a tree like the one before
+        after = Cache(position + steps, cast("Kept", layers), cache.length, cache.has_memory)  # a tree like the one before
     return logits.squeeze(1) if is_single else logits, after

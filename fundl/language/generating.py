@@ -13,7 +13,7 @@ from fundl._common.modes import no_grad
 from fundl._common.suggestions import require_tensor, with_suggestions
 from fundl._compiling.function import jit
 from fundl.language._sampling import Choice, chosen
-from fundl.language.caches import Cache, prefill_to_last, run
+from fundl.language.caches import Cache, WithMemory, prefill_to_last, run
 from fundl.layer import Model
 from fundl.layers.masked import Masked
 from fundl.random import Key
@@ -68,7 +68,7 @@ _COMPILED: Final = jit(_next, static="choice", donate="state")
 def generate(
     key: Key,
     model: Model,
-    prompt: Tensor | Masked,
+    prompt: Tensor | Masked | WithMemory,
     count: int,
     *,
     temperature: float = 1.0,
@@ -87,7 +87,8 @@ def generate(
         key: what the tokens are drawn from.
         model: from tokens (B, T) to logits (B, T, V).
         prompt: what is there at first, at least one token of each sequence: (B, T), or (T,) for one sequence; or `Masked`,
-            where they are of different lengths, with padding behind.
+            where they are of different lengths, with padding behind. For a model that looks at a memory, the pair of it and of
+            what the memory is made of, such as the tokens (B, S) to translate.
         count: how many tokens to write.
         temperature: what logits are divided by: at 1, the default, tokens are drawn as the model predicts them, below 1 the
             likely ones more often, and at 0 the likeliest is taken.
@@ -121,11 +122,13 @@ def generate(
     if not isinstance(compile, bool) and compile != "auto":
         raise ValueError(f'compile is "auto", True or False, not {compile!r}')
     _require_options(count, temperature, top_k, top_p)
-    values = prompt.values if isinstance(prompt, Masked) else prompt
+    text, memory = prompt if isinstance(prompt, tuple) else (prompt, None)
+    values = text.values if isinstance(text, Masked) else text
     require_tensor(values, "the prompt must be")
     is_alone = values.ndim == 1
     if is_alone:
-        prompt = values = values.unsqueeze(0)
+        text = values = values.unsqueeze(0)
+        memory = None if memory is None else memory.unsqueeze(0)
     if values.ndim != 2 or not values.shape[1]:
         raise ValueError(f"the prompt must be of shape (B, T) with a token at least, not {tuple(values.shape)}")
     batch, steps = values.shape
@@ -141,18 +144,20 @@ def generate(
         heat, part = (None if x is None else torch.full((), x, device=values.device) for x in (temperature, top_p))
         assert heat is not None  # the temperature is a number
         is_compiled = compile is True or (compile == "auto" and pays(count, params))
-        written = _write(params, prompt, length, choice, _Numbers(draws, heat, part), is_compiled=is_compiled)
+        given = text if memory is None else (text, memory)
+        written = _write(params, given, length, choice, _Numbers(draws, heat, part), is_compiled=is_compiled)
     if (written < 0).any():
         raise FloatingPointError("a logit of the model is not a number: fundl.check_finite(model, x) says where it comes from")
     return written[0] if is_alone else written
 
 
 def _write(  # all that writing depends on
-    model: Model, prompt: Tensor | Masked, length: int, choice: Choice, numbers: _Numbers, *, is_compiled: bool
+    model: Model, prompt: Tensor | Masked | WithMemory, length: int, choice: Choice, numbers: _Numbers, *, is_compiled: bool
 ) -> Tensor:
     """The tokens (B, count), from draws (count, B)."""
     logits, cache = prefill_to_last(model, prompt, length)
-    used = (prompt.values if isinstance(prompt, Masked) else prompt).shape[1]
+    text = prompt[0] if isinstance(prompt, tuple) else prompt
+    used = (text.values if isinstance(text, Masked) else text).shape[1]
     ended = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     tokens: list[Tensor] = []
     state: _Writing | None = None

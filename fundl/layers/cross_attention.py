@@ -1,5 +1,6 @@
 """Cross-attention: each position of a sequence takes a mean of the positions of another one."""
 
+from collections.abc import Sequence
 from typing import Final, Generic, Self, TypeAlias, final
 
 import attrs
@@ -8,6 +9,7 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common import products
+from fundl._common.place import Place
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, Stacked, xavier_uniform, zeros
 from fundl.layer import Layer
@@ -26,6 +28,7 @@ from fundl.layers._projecting import (
     require_visible,
 )
 from fundl.layers._refusals import require_at_least_one
+from fundl.layers.attention import KeysAndValues
 from fundl.random import Key
 from fundl.shapes import Features
 from fundl.tree import BUFFER
@@ -118,17 +121,8 @@ class CrossAttention(Layer[_KeptOfBoth, tuple[Tensor, Tensor], Tensor], Generic[
     @override
     def forward(self, x: tuple[Tensor, Tensor]) -> tuple[Tensor, _KeptOfBoth]:
         queries, memory = x
-        require_sequences("CrossAttention", queries)
-        require_sequences("CrossAttention's memory", memory, self.memory_mask)
-        if queries.shape[0] != memory.shape[0]:
-            raise ValueError(
-                f"CrossAttention expects as many sequences in x as in the memory, but x is of shape {tuple(queries.shape)} and"
-                f" the memory of shape {tuple(memory.shape)}"
-            )
-        few = self.key_value_heads or self.heads
-        q = in_heads(queries, self.query_weight, self.query_bias, self.heads, layer="CrossAttention")
-        heads = in_heads(memory, self.weight, self.bias, 2 * few, layer="CrossAttention", name="the memory")  # (B, 2 K, S, d)
-        k, v = heads.split_with_sizes((few, few), 1)
+        self._require_sequences(queries, memory)
+        q, (k, v) = self._queries(queries), self._keys_and_values(memory)
         if self.visible is not None:
             require_visible("CrossAttention", self.visible, (*q.shape[:3], k.shape[2]))
         attention, pairs = Attention(causal=False, dropout=self.dropout), self._pairs
@@ -147,9 +141,63 @@ class CrossAttention(Layer[_KeptOfBoth, tuple[Tensor, Tensor], Tensor], Generic[
         grads = self.gradient(*of_queries, *of_memory, *grads_out)
         return grads, (products.matmul(grad_q, self.query_weight), products.matmul(grad_heads, self.weight))
 
+    def _require_sequences(self, queries: Tensor, memory: Tensor) -> None:
+        require_sequences("CrossAttention", queries)
+        require_sequences("CrossAttention's memory", memory, self.memory_mask)
+        if queries.shape[0] != memory.shape[0]:
+            raise ValueError(
+                f"CrossAttention expects as many sequences in x as in the memory, but x is of shape {tuple(queries.shape)} and"
+                f" the memory of shape {tuple(memory.shape)}"
+            )
+
+    def _queries(self, x: Tensor) -> Tensor:
+        return in_heads(x, self.query_weight, self.query_bias, self.heads, layer="CrossAttention")
+
+    def _keys_and_values(self, memory: Tensor) -> Sequence[Tensor]:
+        """Each of shape (B, K, S, d)."""
+        few = self.key_value_heads or self.heads
+        heads = in_heads(memory, self.weight, self.bias, 2 * few, layer="CrossAttention", name="the memory")  # (B, 2 K, S, d)
+        return heads.split_with_sizes((few, few), 1)
+
+    # --- A few positions at a time ---
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        for name, given in (("visible", self.visible), ("a key", self.key)):
+            if given is not None:
+                raise ValueError(f"CrossAttention has {name}, but is run a position at a time without: take it away")
+        return ()  # the memory's size is known once it is there
+
+    @override
+    def step(self, x: tuple[Tensor, Tensor | None], cache: object, place: Place) -> tuple[Tensor, KeysAndValues]:
+        """See `Layer.step`. The memory is given once, at the first positions: its keys and values are what is kept."""
+        queries, memory = require_with_memory("CrossAttention", x)
+        if memory is not None:
+            self._require_sequences(queries, memory)
+            k, v = self._keys_and_values(memory)
+            cache = KeysAndValues(k.transpose(1, 2), v.transpose(1, 2))
+        elif not isinstance(cache, KeysAndValues):
+            raise TypeError("CrossAttention has no memory yet: begin with language.prefill(model, (x, memory), length)")
+        require_sequences("CrossAttention", queries)
+        q, k, v = self._queries(queries), cache.keys.transpose(1, 2), cache.values.transpose(1, 2)
+        attended = Attention(causal=False, dropout=self.dropout).forward(q, k, v, self.memory_mask, None, pairs=NOTHING)
+        return products.linear(merged(attended.output), self.output_weight, self.output_bias), cache
+
     @property
     def _pairs(self) -> Pairs:
         return NOTHING if self.visible is None else Pairs(self.visible)
+
+
+def require_with_memory(layer: str, x: object) -> tuple[Tensor, Tensor | None]:
+    """The input of a step, once it is found to be a pair: positions, and a memory, or None where its keys are kept."""
+    match x:
+        case (Tensor() as positions, (Tensor() | None) as memory):
+            return positions, memory
+        case _:
+            raise TypeError(
+                f"{layer} looks at a memory, which is given with the first positions: begin with"
+                " language.prefill(model, (x, memory), length)"
+            )
 
 
 @with_suggestions

@@ -17,9 +17,10 @@ from fundl import tree
 from fundl._common.checks import models, require_model
 from fundl._common.place import Place
 from fundl._common.running import run_forward
-from fundl._common.stepping import first_cache, run_step
+from fundl._common.stepping import first_cache, run_step, step_inside
 from fundl.layer import AnyLayer, Layer, Model
-from fundl.layers._inside import Around, Beside, Sizes, Ts
+from fundl.layers._inside import Around, Beside, Sizes, Ts, forward_inside
+from fundl.layers.cross_attention import require_with_memory
 from fundl.model import Differentiable, output_shape
 from fundl.tree import describe
 
@@ -105,6 +106,22 @@ class Both(Beside[tuple[object, ...], Pair, Pair], Generic[F, G]):
     def forward(self, x: Pair) -> tuple[Pair, tuple[object, ...]]:
         (y1, y2), residuals = self._forward(*require_pair("both", x))
         return (y1, y2), residuals
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return first_cache(self.first, batch, length)
+
+    @override
+    def step(  # type: ignore[override]  # behind the first positions there is no memory but what layers keep of it
+        self, x: tuple[Tensor, Tensor | None], cache: object, place: Place
+    ) -> tuple[tuple[Tensor, Tensor | None], object]:
+        """See `Layer.step`. Positions go through f; g is run once, on what is given beside the first ones: a memory."""
+        positions, given = require_with_memory("both", x)
+        y, after = step_inside(self.first, positions, cache, place)
+        if given is None:
+            return (y, None), after
+        memory, _ = forward_inside(self.second, given)
+        return (y, memory), after
 
 
 def both(first: F, second: G) -> Both[F, G]:

@@ -12,13 +12,15 @@ from torch import Tensor
 from typing_extensions import TypeVar, Unpack, override
 
 from fundl._common.checks import require_model
+from fundl._common.place import Place
 from fundl._common.running import note_place, run_backward
+from fundl._common.stepping import first_cache, step_inside
 from fundl._common.suggestions import with_suggestions
 from fundl.layer import AnyLayer, Layer, Model
 from fundl.layers._inside import forward_inside
 from fundl.layers._refusals import require_at_least_one, require_layer
 from fundl.layers.attention import SelfAttention, self_attention
-from fundl.layers.cross_attention import CrossAttention, cross_attention
+from fundl.layers.cross_attention import CrossAttention, cross_attention, require_with_memory
 from fundl.layers.dropout import Dropout
 from fundl.layers.feed_forward import feed_forward as feed_forward_of
 from fundl.layers.linear import Linear
@@ -242,6 +244,21 @@ class DecoderBlock(Layer[tuple[object, ...], tuple[Tensor, Tensor], Tensor], Gen
         first, grad_x = _backward(layers[0], kept.pop(), grad_z + grad_u)
         return self.gradient((first, norm, attention, dropout, last)), (grad_x, grad_memory)
 
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return first_cache(self.layers, batch, length)
+
+    @override
+    def step(self, x: tuple[Tensor, Tensor | None], cache: object, place: Place) -> tuple[Tensor, object]:
+        (queries, memory), (first, norm, attention, dropout, last) = require_with_memory("DecoderBlock", x), self.layers
+        before, of_norm, of_memory, of_dropout, behind = cast("tuple[object, ...]", cache)  # as `first_cache` made it
+        u, before = step_inside(first, queries, before, place)
+        normal, of_norm = step_inside(norm, u, of_norm, place)
+        seen, of_memory = step_inside(attention, (normal, memory), of_memory, place)
+        seen, of_dropout = step_inside(dropout, seen, of_dropout, place)
+        y, behind = step_inside(last, u + seen, behind, place)
+        return y, (before, of_norm, of_memory, of_dropout, behind)
+
 
 def _forward(model: Model, place: str, x: object) -> tuple[Tensor, object]:
     """What a layer at a place makes of its input, and what it keeps."""
@@ -308,6 +325,21 @@ class Decoder(Layer[tuple[object, ...], tuple[Tensor, Tensor], Tensor], Generic[
             grad_memory = grad_own if grad_memory is None else grad_memory + grad_own
         assert grad_memory is not None  # there is a block
         return self.gradient((tuple(reversed(grads)), norm)), (grad, grad_memory)
+
+    @override
+    def first_cache(self, batch: int, length: int) -> object:
+        return first_cache(self.layers, batch, length)
+
+    @override
+    def step(self, x: tuple[Tensor, Tensor | None], cache: object, place: Place) -> tuple[Tensor, object]:
+        (y, memory), (blocks, norm) = require_with_memory("Decoder", x), self.layers
+        kept, of_norm = cast("tuple[tuple[object, ...], object]", cache)  # as `first_cache` made it
+        after = list[object]()
+        for block, own in zip(blocks, kept, strict=True):
+            y, own_after = step_inside(block, (y, memory), own, place)
+            after.append(own_after)
+        y, of_norm = step_inside(norm, y, of_norm, place)
+        return y, (tuple(after), of_norm)
 
 
 @overload
