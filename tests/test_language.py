@@ -255,6 +255,7 @@ def translator() -> Model:
 
 def test_a_decoder_keeps_the_keys_of_its_memory() -> None:
     model = drawn(translator)
+    assert isinstance(model, Layer)
     whole = apply(model, (TOKENS, SOURCE))
     y, cache = language.prefill(model, (TOKENS[:, :5], SOURCE), 12)
     parts, before = [y], tree.map(torch.clone, cache)
@@ -288,6 +289,7 @@ def test_padding_of_a_memory() -> None:
 @pytest.mark.parametrize("compiled", [False, True])
 def test_an_encoder_and_a_decoder_write(compiled: bool) -> None:
     model = drawn(translator)
+    assert isinstance(model, Layer)
     written = language.generate(key(1), model, (TOKENS[:, :2], SOURCE), 6, temperature=0, compile=compiled)
     text = TOKENS[:, :2]
     for _ in range(6):
@@ -299,6 +301,7 @@ def test_an_encoder_and_a_decoder_write(compiled: bool) -> None:
 
 def test_a_prompt_of_different_lengths_with_a_memory() -> None:
     model, lengths = drawn(translator), torch.tensor([5, 2, 4])
+    assert isinstance(model, Layer)
     mask = torch.arange(5) < lengths.unsqueeze(1)
     _, cache = language.prefill(model, (Masked(torch.where(mask, TOKENS[:, :5], 0), mask), SOURCE), 12)
     y, _ = language.step(model, torch.stack([TOKENS[row, length] for row, length in enumerate(lengths.tolist())]), cache)
@@ -310,6 +313,7 @@ def test_a_prompt_of_different_lengths_with_a_memory() -> None:
 
 def test_a_memory_that_is_missing_is_told() -> None:
     model = drawn(translator)
+    assert isinstance(model, Layer)
     with pytest.raises(TypeError, match=r"both looks at a memory, .*begin with language.prefill\(model, \(x, memory\)"):
         language.prefill(model, TOKENS, 12)
     with pytest.raises(TypeError, match="both looks at a memory"):
