@@ -185,7 +185,7 @@ def step_of(
     require_transform(optimizer)
     if track is not None:
         require_momentum("track", track)
-    rule, gathers = rule_of(loss) or by_rows, optimizer.weighed(1.0) is not optimizer
+    rule, gathers, searches = rule_of(loss) or by_rows, optimizer.weighed(1.0) is not optimizer, isinstance(optimizer, Search)
     loss_of_all, rule_of_all = runs.each(loss), runs.each(rule)
     if (shares := shares_of(over, loss)) is not None:
         loss_of_all, rule_of_all = shares.loss_of_whole(), shares.weight_of_whole
@@ -210,7 +210,7 @@ def step_of(
             ran.grad = runs.each(scaled)(ran.grad, scale)
         grads, transform = summed_backward(shares, ran, optimizer)
         transform = transform.weighed(rule_of_all(prediction, target)) if gathers else transform
-        if isinstance(transform, Search):
+        if searches and isinstance(transform, Search):  # asking takes microseconds
             transform = transform.given(lambda model: evaluated_at(model, state, batch), value, state.model)
         return grads, transform, Report(value, prediction), seen
 
