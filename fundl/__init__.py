@@ -72,9 +72,9 @@ from fundl.layers.recurrent.cells import (
     rnn_cell as rnn_cell,
 )
 from fundl.layers.recurrent.stateful import LSTMState as LSTMState, Stateful as Stateful, stateful as stateful
-from fundl.layers.batch_norm import (
-    BatchNorm as BatchNorm, batch_norm as batch_norm, calibrate as calibrate, track as track,
-    with_statistics as with_statistics, without_statistics as without_statistics,
+from fundl.layers.batch_norm import BatchNorm as BatchNorm, batch_norm as batch_norm
+from fundl.layers.batch_statistics import (
+    calibrate as calibrate, track as track, with_statistics as with_statistics, without_statistics as without_statistics,
 )
 from fundl.layers.normalization import (
     LayerNorm as LayerNorm, RMSNorm as RMSNorm, layer_norm as layer_norm, rms_norm as rms_norm,

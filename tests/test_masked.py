@@ -9,13 +9,22 @@ from fundl import (
     MeanOfPositions,
     ReLU,
     apply,
+    assert_trees_close,
     backward,
+    batch_norm,
+    calibrate,
     forward,
     from_masked,
+    group_norm,
+    initialize,
+    instance_norm,
+    key,
     linear,
     on_masked,
     output_shape,
+    over_time,
     parallel,
+    track,
     tree,
     vjp,
     with_mask,
@@ -106,3 +115,49 @@ def test_shapes_are_those_of_the_values() -> None:
         on_masked(linear(3, 4), linear(3, 4))  # type: ignore[layer-misfit]  # the same message
     with pytest.raises(ValueError, match=message):
         from_masked(linear(3, 4), linear(3, 4))  # type: ignore[layer-misfit]  # the same message
+
+
+def test_norms_heed_a_mask() -> None:
+    """Padding has no part in statistics, whatever stands there, and no gradient."""
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    x = normal(2, 3, 4)
+    padded = torch.where(mask.unsqueeze(2), x, torch.nan)
+    norm = initialize(key(0), batch_norm(4), dtype=torch.float64)
+    model = on_masked(over_time(norm))
+    y, residuals = forward(model, Masked(padded, mask))
+    torch.testing.assert_close(y.values[mask], apply(norm, x[mask]))
+    assert not y.values[~mask].any()
+    _, grad_x = backward(model, residuals, Masked(normal(2, 3, 4) + 1, mask))
+    expected = vjp(norm, x[mask], (normal(2, 3, 4) + 1)[mask])[1]
+    torch.testing.assert_close(grad_x.values[mask], expected)
+    assert not grad_x.values[~mask].any()
+    tracked = track(model, residuals, momentum=0.5)
+    alone = track(norm, forward(norm, x[mask])[1], momentum=0.5)
+    assert_trees_close(tracked.layers[0].layers[0], alone, rtol=1e-10, atol=1e-12)
+    found = calibrate(with_mask(over_time(norm), mask), [padded, padded]).layers[0]
+    assert_trees_close([found.mean, found.var], [x[mask].mean(0), x[mask].var(0, correction=0)], rtol=1e-10, atol=1e-12)
+    for layer in (group_norm(2, 4), instance_norm(4)):
+        drawn = initialize(key(0), layer, dtype=torch.float64)
+        signal = padded.transpose(1, 2)
+        y_of_all = apply(with_mask(drawn, mask), signal)
+        for example, real in enumerate(mask):
+            if real.sum() > 1:
+                torch.testing.assert_close(y_of_all[example, :, real], apply(drawn, signal[example : example + 1, :, real])[0])
+        assert not y_of_all.transpose(1, 2)[~mask].any()
+    with pytest.raises(ValueError, match=r"expects a mask that tells of each position of its input, of shape \(2, 5\) for"):
+        apply(with_mask(norm, mask), normal(2, 4, 5))
+
+
+def test_where_nothing_is_real_norms_give_nothing() -> None:
+    mask = torch.zeros(2, 3, dtype=torch.bool)
+    for layer in (batch_norm(4), group_norm(2, 4), instance_norm(4)):
+        drawn = with_mask(initialize(key(0), layer, dtype=torch.float64), mask)
+        y, residuals = forward(drawn, normal(2, 4, 3))
+        grads, grad_x = backward(drawn, residuals, normal(2, 4, 3))
+        assert not any(leaf.any() for leaf in (y, grad_x, *tree.trainable_leaves(grads)))
+    norm = with_mask(initialize(key(0), batch_norm(4), dtype=torch.float64), mask)
+    tracked = track(norm, forward(norm, normal(2, 4, 3))[1])
+    assert tracked.mean is not None
+    assert tracked.var is not None
+    assert (tracked.mean == 0).all()
+    assert (tracked.var == 1).all()

@@ -13,7 +13,8 @@ from fundl.initialization import initialize
 from fundl.initializers import kaiming_uniform
 from fundl.layer import Layer
 from fundl.layers.activation import ReLU, Tanh
-from fundl.layers.batch_norm import BatchNorm, batch_norm, calibrate
+from fundl.layers.batch_norm import BatchNorm, batch_norm
+from fundl.layers.batch_statistics import calibrate
 from fundl.layers.dropout import Dropout, rekey
 from fundl.layers.frozen import frozen
 from fundl.layers.linear import Linear, linear

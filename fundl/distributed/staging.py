@@ -17,7 +17,8 @@ from fundl._common.running import named_as
 from fundl.collectives import spread
 from fundl.groups import Group, device_of, require_group
 from fundl.layer import AnyLayer, Layer, Model
-from fundl.layers.batch_norm import BatchNorm, is_batch_norm, with_statistics
+from fundl.layers.batch_norm import BatchNorm, is_batch_norm
+from fundl.layers.batch_statistics import with_statistics
 from fundl.model import require_fitting
 from fundl.shapes import AnyShape, of_model
 from fundl.tree import Divided, Held, Outline, Piece, Record, Splits

@@ -14,10 +14,12 @@ from fundl._common.modes import is_in_forward_mode
 from fundl._common.suggestions import with_suggestions
 from fundl.initializers import Initializer, ones, zeros
 from fundl.layer import Layer
+from fundl.layers import _real
 from fundl.layers._layout import in_a_row, require_sizes
 from fundl.layers._normalizing import Channels, Count, require_channels, require_eps, scale_and_shift
 from fundl.layers._refusals import require_at_least_one, require_dtype
 from fundl.shapes import Batch, Length, Misfit, Rest, Shape, expect
+from fundl.tree import BUFFER
 
 
 @final
@@ -40,6 +42,8 @@ class GroupNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
         eps: added to the variance; 1e-5 by default.
         weight_init: how `initialize` draws the weight; ones by default.
         bias_init: how `initialize` draws the bias; zeros by default.
+        mask: of shape (B, ...) and dtype bool, that of the input without its channels, True where a position is real; None, the
+            default, if all are. Means are over what is real, and the output at padding is 0. `with_mask` fills it.
 
     Shape:
         (B, channels, ...), kept, with any number of axes of space, or none
@@ -67,6 +71,7 @@ class GroupNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
     eps: float = attrs.field(default=1e-5, kw_only=True)
     weight_init: Initializer = attrs.field(default=ones(), kw_only=True)
     bias_init: Initializer = attrs.field(default=zeros(), kw_only=True)
+    mask: Tensor | None = attrs.field(default=None, metadata=BUFFER, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         require_at_least_one(groups=self.groups)
@@ -164,13 +169,14 @@ class InstanceNorm(Layer[tuple[Tensor, Tensor, Tensor]], Generic[Channels]):
     eps: float = attrs.field(default=1e-5, kw_only=True)
     weight_init: Initializer = attrs.field(default=ones(), kw_only=True)
     bias_init: Initializer = attrs.field(default=zeros(), kw_only=True)
+    mask: Tensor | None = attrs.field(default=None, metadata=BUFFER, kw_only=True)
 
     def __attrs_post_init__(self) -> None:
         require_eps(self.eps)
 
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-        if math.prod(x.shape[2:]) == 1:
+        if math.prod(x.shape[2:]) == 1 and self.mask is None:
             raise ValueError(
                 f"InstanceNorm expects channels of more than one number, but the input's shape is {tuple(x.shape)}: a number"
                 " is its own mean, and the output would not depend on it"
@@ -230,6 +236,8 @@ _Layer: TypeAlias = GroupNorm[int] | InstanceNorm[int]
 
 def _forward(layer: _Layer, x: Tensor, groups: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     weight, bias = layer.weight, layer.bias
+    if layer.mask is not None:
+        return _forward_of_real(layer, layer.mask, x, groups)
     try:
         wide, scale, shift = widened(x), in_a_row(half.alike(x, weight)), in_a_row(half.alike(x, bias))
         dense = _near_zero(wide, groups) if _is_channels_last(wide) else wide.contiguous()
@@ -252,6 +260,11 @@ def _backward(layer: _Layer, residuals: tuple[Tensor, Tensor, Tensor], grad: Ten
     weight, bias = layer.weight, layer.bias
     require_sizes(grad, x.shape)
     wide, grad = widened(x), widened(grad)
+    if layer.mask is not None:
+        real = _real.in_groups(_real.real_in(layer.mask, x, type(layer).__name__), 1)
+        given = _real.in_groups(grad, groups), _real.in_groups(wide, groups), real, mean[..., None, None], rstd[..., None, None]
+        of_groups, grad_weight, grad_bias = _real.gradients(*given, weight, (2, 3))
+        return half.rounded((of_groups.reshape(x.shape), grad_weight, grad_bias), x, weight, bias)
     # For the gradient of a bias, the kernel wants a weight.
     scale = in_a_row(widened(weight if weight is not None or bias is None else torch.ones_like(bias)))
     if _is_channels_last(wide):
@@ -264,6 +277,20 @@ def _backward(layer: _Layer, residuals: tuple[Tensor, Tensor, Tensor], grad: Ten
     there = True, has_parameters, has_parameters  # with the channels last, the kernel fails if it is asked for one of the two
     found = kernels.group_norm_backward(grad, dense, mean, rstd, scale, *_sizes(x), groups, there)
     return half.rounded(found, x, weight, bias)
+
+
+def _forward_of_real(layer: _Layer, mask: Tensor, x: Tensor, groups: int) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """The same of what a mask calls real."""
+    name = type(layer).__name__
+    require_channels(name, layer.weight, layer.bias, x=x)
+    require_dtype(f"{name}'s parameters are", layer.weight if layer.weight is not None else layer.bias, x)
+    if x.shape[1] % groups:
+        raise ValueError(f"{name}({groups}) expects a multiple of {groups} channels, but the input's shape is {tuple(x.shape)}")
+    wide, real = _real.in_groups(widened(x), groups), _real.in_groups(_real.real_in(mask, x, name), 1)
+    mean, var, _ = _real.moments(wide, real, (2, 3))
+    rstd = (var + layer.eps).rsqrt()
+    y = _real.scaled(wide, real, mean, rstd, (layer.weight, layer.bias)).reshape(x.shape)
+    return narrowed(y, x), (x, mean.flatten(1), rstd.flatten(1))
 
 
 def _by_formula(grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None) -> kernels.Gradients:

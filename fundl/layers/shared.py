@@ -5,6 +5,7 @@ from typing import Generic, Self, cast, final
 
 import attrs
 import torch
+from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl import tree
@@ -45,10 +46,14 @@ def _together(first: Statistics, second: Statistics) -> Statistics:
     count = first.count + second.count
     if not second.count or not first.count:
         return first if first.count else second
-    share = second.count / count
+    of_all: Tensor | None = None
+    share: float | Tensor = second.count / count
+    if first.of_all is not None and second.of_all is not None:
+        of_all = first.of_all + second.of_all
+        share = (second.of_all / of_all.clamp(min=1)).to(first.mean.dtype)
     between = (second.mean - first.mean).square() * (share * (1 - share))
     var = torch.lerp(first.rstd.pow(-2), second.rstd.pow(-2), share) + between  # and eps, which both have
-    return Statistics(torch.lerp(first.mean, second.mean, share), var.rsqrt(), count)
+    return Statistics(torch.lerp(first.mean, second.mean, share), var.rsqrt(), count, of_all)
 
 
 @final

@@ -19,15 +19,9 @@ from fundl._common.suggestions import with_suggestions
 from fundl._compiling.donation import clear_fields
 from fundl.groups import Group
 from fundl.layer import Loss, P, Prediction, Target
-from fundl.layers.batch_norm import (
-    Statistics,
-    is_batch_norm,
-    normalized_over,
-    require_momentum,
-    statistics_of,
-    without_statistics,
-)
-from fundl.layers.batch_norm import track as follow_statistics
+from fundl.layers.batch_norm import Statistics, is_batch_norm
+from fundl.layers.batch_statistics import normalized_over, require_momentum, statistics_of, without_statistics
+from fundl.layers.batch_statistics import track as follow_statistics
 from fundl.layers.dropout import has_keys, is_stochastic, rekeyed
 from fundl.layers.spectral_norm import is_spectral_norm
 from fundl.layers.spectral_norm import refined as with_refined_vectors

@@ -26,6 +26,7 @@ from fundl import (
     spectral_norm,
     weight_norm,
     weight_standardization,
+    with_mask,
 )
 from tests.samples.table import normal, sample, with_values
 
@@ -78,7 +79,48 @@ def by_spectrum(p: SpectralNorm[Linear], x: Tensor) -> Tensor:
     return F.linear(x, weight / (left @ weight @ right), p.layer.bias)
 
 
+REAL: Final = torch.tensor([[True, True, False, True], [True, False, False, True], [True, True, True, True]])
+"""Of three sequences of four positions."""
+
+
+def affine(p: BatchNorm | GroupNorm | InstanceNorm, n: Tensor, real: Tensor) -> Tensor:
+    n = n if p.weight is None else n * p.weight.view(-1, 1)
+    return (n if p.bias is None else n + p.bias.view(-1, 1)) * real
+
+
+def by_real_batch(p: BatchNorm, x: Tensor) -> Tensor:
+    """Of x (3, C, 4), whose real positions are taken out, and normalised as one batch of features."""
+    real = REAL.unsqueeze(1)
+    rows = x.transpose(1, 2)[REAL]
+    mean, var = (rows.mean(0), rows.var(0, correction=0)) if p.mean is None or p.var is None else (p.mean, p.var)
+    return affine(p, (x - mean.view(-1, 1)) / (var.view(-1, 1) + p.eps).sqrt(), real)
+
+
+def by_real_groups(p: GroupNorm | InstanceNorm, x: Tensor) -> Tensor:
+    """Of x (3, C, 4), example by example, group by group."""
+    groups = p.groups if isinstance(p, GroupNorm) else x.shape[1]
+    examples = []
+    for example, real in zip(x, REAL, strict=True):
+        parts = [
+            (part - part[:, real].mean()) / (part[:, real].var(correction=0) + p.eps).sqrt() for part in example.chunk(groups)
+        ]
+        examples.append(torch.cat(parts))
+    return affine(p, torch.stack(examples), REAL.unsqueeze(1))
+
+
 SAMPLES: Final = (
+    sample(
+        "BatchNorm, mask", with_mask(batch_norm(4), REAL), normal(3, 4, 4), by_real_batch, batched=False, kept=2 * 4 * 8 + 8
+    ),
+    sample(
+        "BatchNorm, mask, statistics",
+        with_mask(known(batch_norm(4)), REAL),
+        normal(3, 4, 4),
+        by_real_batch,
+        batched=False,
+    ),
+    sample("GroupNorm, mask", with_mask(group_norm(2, 4), REAL), normal(3, 4, 4), by_real_groups, batched=False, kept=96),
+    sample("InstanceNorm, mask", with_mask(instance_norm(4), REAL), normal(3, 4, 4), by_real_groups, batched=False, kept=192),
     sample("LayerNorm", layer_norm(6), normal(5, 6), by_layer, kept=2 * 5 * 8),
     sample("LayerNorm, no bias", layer_norm(6, bias=False), normal(5, 6), by_layer, kept=2 * 5 * 8),
     sample("LayerNorm, no parameters", LayerNorm(6), normal(5, 6), by_layer, kept=2 * 5 * 8),

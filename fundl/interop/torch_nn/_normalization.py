@@ -65,6 +65,7 @@ _INSTANCE_NORMS: Final = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.Inst
 
 @module_of.register
 def _(layer: GroupNorm, shape: AnyShape, _: ConvertInside) -> nn.Module:
+    _require_no_mask(layer)
     return to_counterpart(layer, affine=_is_affine(layer), num_channels=channels_of(shape, layer.weight))
 
 
@@ -81,6 +82,7 @@ def _(module: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d, *_: object) -> B
 
 @module_of.register
 def _(layer: BatchNorm, shape: AnyShape, _: ConvertInside) -> nn.Module:
+    _require_no_mask(layer)
     affine, tracks = _is_affine(layer), layer.mean is not None
     channels = channels_of(shape, layer.weight if layer.mean is None else layer.mean)
     module = made_of(_for_axes(_BATCH_NORMS, shape), layer, num_features=channels, affine=affine, track_running_stats=tracks)
@@ -102,8 +104,13 @@ def _(module: nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d, *_: obj
 
 @module_of.register
 def _(layer: InstanceNorm, shape: AnyShape, _: ConvertInside) -> nn.Module:
+    _require_no_mask(layer)
     affine, channels = _is_affine(layer), channels_of(shape, layer.weight)
     return made_of(_for_axes(_INSTANCE_NORMS, shape), layer, num_features=channels, affine=affine)
+
+
+def _require_no_mask(layer: GroupNorm | BatchNorm | InstanceNorm) -> None:
+    require(layer.mask is None, "it has a mask, which the module does not heed: convert it without")
 
 
 def _is_affine(layer: LayerNorm | GroupNorm | BatchNorm | InstanceNorm) -> bool:

@@ -13,7 +13,7 @@ from fundl.interop._layouts import Stored, filled, stored, tensors_of, write_ten
 from fundl.interop.torch_vision.resnet import ResNet, ResNetModel
 from fundl.interop.torch_vision.vit import ViT, ViTModel
 from fundl.layer import Model
-from fundl.layers.batch_norm import with_statistics
+from fundl.layers.batch_statistics import with_statistics
 from fundl.saving._file import opened
 
 Sizes: TypeAlias = ResNet | ViT
