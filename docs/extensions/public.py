@@ -12,6 +12,7 @@ from typing_extensions import override
 
 import fundl
 import fundl.interop.hugging_face
+import fundl.interop.onnx
 import fundl.interop.torch_nn
 import fundl.interop.torch_vision
 

@@ -74,7 +74,7 @@ def _is_floating(value: object) -> bool:
 
 _FLOATING: Final = Kind("a floating-point dtype, such as torch.float32", _is_floating, plain=True)
 _KINDS: Final[Mapping[object, Kind]] = {
-    int: Kind("an int", _of(Integral), frozenset({int}), plain=True),
+    int: Kind("an int", _of(Integral, torch.SymInt), frozenset({int}), plain=True),
     float: Kind("a number", _of(Real), frozenset({int, float}), plain=True),
     bool: Kind("True or False", _of(bool), frozenset({bool}), plain=True),
     str: Kind("a string", _of(str), frozenset({str}), plain=True),

@@ -141,7 +141,8 @@ def _drawn(made: Made, key: Tensor, shape: Shape, per_block: int) -> Tensor:
         return made(key, blocks).t().reshape(-1)[: stop - start]
 
     count, piece = math.prod(shape), _PIECE if key.is_cpu else _PIECE_ELSEWHERE
-    if count <= piece or key.is_meta or not is_untraced(key):  # what is traced or wrapped cannot be written into memory
+    is_small = type(count) is not int or count <= piece  # of a size that is a symbol, nothing is asked
+    if is_small or key.is_meta or not is_untraced(key):  # what is traced or wrapped cannot be written into memory
         return numbers(0, count).reshape(shape)
     first = numbers(0, piece)
     drawn = first.new_empty(count)

@@ -46,6 +46,11 @@ def kept_as_loops(loop: Loop) -> Iterator[None]:
         _tracing.loop = before
 
 
+def is_exported() -> bool:
+    """Whether this thread traces for a program that is not torch."""
+    return _tracing.loop is not None
+
+
 def loop_for(steps: int) -> Loop | None:
     """What keeps a loop of so many steps, if this thread is to; else it is run step by step."""
     return _tracing.loop if steps else None

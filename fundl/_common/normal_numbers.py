@@ -13,6 +13,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from fundl._common.looping import is_exported
+
 BITS: Final = 53
 
 _MANTISSA: Final = 52
@@ -41,15 +43,30 @@ def pairs(radius: Tensor, angle: Tensor) -> Tensor:
 
 def _logarithm(x: Tensor, scale: int) -> Tensor:
     """log(x / 2**scale), of numbers from 1 to 2**scale."""
-    bits = x.view(torch.int64)  # torch 2.13 compiles no frexp
-    exponent = ((bits >> _MANTISSA) - (_BIAS - 1 + scale)).to(torch.float64)
-    fraction = ((bits & ((1 << _MANTISSA) - 1)) | ((_BIAS - 1) << _MANTISSA)).view(torch.float64)  # from 1 / 2 to 1
+    exponent, fraction = _by_halving(x, scale) if is_exported() else _from_bits(x, scale)
     is_low = fraction < math.sqrt(0.5)
     fraction = torch.where(is_low, fraction * 2.0, fraction)  # from sqrt(1 / 2) to sqrt(2)
     exponent = torch.where(is_low, exponent - 1.0, exponent)
     s = (fraction - 1.0) / (fraction + 1.0)
     square = s * s
     return exponent * math.log(2) + (s * 2.0 + s * square * _polynomial(_LOGARITHM, square))
+
+
+def _from_bits(x: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+    """The e and f with x / 2**scale = f 2**e, f from 1 / 2 to 1; torch 2.13 compiles no frexp."""
+    bits = x.view(torch.int64)
+    exponent = ((bits >> _MANTISSA) - (_BIAS - 1 + scale)).to(torch.float64)
+    return exponent, ((bits & ((1 << _MANTISSA) - 1)) | ((_BIAS - 1) << _MANTISSA)).view(torch.float64)
+
+
+def _by_halving(x: Tensor, scale: int) -> tuple[Tensor, Tensor]:
+    """The same where bits cannot be looked at: halved 32 times if that leaves 1 or more, then 16 times, ..., all exact."""
+    exponent, fraction = torch.full_like(x, 1.0 - scale), x * 0.5
+    for halvings in (32, 16, 8, 4, 2, 1):
+        is_high = fraction >= 0.5 * 2.0**halvings
+        fraction = torch.where(is_high, fraction * 0.5**halvings, fraction)
+        exponent = torch.where(is_high, exponent + halvings, exponent)
+    return exponent, fraction
 
 
 def _square_root(x: Tensor) -> Tensor:

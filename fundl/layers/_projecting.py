@@ -102,7 +102,7 @@ def require_pairs(layer: str, name: str, of_pairs: Tensor, sizes: tuple[int, ...
     """Raise unless what is given of each pair of a query and a key broadcasts to (B, H, T, S)."""
     shape = of_pairs.shape
     padded = (*[1] * (4 - len(shape)), *shape)
-    if len(padded) > 4 or any(own not in {1, size} for own, size in zip(padded, sizes, strict=True)):
+    if len(padded) > 4 or any(own not in (1, size) for own, size in zip(padded, sizes, strict=True)):
         raise ValueError(
             f"{layer}'s {name} must be of a shape that broadcasts to (B, H, T, S), {sizes} here, not {tuple(shape)}"
         )

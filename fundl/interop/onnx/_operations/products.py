@@ -17,6 +17,12 @@ def _product(w: Writer, _node: Node, a: Node, b: Node) -> Name:
     return w.op("MatMul", w.value(a), w.value(b))
 
 
+def _of_vector(w: Writer, _node: Node, a: Node, b: Node) -> Name:
+    """A matrix, or a vector, times a vector, as one of a column: onnxruntime fuses a transposed matrix and a vector wrongly."""
+    product = w.op("MatMul", w.value(a), w.op("Unsqueeze", w.value(b), w.ints(1)))
+    return w.op("Squeeze", product, w.ints(-1))
+
+
 def _product_and_sum(w: Writer, _node: Node, c: Node, a: Node, b: Node, *, beta: float = 1, alpha: float = 1) -> Name:
     return w.op("Gemm", w.value(a), w.value(b), w.value(c), alpha=float(alpha), beta=float(beta))
 
@@ -107,10 +113,10 @@ TABLE: Rules = {
     _aten.baddbmm.default: _products_and_sums,
     _aten.bmm.default: _product,
     _aten.convolution.default: _convolution,
-    _aten.dot.default: _product,
+    _aten.dot.default: _of_vector,
     _aten.matmul.default: _product,
     _aten.max_pool2d_with_indices.default: functools.partial(_max_pool, axes=2),
     _aten.max_pool3d_with_indices.default: functools.partial(_max_pool, axes=3),
     _aten.mm.default: _product,
-    _aten.mv.default: _product,
+    _aten.mv.default: _of_vector,
 }
