@@ -237,20 +237,25 @@ def out_and_grads(model: Model, x: object, grad: object) -> tuple[object, object
     return output, run_backward(model, residuals, grad)
 
 
-def check_sample(sample: Sample, path: Path, *, free: bool) -> None:
-    """Forward, and all gradients, in float32."""
-    model, x = tree.cast_to((sample.model, sample.x), torch.float32)
+ROUNDED: Final = {"LSTM, learned state, deep, mask"}
+"""Rows with a gradient that is a small sum of large terms: in float32 it agrees to 1e-4 alone, and in float64 to 1e-12."""
+
+
+def check_sample(sample: Sample, path: Path, *, free: bool, dtype: torch.dtype = torch.float32) -> None:
+    """Forward, and all gradients."""
+    bound = 1e-12 if dtype is torch.float64 else 1e-4 if sample.name in ROUNDED else 1e-5
+    model, x = tree.cast_to((sample.model, sample.x), dtype)
     output, _ = run_forward(model, x)
     keys = iter(random.split(key(3), 100))
     grad = tree.map(lambda leaf: random.normal(next(keys), tuple(leaf.shape)).to(leaf.dtype), output)
     expected = out_and_grads(model, x, grad)
     onnx.export(path, out_and_grads, model, x, grad, free=("x", "grad") if free else ())
     run = onnx.load(path, like=expected)
-    assert worst(run(model, x, grad), expected) < 1e-5
+    assert worst(run(model, x, grad), expected) < bound
     rows = tree.leaves(x)[0].shape[0]
     if free and rows > run.function.contents["sizes"][0]["least"]:
         x, grad = tree.map(lambda leaf: leaf[: rows - 1], (x, grad))
-        assert worst(run(model, x, grad), out_and_grads(model, x, grad)) < 1e-5
+        assert worst(run(model, x, grad), out_and_grads(model, x, grad)) < bound
 
 
 def samples() -> list[Sample]:
@@ -263,6 +268,8 @@ def test_every_layer(sample: Sample, tmp_path: Path) -> None:
     check_sample(sample, tmp_path / "layer.onnx", free=False)
     if sample.batched:
         check_sample(sample, tmp_path / "free.onnx", free=True)
+    if sample.name in ROUNDED:
+        check_sample(sample, tmp_path / "double.onnx", free=False, dtype=torch.float64)
 
 
 QUICK: Final = ("Linear", "LayerNorm", "MaxPool2d", "LSTM", "Attend")

@@ -163,7 +163,6 @@ def test_models_in_float64(name: str, optimizer: str, tmp_path: Path) -> None:
     assert losses < 1e-10
 
 
-@pytest.mark.parametrize(("name", "kind"), [("max pooling", "a?n?o? convolution in float64"), ("group norm", "convolution")])
-def test_what_onnxruntime_lacks_in_float64(name: str, kind: str, tmp_path: Path) -> None:
-    with pytest.raises(onnx.ExportError, match=rf"onnxruntime has no {kind}.*in a Convolution"):
-        check(name, sgd(0.1), tmp_path / "step.onnx", free=True, steps=1, dtype=torch.float64)
+def test_what_onnxruntime_lacks_in_float64(tmp_path: Path) -> None:
+    with pytest.raises(onnx.ExportError, match=r"onnxruntime has no convolution in float64, in a Conv2d, at .*: export"):
+        check("max pooling", sgd(0.1), tmp_path / "step.onnx", free=True, steps=1, dtype=torch.float64)
