@@ -62,7 +62,7 @@ class Function:
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         self.metadata: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
-        self.contents = _contents(path, self.metadata)
+        self.contents: Contents = _contents(path, self.metadata)
         self._inputs = {
             name: (dtype, shape) for one in self.contents["arguments"] for name, dtype, shape in described_arrays(one["tree"])
         }

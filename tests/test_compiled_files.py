@@ -266,7 +266,9 @@ def test_a_file_of_another_function_is_refused(saved: Path) -> None:
     assert refusal(path, jit(other, static=static, donate="pair")) == (
         "is of another powers (FACTORS differs): make it as the saved one was made, or save it anew"
     )
-    with pytest.raises(ValueError, match=r"is of another a scan of train_step.<locals>.step \(optimizer differs\): make it as"):
+    with pytest.raises(
+        ValueError, match=r"is of another a scan of train_step.<locals>.step \(differentiate, optimizer differs\): make it as"
+    ):
         samples.new(rate=0.25)[1].load(saved / "1.compiled")
     with pytest.raises(ValueError, match=r"is of powers, and not of a scan of"):
         samples.new()[1].load(path)

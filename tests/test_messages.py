@@ -293,8 +293,8 @@ LAYERS: Final[tuple[Case, ...]] = (
     Case(
         "lstm(4, 8, num_layers=2, dropout=0.1)",
         TypeError,
-        "lstm has no dropout: it takes in_features, hidden_features, depth, bidirectional, bias,"
-        " weight_ih_init, weight_hh_init, bias_init, dtype; for num_layers, write depth",
+        "lstm has no dropout: it takes in_features, hidden_features, depth, bidirectional, bias, forget_bias,"
+        " weight_ih_init, weight_hh_init, bias_init, learned_state, dtype; for num_layers, write depth",
     ),
     Case(
         "self_attention(embed_dim=8, num_heads=2)",
@@ -643,7 +643,7 @@ TRAINING: Final[tuple[Case, ...]] = (
     Case(
         "train_step(mse, torch.optim.LBFGS)",
         TypeError,
-        "an optimizer is what adam(0.001) makes, for example, not LBFGS: it is torch.optim's",
+        "an optimizer is what adam(0.001) makes, for example, not LBFGS: it is torch.optim's; write lbfgs(...)",
     ),
     Case(
         "train_step(mse, 0.001)",

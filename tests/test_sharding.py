@@ -420,7 +420,7 @@ def kept(group: Group) -> list[str]:
     state = shard_moments(group, adam(1e-2)).init(initialize(key(0), linear(3, 7))).inner
     average = chain(sgd(0.1), ema(0.9))
     params = torch.zeros(7)
-    with pytest.raises(ValueError, match="write ema around"):
+    with pytest.raises(ValueError, match="write what averages around"):
         averaged(shard_moments(group, average).init(params), params)
     return [
         f"{leaf.shape[0]} of {split.whole}" for leaf, split in zip(tree.leaves(state), state.splits(), strict=True) if split

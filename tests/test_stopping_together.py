@@ -33,7 +33,7 @@ from fundl import (
     train_step,
     tree,
 )
-from fundl.distributed import Group, pipeline_step, shard, stages
+from fundl.distributed import Group, shard
 from fundl.layer import Model
 from fundl.random import Key, normal, randint
 from fundl.training import _run, _step_runner
@@ -266,34 +266,3 @@ def test_a_checkpoint_that_cannot_be_written_ends_all(tmp_path: Path) -> None:
     first, second = together(2, failing, str(tmp_path / "run"))
     assert first.startswith("FileNotFoundError: ")
     assert second.startswith("RuntimeError: process 0 cannot go on, so the run ends in all of them")
-
-
-def in_stages(group: Group, folder: str) -> str:
-    model, optimizer = stages(group, compose(linear(6, 9), ReLU(), linear(9, 5))), adam(1e-2)
-    data = normal(key(1), (20, 6)), randint(key(2), (20,), low=0, high=5)
-    made = 0
-
-    def batches(some_key: Key) -> Iterator[Batch]:
-        nonlocal made
-        for batch in minibatches(some_key, data, 10):
-            made += 1
-            yield batch
-
-    try:
-        fit(
-            pipeline_step(cross_entropy, optimizer, through=group, micro_batches=2),
-            train_state(key(3), initialize(key(0), model), optimizer),
-            batches,
-            epochs=2,
-            checkpoints=Checkpoints(folder),
-            compile=False,
-            progress=False,
-        )
-    except ValueError as error:
-        return f"{made}: {error}"
-    return "none"
-
-
-def test_stages_refuse_checkpoints_before_any_step(tmp_path: Path) -> None:
-    for found in together(2, in_stages, str(tmp_path / "run")):
-        assert found.startswith("0: the tree has layers that other processes have")

@@ -92,12 +92,24 @@ def run_module(module: nn.Module, inputs: Inputs) -> tuple[Tensor, list[Tensor],
     return output.detach(), list(grads[: len(parameters)]), list(grads[len(parameters) :])
 
 
-def run_model(model: Model, inputs: Inputs, shape: Shape | None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The same of a model; the gradients of its parameters are compared as the parameters of a module."""
-    x = (inputs[0], LSTMState(*inputs[1:])) if isinstance(model, LSTMCell) else inputs[0] if len(inputs) == 1 else inputs
-    result, residuals = forward_any(model, x)
+def input_of(model: Model, inputs: Inputs) -> object:
+    """What a model takes, of the inputs of a module."""
+    if isinstance(model, LSTMCell):
+        return inputs[0], LSTMState(*inputs[1:])
+    return inputs[0] if len(inputs) == 1 else tuple(inputs)
+
+
+def first_of(result: object) -> Tensor:
+    """The first output of a model."""
     output = result.hidden if isinstance(result, LSTMState) else result
     assert isinstance(output, Tensor)
+    return output
+
+
+def run_model(model: Model, inputs: Inputs, shape: Shape | None) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """The same of a model; the gradients of its parameters are compared as the parameters of a module."""
+    result, residuals = forward_any(model, input_of(model, inputs))
+    output = first_of(result)
     grad = cotangent(output)
     of_result = LSTMState(grad, torch.zeros_like(grad)) if isinstance(result, LSTMState) else grad
     grads, grad_x = backward_any(model, residuals, of_result)

@@ -54,6 +54,11 @@ class ToSequence(Layer[Sizes]):
 
     sizes: tuple[int, ...] | None = None
 
+    def __attrs_post_init__(self) -> None:
+        sizes: object = self.sizes
+        if sizes is not None and not (isinstance(sizes, tuple) and sizes and all(type(size) is int for size in sizes)):
+            raise TypeError(f"ToSequence's sizes are a tuple of integers, such as (14, 14), or None, not {sizes!r}")
+
     @override
     def forward(self, x: Tensor) -> tuple[Tensor, Sizes]:
         if self.sizes is not None and x.shape[2:] != self.sizes:

@@ -128,8 +128,8 @@ class Hardswish(Activation):
 
     >>> import torch
     >>> from fundl import Hardswish, apply
-    >>> apply(Hardswish(), torch.tensor([-4.0, 1.0, 4.0]))
-    tensor([-0.0000,  0.6667,  4.0000])
+    >>> apply(Hardswish(), torch.tensor([-4.0, 1.0, 4.0])) + 0.0
+    tensor([0.0000, 0.6667, 4.0000])
     """
 
     counterpart = "Hardswish"

@@ -91,8 +91,8 @@ def ctc(
 
     >>> from fundl import ctc
     >>> ctc(torch.zeros(1, 2, 3), torch.tensor([[1]]))  # (1, 1), (1, 0) and (0, 1), of 9 that are as likely
-    (tensor(1.0986), tensor([[[-0.0000, -0.3333,  0.3333],
-             [-0.0000, -0.3333,  0.3333]]]))
+    (tensor(1.0986), tensor([[[ 0.0000, -0.3333,  0.3333],
+             [ 0.0000, -0.3333,  0.3333]]]))
     """
     if type(zero_infinity) is not bool:
         raise TypeError(f"zero_infinity must be True or False, not {zero_infinity!r}")

@@ -98,7 +98,7 @@ def gaussian_nll(
 
     >>> from fundl import gaussian_nll
     >>> gaussian_nll((torch.tensor([1.0]), torch.tensor([4.0])), torch.tensor([3.0]))
-    (tensor(1.1931), (tensor([-0.5000]), tensor([-0.])))
+    (tensor(1.1931), (tensor([-0.5000]), tensor([0.])))
     """
     positive.require("epsilon", epsilon)
     if type(full) is not bool:

@@ -40,7 +40,7 @@ def hinge(prediction: Tensor, target: Tensor, *, margin: float = 1.0, reduction:
 
     >>> from fundl import hinge
     >>> hinge(torch.tensor([0.5, 3.0, 1.0]), torch.tensor([1, 1, 0]))
-    (tensor(0.8333), tensor([-0.3333,  0.0000,  0.3333]))
+    (tensor(0.8333), tensor([-0.3333, -0.0000,  0.3333]))
     """
     finite.require("margin", margin)
     x = computable(prediction)
@@ -235,7 +235,7 @@ def multi_class_margin(
     >>> from fundl import multi_class_margin
     >>> multi_class_margin(torch.tensor([[1.0, 0.5], [3.0, 0.0]]), torch.tensor([0, 0]))
     (tensor(0.1250), tensor([[-0.2500,  0.2500],
-            [ 0.0000,  0.0000]]))
+            [-0.0000,  0.0000]]))
     """
     finite.require("margin", margin)
     if power not in {1, 2}:

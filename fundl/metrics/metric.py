@@ -163,7 +163,10 @@ def _made(
 ) -> Callable[Concatenate[Prediction, Target, Options], Tensor]:
     for function in (known, value):
         if not callable(function):
-            raise TypeError(f"{name} takes two functions, of a batch and of all, not {tree.describe(function)}")
+            parts = "rows" if in_rows else "sums"
+            raise TypeError(
+                f"{name} takes two functions, {parts} of a batch and the value of all, not {tree.describe(function)}"
+            )
 
     def metric(prediction: Prediction, target: Target, /, *args: Options.args, **options: Options.kwargs) -> Tensor:
         return value(known(prediction, target, *args, **options), *args, **options)

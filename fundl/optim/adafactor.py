@@ -44,6 +44,7 @@ class AdafactorState(Record, metaclass=Listed):
 @final
 @attrs.frozen
 class _ScaleByAdafactor(Transform[AdafactorState]):
+    writes_over = True
     numbers = ("decay_power", "epsilon", "threshold", "least_size")
 
     decay_power: Number = attrs.field(validator=non_negative)
@@ -61,22 +62,30 @@ class _ScaleByAdafactor(Transform[AdafactorState]):
 
     @override
     def change(self, grads: Tensors, state: AdafactorState, params: Tensors) -> tuple[Tensors, AdafactorState]:
+        return self._next(grads, state, params, over=False)
+
+    @override
+    def change_over(self, grads: Tensors, state: AdafactorState, params: Tensors) -> tuple[Tensors, AdafactorState]:
+        return self._next(grads, state, params, over=True)
+
+    def _next(self, grads: Tensors, state: AdafactorState, params: Tensors, *, over: bool) -> tuple[Tensors, AdafactorState]:
         if len(state.stacked) != len(grads):
             raise ValueError("the state is of other leaves")
-        count = state.count + 1
-        share = torch.pow(count.to(torch.float64), -self.decay_power)
         matrices, others = _apart(torch._foreach_mul(grads, grads), state.stacked)
         _require_shapes(state, matrices, others)
-        rows = _mixed(state.rows, tuple(_mean(square, -1) for square in matrices), share)
-        columns = _mixed(state.columns, tuple(_mean(square, -2) for square in matrices), share)
-        squares = _mixed(state.squares, others, share)
+        count = state.count.add_(1) if over else state.count + 1
+        share = torch.pow(count.to(torch.float64), -self.decay_power)
+        rows = _mixed(state.rows, tuple(_mean(square, -1) for square in matrices), share, over=over)
+        columns = _mixed(state.columns, tuple(_mean(square, -2) for square in matrices), share, over=over)
+        squares = _mixed(state.squares, others, share, over=over)
         factored, plain = iter([self._root(*pair) for pair in zip(rows, columns, strict=True)]), iter(squares)
         roots = [
             next(factored) if _is_matrix(grad, axes) else next(plain).sqrt()
             for grad, axes in zip(grads, state.stacked, strict=True)
         ]
         divided = torch._foreach_div(grads, [root.clamp(min=self.epsilon) for root in roots])
-        return self._sized(divided, params, state.stacked), AdafactorState(count, rows, columns, squares, state.stacked)
+        kept = state if over else AdafactorState(count, rows, columns, squares, state.stacked)
+        return self._sized(divided, params, state.stacked), kept
 
     def _root(self, row: Tensor, column: Tensor) -> Tensor:
         """The root of R C / mean(R), (..., n, m), of products that float32 can hold."""
@@ -115,8 +124,11 @@ def _require_shapes(state: AdafactorState, matrices: Tensors, others: Tensors) -
         raise ValueError("the state's tensors are not of the gradient's shapes and dtypes")
 
 
-def _mixed(old: Tensors, new: Tensors, share: Tensor) -> Tensors:
-    return mixed(old, new, share) if old else ()
+def _mixed(old: Tensors, new: Tensors, share: Tensor, *, over: bool) -> Tensors:
+    if not old or not over:
+        return mixed(old, new, share) if old else ()
+    torch._foreach_lerp_(old, new, tuple(share.to(tensor) for tensor in old))
+    return old
 
 
 def _mean(tensor: Tensor, axis: int) -> Tensor:

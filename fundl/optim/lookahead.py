@@ -37,11 +37,14 @@ class LookaheadState(Record, Generic[S], metaclass=Listed):
 class Lookahead(Transform[LookaheadState[S]]):
     """See `lookahead`."""
 
-    numbers = ("share",)
-
     transform: Transform[S]
     every: int = attrs.field(validator=count_of_steps)
     share: Number = attrs.field(validator=share)
+
+    @property
+    @override
+    def numbers(self) -> tuple[str, ...]:
+        return ("share",)
 
     @property
     @override

@@ -88,7 +88,7 @@ def add_noise(key: Key, *, variance: float = 0.01, decay: float = 0.55) -> Trans
     >>> from fundl import add_noise, key
     >>> noise, params = add_noise(key(0)), torch.zeros(3)
     >>> noise.update(torch.ones(3), noise.init(params), params)[0]
-    tensor([1.1026, 1.1051, 1.1995])
+    tensor([1.0586, 0.9968, 1.0666])
     """
     require_key(key)
     if key.shape != (2,):

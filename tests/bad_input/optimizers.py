@@ -324,7 +324,11 @@ ROWS: Final[tuple[Row, ...]] = (
     ("sgd(0.1, nesterov=None)", TypeError, "nesterov must be True or False, not None"),
     ("sgd(0.1, momentum=True)", TypeError, "momentum must be a number, not True"),
     ("join_schedules(3, [5])", TypeError, "schedules are several, in a list: write [schedule], not 3"),
-    ('join_schedules([0.1, 0.2], "5")', TypeError, "the boundaries are steps, each an int, not ('5',)"),
+    (
+        'join_schedules([constant_schedule(0.1), constant_schedule(0.2)], "5")',
+        TypeError,
+        "the boundaries are steps, each an int, not ('5',)",
+    ),
     (
         'partition([sgd(0.1)], where={"a": "weight"})',
         TypeError,

@@ -30,7 +30,7 @@ ROWS: Final[tuple[Row, ...]] = (
     (
         "tree.at(model, lambda m: None)",
         TypeError,
-        "`where` must return a place of the tree, such as `lambda model: model[0].weight`, not None",
+        "`where` must return a place of the tree, or several in a tuple, such as `lambda model: model[0].weight`, not None",
     ),
     (
         "tree.at(lambda m: m[0], model)",
