@@ -191,7 +191,9 @@ def over_elements(
     losses, grad = formula(prediction, target, scale)
     value = losses.sum()
     if of_any is not None and may_be_nan(value):
-        value = torch.where(value.isnan(), of_any(prediction, target, scale).sum(), value)  # traced: to the bit, what eager gives
+        value = torch.where(
+            value.isnan(), of_any(prediction, target, scale).sum(), value
+        )  # traced: to the bit, what eager gives
     return value, grad
 
 

@@ -213,6 +213,34 @@ def average_pool(kind: Callable[..., AnyLayer], axes: int) -> Drawn:  # type: ig
     return drawn
 
 
+def lp_pool(kind: Callable[..., AnyLayer], axes: int) -> Drawn:  # type: ignore[explicit-any]  # sizes by axes
+    def drawn(draw: Draw) -> Case:
+        options = draw.one_of({}, {"stride": per_axis(draw, axes, 1, 3)})
+        return kind(draw.size(1, 3), power=2.0, **options), image(draw, draw.size(), axes)
+
+    return drawn
+
+
+def windows(draw: Draw) -> dict[str, int | tuple[int, ...]]:
+    return {"stride": per_axis(draw, 2, 1, 2), "padding": per_axis(draw, 2, 0, 1), "dilation": per_axis(draw, 2, 1, 2)}
+
+
+def unfold(draw: Draw) -> Case:
+    return fundl.Unfold(draw.size(1, 3), **windows(draw)), image(draw, draw.size(), 2)
+
+
+def fold(draw: Draw) -> Case:
+    kernel, options = draw.size(1, 3), windows(draw)
+    x = image(draw, draw.size(), 2)
+    patches = fundl.apply(fundl.Unfold(kernel, **options), x)
+    return fundl.Fold(tuple(x.shape[2:]), kernel, **options), draw.normal(*patches.shape)
+
+
+def prelu(draw: Draw) -> Case:
+    channels = draw.size()
+    return fundl.prelu(draw.one_of(1, channels)), image(draw, channels, draw.size(1, 3))
+
+
 def adaptive(kind: Callable[..., AnyLayer], axes: int) -> Drawn:  # type: ignore[explicit-any]  # sizes by axes
     return lambda draw: (kind(per_axis(draw, axes, 1, 6)), image(draw, draw.size(), axes, 1))
 
@@ -298,6 +326,8 @@ DRAWN: Final[Mapping[str, Drawn]] = {
     "GLU": glu,
     "Softmax": softmax(fundl.Softmax),
     "LogSoftmax": softmax(fundl.LogSoftmax),
+    "Softmin": softmax(fundl.Softmin),
+    "PReLU": prelu,
     "Linear": linear,
     "Bilinear": bilinear,
     "Embedding": embedding,
@@ -318,6 +348,13 @@ DRAWN: Final[Mapping[str, Drawn]] = {
     "AveragePool1d": average_pool(fundl.AveragePool1d, 1),
     "AveragePool2d": average_pool(fundl.AveragePool2d, 2),
     "AveragePool3d": average_pool(fundl.AveragePool3d, 3),
+    "LPPool1d": lp_pool(fundl.LPPool1d, 1),
+    "LPPool2d": lp_pool(fundl.LPPool2d, 2),
+    "LPPool3d": lp_pool(fundl.LPPool3d, 3),
+    "Unfold": unfold,
+    "Fold": fold,
+    "ChannelDropout": lambda draw: (fundl.ChannelDropout(0.5), image(draw, draw.size(), draw.size(1, 3))),
+    "AlphaDropout": lambda draw: (fundl.AlphaDropout(0.5), anywhere(draw)),
     "AdaptiveAveragePool1d": adaptive(fundl.AdaptiveAveragePool1d, 1),
     "AdaptiveAveragePool2d": adaptive(fundl.AdaptiveAveragePool2d, 2),
     "AdaptiveAveragePool3d": adaptive(fundl.AdaptiveAveragePool3d, 3),

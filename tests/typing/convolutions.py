@@ -12,7 +12,7 @@ reveal_type(conv2d(3, 8, 5))
 reveal_type(conv1d(4, 8, kernel_size=5, dilation=3, padding="same", groups=4))
 # R: fundl.layers.convolution.Conv3d[Literal[3], Literal[8], tuple[Literal[1], Literal[2], Literal[3]], Literal[1], Literal[0], Literal[1]]
 reveal_type(conv3d(3, 8, (1, 2, 3)))
-# R: fundl.layers.convolution.Conv2d[Any, Any, Any, Literal[2], Any, Any]
+# R: fundl.layers.convolution.Conv2d[Any, Any, Any, Literal[2], Literal[0], Literal[1]]
 reveal_type(Conv2d(torch.ones(4, 3, 2, 2), None, stride=2))
 # R: fundl.layers.transposed_convolution.ConvTranspose2d[Literal[3], Literal[8], Literal[2], Literal[2], Literal[0], Literal[1], Literal[1]]
 reveal_type(conv_transpose2d(3, 8, 2, stride=2, output_padding=1))

@@ -95,7 +95,7 @@ def from_state_dict(
 
 @with_suggestions
 def to_state_dict(model: Model, sizes: Sizes) -> dict[str, Tensor]:
-    """The state of torchvision's module, of copies of a model's tensors: for its `load_state_dict`.
+    """The state of torchvision's module, of copies of a model's tensors: for its ``load_state_dict``.
 
     Args:
         model: of the structure that ``sizes.model()`` has, a ResNet with statistics; dropout and keys make no difference.
