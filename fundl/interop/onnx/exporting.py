@@ -35,8 +35,8 @@ def export(
     schedules and random numbers are operations like others, so a whole training step is such a function. What of it reads
     values is not in the file: a class index that is out of range is an error in fundl, and goes unnoticed there.
 
-    Inputs are called by the function's parameters and by their paths, ``state.model.0.weight``; outputs by ``results``, likewise.
-    What the file's metadata say, see ``fundl_onnx``.
+    Inputs are called by the function's parameters and by their paths, ``state.model.0.weight``; outputs by ``results``,
+    likewise. What the file's metadata say, see ``fundl_onnx``.
 
     Args:
         path: of the file, by custom in ".onnx"; it is written whole or not at all.
