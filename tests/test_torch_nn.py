@@ -96,7 +96,7 @@ def input_of(model: Model, inputs: Inputs) -> object:
     """What a model takes, of the inputs of a module."""
     if isinstance(model, LSTMCell):
         return inputs[0], LSTMState(*inputs[1:])
-    return inputs[0] if len(inputs) == 1 else tuple(inputs)
+    return inputs[0] if len(inputs) == 1 else inputs
 
 
 def first_of(result: object) -> Tensor:

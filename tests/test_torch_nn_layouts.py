@@ -93,7 +93,7 @@ def test_outputs_are_those_in_float64(case: Case, combinations: Combinations) ->
         module = laid_out(case.make(), lay, dtype)
         inputs = [x.to(dtype) if x.is_floating_point() else x for x in case.inputs]
         model = torch_nn.from_torch(module)
-        y = first_of(forward_any(model, input_of(model, inputs))[0])
+        y = first_of(forward_any(model, input_of(model, tuple(inputs)))[0])
         expected, _, _ = run_module(module.double(), tuple(x.double() if x.is_floating_point() else x for x in inputs))
         assert y.dtype == dtype
         tolerance = TOLERANCES[dtype] * max(1.0, float(expected.abs().max()))

@@ -190,10 +190,8 @@ def over_elements(
     scale = prediction.new_full((), 1 / divisor(prediction, reduction))
     losses, grad = formula(prediction, target, scale)
     value = losses.sum()
-    if of_any is not None and may_be_nan(value):
-        value = torch.where(
-            value.isnan(), of_any(prediction, target, scale).sum(), value
-        )  # traced: to the bit, what eager gives
+    if of_any is not None and may_be_nan(value):  # a choice, so that what is traced gives the bits of what is not
+        value = torch.where(value.isnan(), of_any(prediction, target, scale).sum(), value)
     return value, grad
 
 

@@ -161,11 +161,11 @@ def _made(
     *,
     in_rows: bool,
 ) -> Callable[Concatenate[Prediction, Target, Options], Tensor]:
+    part = "rows" if in_rows else "sums"
     for function in (known, value):
         if not callable(function):
-            parts = "rows" if in_rows else "sums"
             raise TypeError(
-                f"{name} takes two functions, {parts} of a batch and the value of all, not {tree.describe(function)}"
+                f"{name} takes two functions, {part} of a batch and the value of all, not {tree.describe(function)}"
             )
 
     def metric(prediction: Prediction, target: Target, /, *args: Options.args, **options: Options.kwargs) -> Tensor:
