@@ -149,8 +149,13 @@ export class Run {
 
 // --- Drawing --------------------------------------------------------------------------------------------------------------
 
+const painted = document.body.appendChild(document.createElement("i")); // the browser says what light-dark() is of an element
+
 /** The value of a colour of page.css, in the theme of the moment. */
-export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+export function colour(name) {
+  painted.style.color = `var(--${name})`;
+  return getComputedStyle(painted).color;
+}
 
 /** Call when all must be drawn anew: the theme or the width has changed. */
 export function whenLooksChange(redraw) {
