@@ -1,4 +1,8 @@
-"""Transforms around another one that they apply in some steps only."""
+"""Transforms around another one that they apply in some steps only.
+
+Where it can be looked at whether a step applies it, that alone decides, and not whether the state is written over: for the
+other one may ask all processes for a norm, and one of them may hold its state for longer than another.
+"""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -36,19 +40,27 @@ class Sometimes(Transform[Own], Generic[S, Own]):
     def _chosen(
         self, rule: Rule[S], grads: Tensors, state: Own, params: Tensors, *, otherwise: Callable[[Tensors], Tensors]
     ) -> tuple[Tensors, Own]:
-        """The same, where it can be looked at whether the rule is to be applied, and the state may be written over."""
+        """The same, where it can be looked at whether the rule is to be applied; the state's own tensors are written over."""
 
     @abstractmethod
     def _own(self, state: Own) -> Tensor:
         """A tensor of the state: where it can be read, so can what decides."""
 
+    @abstractmethod
+    def _copied(self, state: Own) -> Own:
+        """The state with copies of its own tensors; that of the other transform stays."""
+
     @override
     def change(self, grads: Tensors, state: Own, params: Tensors) -> tuple[Tensors, Own]:
-        return self._selected(self.transform.change, grads, state, params, otherwise=zeros_like(params))
+        if not is_readable(self._own(state)):
+            return self._selected(self.transform.change, grads, state, params, otherwise=zeros_like(params))
+        return self._chosen(self.transform.change, grads, self._copied(state), params, otherwise=zeros_like)
 
     @override
     def move(self, grads: Tensors, state: Own, params: Tensors) -> tuple[Tensors, Own]:
-        return self._selected(self.transform.move, grads, state, params, otherwise=params)
+        if not is_readable(self._own(state)):
+            return self._selected(self.transform.move, grads, state, params, otherwise=params)
+        return self._chosen(self.transform.move, grads, self._copied(state), params, otherwise=lambda params: params)
 
     @override
     def weighed(self, weight: float | Tensor) -> Self:

@@ -14,7 +14,7 @@ from fundl._common.modes import is_readable
 from fundl._common.numbers import count_of_steps
 from fundl._common.suggestions import with_suggestions
 from fundl.optim._sometimes import Sometimes
-from fundl.optim.flat import Tensors, new_count, require_fit, select, times, zeros_like
+from fundl.optim.flat import Tensors, copies, new_count, require_fit, select, times, zeros_like
 from fundl.optim.transform import P, Rule, S, State, Transform, require_transform
 from fundl.tree import Record, Splits, describe
 from fundl.weights import Sum
@@ -103,6 +103,10 @@ class Accumulate(Sometimes[S, AccumulateState[S]]):
     @override
     def loss_scale(self, state: AccumulateState[S]) -> Tensor | None:
         return self.transform.loss_scale(state.inner)
+
+    @override
+    def _copied(self, state: AccumulateState[S]) -> AccumulateState[S]:
+        return AccumulateState(state.count.clone(), state.weight.clone(), copies(state.total), state.inner)
 
     @override
     def _selected(

@@ -128,6 +128,10 @@ class DynamicLossScale(Sometimes[S, LossScaleState[S]]):
         return attrs.evolve(self, transform=self.transform.divided(splits), splits=splits)
 
     @override
+    def _copied(self, state: LossScaleState[S]) -> LossScaleState[S]:
+        return LossScaleState(state.scale.clone(), state.good_steps.clone(), state.inner)
+
+    @override
     def _selected(
         self, rule: Rule[S], grads: Tensors, state: LossScaleState[S], params: Tensors, *, otherwise: Tensors
     ) -> tuple[Tensors, LossScaleState[S]]:

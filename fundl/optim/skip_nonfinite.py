@@ -61,6 +61,11 @@ class SkipNonfinite(Sometimes[S, SkipState[S]]):
         return attrs.evolve(self, transform=self.transform.divided(splits), splits=splits)
 
     @override
+    def _copied(self, state: SkipState[S]) -> SkipState[S]:
+        in_a_row = None if state.in_a_row is None else state.in_a_row.clone()
+        return SkipState(state.skipped.clone(), state.inner, in_a_row)
+
+    @override
     def _selected(
         self, rule: Rule[S], grads: Tensors, state: SkipState[S], params: Tensors, *, otherwise: Tensors
     ) -> tuple[Tensors, SkipState[S]]:
