@@ -214,6 +214,27 @@ def test_the_newest_are_kept_and_the_best(tmp_path: Path) -> None:
     assert tree.equal(load(tmp_path / "a" / "b" / "best.safetensors", first), best)
 
 
+def test_what_a_killed_run_did_not_remove_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by a call that finds nothing more to do, or may not write, and then leaves all as it is."""
+    first, where = train_state(key(2), model(), OPTIMIZER), Checkpoints(tmp_path, keep=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "_remove_surplus", lambda _writer, _newest: None)  # as one that ends just before
+        fit(STEP, first, batches, epochs=4, checkpoints=where, progress=False)
+    assert len(names(tmp_path)) == 4
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refused)
+        fit(STEP, first, batches, epochs=4, checkpoints=where, progress=False)
+    with pytest.raises(ValueError, match="another key"):
+        fit(STEP, train_state(key(3), model(), OPTIMIZER), batches, epochs=4, checkpoints=where, progress=False)
+    assert len(names(tmp_path)) == 4
+    fit(STEP, first, batches, epochs=4, checkpoints=where, progress=False)
+    assert names(tmp_path) == ["epoch-000003.safetensors", "epoch-000004.safetensors"]
+
+
+def refused(path: Path, **_: object) -> None:
+    raise PermissionError(path)
+
+
 def test_how_often(tmp_path: Path) -> None:
     first = train_state(key(2), model(), OPTIMIZER)
     fit(STEP, first, batches, epochs=5, checkpoints=Checkpoints(tmp_path / "a", every=2, keep=9), progress=False)

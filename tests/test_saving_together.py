@@ -63,6 +63,7 @@ from fundl.distributed import (
 from fundl.layer import Model
 from fundl.random import Key
 from fundl.saving import _writing
+from fundl.training.checkpoints import Writer
 from tests.processes import together
 
 ALONE: Final = Group("alone", 1, 0)
@@ -295,6 +296,19 @@ def run(group: Group, folder: str, count: int) -> tuple[list[Tensor], list[float
         progress=False,
     )
     return tree.leaves(unshard(state.model)), [epoch.train.loss for epoch in history]
+
+
+def killed_before_it_removes(group: Group, folder: str, count: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Writer, "_remove_surplus", lambda _writer, _newest: None)
+        run(group, folder, count)
+
+
+def test_what_a_killed_run_did_not_remove_is_removed(tmp_path: Path) -> None:
+    together(2, killed_before_it_removes, str(tmp_path), 3)
+    assert len(os.listdir(tmp_path)) == 1 + 3
+    together(2, run, str(tmp_path), 3)
+    assert sorted(os.listdir(tmp_path)) == ["best.safetensors", "epoch-000003.safetensors"]
 
 
 def test_a_run_is_taken_up_by_another_number_of_processes(tmp_path: Path) -> None:

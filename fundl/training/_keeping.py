@@ -51,6 +51,7 @@ class Keeper(Generic[P, S, X, Target, Prediction]):
                 run.take_up(*found)
             except ValueError as error:
                 raise ValueError(f"{writer.newest} cannot be gone on from: {error}") from None
+            writer.tidy()
         if run.is_under_way or len(run.history) < count:  # else there are to be no more
             run.partners.each(writer.prepare)
         return cls(run, writer)

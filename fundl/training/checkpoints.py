@@ -8,6 +8,7 @@ import re
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar, final
 
@@ -194,6 +195,13 @@ class Writer:
                 f"no file may be written into the folder {where}: give Checkpoints another one, or the right to write there"
             )
 
+    def tidy(self) -> None:
+        """Remove what a process left that ended after it had written the newest one, before it removed what is not kept."""
+        if self.is_anothers or self.newest is None:
+            return
+        with suppress(OSError):  # a run that is over can be looked at where nothing may be written; `prepare` is for others
+            self._remove_surplus(self.newest)
+
     @property
     def is_late(self) -> bool:
         """Whether it is so many seconds since the last one was begun that one is due."""
@@ -284,7 +292,11 @@ class Writer:
         if path is None:
             return
         self.newest = path
-        before = [old for old in self._paths() if _place(old) < _place(path)]  # a later one is not whole, or of another run
+        self._remove_surplus(path)
+
+    def _remove_surplus(self, newest: Path) -> None:
+        """Remove what is not to be kept beside the newest one; a later one is not whole, or of another run."""
+        before = [old for old in self._paths() if _place(old) < _place(newest)]
         for old in before[: max(0, len(before) + 1 - self.where.keep)]:
             old.unlink(missing_ok=True)
 
