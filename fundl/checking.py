@@ -17,18 +17,27 @@ from fundl._common.modes import no_grad
 from fundl._common.running import Pass
 from fundl._common.suggestions import with_suggestions
 from fundl.ensemble.models import Ensemble
+from fundl.groups import Group
 from fundl.layer import Layer, Loss, Model, P, Prediction, Target
 from fundl.layers.dropout import rekey
 from fundl.optim.loss_scale import LossScaleState, scale_loss
 from fundl.random import Key
 from fundl.runs import MANY, ONE, count_runs
+from fundl.training._over import Shares, shares_of
 from fundl.training.step import S, TrainState
-from fundl.tree import describe
+from fundl.tree import Record, describe
+from fundl.weights import count_along
 
 
 @with_suggestions
 def check_finite(
-    model: Model | TrainState[P, S], x: object, target: Target, loss: Loss[Prediction, Target], *, key: Key | None = None
+    model: Model | TrainState[P, S],
+    x: object,
+    target: Target,
+    loss: Loss[Prediction, Target],
+    *,
+    key: Key | None = None,
+    over: Group | None = None,
 ) -> None:
     """Raise a FloatingPointError that says where a NaN or an infinity arises first, if there is one.
 
@@ -40,17 +49,24 @@ def check_finite(
     `dynamic_loss_scale` scales the loss' gradient, it is scaled. Of an ensemble, or the state of one, it looks at one run after
     the other.
 
+    Of processes that make a step together each looks at its own rows, and all of them raise the same error if one finds
+    something, so that none is left waiting. A BatchNorm then normalises with the statistics of the own rows, not with those of
+    the whole batch.
+
     Args:
         model: a layer or a nested tuple of layers, with values; or the state of a run, such as that which `last_good` gives.
         x: its input: a tensor, or any tree.
         target: as the loss takes it.
         loss: as `train_step` takes it.
         key: what the stochastic layers of a model draw from. None for layers that draw nothing, and for a state, which has one.
+        over: the processes that make a step together, as in ``train_step(..., over=group)``; all of them ask at the same time.
 
     Raises:
-        FloatingPointError: there is one; the message has the layer's place in the model, as in ``model[2].weight``.
+        FloatingPointError: there is one; the message has the layer's place in the model, as in ``model[2].weight``, and the
+            process, if there are several.
         TypeError: the model or the loss is none.
-        ValueError: layers are divided among processes, see `distributed.shard`.
+        ValueError: layers are divided among processes, see `distributed.shard` and `distributed.stages`.
+        RuntimeError: another process raised another error.
 
     >>> import torch
     >>> from fundl import Linear, ReLU, check_finite, mse
@@ -60,17 +76,51 @@ def check_finite(
     FloatingPointError: forward of model[0], Linear(weight=float32[1, 2], bias=None): its output is inf (1 of 1 numbers)
     """
     require_loss(loss)
-    if tree.cuts_of(model):
+    if tree.holds(tree.is_divided, model.model if isinstance(model, TrainState) else model):
         raise ValueError(
-            "the parameters are divided among processes, and one that finds something wrong would leave the others waiting:"
-            " look at the whole in each, check_finite(unshard(model), ...) with unshard of fundl.distributed"
+            "layers are divided among processes, and one that finds something wrong would leave the others waiting: look at the"
+            " whole in each, check_finite(unshard(unstage(model)), x, target, loss, over=group), with unshard and unstage of"
+            " fundl.distributed"
         )
+    if over is not None and tree.holds(_is_ensemble, model):
+        raise ValueError("an ensemble is trained by one process, which looks at it alone: leave out over=")
+    if (shares := shares_of(over, loss)) is None:
+        _check_all(model, x, target, loss, key, None)
+        return
+    talk, found = shares.group.talk(), ""
+    try:
+        if count_along(x, 0):  # a small last batch may have no rows for some process
+            _check_all(model, x, target, loss, key, shares)
+    except FloatingPointError as error:
+        found = f"process {shares.group.rank}: {error}"
+    except BaseException:
+        talk.leave()
+        raise
+    if said := talk.told(found, lambda texts: next(filter(None, texts), "")):
+        raise FloatingPointError(said)
+
+
+def _check_all(  # noqa: PLR0917  # all that a step goes through
+    model: Model | TrainState[P, S],
+    x: object,
+    target: Target,
+    loss: Loss[Prediction, Target],
+    key: Key | None,
+    shares: Shares[Prediction, Target] | None,
+) -> None:
+    """Look at one run, or at one after the other, of the rows of this process."""
     scale: Tensor | None = None
+
+    def own(key: Key) -> Key:
+        return key if shares is None else shares.key(key, x)
+
     if isinstance(model, TrainState):
         state, model = model, model.model
         runs = MANY if isinstance(model, Ensemble) else ONE
-        key = runs.each(lambda key: random.fold_in(key, state.step))(state.key) if key is None else key
+        key = runs.each(lambda key: random.fold_in(key, state.step))(own(state.key)) if key is None else own(key)
         scale = next((one.scale for one in tree.records(state.optimizer) if isinstance(one, LossScaleState)), None)
+    elif key is not None:
+        key = own(key)
     require_model(model)
     if not isinstance(model, Ensemble):
         _check(model, x, target, loss, key, scale)
@@ -83,6 +133,10 @@ def check_finite(
             _check(*of_run[:3], loss, *of_run[3:])
         except FloatingPointError as error:
             raise FloatingPointError(f"run {run}: {error}") from None
+
+
+def _is_ensemble(cls: type[Record]) -> bool:
+    return issubclass(cls, Ensemble)
 
 
 def _check(  # noqa: PLR0917  # all that a step goes through

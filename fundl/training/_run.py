@@ -323,9 +323,10 @@ class Run(Generic[P, S, X, Target, Prediction]):
             if self.donate
             else f"last_good(error, state) has the state of step {int(self.good.step)}: make the steps from there again; "
         )
+        over = "" if self.over is None else ", over=group"
         return (
-            f"the batch of step {step + 1} is {batch}; {again}check_finite(state, x, target, loss) before a step says in which"
-            " layer it makes a NaN or an infinity"
+            f"the batch of step {step + 1} is {batch}; {again}check_finite(state, x, target, loss{over}) before a step says in"
+            " which layer it makes a NaN or an infinity"
         )
 
     def _require_finite(self, epoch: _UnderWay[Prediction, Target]) -> None:
