@@ -2,8 +2,8 @@
 
     python examples/browser/build.py --runtime examples/browser/node_modules/onnxruntime-web/dist --out build/browser
 
-`make browser` does so, with ``--serve``. A page NAME is made of NAME.html and NAME.js, which uses common.js and page.css, and
-of the files that a function of Python writes: graphs, the settings that they were made with, data.
+`make browser` does so, with ``--serve``. A page NAME is made of NAME.html and NAME.js, which uses page.css and the
+modules that it imports, and of the files that a function of Python writes: graphs, the settings that they were made with, data.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import base64
 import gzip
 import html
 import json
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,14 +21,18 @@ from typing import Final
 
 from typing_extensions import override
 
+import digits_network
 import disk_network
 
 HERE: Final = Path(__file__).parent
 PAGES: Final[Mapping[str, Callable[[Path], None]]] = {
     "disk": disk_network.write,
+    "digits": digits_network.write,
 }
 """What each page needs is written into a folder."""
 
+IMPORT: Final = re.compile(r'\bfrom "([\w-]+)";$', re.MULTILINE)
+PACKAGE: Final = "onnxruntime-web"
 RUNTIME: Final = "ort.wasm.bundle.min.mjs"
 MACHINE: Final = "ort-wasm-simd-threaded.wasm"
 STYLE: Final = '<link rel="stylesheet" href="page.css">'
@@ -46,24 +51,41 @@ def build(page: str, runtime: Path) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         PAGES[page](Path(folder))
-        files = {path.name: in_base64(path.read_bytes()) for path in sorted(Path(folder).iterdir())}
-    modules = {"common": HERE / "common.js", "onnxruntime-web": runtime / RUNTIME}
-    imports = {name: f"data:text/javascript;base64,{in_base64(path.read_bytes())}" for name, path in modules.items()}
+        return assembled(page, Path(folder), runtime)
+
+
+def assembled(page: str, folder: Path, runtime: Path) -> str:
+    """The text of a page, with the files of a folder in it."""
+    files = {path.name: in_base64(path.read_bytes()) for path in sorted(folder.iterdir())}
+    program = text_of(HERE / f"{page}.js")
+    modules = {name: text_of(runtime / RUNTIME if name == PACKAGE else HERE / f"{name}.js") for name in imported(program)}
+    imports = {name: f"data:text/javascript;base64,{in_base64(text.encode())}" for name, text in modules.items()}
     style = f"""<meta http-equiv="Content-Security-Policy" content="{html.escape(POLICY)}">
 <style>
 {text_of(HERE / "page.css")}</style>
 <script type="importmap">{json.dumps({"imports": imports})}</script>"""
     machine = in_base64(gzip.compress((runtime / MACHINE).read_bytes(), 9, mtime=0))
-    program = f"""<script type="application/json" id="files">{json.dumps(files)}</script>
+    scripts = f"""<script type="application/json" id="files">{json.dumps(files)}</script>
 <script type="text/plain" id="machine">{machine}</script>
 <script type="module">
-{text_of(HERE / f"{page}.js")}</script>"""
+{program}</script>"""
     text = text_of(HERE / f"{page}.html")
-    for mark, content in ((STYLE, style), (PROGRAM.format(page), program)):
+    for mark, content in ((STYLE, style), (PROGRAM.format(page), scripts)):
         if text.count(mark) != 1:
             raise ValueError(f"{page}.html must have once {mark}")
         text = text.replace(mark, content)
     return text
+
+
+def imported(program: str) -> Sequence[str]:
+    """The modules that a program imports, each once, and those of this folder that they import in their turn."""
+    found: list[str] = []
+    programs = [program]
+    while programs:
+        new = [name for name in IMPORT.findall(programs.pop()) if name not in found]
+        found += new
+        programs += [text_of(HERE / f"{name}.js") for name in new if name != PACKAGE]
+    return found
 
 
 def in_base64(content: bytes) -> str:
@@ -84,14 +106,18 @@ class Quiet(SimpleHTTPRequestHandler):
         pass
 
 
-def serve(folder: Path, pages: Sequence[str], port: int) -> None:
-    """Serve the pages to this machine alone, until Ctrl-C, at the port, or at another one where that is taken."""
+def server_of(folder: Path, port: int) -> ThreadingHTTPServer:
+    """Serves a folder to this machine alone, at the port, or at another one where that is taken."""
     handler = partial(Quiet, directory=str(folder))
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        return ThreadingHTTPServer(("127.0.0.1", port), handler)
     except OSError:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    with server:
+        return ThreadingHTTPServer(("127.0.0.1", 0), handler)
+
+
+def serve(folder: Path, pages: Sequence[str], port: int) -> None:
+    """Serve the pages until Ctrl-C, and say where."""
+    with server_of(folder, port) as server:
         for page in pages:
             print(f"http://127.0.0.1:{server.server_port}/{page}.html", flush=True)
         print("Ctrl-C ends it", flush=True)
