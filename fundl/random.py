@@ -159,8 +159,9 @@ def of_part(key: Key, part: Tensor) -> Key:
 def of_piece(key: Key, piece: Tensor) -> Key:
     """The key that draws a piece of each line of what a key draws: a process that has some of the features draws those.
 
-    Each draw is of lines along its first axis. Of n equal pieces, which the lines of a whole draw would have, one behind the
-    other, it gives the piece of one place in each. The key may be one `of_part`.
+    Each draw is of lines, along its last axis. Of n equal pieces, which the lines of a whole draw would have, one behind the
+    other, it gives the piece of one place in each. The key may be one `of_part`. `distributed.tensor_parallel` gives such keys
+    to layers that change each feature by itself.
 
     Args:
         key: of the whole draw.

@@ -67,8 +67,9 @@ def booleans(key: Tensor, shape: Shape, threshold: int) -> Tensor:
         return key.new_empty(shape, dtype=torch.bool)
     if is_of_part(key) and is_readable(key) and (compiled := library()) is not None and functions():
         made = torch.empty(shape, dtype=torch.bool, device="cpu")
-        each = math.prod(shape[1:])
-        compiled.fundl_booleans_of_part(key.contiguous().data_ptr(), len(key), shape[0], each, made.data_ptr(), threshold)
+        count, *each = _lines(key, shape)
+        numbers = math.prod(each)
+        compiled.fundl_booleans_of_part(key.contiguous().data_ptr(), len(key), count, numbers, made.data_ptr(), threshold)
         return made
     return _drawn(lambda words, blocks: philox.integers(words, blocks, 32) < threshold, key, shape, 4)
 
@@ -166,6 +167,11 @@ def is_of_piece(key: Tensor) -> bool:
     return key.shape[-1] > _OF_ROWS
 
 
+def _lines(key: Tensor, shape: Shape) -> Shape:
+    """A shape as that of lines, which are along its first axis; a key for a piece of each has them along its last."""
+    return (math.prod(shape[:-1]), *shape[-1:]) if is_of_piece(key) else shape
+
+
 def words_of(key: Tensor) -> Tensor:
     """The two words of a key."""
     return key[..., :2] if is_of_part(key) else key
@@ -178,9 +184,10 @@ def _of_part(made: Made, key: Tensor, shape: Shape, per_block: int) -> Tensor:
     """
     place, size, rows, *own = key[2:].unbind()
     piece, pieces = own or (0, 1)
-    numbers = math.prod(shape[1:])  # of a line, or of a piece of it
-    lines = torch.arange(shape[0], device=key.device)
-    each = (shape[0] // rows.clamp(min=1)).clamp(min=1)  # lines of a row
+    count, *axes = _lines(key, shape)
+    numbers = math.prod(axes)  # of a line, or of a piece of it
+    lines = torch.arange(count, device=key.device)
+    each = (count // rows.clamp(min=1)).clamp(min=1)  # lines of a row
     lines = (lines // each * size + place) * each + lines % each
     lines = (lines * pieces + piece).unsqueeze(1)
     if numbers % per_block == 0:
@@ -230,7 +237,10 @@ def _on_gpu(name: str, key: Tensor) -> Draw | None:
     """A kernel of draws.cu, likewise; also for a key of a part."""
     if name not in _ON_GPU or not gpu_kernels.takes(key):
         return None
-    return draws_on_gpu.draw(name, key, _FUNCTIONS[name][0], _ON_GPU[name])
+    draw = draws_on_gpu.draw(name, key, _FUNCTIONS[name][0], _ON_GPU[name])
+    if draw is None or not is_of_piece(key):
+        return draw
+    return lambda key, shape, *own: draw(key, _lines(key, shape), *own).reshape(shape)
 
 
 _ON_GPU: Final = {  # what is their own, as `struct` says it

@@ -337,11 +337,11 @@ def _is_network(layers: tuple[object, ...]) -> bool:
 
 
 def _is_between(layer: object) -> bool:
-    """Whether a layer changes each feature by itself, or pairs of them that a process has, without parameters."""
+    """Whether a layer changes each feature by itself, or pairs of them that a process has, and no tensor tells them apart."""
     if isinstance(layer, GLU):
         return layer.axis == -1 and _is_between(layer.activation)
     is_alone = isinstance(layer, Dropout) or bool(getattr(layer, "elementwise", False))
-    return is_alone and not tree.trainable_leaves(layer)
+    return is_alone and not tree.trainable_leaves(layer) and not any(leaf.ndim for leaf in tree.leaves(layer))
 
 
 def _split(group: Group, whole: int, axis: int, blocks: tuple[int, ...] = ()) -> Split:

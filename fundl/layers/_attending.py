@@ -107,7 +107,7 @@ class Attention(NamedTuple):
         if is_plain and (kernel := self._cuda_kernel(q, k, mask, pairs)) is not None:
             return Attended(q, k, v, *fused_attention.forward(kernel, q, k, v, causal=self.causal, mask=mask))
         weights = self._probabilities(q, k, mask, pairs)
-        kept, drawn = (weights, None) if key is None else dropping.dropped(key, weights, self.dropout)
+        kept, drawn = (weights, None) if key is None else self._drop(key, weights)
         output = torch.matmul(kept, _for_each_query_head(v, q))
         return Attended(q, k, v, output, probabilities=weights, drawn=drawn)
 
@@ -211,6 +211,11 @@ class Attention(NamedTuple):
     def _factor(self, q: Tensor) -> float:
         assert self.scale is not None
         return self.scale * math.sqrt(q.shape[-1])
+
+    def _drop(self, key: Key, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left of weights (B, H, T, S), and the mask. An example is a line, of which some heads are a piece."""
+        kept, drawn = dropping.dropped(key, weights.flatten(1), self.dropout)
+        return kept.reshape(weights.shape), drawn.reshape(weights.shape)
 
     def _dropped(self, x: Tensor, drawn: Tensor | None) -> Tensor:
         return x if drawn is None else dropping.masked(x, drawn, self.dropout)

@@ -12,11 +12,9 @@ from typing_extensions import override
 
 from fundl import tree
 from fundl._common import dropping
-from fundl._common.draws import is_of_piece
 from fundl._common.keys import require_key
 from fundl.layer import Layer, P
 from fundl.layers._drawing import require_own_key, require_rate
-from fundl.layers._layout import as_matrix
 from fundl.layers._same_shape import SameShape
 from fundl.random import Key, split
 from fundl.tree import BUFFER, Record
@@ -81,9 +79,6 @@ class Dropout(SameShape, Layer[Tensor | None]):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.key is None or self.rate == 0:
             return x, None
-        if is_of_piece(self.key):  # of the last axis
-            y, mask = dropping.dropped(self.key, as_matrix(x), self.rate)
-            return y.reshape(x.shape), mask.reshape(x.shape)
         return dropping.dropped(self.key, x, self.rate)
 
     @override

@@ -9,11 +9,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from fundl import random
-from fundl._common.draws import is_of_piece
 from fundl._common.half import narrowed, widened
 from fundl.layer import Layer
 from fundl.layers._drawing import kept, require_own_key, require_rate
-from fundl.layers._layout import as_matrix
 from fundl.layers._same_shape import SameShape
 from fundl.layers.activation import SELU_ALPHA, SELU_SCALE
 from fundl.random import Key
@@ -81,8 +79,7 @@ class AlphaDropout(SameShape, Layer[Tensor | None]):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         if self.key is None or self.rate == 0:
             return x, None
-        shape = as_matrix(x).shape if is_of_piece(self.key) else x.shape  # a piece is of the last axis
-        mask = kept(self.key, shape, self.rate, x).reshape(x.shape)
+        mask = kept(self.key, x.shape, self.rate, x)
         factor = self._factor
         shift = -factor * _LEAST * self.rate
         return torch.where(mask, narrowed(widened(x) * factor + shift, x), factor * _LEAST + shift), mask
@@ -151,9 +148,7 @@ class GaussianNoise(SameShape, Layer[None]):
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         if self.key is None or self.std == 0:
             return x, None
-        shape = as_matrix(x).shape if is_of_piece(self.key) else x.shape  # a piece is of the last axis
-        noise = random.normal(self.key.to(x.device), shape, std=self.std, dtype=x.dtype)
-        return x + noise.reshape(x.shape), None
+        return x + random.normal(self.key.to(x.device), x.shape, std=self.std, dtype=x.dtype), None
 
     @override
     def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:
