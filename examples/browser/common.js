@@ -109,17 +109,17 @@ export class Turns {
 }
 
 /**
- * A run with a button that starts and pauses it, and one that makes a single step. `step` makes one, `draw` shows where it is;
- * as many steps as take `budget` milliseconds are made before each drawing.
+ * A run with a button that starts and pauses it, and one that makes a single step. `step` makes one, `draw` shows where it is,
+ * `say` tells what happens; as many steps as take `budget` milliseconds are made before each drawing.
  */
 export class Run {
   running = false;
 
-  constructor({ turns, go, one, step, draw, budget = 20 }) {
-    Object.assign(this, { turns, go, one, step, draw, budget });
-    go.addEventListener("click", () => (this.running ? this.pause() : this.start()));
+  constructor({ turns, go, one, step, draw, say, budget = 20 }) {
+    Object.assign(this, { turns, go, one, step, draw, say, budget });
+    go.addEventListener("click", () => (this.running ? this.pause("Paused") : this.start()));
     one.addEventListener("click", () => {
-      this.pause();
+      this.pause("One step more");
       turns.take(async () => {
         await step();
         await draw();
@@ -127,15 +127,18 @@ export class Run {
     });
   }
 
-  pause() {
+  /** End the run after the step that is under way, and say why. */
+  pause(why) {
     this.running = false;
     this.go.textContent = "Start";
+    this.say(why);
   }
 
   async start() {
     if (this.running) return;
     this.running = true;
     this.go.textContent = "Pause";
+    this.say("Learning");
     while (this.running) {
       await this.turns.take(async () => {
         const began = performance.now();
@@ -149,13 +152,11 @@ export class Run {
 
 // --- Drawing --------------------------------------------------------------------------------------------------------------
 
-const painted = document.body.appendChild(document.createElement("i")); // the browser says what light-dark() is of an element
+/** A colour of page.css, in the theme of the moment, as it is written there: #rrggbb. */
+export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-/** The value of a colour of page.css, in the theme of the moment. */
-export function colour(name) {
-  painted.style.color = `var(--${name})`;
-  return getComputedStyle(painted).color;
-}
+/** Red, green and blue of a colour, from 0 to 255. */
+export const rgb = (text) => [1, 3, 5].map((place) => parseInt(text.slice(place, place + 2), 16));
 
 /** Call when all must be drawn anew: the theme or the width has changed. */
 export function whenLooksChange(redraw) {
@@ -176,39 +177,30 @@ export function context(canvas) {
 }
 
 /**
- * Curves over steps: each of `lines` is {points: [[step, value], ...], colour, faint}. Values below 0 and above `top` are cut
- * off at the edges. `marks` are values that get a line and a word each.
+ * Curves over steps, up to the last one. Each of `lines` is {count, point, ink, faint}, where point(i) is [step, value];
+ * values are cut off at `bottom` and `top`. `marks` are values that get a line, and what `format` makes of them.
  */
-export function curves(canvas, { lines, top, marks, format = String }) {
+export function curves(canvas, { lines, last, bottom = 0, top, marks, format }) {
   const { pen, width, height } = context(canvas);
-  const left = 40, bottom = height - 20, right = width - 8, upper = 8;
-  const last = Math.max(1, ...lines.flatMap(({ points }) => (points.length ? [points.at(-1)[0]] : [])));
-  const x = (step) => left + (step / last) * (right - left);
-  const y = (value) => bottom - (Math.min(Math.max(value, 0), top) / top) * (bottom - upper);
-  pen.font = "12px system-ui, sans-serif";
-  pen.fillStyle = colour("quiet");
-  pen.strokeStyle = colour("line");
-  pen.lineWidth = 1;
-  pen.textAlign = "right";
-  pen.textBaseline = "middle";
+  const box = { left: 44, right: width - 10, top: 10, bottom: height - 22 };
+  const x = (step) => box.left + (step / Math.max(1, last)) * (box.right - box.left);
+  const y = (value) => box.bottom - ((Math.min(Math.max(value, bottom), top) - bottom) / (top - bottom)) * (box.bottom - box.top);
+  Object.assign(pen, { font: "12px system-ui, sans-serif", fillStyle: colour("quiet"), strokeStyle: colour("line"), lineWidth: 1 });
+  Object.assign(pen, { textAlign: "right", textBaseline: "middle" });
   for (const mark of marks) {
     pen.beginPath();
-    pen.moveTo(left, y(mark));
-    pen.lineTo(right, y(mark));
+    pen.moveTo(box.left, y(mark));
+    pen.lineTo(box.right, y(mark));
     pen.stroke();
-    pen.fillText(format(mark), left - 6, y(mark));
+    pen.fillText(format(mark), box.left - 6, y(mark));
   }
   pen.textBaseline = "alphabetic";
-  pen.fillText(`step ${last.toLocaleString("en")}`, right, height - 4);
-  pen.textAlign = "left";
-  pen.fillText("0", left, height - 4);
-  pen.lineJoin = "round";
-  for (const { points, colour: ink, faint } of lines) {
-    pen.strokeStyle = ink;
-    pen.globalAlpha = faint ? 0.35 : 1;
-    pen.lineWidth = faint ? 1 : 2;
+  pen.fillText(`step ${last.toLocaleString("en")}`, box.right, height - 6);
+  for (const { count, point, ink, faint } of lines) {
+    const stride = 2 ** Math.max(0, Math.ceil(Math.log2(count / (2 * width)))); // no more than two a dot
+    Object.assign(pen, { strokeStyle: ink, lineWidth: faint ? 1 : 2, globalAlpha: faint ? 0.4 : 1, lineJoin: "round" });
     pen.beginPath();
-    for (const [step, value] of points) pen.lineTo(x(step), y(value));
+    for (let i = 0; i < count; i += stride) pen.lineTo(...[point(i)].flatMap(([step, value]) => [x(step), y(value)]));
     pen.stroke();
   }
   pen.globalAlpha = 1;
