@@ -4,9 +4,9 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from fundl import (
     Checkpoints,
     Dropout,
+    Epoch,
     Evaluation,
     Interrupted,
     ReLU,
@@ -33,7 +34,7 @@ from fundl import (
     train_step,
     tree,
 )
-from fundl.distributed import Group, shard
+from fundl.distributed import Group, pipeline_step, shard, stages
 from fundl.layer import Model
 from fundl.random import Key, normal, randint
 from fundl.training import _run, _step_runner
@@ -53,7 +54,12 @@ def sharded(group: Group) -> Model:
     return compose(shard(group, linear(6, 9), ReLU()), Dropout(0.2), shard(group, linear(9, 5)))
 
 
-MODELS = {"plain": plain, "sharded": sharded}
+def staged(group: Group) -> Model:
+    return stages(group, compose(linear(6, 9), ReLU(), Dropout(0.2), linear(9, 5)))
+
+
+MODELS = {"plain": plain, "sharded": sharded, "stages": staged}
+OPTIMIZER: Final = adam(1e-2)
 
 
 class How(NamedTuple):
@@ -84,33 +90,43 @@ def steps_of(stop: Interrupted) -> int:
 def run(group: Group, how: How, folder: str | None, ends: dict[int, int]) -> tuple[list[Tensor], History]:
     """A run of epochs of five batches, the last of two rows; before given steps, given processes get a signal."""
     data = normal(key(1), (42, 6)), randint(key(2), (42,), low=0, high=5)
-    optimizer = adam(1e-2)
+    over = None if how.model == "stages" else group
     made = 0
 
     def batches(some_key: Key) -> Iterator[Batch]:
         nonlocal made
-        for batch in minibatches(some_key, data, 10, part=group):
+        for batch in minibatches(some_key, data, 10, part=over):
             made += 1
             if ends.get(made) in {group.rank, group.size}:
                 signal.raise_signal(how.number)
             yield batch
 
+    state = train_state(key(3), initialize(key(0), MODELS[how.model](group)), OPTIMIZER)
+    checkpoints = None if folder is None else Checkpoints(folder, seconds=how.seconds)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_run, "_SETTLED", how.settled)
         patch.setattr(_step_runner, "_MOST_STEPS", 2)  # in one call
-        state, history = fit(
-            train_step(cross_entropy, optimizer, over=group),
-            train_state(key(3), initialize(key(0), MODELS[how.model](group)), optimizer),
-            batches,
-            epochs=EPOCHS,
-            every=how.every,
-            metrics={"accuracy": accuracy},
-            checkpoints=None if folder is None else Checkpoints(folder, seconds=how.seconds),
-            compile=how.compiled,
-            over=group,
-            progress=False,
+        if over is None:
+            step = pipeline_step(cross_entropy, OPTIMIZER, through=group, micro_batches=3)
+            return told(*fit(step, state, batches, epochs=EPOCHS, every=how.every, checkpoints=checkpoints, progress=False))
+        return told(
+            *fit(
+                train_step(cross_entropy, OPTIMIZER, over=over),
+                state,
+                batches,
+                epochs=EPOCHS,
+                every=how.every,
+                metrics={"accuracy": accuracy},
+                checkpoints=checkpoints,
+                compile=how.compiled,
+                over=over,
+                progress=False,
+            )
         )
-    return tree.leaves(state), [(one.step, one.train.loss, one.train.metrics["accuracy"]) for one in history]
+
+
+def told(state: object, history: Sequence[Epoch]) -> tuple[list[Tensor], History]:
+    return tree.leaves(state), [(one.step, one.train.loss, one.train.metrics.get("accuracy", 0.0)) for one in history]
 
 
 def ended_again_and_again(group: Group, how: How, folder: str) -> tuple[list[int], list[Tensor], History]:
@@ -136,6 +152,8 @@ def ended_again_and_again(group: Group, how: How, folder: str) -> tuple[list[int
     [
         (How(), 2),
         (How("sharded", signal.SIGINT, every=4), 2),
+        (How("stages", signal.SIGINT), 2),
+        pytest.param(How("stages", every=4), 2, marks=pytest.mark.slow),
         pytest.param(How(settled=2), 2, marks=pytest.mark.slow),
         pytest.param(How(number=signal.SIGINT, compiled=True), 2, marks=pytest.mark.slow),
         pytest.param(How("sharded", compiled=True, every=4), 2, marks=pytest.mark.slow),

@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -52,7 +53,8 @@ def start(main: Callable[Options, None], arguments: Sequence[str] | None = None)
             with terminated_as_by_ctrl_c():
                 main(*args, **options)
         except KeyboardInterrupt as stop:
-            say("stopped: the same command goes on" if options.get("checkpoints") else "stopped")
+            if os.environ.get("RANK", "0") == "0":  # of many processes one says it, which end together
+                say("stopped: the same command goes on" if options.get("checkpoints") else "stopped")
             raise typer.Exit(130) from stop
         except OSError as error:
             say(str(error))
