@@ -227,10 +227,10 @@ def count_rows(data: object) -> int:
         sizes[f"data{path}"] = leaf.shape[0]
     if not sizes:
         raise ValueError(f"the data holds no tensor: {data!r}")
-    if len(set(sizes.values())) > 1:
+    rows = next(iter(sizes.values()))
+    if any(size != rows for size in sizes.values()):  # a set takes no size that an exported function leaves free
         listed = ", ".join(f"{path} has {size}" for path, size in sizes.items())
         raise ValueError(f"the tensors of the data must have the same number of rows (first axis), but {listed}")
-    rows = next(iter(sizes.values()))
     if rows == 0:
         raise ValueError(f"the data is empty: {tree.describe(data)} has 0 rows")
     return rows

@@ -255,7 +255,8 @@ def permutation(key: Key, count: int) -> Tensor:
     >>> permutation(key(0), 5)
     tensor([4, 0, 3, 1, 2])
     """
-    if type(count) is not int:
+    unchecked: object = count
+    if type(count) is not int and not isinstance(unchecked, torch.SymInt):  # a size that an exported function leaves free
         raise TypeError(f"how many integers to permute must be an int, not {count!r}: write permutation(key, 10), say")
     if count < 0:
         raise ValueError(f"a permutation is of 0 or more integers, not {count}")

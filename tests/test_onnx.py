@@ -27,6 +27,7 @@ from fundl import (
     key,
     linear,
     load,
+    minibatches,
     mse,
     random,
     sgd,
@@ -201,6 +202,26 @@ def test_sizes_that_are_asked_for(tmp_path: Path) -> None:
         onnx.export(tmp_path / "seven.onnx", seven, X, free="x")
     with pytest.raises(ValueError, match="must be 2 or more in the example"):
         onnx.export(tmp_path / "one.onnx", halves, X[:1], free="x")
+
+
+def test_rows_that_are_free_are_put_in_order(tmp_path: Path) -> None:
+    def some(key: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        order = random.permutation(key, x.shape[0])[:3]
+        return x.index_select(0, order), y.index_select(0, order)
+
+    onnx.export(tmp_path / "some.onnx", some, key(0), X, Y, free=("x", "y"))
+    run = onnx.load(tmp_path / "some.onnx", like=(X, Y))
+    for rows in (3, 4, 1000):
+        x = random.normal(key(rows), (rows, 2))
+        assert worst(run(key(5), x, -x), some(key(5), x, -x)) == 0
+
+    def epoch(key: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(minibatches(key, x, 2))
+
+    onnx.export(tmp_path / "epoch.onnx", epoch, key(0), X)
+    assert worst(onnx.load(tmp_path / "epoch.onnx", like=epoch(key(0), X))(key(5), X), epoch(key(5), X)) == 0
+    with pytest.raises(ValueError, match=r"the rows of x cannot be free: the function asks whether that size is 7"):
+        onnx.export(tmp_path / "batches.onnx", epoch, key(0), X, free="x")
 
 
 def test_wrong_arguments_of_what_is_loaded(tmp_path: Path) -> None:
