@@ -1,7 +1,9 @@
 """Compiled steps of many processes: one compiles, all run the same exchanges, and the numbers are those of one process."""
 
 import math
+import threading
 from typing import Final
+from unittest import mock
 
 import pytest
 import torch
@@ -28,8 +30,10 @@ from fundl import (
     tree,
 )
 from fundl._common import exchanges
-from fundl._compiling import graphs, overlap
-from fundl.distributed import Group, all_gather, all_sum, scatter_sum
+from fundl._compiling import graphs, overlap, processes
+from fundl._compiling.lock import COMPILER_LOCK
+from fundl.distributed import Group, all_gather, all_sum, group_of, scatter_sum
+from fundl.groups import _registered
 from tests.processes import together
 
 ALONE: Final = Group("alone", 1, 0)
@@ -127,6 +131,33 @@ def test_processes_that_would_wait_for_ever() -> None:
         "exchange 1 of the function is nothing in process 0, and all_reduce of float32[1, 1] (sum, fundl) in process 1" in first
     )
     assert "exchange 1 of the function is all_reduce of float32[1, 1] (sum, fundl) in process 1, and nothing" in second
+
+
+def in_other_orders(group: Group) -> list[str]:
+    """Two threads compile, each for a group of its own: in one process one begins, in the other one the other."""
+    whole = group.process_group
+    assert whole is not None
+    others = group_of(_registered("other") or torch.distributed.new_group([0, 1]), "other")
+    begun, made = [threading.Event(), threading.Event()], list[str]()
+
+    def of_thread(number: int, own: Group) -> None:
+        graph = mock.Mock(groups=[own.name], collectives=[f"all_reduce in {own.name}"])
+        if number != group.rank:
+            begun[1 - number].wait()
+        with COMPILER_LOCK:
+            begun[number].set()
+            made.append(processes.compiled_once(graph, f"key of {own.name}", lambda: own.name))
+
+    threads = [threading.Thread(target=of_thread, args=one, daemon=True) for one in enumerate((group, others))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return sorted(made)
+
+
+def test_threads_of_other_groups_compile_in_other_orders() -> None:
+    assert together(2, in_other_orders) == [["fundl", "other"]] * 2
 
 
 def no_batches(group: Group) -> str:

@@ -7,7 +7,10 @@ be on their way in another process.
 import itertools
 import json
 import platform
+import threading
+import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import torch
@@ -16,6 +19,7 @@ import torch.distributed
 from fundl._common import folder
 from fundl._compiling.graphs import Graph
 from fundl._compiling.inductor import CompilerError
+from fundl._compiling.lock import COMPILER_LOCK
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import ProcessGroup, Store
@@ -37,16 +41,16 @@ def compiled_once(graph: Graph, key: str, make: Callable[[], F]) -> F:
         UnlikeProcessesError: a process has another sequence of exchanges, or cannot compile.
         CompilerError: none can.
     """
-    groups = [group for group in map(_group, graph.groups) if group.size() > 1]
+    groups = {name: group for name, group in zip(graph.groups, map(_group, graph.groups), strict=True) if group.size() > 1}
     if not groups:
         return make()
     store = _store()
-    for group in groups:
-        _require_same_exchanges(group, store, graph.collectives)
+    for name, group in groups.items():
+        _require_same_exchanges(name, group, store, graph.collectives)
     place = f"fundl/{platform.node()}/{folder.chosen()}/{key}"
     is_first = store.add(f"{place}/begun", 1) == 1
     if not is_first:
-        store.wait([f"{place}/done"])
+        _heard(store, f"{place}/done")
     made: list[F] = []
     failure: CompilerError | None = None
     try:
@@ -56,16 +60,16 @@ def compiled_once(graph: Graph, key: str, make: Callable[[], F]) -> F:
     finally:
         if is_first:
             store.set(f"{place}/done", "")
-    for group in groups:
-        _require_same_success(group, store, failure)
+    for name, group in groups.items():
+        _require_same_success(name, group, store, failure)
     if failure is not None:
         raise failure
     return made[0]
 
 
-def _require_same_exchanges(group: "ProcessGroup", store: "Store", own: Sequence[str]) -> None:
+def _require_same_exchanges(name: str, group: "ProcessGroup", store: "Store", own: Sequence[str]) -> None:
     """Raise unless all processes of a group exchange the same tensors in the same order."""
-    for rank, text in enumerate(_told(group, store, json.dumps([*own]))):
+    for rank, text in enumerate(_told(name, group, store, json.dumps([*own]))):
         for place, (mine, other) in enumerate(itertools.zip_longest(own, json.loads(text), fillvalue="nothing")):
             if mine != other:
                 raise UnlikeProcessesError(
@@ -75,9 +79,9 @@ def _require_same_exchanges(group: "ProcessGroup", store: "Store", own: Sequence
                 )
 
 
-def _require_same_success(group: "ProcessGroup", store: "Store", failure: CompilerError | None) -> None:
+def _require_same_success(name: str, group: "ProcessGroup", store: "Store", failure: CompilerError | None) -> None:
     """Raise unless all processes of a group have compiled, or none has."""
-    told = _told(group, store, "" if failure is None else str(failure))
+    told = _told(name, group, store, "" if failure is None else str(failure))
     if "" in told and any(told):
         rank = next(rank for rank, text in enumerate(told) if text)
         raise UnlikeProcessesError(
@@ -88,12 +92,34 @@ def _require_same_success(group: "ProcessGroup", store: "Store", failure: Compil
 _numbers: dict[str, "itertools.count[int]"] = {}  # of what was told in each group
 
 
-def _told(group: "ProcessGroup", store: "Store", text: str) -> list[str]:
+def _told(name: str, group: "ProcessGroup", store: "Store", text: str) -> list[str]:
     """What each process of a group tells, by its rank, where all of them tell something in the same order."""
-    place = f"fundl/{torch.distributed.get_process_group_ranks(group)}"
+    place = f"fundl/{name}/{torch.distributed.get_process_group_ranks(group)}"
     place = f"{place}/{next(_numbers.setdefault(place, itertools.count()))}"
     store.set(f"{place}/{group.rank()}", text)
-    return [store.get(f"{place}/{rank}").decode() for rank in range(group.size())]
+    return [_heard(store, f"{place}/{rank}") for rank in range(group.size())]
+
+
+_PAUSES: Final = (0.001, 0.05)  # seconds: the first, and the longest
+_TIMEOUT: Final = timedelta(minutes=30)
+_others: Final = threading.Condition(COMPILER_LOCK)
+
+
+def _heard(store: "Store", key: str) -> str:
+    """What stands under a key of the store, once it is there.
+
+    Other threads may compile meanwhile: what this one waits for, that of another process may have begun after that for which
+    another thread here waits.
+    """
+    pause, longest = _PAUSES
+    given: timedelta = getattr(store, "timeout", _TIMEOUT)  # torch says of no store that it has one
+    latest = time.monotonic() + given.total_seconds()
+    with _others:
+        while not store.check([key]) and time.monotonic() < latest:
+            _others.wait(pause)  # which lets go of the lock
+            pause = min(1.5 * pause, longest)
+    store.wait([key], timedelta(seconds=1))  # if it did not come, this says so
+    return store.get(key).decode()
 
 
 def _group(name: str) -> "ProcessGroup":

@@ -84,8 +84,10 @@ def pipeline_step(
         schedule: in which order each stage works: `one_forward_one_backward`, `zero_bubble`, or a function of your own.
         donate: whether the state that a step is given is used up by it, as in `train_step`: then parameters and moments are
             written over, and not there twice. `fit` lets a step do so.
-        compile: whether to compile what each stage computes. The step itself runs in Python: `jit` does not take it, and
-            `fit` takes it as it is.
+        compile: whether to compile what each stage computes: forward and backward, or forward and two halves of backward. The
+            step itself runs in Python: `jit` does not take it, and `fit` takes it as it is. Stages compile one behind the
+            other, as the first micro-batch comes to them, and once more for micro-batches of each other number of rows: with
+            batches of m micro-batches of equal size there is one.
 
     Raises:
         TypeError: something is not what it is to be.
