@@ -35,6 +35,6 @@ def block(in_channels: int, out_channels: int) -> Model:
 
 
 def write(folder: Path) -> None:
-    """Write what the page needs into a folder: the graph from images (N, 1, 28, 28), 1 where there is ink, to probabilities."""
-    images = random.uniform(fundl.key(0), (2, 1, SIZE, SIZE))  # of their numbers nothing is kept
-    onnx.export_apply(folder / "digits.onnx", fundl.load_model(WEIGHTS), images)
+    """Write the graph of the page into a folder: an image (1, 1, 28, 28), 1 where there is ink, to probabilities (1, 10)."""
+    image = random.uniform(fundl.key(0), (1, 1, SIZE, SIZE))  # of its numbers nothing is kept
+    onnx.export_apply(folder / "digits.onnx", fundl.load_model(WEIGHTS), image, free=())
