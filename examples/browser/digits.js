@@ -229,5 +229,7 @@ for (const digit of samples.keys()) {
 element("undo").addEventListener("click", undo);
 element("clear").addEventListener("click", clear);
 whenLooksChange(drawSheet);
-await opened;
-changed();
+opened.then(changed, (error) => {
+  element("answer").textContent = "This browser is too old for it";
+  throw error;
+});
