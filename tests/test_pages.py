@@ -13,7 +13,7 @@ from mypy import api
 from tests import pages
 from tests.pages import PAGES, ROOT, Block
 
-LANGUAGES = {"python", "pycon", "console", "text", "toml", "json"}  # the last three are not run
+LANGUAGES = {"python", "pycon", "console", "text", "toml", "json", "js"}  # the last four are not run
 
 
 def run(program: list[Block], page: Path) -> None:

@@ -242,7 +242,7 @@ function drawCross(pen, width, ink) {
 
 function drawCurves() {
   const { losses, means } = history;
-  const top = Math.max(0.8, Math.ceil(10 * Math.min(5, Math.max(...means.slice(0, 200)))) / 10);
+  const top = Math.max(0.8, Math.ceil(5 * Math.min(5, Math.max(0, ...means.slice(0, 200)))) / 5);
   curves($("losses"), {
     lines: [
       { count: losses.length, point: (i) => [i + 1, losses[i]], ink: colour("quiet"), faint: true },
