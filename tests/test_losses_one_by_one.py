@@ -172,6 +172,14 @@ def test_weights_by_element() -> None:
     torch.testing.assert_close(grad, 2 * (x - t) * weight / weight.sum())
 
 
+def test_a_weight_of_a_single_number() -> None:
+    loss, two = weighted(partial(mse, reduction="sum")), torch.tensor(2.0)
+    value, grad = loss(torch.tensor(3.0), (torch.tensor(0.0), two))
+    assert (value.item(), grad.item()) == (18.0, 12.0)
+    of_pair = weighted(partial(gaussian_nll, reduction="sum"))((torch.tensor(3.0), torch.tensor(1.0)), (torch.tensor(0.0), two))
+    assert of_pair[0].item() == 9.0
+
+
 def test_weights_of_positions_and_of_classes() -> None:
     scores, labels, weight = normal(2, 5, 3), torch.arange(10).reshape(2, 5) % 3, uniform(2, 5)
     loss = partial(cross_entropy, axis=-1, weight=WEIGHT, label_smoothing=0.1, ignore_index=1)

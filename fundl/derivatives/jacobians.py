@@ -107,4 +107,4 @@ def _of_both(found: tuple[object, object]) -> tuple[list[Tensor], list[Tensor]]:
 
 def _with_axes(leaf: Tensor, y: Tensor) -> Tensor:
     """A tensor whose first axis is that of the numbers of an output, with the output's axes in its place."""
-    return leaf.reshape(*y.shape, *leaf.shape[1:])
+    return leaf.reshape([*y.shape, *leaf.shape[1:]])

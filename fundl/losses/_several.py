@@ -73,7 +73,7 @@ def _harmless(
     """1 in the place of all that is not kept: it is a label, a variance, and a number as any other."""
 
     def filled(x: Tensor) -> Tensor:
-        return torch.where(kept.reshape(*kept.shape, *[1] * (x.ndim - kept.ndim)), x, 1)
+        return torch.where(kept.reshape([*kept.shape, *[1] * (x.ndim - kept.ndim)]), x, 1)
 
     if isinstance(target, Tensor) and target.shape[: kept.ndim] == kept.shape:
         target = filled(target)

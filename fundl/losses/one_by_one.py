@@ -191,17 +191,17 @@ class _ByRows(_Parts[Prediction, Target]):
 
 def _parts_of(loss: Loss[Prediction, Target]) -> _Parts[Prediction, Target]:
     require_loss(loss)
-    function, options = _without_options(loss)
+    function, options = without_options(loss)
     if (kind := kind_of(function)) is None:
         return _ByRows(loss)
     reduction = str(options.pop("reduction", "mean"))
     return _Known(cast("OfOptions[tuple[Tensor, Prediction]]", function), options, reduction, kind)  # as it was given
 
 
-def _without_options(function: object) -> tuple[object, dict[str, object]]:
+def without_options(function: object) -> tuple[object, dict[str, object]]:
     """A function and the options that `functools.partial` gave it; with arguments by place, as it is."""
     if isinstance(function, functools.partial) and not function.args:
-        inner, options = _without_options(function.func)
+        inner, options = without_options(function.func)
         return inner, options | function.keywords
     return function, {}
 
@@ -232,7 +232,7 @@ def _along(weight: Tensor, shape: torch.Size) -> Tensor:
     if weight.shape != shape[: weight.ndim]:
         fitting = " or ".join(str(tuple(shape[:count])) for count in range(1, len(shape) + 1)) or "()"
         raise ValueError(f"the weight's shape is {tuple(weight.shape)}, but the losses' allow {fitting}")
-    return weight.reshape(*weight.shape, *[1] * (len(shape) - weight.ndim)).expand(shape)
+    return weight.reshape([*weight.shape, *[1] * (len(shape) - weight.ndim)]).expand(shape)
 
 
 def _weighted_sum(weight: Tensor, counts: Tensor) -> Tensor:

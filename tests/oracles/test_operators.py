@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fundl import CrossAttention, Model, SelfAttention, Shape, assert_trees_close, key, random, tree
+from fundl import Attend, Model, Shape, assert_trees_close, key, random, tree
 from fundl.interop import torch_nn
 from tests.oracles.database import Arguments, Call, Operator, arguments, errors_of, operators, run, samples_of
 from tests.oracles.listing import Listed, NotRunError, compare_with_list, only, outcomes
@@ -41,7 +41,7 @@ def compare(operator: Operator, translation: Translation, call: Call) -> None:
     expected = dict(zip(variables, torch.autograd.grad(output, list(variables.values()), cotangent), strict=True))
     inputs = [value.detach() for value in (a[name] for name in translation.inputs) if isinstance(value, Tensor)]
     y, grads = run_model(model, inputs, cotangent, translation)
-    assert set(grads) == set(expected)
+    assert set(grads) - set(expected) <= {"weight"}  # of ones, where the operator has none
     assert_trees_close(
         (y, [grads[name] for name in expected]), (output.detach(), list(expected.values())), rtol=1e-8, atol=1e-8
     )
@@ -51,46 +51,20 @@ def run_model(
     model: Model, inputs: list[Tensor], grad: Tensor, translation: Translation
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """The output of a model, and the gradients of inputs and parameters, by the operator's names."""
-    if isinstance(model, CrossAttention | SelfAttention):
-        return run_attention(model, inputs, grad)
+    if isinstance(model, Attend) and grad.ndim == 3:
+        of_head, by_name = run_model(model, [x.unsqueeze(1) for x in inputs], grad.unsqueeze(1), translation)
+        return of_head.squeeze(1), {name: part.squeeze(1) for name, part in by_name.items()}
     y, residuals = forward_any(model, inputs[0] if len(inputs) == 1 else tuple(inputs))
     assert isinstance(y, Tensor)
     grads, grad_x = backward_any(model, residuals, grad)
     of_inputs = dict(zip(translation.inputs, tree.leaves(grad_x), strict=True))
     found = {name: leaf for name, leaf in of_inputs.items() if leaf.is_floating_point()}
+    if isinstance(grads, Attend):
+        return y, found if grads.bias is None else {**found, "attn_mask": grads.bias}
     if tree.trainable_leaves(grads):
         module = torch_nn.to_torch(grads, Shape(*inputs[0].shape))
         found |= {name: parameter.detach() for name, parameter in module.named_parameters()}
     return y, found
-
-
-def run_attention(
-    model: CrossAttention | SelfAttention, inputs: list[Tensor], grad: Tensor
-) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """The same of attention, which is given queries, keys and values side by side."""
-    by_heads = len(grad.shape) == 4
-    q, k, v = (merged(x) if by_heads else x for x in inputs)
-    grad = merged(grad) if by_heads else grad
-    width = q.shape[-1]
-    if isinstance(model, CrossAttention):
-        y, kept = model.forward((q, torch.cat((k, v), -1)))
-        _, (grad_q, grad_memory) = model.backward(kept, grad)
-        grads = [grad_q, *grad_memory.chunk(2, -1)]
-    else:
-        whole, kept_of_self = model.forward(torch.cat((q, k, v), -1))
-        y = whole[..., :width]
-        _, grad_x = model.backward(kept_of_self, torch.cat((grad, torch.zeros_like(grad), torch.zeros_like(grad)), -1))
-        grads = list(grad_x.chunk(3, -1))
-    apart = functools.partial(split_heads, heads=model.heads) if by_heads else lambda x: x
-    return apart(y), {name: apart(x) for name, x in zip(("query", "key", "value"), grads, strict=True)}
-
-
-def merged(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)  # (B, T, H d)
-
-
-def split_heads(x: Tensor, *, heads: int) -> Tensor:
-    return x.reshape(*x.shape[:2], heads, -1).transpose(1, 2)  # (B, H, T, d)
 
 
 LISTED: Final = [
@@ -107,21 +81,10 @@ LISTED: Final = [
         "a layer gives one tensor, and not where the maxima are from as well",
     ),
     Listed(
-        r"keeps the size of an axis",
-        {
-            "nn.functional.adaptive_avg_pool2d": 6,
-            "nn.functional.adaptive_avg_pool3d": 8,
-            "nn.functional.adaptive_max_pool2d": 6,
-            "nn.functional.adaptive_max_pool3d": 8,
-        },
-        "output_size=None: an adaptive pool makes a number of parts of each axis that is part of the layer",
+        r"divisor must be at least 1",
+        {"nn.functional.avg_pool2d": 1, "nn.functional.avg_pool3d": 1},
+        "a mean is divided by no number below 1",
     ),
-    Listed(
-        r"\(\) is no setting of 2 axes",
-        {"nn.functional.avg_pool2d": 1},
-        "no stride at all is torch's word for the window's size",
-    ),
-    Listed(r"divisor must be at least 1", {"nn.functional.avg_pool3d": 1}, "a mean is divided by no number below 1"),
     Listed(
         r"Hardshrink's bound must be a finite number of 0 or more",
         {"nn.functional.hardshrink": 1},
@@ -133,14 +96,9 @@ LISTED: Final = [
         "a curve between two equal numbers is no curve: the module refuses it as well",
     ),
     Listed(
-        r"the trees are not close:\n  \[0\] is float64\[\d+, \d+\] instead of float64\[\d+\]|needs an input that has this axis",
-        {"flatten": 4},
-        "Flatten keeps the axis of the batch, which the operator flattens by default",
-    ),
-    Listed(
-        r"Reshape gives a new shape to all axes after the batch|Reshape\(\(2, 3\)\) does not fit",
-        {"unflatten": 9},
-        "Reshape gives a new shape to all axes after the batch",
+        r"the axis of the batch is joined with others, or parted",
+        {"flatten": 4, "unflatten": 5},
+        "Flatten and Reshape keep the axis of the batch",
     ),
     Listed(
         r"Pad's padding must be 0 or more",
@@ -156,21 +114,10 @@ LISTED: Final = [
     Listed(
         r"Upsample knows 'nearest' and 'linear' alone",
         {
-            "nn.functional.interpolate area": 22,
             "nn.functional.interpolate bicubic": 24,
             "nn.functional.interpolate nearest-exact": 23,
         },
         "Upsample has two modes",
-    ),
-    Listed(
-        r"recompute_scale_factor=True",
-        {
-            "nn.functional.interpolate bilinear": 6,
-            "nn.functional.interpolate linear": 6,
-            "nn.functional.interpolate nearest": 6,
-            "nn.functional.interpolate trilinear": 6,
-        },
-        "a factor is what the layer has, and not what comes of rounded sizes",
     ),
     Listed(
         r"max_norm=|scale_grad_by_freq=True|sparse=True",
@@ -179,11 +126,9 @@ LISTED: Final = [
     ),
     Listed(
         r"eps is added to the variance, and must be",
-        {"native_layer_norm": 3, "nn.functional.layer_norm": 1, "nn.functional.group_norm": 4, "nn.functional.rms_norm": 1},
+        {"native_layer_norm": 4, "nn.functional.layer_norm": 1, "nn.functional.group_norm": 4, "nn.functional.rms_norm": 1},
         "an epsilon below 0 makes roots of numbers below 0",
     ),
-    Listed(r"eps=None stands for", {"nn.functional.rms_norm": 1}, "a layer's epsilon is a number"),
-    Listed(r"a bias without a weight", {"native_layer_norm": 5}, "a layer that shifts scales as well"),
     Listed(
         r"an input of one axis",
         {"nn.functional.batch_norm": 2, "nn.functional.batch_norm without_cudnn": 2},
@@ -196,14 +141,15 @@ LISTED: Final = [
             "nn.functional.dropout2d": 7,
             "nn.functional.dropout3d": 7,
             "nn.functional.alpha_dropout": 10,
+            "nn.functional.rrelu": 3,
             "nn.functional.scaled_dot_product_attention": 12,
         },
         "a layer draws from its key, other numbers than the global generator's, and drops never all",
     ),
     Listed(
-        r"a causal mask of two lengths|a mask of pairs of positions|heads that broadcast",
-        {"nn.functional.scaled_dot_product_attention": 9},
-        "attention heeds masks of padding, and causal ones of a sequence to itself; its heads are all of one size",
+        r"heads that broadcast, or are of other sizes",
+        {"nn.functional.scaled_dot_product_attention": 4},
+        "queries, keys and values have one batch, and values the features of keys",
     ),
 ]
 
@@ -235,8 +181,13 @@ def test_operator(name: str) -> None:
 REFUSALS: Final = (ValueError, TypeError, IndexError, RuntimeError, AssertionError, NotRunError)
 """What an operator and its counterpart raise; some of them before the layer is made."""
 
-ACCEPTED: Final[Mapping[str, int]] = {"nn.functional.conv1d": 1, "nn.functional.conv2d": 1, "nn.functional.conv3d": 1}
-"""Error samples that a layer computes: ATen's kernels for float64 convert a bias of any dtype."""
+ACCEPTED: Final[Mapping[str, int]] = {
+    "nn.functional.conv1d": 1,
+    "nn.functional.conv2d": 1,
+    "nn.functional.conv3d": 1,
+    "nn.functional.rrelu": 1,
+}
+"""Error samples that a layer computes: ATen's kernels for float64 convert a bias of any dtype; a mean has no order."""
 
 
 @every_operator

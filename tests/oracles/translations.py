@@ -1,5 +1,6 @@
 """For each operator of torch's that a layer is a counterpart of: what its parameters are called, and how to make the layer."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -9,11 +10,12 @@ import attrs
 import torch
 from torch import Tensor, nn
 
-from fundl import CrossAttention, Model, Pad, SelfAttention, without_statistics
+from fundl import Attend, Flatten, LayerNorm, Model, Pad, Reshape, without_statistics
 from fundl.interop import torch_nn
 from fundl.layers.resampling import PadMode
 from tests.oracles.database import Arguments
 from tests.oracles.listing import NotRunError
+from tests.oracles.losses import integers
 from tests.test_torch_nn import OURS
 
 
@@ -36,11 +38,6 @@ def tensor(a: Arguments, name: str) -> Tensor:
     value = a[name]
     assert isinstance(value, Tensor)
     return value
-
-
-def integers(value: object) -> tuple[int, ...]:
-    assert isinstance(value, tuple | list)
-    return tuple(int(str(number)) for number in value)
 
 
 def chosen(a: Arguments, *names: str) -> dict[str, object]:
@@ -91,14 +88,73 @@ def max_pool(kind: type[nn.Module]) -> Translation:
     return of_options(kind, "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 
 
-def adaptive_max_pool(kind: type[nn.Module]) -> Translation:
-    return of_options(kind, "output_size", "return_indices")
+def adaptive_pool(kind: type[nn.Module], axes: int) -> Translation:
+    """A pool whose sizes are given: where they are to be those of the input, these."""
+
+    def make(a: Arguments) -> nn.Module:
+        size = a["output_size"]
+        if isinstance(size, tuple | list):
+            kept = tensor(a, "input").shape[-axes:]
+            size = tuple(own if given is None else given for own, given in zip(kept, size, strict=True))
+        return kind(size, **chosen(a, "return_indices"))
+
+    return Translation(("input", "output_size", "return_indices"), make)
+
+
+def average_pool(kind: type[nn.Module]) -> Translation:
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+
+    def make(a: Arguments) -> nn.Module:
+        return kind(**{name: value for name, value in chosen(a, *names).items() if not (name == "stride" and value == ())})
+
+    return Translation(("input", *names), make)
 
 
 def interpolate(a: Arguments) -> nn.Module:
     if has(a, "antialias") and a["antialias"]:
         raise NotRunError("antialias=True")
+    axes = tensor(a, "input").ndim - 2
+    if a.get("mode") == "area":
+        return module_of(getattr(nn, f"AdaptiveAvgPool{axes}d"), size_of(a))
+    if a.get("recompute_scale_factor"):
+        return module_of(nn.Upsample, size_of(a), **chosen(a, "mode", "align_corners"))
     return module_of(nn.Upsample, **chosen(a, "size", "scale_factor", "mode", "align_corners", "recompute_scale_factor"))
+
+
+def size_of(a: Arguments) -> tuple[int, ...]:
+    """The size that an interpolation makes: what is given, or the input's times a factor, rounded down."""
+    spatial = tensor(a, "input").shape[2:]
+    if has(a, "size"):
+        size = a["size"]
+        return integers(size if isinstance(size, tuple | list) else (size,) * len(spatial))
+    factor = a["scale_factor"]
+    factors = factor if isinstance(factor, tuple | list) else (factor,) * len(spatial)
+    return tuple(math.floor(n * float(str(own))) for n, own in zip(spatial, factors, strict=True))
+
+
+def leaky(a: Arguments) -> nn.Module:
+    """Slopes that are drawn, which are their mean where nothing is trained."""
+    if a.get("training"):
+        raise NotRunError("draws from the global generator")
+    low, high = (float(str(a.get(name, default))) for name, default in (("lower", 1 / 8), ("upper", 1 / 3)))
+    return nn.LeakyReLU((low + high) / 2)
+
+
+def flatten(a: Arguments) -> Model:
+    shape = tensor(a, "input").shape
+    if not a.get("start_dim"):
+        raise NotRunError("the axis of the batch is joined with others, or parted")
+    end = int(str(a.get("end_dim", -1))) % len(shape)
+    start = int(str(a["start_dim"])) % len(shape)
+    return Flatten(start) if end == len(shape) - 1 else Reshape((*shape[1:start], -1, *shape[end + 1 :]))
+
+
+def unflatten(a: Arguments) -> Model:
+    shape = tensor(a, "input").shape
+    axis, sizes = int(str(a["dim"])) % len(shape), integers(a["sizes"])
+    if axis == 0:
+        raise NotRunError("the axis of the batch is joined with others, or parted")
+    return Reshape((*shape[1:axis], *sizes, *shape[axis + 1 :]))
 
 
 def upsample(kind: type[nn.Module]) -> Translation:
@@ -167,15 +223,17 @@ def transposed_convolution(kind: type[nn.Module]) -> Translation:
     return Translation(("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation"), make)
 
 
-def layer_norm(a: Arguments) -> nn.Module:
-    if has(a, "bias") and not has(a, "weight"):
-        raise NotRunError("a bias without a weight")
+def layer_norm(a: Arguments) -> "nn.Module | Model":
     shape = integers(a["normalized_shape"])
+    if has(a, "bias") and not has(a, "weight"):
+        bias = tensor(a, "bias").detach()
+        return LayerNorm(shape, torch.ones_like(bias), bias, eps=float(str(a.get("eps", 1e-5))))
     return module_of(nn.LayerNorm, shape, elementwise_affine=has(a, "weight"), bias=has(a, "bias"), **chosen(a, "eps"))
 
 
 def rms_norm(a: Arguments) -> nn.Module:
-    return module_of(nn.RMSNorm, integers(a["normalized_shape"]), elementwise_affine=has(a, "weight"), **chosen(a, "eps"))
+    eps = a["eps"] if has(a, "eps") else torch.finfo(tensor(a, "input").dtype).eps
+    return module_of(nn.RMSNorm, integers(a["normalized_shape"]), elementwise_affine=has(a, "weight"), eps=eps)
 
 
 def of_channels(a: Arguments, module: nn.Module) -> nn.Module:
@@ -216,23 +274,24 @@ def batch_norm(a: Arguments) -> Model:
 
 
 def attention(a: Arguments) -> Model:
-    """Attention whose projections pick queries, keys and values from what it is given."""
+    """Attention of heads, which three axes are one of; a mask of booleans says what is seen, and one of numbers is added."""
     query, key, value = (tensor(a, name) for name in ("query", "key", "value"))
     if a.get("dropout_p", 0.0) != 0:
         raise NotRunError("draws from the global generator")
-    if has(a, "attn_mask"):
-        raise NotRunError("a mask of pairs of positions")
-    if query.ndim != key.ndim or query.shape[:-2] != key.shape[:-2] or query.shape[-1] != value.shape[-1]:
+    if not query.ndim == key.ndim == value.ndim or key.shape != value.shape or query.shape[:-3] != key.shape[:-3]:
         raise NotRunError("heads that broadcast, or are of other sizes")
-    heads, features = query.shape[-3] if query.ndim == 4 else 1, query.shape[-1]
-    width = heads * features
-    if not a.get("is_causal"):
-        one, two = (torch.eye(size, dtype=query.dtype) for size in (width, 2 * width))
-        return CrossAttention(one, None, two, None, one, None, heads)
-    if query.shape[-2] != key.shape[-2]:
-        raise NotRunError("a causal mask of two lengths")
-    three = torch.eye(3 * width, dtype=query.dtype)
-    return SelfAttention(three, None, three[:, :width], None, heads, causal=True)
+    mask = a.get("attn_mask")
+    visible = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril() if a.get("is_causal") else None
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+        visible = mask
+    bias = mask.detach() if isinstance(mask, Tensor) and mask.dtype != torch.bool else None
+    scale = float(str(a["scale"])) if has(a, "scale") else None
+    return Attend(bias=by_head(bias), visible=by_head(visible), scale=scale)
+
+
+def by_head(mask: Tensor | None) -> Tensor | None:
+    """What is said of pairs of positions, where there is but one head."""
+    return mask.unsqueeze(1) if mask is not None and mask.ndim == 3 else mask
 
 
 def filled(module: nn.Module, a: Arguments) -> nn.Module:
@@ -275,8 +334,8 @@ TRANSLATIONS: Final[Mapping[str, Translation]] = {
     "softmax with_dtype": softmax(nn.Softmax),
     "log_softmax": softmax(nn.LogSoftmax),
     "log_softmax with_dtype": softmax(nn.LogSoftmax),
-    "flatten": of_options(nn.Flatten, "start_dim", "end_dim"),
-    "unflatten": of_options(nn.Unflatten, dim="dim", unflattened_size="sizes"),
+    "flatten": Translation(("input", "start_dim", "end_dim"), flatten),
+    "unflatten": Translation(("input", "dim", "sizes"), unflatten),
     "native_layer_norm": Translation(("input", "normalized_shape", "weight", "bias", "eps"), layer_norm),
     "nn.functional.relu6": of_options(nn.ReLU6),
     "nn.functional.dropout": dropout(nn.Dropout),
@@ -286,10 +345,17 @@ TRANSLATIONS: Final[Mapping[str, Translation]] = {
     "nn.functional.logsigmoid": of_options(nn.LogSigmoid),
     "nn.functional.softmin": softmax(nn.Softmin),
     "nn.functional.softmin with_dtype": softmax(nn.Softmin),
+    "nn.functional.rrelu": Translation(("input", "lower", "upper", "training"), leaky),
     "nn.functional.prelu": Translation(("input", "weight"), prelu),
-    "nn.functional.adaptive_max_pool1d": adaptive_max_pool(nn.AdaptiveMaxPool1d),
-    "nn.functional.adaptive_max_pool2d": adaptive_max_pool(nn.AdaptiveMaxPool2d),
-    "nn.functional.adaptive_max_pool3d": adaptive_max_pool(nn.AdaptiveMaxPool3d),
+    "nn.functional.adaptive_avg_pool1d": adaptive_pool(nn.AdaptiveAvgPool1d, 1),
+    "nn.functional.adaptive_max_pool1d": adaptive_pool(nn.AdaptiveMaxPool1d, 1),
+    "nn.functional.avg_pool1d": average_pool(nn.AvgPool1d),
+    "nn.functional.adaptive_avg_pool2d": adaptive_pool(nn.AdaptiveAvgPool2d, 2),
+    "nn.functional.adaptive_max_pool2d": adaptive_pool(nn.AdaptiveMaxPool2d, 2),
+    "nn.functional.avg_pool2d": average_pool(nn.AvgPool2d),
+    "nn.functional.adaptive_avg_pool3d": adaptive_pool(nn.AdaptiveAvgPool3d, 3),
+    "nn.functional.adaptive_max_pool3d": adaptive_pool(nn.AdaptiveMaxPool3d, 3),
+    "nn.functional.avg_pool3d": average_pool(nn.AvgPool3d),
     "nn.functional.max_pool1d": max_pool(nn.MaxPool1d),
     "nn.functional.max_pool2d": max_pool(nn.MaxPool2d),
     "nn.functional.max_pool3d": max_pool(nn.MaxPool3d),

@@ -1,9 +1,10 @@
-"""Between models and modules of torch.nn: `from_torch` and `to_torch`, with parameters and buffers.
+"""Between models and modules of torch.nn: `from_torch` and `to_torch`, with parameters and buffers; and between losses.
 
     from fundl.interop import torch_nn
 
     model = torch_nn.from_torch(module)
     module = torch_nn.to_torch(model)
+    loss = torch_nn.loss_from_torch(nn.CrossEntropyLoss())
 
 | torch.nn | fundl |
 | --- | --- |
@@ -33,9 +34,12 @@
 
 Tensors are copied, never shared: a module changes its own in place. A stack of blocks, a Repeat and an encoder become nested
 nn.Sequential. All else raises a `ConversionError`, which names the part by its path, and says what to do.
+
+`loss_from_torch` says which loss becomes which.
 """
 
 from fundl.interop.torch_nn.conversion import ConversionError, from_torch, to_torch
+from fundl.interop.torch_nn.losses import loss_from_torch, loss_to_torch
 from fundl.interop.torch_nn.wrapping import ModuleTensors, as_layer
 
-__all__ = ["ConversionError", "ModuleTensors", "as_layer", "from_torch", "to_torch"]
+__all__ = ["ConversionError", "ModuleTensors", "as_layer", "from_torch", "loss_from_torch", "loss_to_torch", "to_torch"]

@@ -40,7 +40,7 @@ ConversionError.__module__ = "fundl.interop.torch_nn"  # where users find it: tr
 
 
 @contextmanager
-def _named(part: str) -> Iterator[None]:
+def named(part: str) -> Iterator[None]:
     """Have what is refused inside be an error that names the part, unless it names one already."""
     try:
         yield
@@ -96,10 +96,10 @@ def _from(module: nn.Module, path: str, *, in_frozen: bool) -> Model:
     if not in_frozen and _is_frozen(module):
         model = _from(module, path, in_frozen=True)
         return Frozen(model if isinstance(model, tuple) else (model,))
-    place = f"{path or 'the module'} ({_class_name(module)})"
+    place = f"{path or 'the module'} ({class_name(module)})"
     if isinstance(module, LazyModuleMixin):
         raise ConversionError(f"{place} has no parameters yet: call it on an input first")
-    _require_plain(module, place)
+    require_plain(module, place)
 
     def part(name: str) -> Model:
         return _from(module.get_submodule(name), f"{path}.{name}" if path else name, in_frozen=in_frozen)
@@ -107,7 +107,7 @@ def _from(module: nn.Module, path: str, *, in_frozen: bool) -> Model:
     if type(module) is nn.Sequential:
         for name, child in module.named_children():
             if type(child) in ALONE:
-                raise ConversionError(f"{path}{'.' * bool(path)}{name} ({_class_name(child)}): {ALONE[type(child)]}")
+                raise ConversionError(f"{path}{'.' * bool(path)}{name} ({class_name(child)}): {ALONE[type(child)]}")
         return tuple(part(name) for name in module._modules) or Identity()
     if not has_counterpart(type(module)):
         raise ConversionError(f"{place} has no counterpart{_hint(module)}")
@@ -116,7 +116,7 @@ def _from(module: nn.Module, path: str, *, in_frozen: bool) -> Model:
             f"{place}: some of its parameters have requires_grad=False, and some have not, but a layer is frozen as a whole:"
             " set all to the same"
         )
-    with _named(place):
+    with named(place):
         return model_of(module, part)
 
 
@@ -125,7 +125,8 @@ def _is_frozen(module: nn.Module) -> bool:
     return bool(flags) and not any(flags)
 
 
-def _class_name(module: nn.Module) -> str:
+def class_name(module: nn.Module) -> str:
+    """The name of a module's class, as it is written."""
     kind = type(module)
     return f"nn.{kind.__name__}" if kind is getattr(nn, kind.__name__, None) else f"{kind.__module__}.{kind.__qualname__}"
 
@@ -143,7 +144,7 @@ def _hint(module: nn.Module) -> str:
     return f":{derived} write a layer for it, see fundl.Layer, and convert the modules before it and behind it"
 
 
-def _require_plain(module: nn.Module, place: str) -> None:
+def require_plain(module: nn.Module, place: str) -> None:
     """Raise if a module computes something else than its class says."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     if any(hooks) or "forward" in vars(module):
@@ -213,12 +214,12 @@ def _to(model: Model, path: str, shape: AnyShape) -> nn.Module:
         raise ConversionError(
             f"{place} has no counterpart in torch.nn: write a module for it, and convert the layers before it and behind it"
         )
-    with _named(place):
+    with named(place):
         return module_of(model, shape, lambda part, step: _to(part, f"{path}{step}", shape))
 
 
 def _to_sequential(layers: tuple[Model, ...], path: str, shape: AnyShape) -> nn.Module:
-    with _named(f"{path}, a transformer block"):
+    with named(f"{path}, a transformer block"):
         block = to_encoder_layer(layers, lambda part, step: _to(part, f"{path}[1]{step}", shape))
     if block is not None:
         return block
