@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -102,6 +102,22 @@ class Configured(Layer[Tensor]):
     @override
     def backward(self, residuals: Tensor, grad: Tensor) -> "tuple[Configured, Tensor]":
         return self.gradient((grad * residuals).sum(0)), self.weight * grad
+
+
+@saved_as("test: with parts")
+@attrs.frozen(eq=False)
+class WithParts(Layer[None]):
+    """y = x times the sum of its parts; it has no gradients, which nothing here needs."""
+
+    parts: defaultdict[str, Tensor]
+
+    @override
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+        return x * sum(part.sum() for part in self.parts.values()), None
+
+    @override
+    def backward(self, residuals: None, grad: Tensor) -> tuple["WithParts", Tensor]:
+        return self, grad * sum(part.sum() for part in self.parts.values())
 
 
 @attrs.frozen(eq=False)
@@ -206,6 +222,42 @@ def test_containers_and_keys_of_all_kinds_are_told(path: Path) -> None:
             "c": {"dict": [[3, "float32[1]"]]},
         }
     }
+
+
+@saved_as("no numbers")
+def no_numbers() -> Tensor:
+    return torch.zeros(0)
+
+
+@pytest.mark.parametrize("make", [None, list, dict, int, no_numbers])
+def test_a_dict_with_defaults(path: Path, make: Callable[[], object] | None) -> None:
+    model = initialize(key(0), linear(2, 3))
+    saved = defaultdict(make, {"b": (model,), 3: model})
+    save(path, {"all": saved})
+    again = load_model(path, part="['all']['b']")
+    require_the_same(again, (model,))
+    found = load_model(path, part="['all'][3]")
+    require_the_same(found, model)
+    word = {None: "", no_numbers: "no numbers"}.get(make, getattr(make, "__name__", ""))
+    told = _told(path)
+    assert isinstance(told, dict)
+    (inside,) = told.values()
+    assert [*inside["all"]] == [f"defaultdict({word})"]
+
+
+def test_a_record_with_a_dict_with_defaults(path: Path) -> None:
+    save(path, WithParts(defaultdict(list, {"a": torch.ones(2), "b": torch.zeros(1)})))
+    again = load_model(path)
+    assert isinstance(again, WithParts)
+    assert type(again.parts) is defaultdict
+    assert again.parts.default_factory is list
+    assert tree.equal(again, WithParts(defaultdict(list, {"a": torch.ones(2), "b": torch.zeros(1)})))
+
+
+def test_what_makes_missing_values_is_not_looked_for(path: Path) -> None:
+    save(path, WithParts(defaultdict(lambda: torch.zeros(1), {"a": torch.ones(2)})))
+    with pytest.raises(ValueError, match=r"at \.parts, a defaultdict has its missing values made by .*<lambda>, which is not"):
+        load_model(path)
 
 
 def test_a_tensor_that_layers_share_is_one_again(path: Path) -> None:

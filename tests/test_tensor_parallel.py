@@ -48,6 +48,8 @@ from fundl import (
     train_step,
     transformer_block,
     tree,
+    unreduced,
+    weighted,
 )
 from fundl._common import draws
 from fundl.distributed import (
@@ -270,6 +272,33 @@ def test_the_loss_is_the_cross_entropy_of_all_classes(name: str) -> None:
     expected = LOSSES[name][1](*logits(5))
     for found in [*together(2, losses_of, 5, name), losses_of(ALONE, 5, name)]:
         assert difference(found, expected) < 1e-14 * float(expected[0])
+
+
+def masked_losses_of(group: Group, classes: int, name: str) -> list[Tensor]:
+    """The losses of some classes with a weight of each token, and one by one, and their gradients of all logits."""
+    x, y = logits(classes)
+    part = -(-classes // group.size)
+    filled = torch.cat((x, x.new_full((*x.shape[:-1], part * group.size - classes), 9.0)), -1)
+    own = filled[..., group.rank * part : (group.rank + 1) * part]
+    loss = partial(LOSSES[name][0], group=group, classes=classes)
+    value, grad = weighted(loss)(own, (y, token_weights(y)))
+    losses, grads = unreduced(loss)(own, y)
+    split = tree.Split(group, classes, part, axis=-1)
+    return [value, split.whole_of(grad), losses, split.whole_of(grads)]
+
+
+def token_weights(y: Tensor) -> Tensor:
+    return (torch.arange(y.numel(), dtype=DOUBLE) % 4).reshape(y.shape)  # some of them 0
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_weights_of_tokens_are_those_of_the_cross_entropy(name: str) -> None:
+    x, y = logits(5)
+    whole = LOSSES[name][1]
+    expected = [*weighted(whole)(x, (y, token_weights(y))), *unreduced(whole)(x, y)]
+    for found in [*together(2, masked_losses_of, 5, name), masked_losses_of(ALONE, 5, name)]:
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 def hostile(group: Group) -> list[Tensor]:

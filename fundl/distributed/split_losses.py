@@ -11,12 +11,11 @@ from fundl._common.tape import constant
 from fundl.collectives import reduced
 from fundl.distributed.tensor_layers import place_in
 from fundl.groups import Group, require_group
-from fundl.losses.classification import out_of_range, samples
-from fundl.losses.reduction import Reduction, ValueAndGrad, computable, divisor, require_weights
-from fundl.weights import weighed_by
+from fundl.losses.classification import SAMPLES, out_of_range
+from fundl.losses.reduction import Reduction, ValueAndGrad, computable, divisor, of_kind, one_by_one, require_weights
 
 
-@weighed_by(samples)
+@of_kind(SAMPLES)
 @with_explanations
 def split_cross_entropy(
     prediction: Tensor,
@@ -72,19 +71,24 @@ def split_cross_entropy(
     scores, y, back = classes_along(axis, prediction, target)
     _require_fitting(scores, y, group, classes)
     with no_grad():
-        count, y, x = divisor(target, reduction), y.to(torch.int64), computable(scores)
+        each = one_by_one(reduction)
+        count = 1 if each is not None else divisor(target, reduction)
+        y, x = y.to(torch.int64), computable(scores)
         counts = y != ignore_index
         if is_readable(y) and ((y < 0) | (y >= classes)).logical_and(counts).any():
             raise out_of_range(y, classes, ignore_index)
         w = None if weight is None else _weights(weight, classes, x)
         y = torch.where(counts, y, 0)
         of_sample = counts.to(x.dtype) if w is None else torch.where(counts, w[y.clamp(0, classes - 1)], 0)  # w_y
-        divided_by = of_sample.sum() if reduction == "mean" else x.new_full((), count)
         part = _Part(x, y, w, place_in(group, x) * x.shape[1], classes)
-        value, grad = part.loss(group, of_sample, counts, label_smoothing)
-        grad = torch.where(divided_by == 0, 0.0, grad / divided_by)
-        grad = grad if back is None else back(grad)
-        return value / divided_by, narrowed(grad, prediction)
+        losses, grad = part.losses(group, of_sample, counts, label_smoothing)
+        if each is not None:
+            scale = each.scale_for(x).expand(target.shape).reshape(y.shape)
+            value, grad = (losses * scale).reshape(target.shape), grad * scale.unsqueeze(1)
+        else:
+            divided_by = of_sample.sum() if reduction == "mean" else x.new_full((), count)
+            value, grad = losses.sum() / divided_by, torch.where(divided_by == 0, 0.0, grad / divided_by)
+        return value, narrowed(grad if back is None else back(grad), prediction)
 
 
 class _Part:
@@ -100,8 +104,8 @@ class _Part:
         spread = torch.ones((), dtype=x.dtype, device=x.device) if weight is None else weight[own.clamp(max=classes - 1)]
         self.weight = torch.where(self.is_class, spread, 0)  # of the classes, (1, c, ...)
 
-    def loss(self, group: Group, of_sample: Tensor, counts: Tensor, smoothing: float) -> ValueAndGrad:
-        """The sum of the losses, and its gradient with respect to x."""
+    def losses(self, group: Group, of_sample: Tensor, counts: Tensor, smoothing: float) -> ValueAndGrad:
+        """The losses, and the gradient of their sum with respect to x."""
         (top,) = reduced([self.x.amax(1)], group, "max")
         shifted = self.x - top.unsqueeze(1)
         powers = shifted.exp()
@@ -119,7 +123,7 @@ class _Part:
             total = total + share * even[1] * counts
             coefficients = coefficients + share * self.weight * counts.unsqueeze(1)
         grad = powers / z.unsqueeze(1) * total.unsqueeze(1) - coefficients
-        return losses.sum(), torch.where(counts.unsqueeze(1) & self.is_class, grad, 0.0)
+        return losses, torch.where(counts.unsqueeze(1) & self.is_class, grad, 0.0)
 
 
 def _weights(weight: Tensor, classes: int, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import functools
 import re
 import types
 import typing
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Mapping
 from types import FunctionType
 from typing import Final, NamedTuple, TypeVar
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fundl._common.generated import Function
 from fundl.saving._registry import known
-from fundl.saving._structure import SAME, Json, word_of
+from fundl.saving._structure import DEFAULTDICT, MAKERS, SAME, Json, word_of
 from fundl.tree import Record, describe
 
 
@@ -42,6 +42,7 @@ class Place(NamedTuple):
 
 
 _TENSOR: Final = re.compile(r"\w+\[[\d, ]*\]")
+_DEFAULTDICT: Final = re.compile(re.escape(DEFAULTDICT).replace(r"\{\}", "(.*)"))
 
 
 def rebuilt(node: Json, place: Place) -> object:
@@ -72,9 +73,22 @@ def _node(name: str, inside: Json, place: Place) -> object:
     if isinstance(inside, list) and name in {"dict", "OrderedDict"}:
         keyed = dict(_keyed(pair, place) for pair in inside)
         return keyed if name == "dict" else OrderedDict(keyed)
+    if isinstance(inside, list) and (default := _DEFAULTDICT.fullmatch(name)) is not None:
+        return defaultdict(_maker(default[1], place), (_keyed(pair, place) for pair in inside))
     if isinstance(inside, str) and name == SAME:
         return _tensor(place, inside, None)
     raise place.error(f"{_short({name: inside})} says of no tree")
+
+
+def _maker(name: str, place: Place) -> Function | None:
+    """What makes the missing values of a defaultdict."""
+    maker: object = MAKERS.get(name) or known(name)
+    if name and not isinstance(maker, FunctionType | type):
+        raise place.error(
+            f"a defaultdict has its missing values made by {name}, which is not registered: write saved_as({name!r}) above it,"
+            " a function with a name or a class, before the file is loaded"
+        )
+    return maker if isinstance(maker, FunctionType | type) else None
 
 
 def _keyed(pair: Json, place: Place) -> tuple[object, object]:

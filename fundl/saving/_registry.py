@@ -55,7 +55,7 @@ def saved_as(name: str) -> Callable[[T], T]:
     ...     load_model(f"{folder}/towers.safetensors").right
     Linear(weight=float32[1, 3], bias=float32[1])
     """
-    if not name or "[" in name or name in _WORDS:
+    if not name or "[" in name or name in _WORDS or name.startswith("defaultdict("):
         raise ValueError(f"a name in files is a text without brackets that is no word of theirs, not {name!r}: choose another")
 
     def register(thing: T) -> T:

@@ -5,6 +5,7 @@
     a tuple                   [...]
     a list                    {"list": [...]}
     a dict                    {"dict": {"a": ...}}, or {"dict": [[key, ...], ...]} if not all keys are texts
+    a defaultdict             {"defaultdict(list)": [[key, ...], ...]}, with what makes a missing value in parentheses
     a record or NamedTuple    {"Linear": {"weight": ..., "bias": ..., "weight_init": ...}}; of one without fields, "ReLU"
 
 Static fields are numbers, texts, null and tuples as they are, {"float": "nan"} and the like for what is no JSON,
@@ -13,8 +14,8 @@ Static fields are numbers, texts, null and tuples as they are, {"float": "nan"} 
 
 import functools
 import math
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Mapping
 from types import FunctionType
 from typing import Final, TypeAlias
 
@@ -29,6 +30,9 @@ from fundl.tree import Record, describe, parts
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 SAME: Final = "same as"
+DEFAULTDICT: Final = "defaultdict({})"
+MAKERS: Final[Mapping[str, type]] = {cls.__name__: cls for cls in (dict, list, tuple, set, bool, int, float, str)}
+"""What makes missing values and is always known: an empty one, or 0."""
 
 
 def described(tree: object) -> Json:
@@ -74,7 +78,16 @@ def _dict(tree: dict[object, object], path: str, seen: dict[int, str], *, in_lay
     pairs = [(key, _node(tree[key], f"{path}[{key!r}]", seen, in_layer=in_layer)) for key in keys]
     if type(tree) is dict and all(type(key) is str for key in keys):
         return {"dict": {str(key): value for key, value in pairs}}
-    return {_word(type(tree)): [[static(key), value] for key, value in pairs]}
+    word = DEFAULTDICT.format(_maker(tree.default_factory)) if type(tree) is defaultdict else _word(type(tree))
+    return {word: [[static(key), value] for key, value in pairs]}
+
+
+def _maker(default: object) -> str:
+    """What makes a missing value of a defaultdict, by its name; "" for nothing."""
+    if default is None:
+        return ""
+    plain = next((name for name, maker in MAKERS.items() if maker is default), "")
+    return plain or name_in_files(default if isinstance(default, FunctionType | type) else type(default))
 
 
 def _word(cls: type) -> str:
