@@ -147,10 +147,10 @@ def require_labels(target: Tensor, prediction: Tensor) -> None:
     """Raise unless there is a label of yes or no for each score."""
     if target.shape != prediction.shape:
         raise ValueError(
-            f"with a threshold, the target must have the prediction's shape {tuple(prediction.shape)}, one label for each"
-            f" score, but its shape is {tuple(target.shape)}"
+            f"with one score for each label, the target must have the prediction's shape {tuple(prediction.shape)}, but"
+            f" its shape is {tuple(target.shape)}"
         )
     if is_readable(target) and target.dtype != torch.bool:
         wrong = target[(target != 0) & (target.abs() != 1)]
         if wrong.numel():
-            raise ValueError(f"with a threshold, labels must be 0 and 1, or -1 and 1, but one is {wrong[0].item():g}")
+            raise ValueError(f"labels of yes and no must be 0 and 1, or -1 and 1, but one is {wrong[0].item():g}")

@@ -9,6 +9,7 @@ from typing_extensions import override
 from fundl._common.listed import Listed
 from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
+from fundl.optim._advancing import Advancing
 from fundl.optim._moments import square_mean_of
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, Predicate, add_decayed_weights
@@ -35,9 +36,8 @@ class AdadeltaState(Record, metaclass=Listed):
 
 @final
 @attrs.frozen
-class _ScaleByAdadelta(Transform[AdadeltaState]):
+class _ScaleByAdadelta(Advancing[AdadeltaState]):
     elementwise = True
-    writes_over = True
     numbers = ("decay", "epsilon")
 
     decay: Number = attrs.field(validator=fraction)
@@ -48,14 +48,7 @@ class _ScaleByAdadelta(Transform[AdadeltaState]):
         return AdadeltaState(zeros_like(leaves), zeros_like(leaves))
 
     @override
-    def change(self, grads: Tensors, state: AdadeltaState, params: Tensors) -> tuple[Tensors, AdadeltaState]:
-        return self._next(grads, state, over=False)
-
-    @override
-    def change_over(self, grads: Tensors, state: AdadeltaState, params: Tensors) -> tuple[Tensors, AdadeltaState]:
-        return self._next(grads, state, over=True)
-
-    def _next(self, grads: Tensors, state: AdadeltaState, *, over: bool) -> tuple[Tensors, AdadeltaState]:
+    def advance(self, grads: Tensors, state: AdadeltaState, params: Tensors, *, over: bool) -> tuple[Tensors, AdadeltaState]:
         require_fit(state.square, grads)
         require_fit(state.update_square, grads)
         square = square_mean_of(state.square, grads, self.decay, over=over)

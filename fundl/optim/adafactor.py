@@ -11,6 +11,7 @@ from typing_extensions import override
 from fundl._common.listed import Listed
 from fundl._common.numbers import non_negative, positive
 from fundl._common.suggestions import with_suggestions
+from fundl.optim._advancing import Advancing
 from fundl.optim._blocks import Stacked, block_norms, stacked_axes
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, Predicate, add_decayed_weights
@@ -43,8 +44,7 @@ class AdafactorState(Record, metaclass=Listed):
 
 @final
 @attrs.frozen
-class _ScaleByAdafactor(Transform[AdafactorState]):
-    writes_over = True
+class _ScaleByAdafactor(Advancing[AdafactorState]):
     numbers = ("decay_power", "epsilon", "threshold", "least_size")
 
     decay_power: Number = attrs.field(validator=non_negative)
@@ -61,14 +61,7 @@ class _ScaleByAdafactor(Transform[AdafactorState]):
         return AdafactorState(new_count(leaves), rows, columns, tuple(map(torch.zeros_like, others)), stacked)
 
     @override
-    def change(self, grads: Tensors, state: AdafactorState, params: Tensors) -> tuple[Tensors, AdafactorState]:
-        return self._next(grads, state, params, over=False)
-
-    @override
-    def change_over(self, grads: Tensors, state: AdafactorState, params: Tensors) -> tuple[Tensors, AdafactorState]:
-        return self._next(grads, state, params, over=True)
-
-    def _next(self, grads: Tensors, state: AdafactorState, params: Tensors, *, over: bool) -> tuple[Tensors, AdafactorState]:
+    def advance(self, grads: Tensors, state: AdafactorState, params: Tensors, *, over: bool) -> tuple[Tensors, AdafactorState]:
         if len(state.stacked) != len(grads):
             raise ValueError("the state is of other leaves")
         matrices, others = _apart(torch._foreach_mul(grads, grads), state.stacked)

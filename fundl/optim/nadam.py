@@ -10,6 +10,7 @@ from typing_extensions import override
 from fundl._common.listed import Listed
 from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
+from fundl.optim._advancing import Advancing
 from fundl.optim._moments import mean_of, square_mean_of
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, Predicate, add_decayed_weights
@@ -42,9 +43,8 @@ class NAdamState(Record, metaclass=Listed):
 
 @final
 @attrs.frozen
-class _ScaleByNAdam(Transform[NAdamState]):
+class _ScaleByNAdam(Advancing[NAdamState]):
     elementwise = True
-    writes_over = True
     numbers = ("beta1", "beta2", "epsilon", "momentum_decay")
 
     beta1: Number = attrs.field(validator=fraction)
@@ -58,14 +58,7 @@ class _ScaleByNAdam(Transform[NAdamState]):
         return NAdamState(count, torch.ones_like(count, dtype=torch.float64), zeros_like(leaves), zeros_like(leaves))
 
     @override
-    def change(self, grads: Tensors, state: NAdamState, params: Tensors) -> tuple[Tensors, NAdamState]:
-        return self._next(grads, state, over=False)
-
-    @override
-    def change_over(self, grads: Tensors, state: NAdamState, params: Tensors) -> tuple[Tensors, NAdamState]:
-        return self._next(grads, state, over=True)
-
-    def _next(self, grads: Tensors, state: NAdamState, *, over: bool) -> tuple[Tensors, NAdamState]:
+    def advance(self, grads: Tensors, state: NAdamState, params: Tensors, *, over: bool) -> tuple[Tensors, NAdamState]:
         require_fit(state.first_moment, grads)
         require_fit(state.second_moment, grads)
         first = mean_of(state.first_moment, grads, self.beta1, over=over)

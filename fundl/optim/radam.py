@@ -10,6 +10,7 @@ from typing_extensions import override
 from fundl._common.listed import Listed
 from fundl._common.numbers import fraction, non_negative
 from fundl._common.suggestions import with_suggestions
+from fundl.optim._advancing import Advancing
 from fundl.optim._moments import mean_of, square_mean_of
 from fundl.optim.chain import chain
 from fundl.optim.decay import DecayState, Predicate, add_decayed_weights
@@ -38,9 +39,8 @@ class RAdamState(Record, metaclass=Listed):
 
 @final
 @attrs.frozen
-class _ScaleByRAdam(Transform[RAdamState]):
+class _ScaleByRAdam(Advancing[RAdamState]):
     elementwise = True
-    writes_over = True
     numbers = ("beta1", "beta2", "epsilon")
 
     beta1: Number = attrs.field(validator=fraction)
@@ -52,14 +52,7 @@ class _ScaleByRAdam(Transform[RAdamState]):
         return RAdamState(new_count(leaves), zeros_like(leaves), zeros_like(leaves))
 
     @override
-    def change(self, grads: Tensors, state: RAdamState, params: Tensors) -> tuple[Tensors, RAdamState]:
-        return self._next(grads, state, over=False)
-
-    @override
-    def change_over(self, grads: Tensors, state: RAdamState, params: Tensors) -> tuple[Tensors, RAdamState]:
-        return self._next(grads, state, over=True)
-
-    def _next(self, grads: Tensors, state: RAdamState, *, over: bool) -> tuple[Tensors, RAdamState]:
+    def advance(self, grads: Tensors, state: RAdamState, params: Tensors, *, over: bool) -> tuple[Tensors, RAdamState]:
         if type(state) is not RAdamState:  # that of Adam has all that it takes
             raise TypeError("the state is of another transform")
         require_fit(state.first_moment, grads)
