@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fundl._compiling.graphs import Decompositions
+from fundl.interop.onnx._decompositions.normalization import wide
 
 _aten = torch.ops.aten
 
@@ -47,12 +48,14 @@ def _attention(
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """What is attended to, and the logarithm of the sum of exponentials of each row."""
+    dtype = q.dtype
+    q, k, v = map(wide, (q, k, v))
     scores = _scores(q, _for_each_head(q, k), attn_mask, scale, causal=causal)
     top = _zero_where_empty(scores.amax(-1, keepdim=True))
     exponentials = (scores - top).exp()
     total = exponentials.sum(-1, keepdim=True)
     shares = exponentials / torch.where(total == 0, torch.ones((), dtype=total.dtype), total)
-    return torch.matmul(shares, _for_each_head(q, v)), (top + total.log()).squeeze(-1)
+    return torch.matmul(shares, _for_each_head(q, v)).to(dtype), (top + total.log()).squeeze(-1)
 
 
 def _attention_backward(
@@ -68,13 +71,15 @@ def _attention_backward(
     attn_mask: Tensor | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = q.dtype
+    grad, q, k, v, output = map(wide, (grad, q, k, v, output))
     keys, values = _for_each_head(q, k), _for_each_head(q, v)
     scores = _scores(q, keys, attn_mask, scale, causal=causal)
     shares = (scores - _zero_where_empty(logarithms.unsqueeze(-1))).exp()
     grad_shares = torch.matmul(grad, values.transpose(-1, -2))
     grad_scores = shares * (grad_shares - (grad * output).sum(-1, keepdim=True)) * _scale(q, scale)
     grad_k, grad_v = torch.matmul(grad_scores.transpose(-1, -2), q), torch.matmul(shares.transpose(-1, -2), grad)
-    return torch.matmul(grad_scores, keys), _summed(grad_k, k), _summed(grad_v, v)
+    return torch.matmul(grad_scores, keys).to(dtype), _summed(grad_k, k).to(dtype), _summed(grad_v, v).to(dtype)
 
 
 def _summed(grad: Tensor, like: Tensor) -> Tensor:

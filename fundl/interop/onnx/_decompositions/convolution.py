@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fundl._compiling.graphs import Decompositions
+from fundl.interop.onnx._decompositions.normalization import wide
 
 _aten = torch.ops.aten
 
@@ -70,13 +71,14 @@ def each(values: int | _Sizes, axes: int) -> list[int]:
 
 
 def _weight_norm(direction: Tensor, gain: Tensor, axis: int = 0) -> tuple[Tensor, Tensor]:
-    norm = torch.linalg.vector_norm(direction, 2, _others(direction, axis), True)
-    return direction * (gain / norm), norm
+    norm = torch.linalg.vector_norm(wide(direction), 2, _others(direction, axis), True)
+    return (direction * (gain / norm)).to(direction.dtype), norm
 
 
 def _weight_norm_backward(grad: Tensor, direction: Tensor, gain: Tensor, norm: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    along = (grad * direction).sum(_others(direction, axis), keepdim=True)
-    return (gain / norm) * (grad - direction * along / (norm * norm)), along / norm
+    along = (wide(grad) * direction).sum(_others(direction, axis), keepdim=True)
+    grad_direction = (gain / norm) * (grad - direction * along / (norm * norm))
+    return grad_direction.to(direction.dtype), (along / norm).to(gain.dtype)
 
 
 def _others(x: Tensor, axis: int) -> list[int]:

@@ -24,6 +24,16 @@ def _leaf_by_leaf(tensors: Sequence[Tensor], *arguments: object, rule: _Rule, **
     ]
 
 
+def _one_by_one(tensors: Sequence[Tensor], a: object, b: object, values: Tensor, *, rule: _Rule) -> list[Tensor]:
+    """With a number for each of the tensors, which are those of one tensor."""
+    of_each = [values[index].to(tensor.dtype) for index, tensor in enumerate(tensors)]
+    return _leaf_by_leaf(tensors, a, b, of_each, rule=rule)
+
+
+def _powers(base: float, exponents: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.pow(base, exponent) for exponent in exponents]
+
+
 def _addcmul(x: Tensor, a: Tensor, b: Tensor, value: float = 1) -> Tensor:
     return x + a * b * value
 
@@ -90,6 +100,9 @@ def _table() -> dict[object, Callable[..., list[Tensor]]]:  # type: ignore[expli
         for overload in packet.overloads() if packet is not None else ():
             if "out" not in overload.split("_"):
                 table[getattr(packet, overload)] = functools.partial(_leaf_by_leaf, rule=rule)
+    for name, rule in ("addcdiv", _addcdiv), ("addcmul", _addcmul):
+        table[getattr(_aten, f"_foreach_{name}").Tensor] = functools.partial(_one_by_one, rule=rule)
+    table[_aten._foreach_pow.ScalarAndTensor] = _powers
     return table
 
 

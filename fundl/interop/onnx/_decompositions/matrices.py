@@ -1,6 +1,7 @@
 """What is linear along each axis, as a product with a constant matrix: resampling, average pooling, the gradient of padding."""
 
 import functools
+import struct
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, TypeAlias
 
@@ -128,12 +129,14 @@ def _with_options(x: Tensor, grad: Tensor | None, options: Sequence[object], axe
 Kind: TypeAlias = Literal["nearest", "linear"]
 
 
-def _resampling(kind: Kind, size: int, outputs: int, corners: bool, scale: float | None, like: Tensor) -> Tensor:
-    """The matrix of an axis: what each output is made of."""
+def _resampling(
+    kind: Kind, size: int, outputs: int, corners: bool, scale: float | None, like: Tensor, *, backward: bool = False
+) -> Tensor:
+    """The matrix of an axis: what each output is made of; kernels of gradients find the nearest in float32 always."""
     step = 1 / scale if scale else size / outputs
     if kind == "nearest":
-        places = [int(index * step) if scale else index * size // outputs for index in range(outputs)]
-        return _matrix(((row, min(place, size - 1), 1.0) for row, place in enumerate(places)), outputs, size, like)
+        places = _nearest(size, outputs, step, exact=like.dtype is torch.float64 and not backward)
+        return _matrix(((row, place, 1.0) for row, place in enumerate(places)), outputs, size, like)
     entries: list[tuple[int, int, float]] = []
     for row in range(outputs):
         exact = max((row + 0.5) * step - 0.5, 0.0)
@@ -142,6 +145,20 @@ def _resampling(kind: Kind, size: int, outputs: int, corners: bool, scale: float
         low = min(int(exact), size - 1)
         entries += [(row, low, 1 - (exact - low)), (row, min(low + 1, size - 1), exact - low)]
     return _matrix(entries, outputs, size, like)
+
+
+def _nearest(size: int, outputs: int, step: float, *, exact: bool) -> list[int]:
+    """Where each output comes from, with the kernel's rounding: in float32, 41 steps of 1/41 end below 1."""
+    if outputs in {size, 2 * size}:
+        return [index * size // outputs for index in range(outputs)]
+    rounded: Callable[[float], float] = float if exact else _in_float32
+    return [min(int(rounded(index * rounded(step))), size - 1) for index in range(outputs)]
+
+
+def _in_float32(number: float) -> float:
+    (rounded,) = struct.unpack("f", struct.pack("f", number))
+    assert isinstance(rounded, float)
+    return rounded
 
 
 def _options(kind: Kind, given: Sequence[object], axes: int) -> tuple[bool, list[float | None]]:
@@ -164,7 +181,7 @@ def _upsample_backward(grad: Tensor, sizes: Sequence[int], before: Sequence[int]
     axes = len(sizes)
     corners, scales = _options(kind, given, axes)
     for axis, size, had, scale in zip(_last_axes(grad, axes), sizes, before[2:], scales, strict=True):
-        grad = _along(grad, axis, _resampling(kind, had, size, corners, scale, grad).t())
+        grad = _along(grad, axis, _resampling(kind, had, size, corners, scale, grad, backward=True).t())
     return grad
 
 

@@ -13,6 +13,11 @@ Grads: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 """With respect to the input, the weight and the bias; None where it is not wanted."""
 
 
+def wide(x: Tensor) -> Tensor:
+    """Numbers in float32 at least, in which kernels add up what is in half precision."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _moments(x: Tensor, axes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """The mean, what deviates from it, and one over the standard deviation."""
     mean = x.mean(axes, keepdim=True)
@@ -38,8 +43,8 @@ def _grad_input(grad: Tensor, normalized: Tensor, axes: list[int]) -> Tensor:
 def _layer_norm(
     x: Tensor, sizes: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    mean, deviation, scale = _moments(x, [*range(-len(sizes), 0)], eps)
-    return _scaled(deviation * scale, weight, bias, sizes), mean, scale
+    mean, deviation, scale = _moments(wide(x), [*range(-len(sizes), 0)], eps)
+    return _scaled(deviation * scale, weight, bias, sizes).to(x.dtype), mean.to(x.dtype), scale.to(x.dtype)
 
 
 def _layer_norm_backward(
@@ -53,17 +58,20 @@ def _layer_norm_backward(
     wanted: Sequence[bool],
 ) -> Grads:
     axes, rest = [*range(-len(sizes), 0)], [*range(x.ndim - len(sizes))]
+    dtype, grad, mean, scale = x.dtype, wide(grad), wide(mean), wide(scale)
     normalized = (x - mean) * scale
     scaled = grad if weight is None else grad * weight
     grad_weight, grad_bias = grad * normalized, grad
     if rest:
         grad_weight, grad_bias = grad_weight.sum(rest), grad_bias.sum(rest)
-    return _chosen(wanted, scale * _grad_input(scaled, normalized, axes), grad_weight, grad_bias)
+    return _chosen(wanted, dtype, scale * _grad_input(scaled, normalized, axes), grad_weight, grad_bias)
 
 
-def _chosen(wanted: Sequence[bool], *grads: Tensor) -> Grads:
+def _chosen(wanted: Sequence[bool], dtype: torch.dtype, *grads: Tensor) -> Grads:
     """What is wanted; the rest is computed by nobody, for no output needs it."""
-    grad_x, grad_weight, grad_bias = (grad if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True))
+    grad_x, grad_weight, grad_bias = (
+        grad.to(dtype) if is_wanted else None for grad, is_wanted in zip(grads, wanted, strict=True)
+    )
     return grad_x, grad_weight, grad_bias
 
 
@@ -80,9 +88,9 @@ def _group_norm(
     groups: int,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    mean, deviation, scale = _moments(x.reshape(batch, groups, channels // groups * pixels), [2], eps)
+    mean, deviation, scale = _moments(wide(x).reshape(batch, groups, channels // groups * pixels), [2], eps)
     y = _scaled((deviation * scale).reshape(batch, channels, pixels), weight, bias, (1, channels, 1))
-    return y.reshape(x.shape), mean.squeeze(2), scale.squeeze(2)
+    return y.reshape(x.shape).to(x.dtype), mean.squeeze(2).to(x.dtype), scale.squeeze(2).to(x.dtype)
 
 
 def _group_norm_backward(
@@ -97,12 +105,12 @@ def _group_norm_backward(
     groups: int,
     wanted: Sequence[bool],
 ) -> Grads:
-    scale = scale.reshape(batch, groups, 1)
+    grad, scale, mean = wide(grad), wide(scale).reshape(batch, groups, 1), wide(mean)
     normalized = (x.reshape(batch, groups, channels // groups * pixels) - mean.reshape(batch, groups, 1)) * scale
     own = grad.reshape(batch, channels, pixels)
     scaled = (own if weight is None else own * weight.reshape(1, channels, 1)).reshape(normalized.shape)
     grad_x = (scale * _grad_input(scaled, normalized, [2])).reshape(x.shape)
-    return _chosen(wanted, grad_x, (own * normalized.reshape(own.shape)).sum([0, 2]), own.sum([0, 2]))
+    return _chosen(wanted, x.dtype, grad_x, (own * normalized.reshape(own.shape)).sum([0, 2]), own.sum([0, 2]))
 
 
 # --- Batch ---------------------------------------------------------------------------------------------------------------
@@ -125,14 +133,14 @@ def _batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     axes, shape = _of_channels(x)
     if training:
-        center, deviation, scale = _moments(x, axes, eps)
-        kept = center.reshape(-1), scale.reshape(-1)
+        center, deviation, scale = _moments(wide(x), axes, eps)
+        kept = center.reshape(-1).to(x.dtype), scale.reshape(-1).to(x.dtype)
     else:
         assert mean is not None
         assert variance is not None
-        deviation, scale = x - mean.reshape(shape), torch.rsqrt(variance + eps).reshape(shape)
+        deviation, scale = wide(x) - mean.reshape(shape), torch.rsqrt(wide(variance) + eps).reshape(shape)
         kept = x.new_zeros(0), x.new_zeros(0)
-    return _scaled(deviation * scale, weight, bias, shape), *kept
+    return _scaled(deviation * scale, weight, bias, shape).to(x.dtype), *kept
 
 
 def _batch_norm_backward(
@@ -151,14 +159,14 @@ def _batch_norm_backward(
     center, scale = kept_mean, kept_scale
     if not training:
         assert variance is not None
-        center, scale = mean, torch.rsqrt(variance + eps)
+        center, scale = mean, torch.rsqrt(wide(variance) + eps)
     assert center is not None
     assert scale is not None
-    scale = scale.reshape(shape)
-    normalized = (x - center.reshape(shape)) * scale
+    grad, scale = wide(grad), wide(scale).reshape(shape)
+    normalized = (x - wide(center).reshape(shape)) * scale
     scaled = grad if weight is None else grad * weight.reshape(shape)
     grad_x = scale * (_grad_input(scaled, normalized, axes) if training else scaled)
-    return _chosen(wanted, grad_x, (grad * normalized).sum(axes), grad.sum(axes))
+    return _chosen(wanted, x.dtype, grad_x, (grad * normalized).sum(axes), grad.sum(axes))
 
 
 TABLE: Decompositions = {
