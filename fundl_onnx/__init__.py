@@ -17,6 +17,7 @@ from fundl_onnx._function import Contents as Contents
 from fundl_onnx._function import Function as Function
 from fundl_onnx._function import Named as Named
 from fundl_onnx._function import Size as Size
+from fundl_onnx._function import require_shapes as require_shapes
 from fundl_onnx._tensors import name_in_graph as name_in_graph
 from fundl_onnx._tensors import read_tensors as read_tensors
 from fundl_onnx._trees import Array as Array

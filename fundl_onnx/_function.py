@@ -151,20 +151,37 @@ class Function:
         return next(filled(one["tree"], arrays) for one in self.contents["arguments"] if one["name"] == name)
 
     def _require_like_examples(self, arrays: Mapping[str, Array]) -> None:
-        sizes: dict[str, tuple[int, str]] = {}
-        for name, (dtype, shape) in self._inputs.items():
-            array = arrays[name]
-            if array.dtype.name != dtype:
-                raise TypeError(f"{name} must be of {dtype}, not {array.dtype.name}: array.astype({dtype!r})")
-            if len(array.shape) != len(shape):
-                raise ValueError(f"{name} must be of shape {_text(shape)}, not {array.shape}")
-            for size, wanted in zip(array.shape, shape, strict=True):
-                known = sizes.setdefault(wanted, (size, name))[0] if isinstance(wanted, str) else wanted
-                if size != known:
-                    other = f", for {sizes[wanted][1]} has {known} {wanted}" if isinstance(wanted, str) else ""
-                    raise ValueError(f"{name} must be of shape {_text(shape)}, not {array.shape}{other}")
-        for free in self.contents["sizes"]:
-            _require_in_range(free, *sizes[free["name"]])
+        for name, (dtype, _) in self._inputs.items():
+            if arrays[name].dtype.name != dtype:
+                raise TypeError(f"{name} must be of {dtype}, not {arrays[name].dtype.name}: array.astype({dtype!r})")
+        expected = {name: shape for name, (_, shape) in self._inputs.items()}
+        require_shapes(expected, self.contents["sizes"], {name: arrays[name].shape for name in expected})
+
+
+def require_shapes(
+    expected: Mapping[str, Sequence[int | str]], sizes: Sequence[Size], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise an error unless shapes are those that a function is for.
+
+    Args:
+        expected: for each input, by name, its sizes, or the names of those that are free.
+        sizes: that are free.
+        shapes: of what is given.
+
+    Raises:
+        ValueError: one is not.
+    """
+    found: dict[str, tuple[int, str]] = {}
+    for name, wanted in expected.items():
+        if len(shapes[name]) != len(wanted):
+            raise ValueError(f"{name} must be of shape {_text(wanted)}, not {shapes[name]}")
+        for size, one in zip(shapes[name], wanted, strict=True):
+            known = found.setdefault(one, (size, name))[0] if isinstance(one, str) else one
+            if size != known:
+                other = f", for {found[one][1]} has {known} {one}" if isinstance(one, str) else ""
+                raise ValueError(f"{name} must be of shape {_text(wanted)}, not {shapes[name]}{other}")
+    for free in sizes:
+        _require_in_range(free, *found[free["name"]])
 
 
 def _require_in_range(size: Size, found: int, name: str) -> None:

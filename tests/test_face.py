@@ -88,6 +88,7 @@ FACES = [
     "fundl.distributed",
     "fundl.ensemble",
     "fundl.language",
+    "fundl.interop.aoti",
     "fundl.interop.hugging_face",
     "fundl.interop.onnx",
     "fundl.interop.torch_nn",

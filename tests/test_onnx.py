@@ -36,8 +36,8 @@ from fundl import (
     tree,
 )
 from fundl._common.running import run_backward, run_forward
-from fundl._compiling.trees import flatten
 from fundl.interop import onnx
+from tests.exported import worst
 from tests.optimizer_samples import OPTIMIZERS
 from tests.samples import SAMPLES, Sample
 
@@ -46,18 +46,6 @@ pytest.importorskip("onnxruntime", reason="onnxruntime is not installed, of the 
 
 DISK: Final = initialize(key(0), compose(linear(2, 5), Tanh(), linear(5, 2)))
 X, Y = random.normal(key(2), (7, 2)), random.normal(key(3), (7, 2))
-
-
-def worst(found: object, expected: object) -> float:
-    """The largest difference, relative to the largest number of each tensor."""
-    pairs = zip(flatten(found, "", constants=True).leaves, flatten(expected, "", constants=True).leaves, strict=True)
-    differences = [0.0]
-    for a, b in pairs:
-        assert (a.shape, a.dtype) == (b.shape, b.dtype)
-        if b.numel():
-            largest = float(b.double().abs().max()) or 1.0
-            differences.append(float((a.double() - b.double()).abs().max()) / largest)
-    return max(differences)
 
 
 # --- A step, in and out --------------------------------------------------------------------------------------------------

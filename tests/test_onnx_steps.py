@@ -47,7 +47,7 @@ from fundl import (
 )
 from fundl.interop import onnx
 from fundl.optim.chain import AnyTransform
-from tests.test_onnx import worst
+from tests.exported import worst
 
 pytest.importorskip("onnx", reason="onnx is not installed, of the extra onnx")
 pytest.importorskip("onnxruntime", reason="onnxruntime is not installed, of the extra onnx")

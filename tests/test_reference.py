@@ -7,7 +7,7 @@ from itertools import chain
 from types import ModuleType
 
 import fundl
-from fundl.interop import hugging_face, onnx, torch_nn, torch_vision
+from fundl.interop import aoti, hugging_face, onnx, torch_nn, torch_vision
 from tests.face import PUBLIC
 from tests.pages import ROOT
 
@@ -36,6 +36,7 @@ def test_the_reference_has_each_public_name_once() -> None:
         hugging_face,
         torch_vision,
         onnx,
+        aoti,
     ]
     public = {*PUBLIC}.union(*map(of_module, modules))
     assert {name: count for name, count in shown.items() if count > 1} == {}

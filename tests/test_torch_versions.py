@@ -19,12 +19,16 @@ from fundl import fit, initialize, jit, key, linear, mse, scan, sgd, train_state
 from fundl._common import kernels
 from fundl._compiling import inductor, lowering, torch_private, tracing
 from fundl._compiling.torch_private import UnknownTorchError
+from fundl.interop import aoti
+from fundl.interop.aoti import _torch
 from fundl.training._step_runner import Compile
 
 ROOT: Final = Path(__file__).parent.parent
 LACKS: Final = (
     r"fundl compiles with torch 2\.11 to 2\.14, and torch .* lacks torch\.no_such_thing: use one of those versions, or a newer"
 )
+HEADER: Final = "torch/csrc/inductor/aoti_package/model_package_loader.h"
+"""Where programs in C++ find what opens a package."""
 
 
 @pytest.fixture(params=[(torch_private, "CALLED"), (torch_private, "NAMES"), (inductor, "NAMES"), (lowering, "NAMES")], ids=str)
@@ -132,6 +136,33 @@ def test_the_compiler_knows_what_it_is_told() -> None:
 
 def test_all_is_there() -> None:
     inductor.require_known()
+
+
+def test_packages_say_what_torch_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_torch, "NAMES", (*_torch.NAMES, "torch.no_such_thing"))
+    with pytest.raises(UnknownTorchError, match=LACKS):
+        aoti.export(tmp_path / "no.pt2", torch.neg, torch.ones(2))
+    (tmp_path / "some.pt2").write_bytes(b"")
+    with pytest.raises(UnknownTorchError, match=LACKS):
+        aoti.load(tmp_path / "some.pt2", like=torch.ones(2))
+
+
+def test_all_that_packages_need_is_there() -> None:
+    torch_private.require_known(_torch.NAMES)
+    opens = str(torch._C._aoti.AOTIModelPackageLoader.__init__.__doc__)
+    assert re.search(r"\(self: .*Loader, \w+: str, \w+: str, \w+: bool, \w+: .*, \w+: .*\) -> None", opens), (
+        f"what opens packages takes other arguments in this torch, see fundl/interop/aoti/_torch.py: {opens}"
+    )
+    header = Path(torch.__file__).parent / "include" / HEADER
+    assert header.exists(), f"programs in C++, and examples/cpp/train.cpp, include {HEADER}, which this torch has elsewhere"
+    text = " ".join(header.read_text().split())
+    for used in (
+        "class TORCH_API AOTIModelPackageLoader",
+        "const std::string& model_package_path,",
+        "std::unordered_map<std::string, std::string> get_metadata()",
+        "std::vector<at::Tensor> run( const std::vector<at::Tensor>& inputs,",
+    ):
+        assert used in text, f"programs in C++, and examples/cpp/train.cpp, need `{used}`, which this torch's {HEADER} lacks"
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)

@@ -11,6 +11,7 @@ from sphinx.util.typing import ExtensionMetadata
 from typing_extensions import override
 
 import fundl
+import fundl.interop.aoti
 import fundl.interop.hugging_face
 import fundl.interop.onnx
 import fundl.interop.torch_nn

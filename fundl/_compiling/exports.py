@@ -102,29 +102,49 @@ class _MakeFx(Protocol):
     ) -> "Callable[..., GraphModule]": ...
 
 
-def export(
-    function: Callable[[Sequence[Tensor]], object],
-    examples: Sequence[Tensor],
-    free: Collection[tuple[int, int]],
-    decompositions: Decompositions,
-    written: Collection[object],
-) -> Exported:
-    """The graph of a function, for another program.
+@attrs.frozen(eq=False)
+class Followed:
+    """A function's operations as it calls them, in a graph whose sizes may be free; none writes to a tensor."""
+
+    module: "GraphModule"
+    fakes: Sequence[Tensor]  # its inputs
+    result: object  # of the function, with a `Leaf` for each tensor
+    mode: "FakeTensorMode"
+    _environment: "ShapeEnv"
+    _examples: Sequence[Tensor]
+    _free: Collection[tuple[int, int]]
+
+    def sizes(self) -> tuple[FreeSize, ...]:
+        """The sizes that are free, each with the range that all that was made of the graph until now is for.
+
+        Raises:
+            SizeError: what should be free is not.
+        """
+        return _free_sizes(self._environment, self.fakes, self._examples, self._free)
+
+    def remade(self, table: Decompositions) -> "GraphModule":
+        """The graph with some operations decomposed into others."""
+        module = _make_fx(_replayed(self.module), self.fakes, table)
+        module.graph.eliminate_dead_code()
+        return module
+
+
+@contextlib.contextmanager
+def followed(
+    function: Callable[[Sequence[Tensor]], object], examples: Sequence[Tensor], free: Collection[tuple[int, int]]
+) -> Iterator[Followed]:
+    """A function's graph, which is of use in the context.
 
     Args:
         function: from tensors to a tree of tensors.
         examples: tensors of the shapes and dtypes that the function will be called with; their device does not matter.
         free: the number of an example, and its axis, for each size that is free; sizes that are equal in the examples are
             taken to be the same.
-        decompositions: for operations that the other program lacks.
-        written: the operations that it has.
 
     Raises:
-        SizeError: what should be free cannot be.
         TraceError: what the function does does not fit into a graph.
     """
     require_known(NAMES)
-    table = _table(decompositions, written)
     result: object = None
     seen: list[tuple[weakref.ref[Tensor], str]] = []
 
@@ -134,16 +154,39 @@ def export(
             outputs, result = outputs_of(function(inputs), inputs)
         return outputs
 
-    with _sizes_followed(free), programs_forgotten(), loops_kept():
+    with _sizes_followed(free), programs_forgotten():
         mode, environment = _fake_mode()
         fakes = [_fake(mode, tensor, number, free) for number, tensor in enumerate(examples)]
         module = _make_fx(flat, fakes, {})
         if writes(module):
             module = _make_fx(without_writing(_replayed(module)), fakes, {})
-        module = _make_fx(_replayed(module), fakes, table)
-        module.graph.eliminate_dead_code()
-        bodies = _bodies(module, mode, table)
-    return Exported(module, bodies, result, _free_sizes(environment, fakes, examples, free))
+        yield Followed(module, fakes, result, mode, environment, examples, free)
+
+
+def export(
+    function: Callable[[Sequence[Tensor]], object],
+    examples: Sequence[Tensor],
+    free: Collection[tuple[int, int]],
+    decompositions: Decompositions,
+    written: Collection[object],
+) -> Exported:
+    """The graph of a function, for a program that has few operations.
+
+    Args:
+        function: from tensors to a tree of tensors.
+        examples: of the tensors that it will be called with: see `followed`.
+        free: likewise.
+        decompositions: for operations that the other program lacks.
+        written: the operations that it has.
+
+    Raises:
+        SizeError: what should be free cannot be.
+        TraceError: what the function does does not fit into a graph.
+    """
+    table = _table(decompositions, written)
+    with loops_kept(), followed(function, examples, free) as graph:
+        module = graph.remade(table)
+        return Exported(module, _bodies(module, graph.mode, table), graph.result, graph.sizes())
 
 
 def _make_fx(function: object, fakes: Sequence[Tensor], table: Decompositions) -> "GraphModule":

@@ -182,6 +182,21 @@ def trace(function: _OfTensors, examples: Sequence[Tensor]) -> tuple[Graph, list
     return Graph(module), constants
 
 
+def hold(module: "GraphModule", held: Mapping[int, Tensor]) -> None:
+    """Have a graph hold some of its inputs, by number, as they are."""
+    inputs = _inputs(module)
+    for number, tensor in held.items():
+        name = f"held_{number}"
+        module.register_buffer(name, tensor)
+        with module.graph.inserting_after(inputs[-1]):
+            node = module.graph.get_attr(name)
+        node.meta = inputs[number].meta
+        inputs[number].replace_all_uses_with(node)
+    for number in held:
+        module.graph.erase_node(inputs[number])
+    module.recompile()
+
+
 def writes(module: "GraphModule") -> bool:
     """Whether an operation of a graph writes to a tensor."""
     targets = (node.target for node in module.graph.nodes)

@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -61,6 +61,12 @@ _SETTINGS: Final[dict[str, object]] = {
     "realize_cpu_opcount_threshold": 30,
 }
 
+_PACKAGED: Final[dict[str, object]] = {
+    "aot_inductor.package": True,
+    "aot_inductor.precompile_headers": False,  # 284 MB, which take longer than the one file that would need them
+}
+"""Of a package."""
+
 
 def fingerprint(graph: Graph) -> str:
     """All that the compiled form of a graph depends on, as text."""
@@ -105,6 +111,27 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
         UnknownTorchError: this torch lacks what compiling needs.
         CompilerError: there is no compiler for C++ on this machine, or it or torch's own cannot compile the graph.
     """
+    _compile(graph, examples, folder, {}, {})
+
+
+def compile_package(graph: Graph, examples: Sequence[Tensor], folder: Path, held: Mapping[int, Tensor]) -> None:
+    """Compile a graph to the files of an AOTInductor package in a folder, for programs in C++.
+
+    Args:
+        graph: the graph.
+        examples: of its inputs, which may be fake ones, with sizes that are free.
+        folder: an empty one.
+        held: for some of the inputs, by number, what they are: a part of the package, and no input of it.
+
+    Raises:
+        UnknownTorchError, CompilerError: as of `compile_graph`.
+    """
+    _compile(graph, examples, folder, held, _PACKAGED)
+
+
+def _compile(
+    graph: Graph, examples: Sequence[Tensor], folder: Path, held: Mapping[int, Tensor], settings: Mapping[str, object]
+) -> None:
     with uninterrupted():
         require_known()
         lowering.prepare()
@@ -112,7 +139,7 @@ def compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> Non
     with COMPILER_LOCK, warnings.catch_warnings(), corrections.replaced(log, "disabled", True):
         warnings.simplefilter("ignore")  # what torch deprecates in itself
         try:
-            _compile_graph(graph, examples, folder)
+            _compile_graph(graph, examples, folder, held, settings)
             for file in folder.glob("*.wrapper.so"):
                 _require_one_library(file)
         except CompilerError:
@@ -149,7 +176,9 @@ def _require_one_library(file: Path) -> None:
         )
 
 
-def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> None:
+def _compile_graph(
+    graph: Graph, examples: Sequence[Tensor], folder: Path, held: Mapping[int, Tensor], packaged: Mapping[str, object]
+) -> None:
     from torch._guards import TracingContext, tracing
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx_inner
@@ -161,7 +190,8 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         settings: dict[str, object] = {"cpp_wrapper": True, "aot_inductor.output_path": str(folder)}
         # Nothing that is returned may be on the stack: the next call would overwrite it.
         settings["aot_inductor.allow_stack_allocation"] = graph.outputs == 0
-        known = {name: value for name, value in _SETTINGS.items() if name in config.get_config_copy()}  # 2.11 lacks some
+        there = config.get_config_copy()  # 2.11 lacks some
+        known = {name: value for name, value in {**_SETTINGS, **packaged}.items() if name in there}
         if cuda.is_on_gpu(examples):
             settings |= {"compile_threads": cuda.processes(), **cuda.SETTINGS}
             stack.enter_context(cuda.toolkit())
@@ -183,6 +213,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
             stack.enter_context(config.patch(overlap.SETTINGS))
         elif cuda.is_on_gpu(examples) and not graph.outputs:
             stack.enter_context(config.patch(cuda.LAUNCHED_ONCE))
+        graphs.hold(module, held)
         outputs = module.graph.output_node()
         outputs.meta["user_visible_output_idxs"] = [*range(graph.outputs)]  # they keep the strides that eager has
         inputs: list[Tensor] = [node.meta["val"] for node in module.graph.find_nodes(op="placeholder")]
@@ -190,7 +221,7 @@ def _compile_graph(graph: Graph, examples: Sequence[Tensor], folder: Path) -> No
         if fake_mode := next((getattr(value, "fake_mode", None) for value in inputs), None):
             stack.enter_context(V.set_fake_mode(fake_mode))
             stack.enter_context(tracing(TracingContext(fake_mode)))
-        stack.enter_context(library.entries_written(inputs, folder))
+        stack.enter_context(library.entries_written(inputs, folder, packaged=bool(packaged)))
         compile_fx_inner(module, inputs, cpp_wrapper=True)
 
 

@@ -83,10 +83,10 @@ class _UnlikeError(Exception):
 
 
 @contextmanager
-def entries_written(inputs: Sequence[Tensor], folder: Path) -> Iterator[None]:
+def entries_written(inputs: Sequence[Tensor], folder: Path, *, packaged: bool) -> Iterator[None]:
     """Have inductor compile what it writes for a graph with such inputs to a library with an entry of fundl's own.
 
-    It is in the folder then; or AOTInductor's, if the graph needs that.
+    It is in the folder then; or AOTInductor's, if the graph needs that, or is for a package.
     """
     from torch._inductor.codecache import AotCodeCompiler
 
@@ -96,7 +96,7 @@ def entries_written(inputs: Sequence[Tensor], folder: Path) -> Iterator[None]:
         graph: "GraphLowering", code: str, loops: str, operators: str | None, *, device_type: str, **others: object
     ) -> object:
         loops = _flushing_threads(loops)
-        if device_type == "cpu" and not graph.constants:
+        if device_type == "cpu" and not graph.constants and not packaged:
             try:
                 entry = _entry(_with_operators(code, operators), inputs, len(graph.graph_outputs))
                 return _build(entry, loops, folder)

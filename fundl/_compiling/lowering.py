@@ -55,9 +55,9 @@ def decompositions(known: Decompositions) -> Decompositions:
 
 
 def _mm(a: Tensor, b: Tensor) -> object:
-    if not a.is_cpu or not a.is_floating_point():
-        return NotImplemented
     (rows, inner), columns = a.shape, b.shape[1]
+    if not a.is_cpu or not a.is_floating_point() or any(isinstance(size, torch.SymInt) for size in (rows, inner, columns)):
+        return NotImplemented  # for any number of rows it is the BLAS
     narrow = min(rows, inner, columns) <= _NARROW and inner <= _LONG
     if rows * inner * columns <= (_TINY_IF_NARROW if narrow else _TINY):
         return _sums(a, b)

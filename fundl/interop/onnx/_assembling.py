@@ -1,59 +1,29 @@
 """A function as a graph of ONNX, with the names of its trees."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, TypeAlias, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import attrs
 from torch import Tensor
 
-from fundl._common.modes import no_grad
 from fundl._compiling import exports
 from fundl._compiling.loop_operator import registered
-from fundl._compiling.trees import Flat, Leaf, explain, flatten, replace
+from fundl._compiling.trees import Flat, Leaf, flatten
+from fundl.interop._call import Call, free_axes
+from fundl.interop._description import Value, contents, input_names, renamed, same_name, size_names
 from fundl.interop.onnx._decompositions import TABLE
-from fundl.interop.onnx._description import described, renamed, require_strided, size_names, values_of
 from fundl.interop.onnx._operations import RULES
 from fundl.interop.onnx._operations.loops import loop
-from fundl.interop.onnx._writer import Body, Name, Operation, Value, Writer, as_array, needed, value_of, with_names
-from fundl.tree import describe
-from fundl_onnx import FORMAT, Contents, Named, Size, name_in_graph
-
-_NEXT: Final = "next."
-
-Function: TypeAlias = Callable[[Sequence[object]], object]
-"""A function of a list of what it is called with."""
+from fundl.interop.onnx._writer import Body, Name, Operation, Writer, as_array, example_of, needed, value_of, with_names
+from fundl_onnx import FORMAT, name_in_graph
 
 
-@attrs.frozen(eq=False)
-class Argument:
-    """What a function is given, by name.
-
-    Args:
-        name: of the argument.
-        example: of it.
-        free: whether the first axes of its tensors may have any size.
-        inside: whether its tensors are to be in the file, as they are.
-    """
-
-    name: str
-    example: object
-    free: bool = False
-    inside: bool = False
-
-
-def assembled(
-    function: Function,
-    arguments: Sequence[Argument],
-    results: Sequence[str],
-    version: str,
-) -> tuple[Body, dict[str, str]]:
+def assembled(call: Call, version: str) -> tuple[Body, dict[str, str]]:
     """The graph of a function, and its metadata.
 
     Args:
-        function: from trees of tensors to a tree of tensors.
-        arguments: what it is called with.
-        results: what it returns is called: one name for all, or one for each part of a tuple.
+        call: of the function.
         version: of fundl.
 
     Raises:
@@ -61,99 +31,19 @@ def assembled(
         TypeError: it is no function of trees of tensors, or returns something else than the results say.
         ValueError: a size that is to be free is not.
     """
-    flats = [flatten(argument.example, argument.name) for argument in arguments]
-    leaves, paths = [leaf for flat in flats for leaf in flat.leaves], [path for flat in flats for path in flat.paths]
-    require_strided(leaves, paths)
-    owners = [argument for argument, flat in zip(arguments, flats, strict=True) for _ in flat.leaves]
-    traced = _traced(function, arguments, leaves, owners)
-    names = size_names(traced.sizes)
-    graph = _Graph(
-        traced, values_of(paths, traced), {number: leaves[number] for number, one in enumerate(owners) if one.inside}
-    )
-    parts = _parts(traced.result, results)
-    outputs = [graph.outputs_of(flatten(part, name, constants=True)) for name, part in parts]
-    given = iter([renamed(value, names) for value in graph.given])
-    takes: list[Named] = [
-        {"name": one.name, "tree": described(one.example, one.name, given)} for one in arguments if not one.inside
-    ]
-    gives: list[Named] = [
-        {"name": name, "tree": described(part, name, iter([renamed(value, names) for value in own]))}
-        for (name, part), own in zip(parts, outputs, strict=True)
-    ]
-    contents: Contents = {
-        "arguments": takes,
-        "results": gives,
-        "whole": len(results) == 1,
-        "carried": _carried(parts, [value for own in outputs for value in own], arguments, graph.given),
-        "same": graph.same,
-        "sizes": [_described_size(size, names[size.symbol], graph.values) for size in traced.sizes],
-    }
-    metadata = {"fundl.format": FORMAT, "fundl.version": version, "fundl.function": json.dumps(contents)}
-    return graph.body(names), metadata
-
-
-def _traced(
-    function: Function,
-    arguments: Sequence[Argument],
-    leaves: Sequence[Tensor],
-    owners: Sequence[Argument],
-) -> exports.Exported:
-    examples = [argument.example for argument in arguments]
-
-    def of_leaves(tensors: Sequence[Tensor]) -> object:
-        given = iter(tensors)
-        with no_grad():
-            return function([replace(example, given) for example in examples])
-
-    free = {(number, 0) for number, leaf in enumerate(leaves) if owners[number].free and leaf.ndim}
+    leaves, paths, owners = call.leaves()
     try:
-        return exports.export(of_leaves, leaves, free, TABLE, {*RULES, registered()})
+        traced = exports.export(call.of_leaves, leaves, free_axes(leaves, owners), TABLE, {*RULES, registered()})
     except exports.SizeError as error:
-        names = ", ".join(argument.name for argument in arguments if argument.free)
-        raise ValueError(f"the rows of {names} cannot be free: {error}; with free=() the file is for one size") from error
-
-
-def _parts(result: object, names: Sequence[str]) -> list[tuple[str, object]]:
-    """What the function returned, by name."""
-    if len(names) == 1:
-        return [(names[0], result)]
-    if not isinstance(result, tuple) or len(result) != len(names):
-        raise TypeError(f"the function must return a tuple of {', '.join(names)}, not {describe(result)}")
-    return [*zip(names, result, strict=True)]
-
-
-def _carried(
-    parts: Sequence[tuple[str, object]], outputs: Sequence[Value], arguments: Sequence[Argument], given: Sequence[Value]
-) -> dict[str, str]:
-    """For what is called next.x, the tensors of the argument x that it takes the place of."""
-    after, before = {value.name: value for value in outputs}, {value.name: value for value in given}
-    carried: dict[str, str] = {}
-    for name, part in parts:
-        argument = next((one for one in arguments if name == f"{_NEXT}{one.name}"), None)
-        if argument is None:
-            continue
-        old, new = flatten(argument.example, argument.name, constants=True), flatten(part, argument.name, constants=True)
-        if difference := explain(old.signature, new.signature, argument.name):
-            raise TypeError(f"the function must return a {argument.name} like the one that it is given: {difference}")
-        for own in map(name_in_graph, old.paths):
-            if (after[f"{_NEXT}{own}"].dtype, after[f"{_NEXT}{own}"].shape) != (before[own].dtype, before[own].shape):
-                raise TypeError(
-                    f"the function must return a {argument.name} like the one that it is given: {own} was"
-                    f" {before[own].dtype} of shape {before[own].shape}, and is {after[f'{_NEXT}{own}'].dtype} of shape"
-                    f" {after[f'{_NEXT}{own}'].shape}"
-                )
-            carried[f"{_NEXT}{own}"] = own
-    return carried
-
-
-def _described_size(size: exports.FreeSize, name: str, values: Sequence[Value]) -> Size:
-    return {
-        "name": name,
-        "axes": [(values[number].name, axis) for number, axis in size.axes],
-        "least": size.least,
-        "most": size.most,
-        "other_than": [*size.other_than],
-    }
+        raise call.not_free(error) from error
+    placeholders = traced.module.graph.find_nodes(op="placeholder")
+    values = [value_of(name, example_of(node)) for name, node in zip(input_names(paths), placeholders, strict=True)]
+    graph = _Graph(traced, values, {number: leaves[number] for number, one in enumerate(owners) if one.inside})
+    parts = call.parts(traced.result)
+    outputs = [graph.outputs_of(flatten(part, name, constants=True)) for name, part in parts]
+    described = contents(call.arguments, values, parts, outputs, same=graph.same, sizes=traced.sizes)
+    metadata = {"fundl.format": FORMAT, "fundl.version": version, "fundl.function": json.dumps(described)}
+    return graph.body(size_names(traced.sizes)), metadata
 
 
 class _Graph:
@@ -193,7 +83,7 @@ class _Graph:
             inside, example = self._computed[leaf.index]
             value = attrs.evolve(example, name=name)
         if name in self._outputs:
-            raise ValueError(f"two tensors would be called {name} in the file: give their dict other keys")
+            raise same_name(name)
         self._outputs[name] = (inside, value)
         return value
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from fundl.interop.onnx._writer import Attribute, Body, ExportError, Operation, Value, element
+from fundl.interop._description import Value
+from fundl.interop.onnx._writer import Attribute, Body, ExportError, Operation, element
 
 if TYPE_CHECKING:
     import onnx

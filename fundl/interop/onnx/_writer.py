@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from fundl._compiling.exports import Expression, origin, symbolic
+from fundl.interop import _description
+from fundl.interop._description import Value
 from fundl_onnx import Array
 
 Name: TypeAlias = str
@@ -63,15 +65,6 @@ class Operation:
         """What it needs, and what a body in it does."""
         bodies = [value for value in self.attributes.values() if isinstance(value, Body)]
         return {*self.inputs}.union(*(body.outside for body in bodies))
-
-
-@attrs.frozen(eq=False)
-class Value:
-    """An input or output: each size a number, or the name of one that is free."""
-
-    name: Name
-    dtype: torch.dtype
-    shape: tuple[int | str, ...]
 
 
 @attrs.frozen(eq=False)
@@ -272,10 +265,9 @@ def _numbers(sizes: Sequence[object]) -> list[int]:
 
 
 def value_of(name: Name, example: Tensor) -> Value:
-    """A value like a fake tensor."""
+    """A value like a fake tensor, of a dtype that ONNX has."""
     element(example.dtype)
-    sizes = map(symbolic, example.shape)
-    return Value(name, example.dtype, tuple(size if isinstance(size, int) else str(size) for size in sizes))
+    return _description.value_of(name, example)
 
 
 def element(dtype: torch.dtype) -> Element:

@@ -1,20 +1,19 @@
 """Functions written to ONNX files."""
 
-import inspect
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TypeVarTuple, cast
+from typing import TypeVarTuple
 
 from fundl import __version__
 from fundl._common.files import atomic_file, require_folder
 from fundl._common.suggestions import with_suggestions
-from fundl.interop.onnx._assembling import Argument, Function, assembled
+from fundl.interop._call import Call, call_of, call_of_apply, call_of_step
+from fundl.interop.onnx._assembling import assembled
 from fundl.interop.onnx._file import as_bytes
 from fundl.interop.onnx._writer import Body, ExportError
 from fundl.layer import Model, P, Prediction, Target
-from fundl.model import apply
 from fundl.saving import save
 from fundl.training.step import S, Step, TrainState, X
 
@@ -55,13 +54,7 @@ def export(
         TypeError: the examples are no trees of tensors, or do not fit the function.
         ValueError: the number of rows cannot be free; two tensors would have the same name.
     """
-    names = _parameters(function, len(examples))
-    asked = [free] if isinstance(free, str) else [*free]
-    if unknown := [name for name in asked if name not in names]:
-        raise ValueError(f"free is to name parameters of the function, {', '.join(names)}, not {', '.join(unknown)}")
-    given: tuple[object, ...] = examples
-    arguments = [Argument(name, example, free=name in asked) for name, example in zip(names, given, strict=True)]
-    _write(path, _of_list(function), arguments, [results] if isinstance(results, str) else results)
+    _write(path, call_of(function, examples, free, results))
 
 
 @with_suggestions
@@ -99,14 +92,11 @@ def export_step(
         step, state = train_step(mse, optimizer), train_state(key(1), model, optimizer)
         onnx.export_step("disk.onnx", step, state, (x, target))  # and disk.safetensors
     """
-    asked = [free] if isinstance(free, str) else [*free]
-    if any(name != "batch" for name in asked):
-        raise ValueError(f'free is "batch" or (), for of a step the rows of the batch alone may be any number, not {free!r}')
+    call = call_of_step(step, state, batch, free)
     target = Path(path)
     if target.suffix == ".safetensors":
         raise ValueError(f"{path} is to be the step, by custom in .onnx, beside which the state is put in .safetensors")
-    arguments = [Argument("state", state), Argument("batch", batch, free=bool(asked))]
-    _write(path, _of_list(step), arguments, ["next.state", "report"])
+    _write(path, call)
     save(target.with_suffix(".safetensors"), state)
 
 
@@ -125,45 +115,12 @@ def export_apply(path: str | os.PathLike[str], model: Model, x: object, *, free:
     Raises:
         ExportError, ImportError, TraceError, TypeError, ValueError: as of `export`.
     """
-    asked = [free] if isinstance(free, str) else [*free]
-    if any(name != "x" for name in asked):
-        raise ValueError(f'free is "x" or (), for of a model the rows of its input alone may be any number, not {free!r}')
-    arguments = [Argument("model", model, inside=True), Argument("x", x, free=bool(asked))]
-    _write(path, _of_list(apply), arguments, ["output"])
+    _write(path, call_of_apply(model, x, free))
 
 
-def _parameters(function: object, count: int) -> list[str]:
-    """The names of what a function is given."""
-    if not callable(function):
-        raise TypeError(f"what is exported is a function, not {function!r:.60}")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:  # it is written in C
-        return [f"argument_{index}" for index in range(count)]
-    try:
-        bound = signature.bind(*[None] * count)
-    except TypeError as error:
-        raise TypeError(f"the examples do not fit the function: {error}") from error
-    names: list[str] = []
-    for name in bound.arguments:
-        several = signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
-        names += [f"{name}_{index}" for index in range(count - len(names))] if several else [name]
-    return names
-
-
-def _of_list(function: Callable[[*Examples], object]) -> Function:
-    """The same function, of a list of its arguments, which are like the examples."""
-    return lambda arguments: function(*cast("tuple[*Examples]", tuple(arguments)))
-
-
-def _write(
-    path: str | os.PathLike[str],
-    function: Function,
-    arguments: Sequence[Argument],
-    results: Sequence[str],
-) -> None:
+def _write(path: str | os.PathLike[str], call: Call) -> None:
     require_folder(path)
-    body, metadata = assembled(function, arguments, results, __version__)
+    body, metadata = assembled(call, __version__)
     content = as_bytes(body, metadata)
     _require_kernels(content, body)
     with atomic_file(path) as file:

@@ -6,7 +6,8 @@ from itertools import chain
 import attrs
 from torch.fx import Node
 
-from fundl.interop.onnx._writer import Body, Name, Operation, Value, Writer, example_of, needed, value_of
+from fundl.interop._description import Value
+from fundl.interop.onnx._writer import Body, Name, Operation, Writer, example_of, needed, value_of
 
 
 def loop(
