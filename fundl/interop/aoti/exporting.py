@@ -98,7 +98,7 @@ def export_step(
         path: of the file, which ends in ".pt2".
         step: of `train_step`, or a function that does the same.
         state: the first one.
-        batch: (x, target), of two rows at least.
+        batch: (x, target); where its rows are free, of two at least.
         free: "batch" for any number of rows, or () for that of the example, which makes small networks quicker.
 
     Raises:
@@ -124,7 +124,7 @@ def export_apply(path: str | os.PathLike[str], model: Model, x: object, *, free:
     Args:
         path: of the file, which ends in ".pt2".
         model: with values.
-        x: an input, of two rows at least.
+        x: an input; where its rows are free, of two at least.
         free: "x" for any number of rows, or () for that of the example.
 
     Raises:
