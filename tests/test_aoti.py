@@ -284,6 +284,8 @@ def test_steps_of_all_kinds(name: str, tmp_path: Path) -> None:
     dtype = x.dtype if x.is_floating_point() else torch.float32
     model = initialize(key(0), model, dtype=dtype)
     step, state = train_step(loss, optimizer, track=track), train_state(key(1), model, optimizer)
+    if track is not None:  # from the first step on, there are statistics
+        state, _ = step(state, (x, y))
     rows: Sequence[int] = (7,) * 6
     if name == "sequences":  # each step of which is written out, for so many rows
         aoti.export_step(tmp_path / "step.pt2", step, state, (x, y), free=())

@@ -17,7 +17,7 @@ import fundl
 from build import server_of
 from fundl import apply, epochs, evaluate, fold_in, key, load, minibatches, with_hyperparameters
 from tests.browsing import NARROW, WIDE, browser, shown
-from tests.test_onnx import worst
+from tests.exported import worst
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
