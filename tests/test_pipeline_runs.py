@@ -42,7 +42,9 @@ from fundl import (
 )
 from fundl.distributed import (
     Group,
+    Schedule,
     grid,
+    one_forward_one_backward,
     pipeline_evaluate,
     pipeline_step,
     shard,
@@ -133,11 +135,11 @@ def in_stages(group: Group, name: str, optimizer: str, sizes: tuple[int, int, in
 
 CASES: Final = [
     ("sharded", "clipped", (2, 1, 2)),
-    ("sharded", "scaled", (2, 1, 1)),
+    pytest.param("sharded", "scaled", (2, 1, 1), marks=pytest.mark.slow),
     ("split", "clipped", (1, 2, 2)),
-    ("split", "scaled", (2, 1, 2)),
-    ("both", "clipped", (2, 2, 1)),
-    ("one matrix", "clipped", (1, 2, 1)),
+    pytest.param("split", "scaled", (2, 1, 2), marks=pytest.mark.slow),
+    pytest.param("both", "clipped", (2, 2, 1), marks=pytest.mark.slow),
+    pytest.param("one matrix", "clipped", (1, 2, 1), marks=pytest.mark.slow),
     ("one matrix", "scaled", (2, 2, 1)),
     ("both", "scaled", (1, 2, 2)),
     ("both", "clipped", (2, 1, 2)),
@@ -163,6 +165,41 @@ def test_stages_of_divided_layers_give_the_numbers_of_one_process(
         assert difference(model, alone) < 1e-12
         assert difference(its_losses, losses) < 1e-12
         assert counted == count
+
+
+def few(name: str, data: Group, tensor: Group) -> tuple[Model, ...]:
+    """Few of the layers, as each stage compiles."""
+    if name == "sharded":
+        first, last = shard(data, linear(3, 7), ReLU(), Dropout(0.3)), shard(data, residual(linear(6, 6), ReLU()))
+        return compose(first, linear(7, 6), last, linear(6, TOKENS))
+    block = tensor_parallel(tensor, transformer_block(8, 4, causal=True, dropout=0.2))
+    return compose(tensor_parallel(tensor, embedding(TOKENS, 8)), block, layer_norm(8), split_output(tensor, linear(8, TOKENS)))
+
+
+def as_they_are_and_compiled(_group: Group, name: str, sizes: tuple[int, int, int], schedule: Schedule) -> float:
+    """How far the models are from each other after some steps."""
+    data, tensor, through = grid(data=sizes[0], tensor=sizes[1], pipeline=sizes[2])
+    loss, transform = partial(split_cross_entropy, group=tensor, classes=TOKENS, axis=-1), OPTIMIZERS["clipped"]
+    batch = tree.map(lambda leaf: leaf[data.rank : 8 : data.size].clone(), rows(name))
+    models: list[Model] = []
+    for compiled in (False, True):
+        state = train_state(key(1), initialize(key(0), stages(through, few(name, data, tensor)), dtype=DOUBLE), transform)
+        step = pipeline_step(
+            loss, transform, through=through, micro_batches=2, over=data, schedule=schedule, donate=compiled, compile=compiled
+        )
+        for _ in range(3):
+            state, _ = step(state, batch)
+        models.append(unshard(unstage(state.model)))
+    return difference(*models)
+
+
+@pytest.mark.slow  # it compiles
+@pytest.mark.parametrize(
+    ("name", "sizes", "schedule"),
+    [("sharded", (2, 1, 2), one_forward_one_backward), ("split", (1, 2, 2), zero_bubble)],
+)
+def test_stages_of_divided_layers_can_be_compiled(name: str, sizes: tuple[int, int, int], schedule: Schedule) -> None:
+    assert all(far < 1e-12 for far in together(4, as_they_are_and_compiled, name, sizes, schedule))
 
 
 # --- Runs ---------------------------------------------------------------------------------------------------------------

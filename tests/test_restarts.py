@@ -45,10 +45,6 @@ def require_the_same(tmp_path: Path, kills: int, how: str = "whole") -> None:
     assert load_metadata(end)["losses"] == repr(losses)
 
 
-def test_a_killed_process(tmp_path: Path) -> None:
-    require_the_same(tmp_path, 1)
-
-
 @pytest.mark.slow  # many starts
 @pytest.mark.parametrize("how", ["whole", "sharded", "stages"])
 def test_ten_killed_processes(tmp_path: Path, how: str) -> None:
