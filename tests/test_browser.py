@@ -47,7 +47,8 @@ def page(opened: "Page") -> "Page":
     opened.locator("#seed").fill("0")
     opened.locator("#again").click()
     opened.locator("#reset").click()
-    opened.locator("#status:text-is('Before the first step')").wait_for()
+    opened.evaluate("disk.idle()")
+    assert text_of(opened, "status") == "Before the first step"
     assert losses_of(opened) == []
     return opened
 

@@ -6,7 +6,13 @@ const $ = (id) => document.getElementById(id);
 const about = json("about.json");
 const turns = new Turns();
 const networks = {}; // by name, once they were asked for
-const shared = { data: await Graph.open("data.onnx"), order: await Graph.open("order.onnx") };
+const say = (what) => ($("status").textContent = what);
+const needed = (name) =>
+  Graph.open(name).catch((error) => {
+    say("This browser is too old for it");
+    throw error;
+  });
+const shared = { data: await needed("data.onnx"), order: await needed("order.onnx") };
 const MOST = 2000; // points: the order of an epoch is of no more
 const OFTEN = 10; // steps between two points of the curves of accuracy
 const NODES = 49; // of the grid that is drawn, along each side
@@ -61,6 +67,7 @@ async function restart() {
   epoch = null;
   history = { losses: [], means: [], sum: 0, train: [], test: [], times: [] };
   await evaluate();
+  if (!run.running) say("Before the first step");
 }
 
 // --- Learning -------------------------------------------------------------------------------------------------------------
@@ -153,6 +160,7 @@ async function draw() {
 }
 
 function drawSquare() {
+  if (!seen) return; // it is still loading
   const { pen, width } = context($("square"));
   const colours = Object.fromEntries(["sheet", "inside", "outside", "ink", "quiet"].map((name) => [name, colour(name)]));
   drawHeat(pen, width, colours);
@@ -268,7 +276,6 @@ function drawCurves() {
 
 // --- Buttons and fields ---------------------------------------------------------------------------------------------------
 
-const say = (what) => ($("status").textContent = what);
 const run = new Run({ turns, go: $("go"), one: $("one"), step, draw, say });
 
 /** Do something between two steps, and show what came of it. */
@@ -280,7 +287,7 @@ const now = (work) =>
 
 $("reset").addEventListener("click", () => {
   run.pause("Going back");
-  now(restart).then(() => say("Before the first step"));
+  now(restart);
 });
 $("network").addEventListener("change", () => now(restart).then(showCode));
 for (const id of ["seed", "noise"]) {
@@ -374,7 +381,7 @@ square.addEventListener("keydown", (event) => {
 });
 square.addEventListener("focus", () => {
   cross.shown = square.matches(":focus-visible");
-  if (seen) drawSquare();
+  drawSquare();
 });
 square.addEventListener("blur", () => {
   cross.shown = false;
@@ -383,10 +390,6 @@ square.addEventListener("blur", () => {
 
 // --- The beginning --------------------------------------------------------------------------------------------------------
 
-whenLooksChange(() => {
-  drawSquare();
-  drawCurves();
-});
 showCode();
 await now(async () => {
   await takeDisk();
@@ -394,4 +397,8 @@ await now(async () => {
 });
 for (const id of ["go", "one", "reset", "download"]) $(id).disabled = false;
 say("Ready");
+whenLooksChange(() => {
+  drawSquare();
+  drawCurves();
+});
 Object.defineProperty(window, "disk", { get: () => ({ points, state, history, idle: () => now(() => {}) }) }); // for the console
