@@ -234,6 +234,13 @@ OTHERS: Final[Mapping[str, Mapping[str, object]]] = {
     "output_shape": {"shape": Shape(4, 2)},
     "partition": {"transforms": {"a": OPTIMIZER, "b": OPTIMIZER}, "where": {"a": "[0].weight", "b": "bias"}},
     "pipe": {"layers": (linear(8, 8), ReLU())},
+    "random.gumbel": {"location": 0.0, "scale": 1.0},
+    "random.exponential": {"scale": 1.0},
+    "random.categorical": {"logits": X, "axis": -1, "shape": ()},
+    "random.choice": {"shape": (2,), "probabilities": torch.ones(2)},
+    "random.gamma": {"concentration": 2.0, "scale": 1.0},
+    "random.dirichlet": {"concentration": torch.ones(2)},
+    "random.beta": {"alpha": 1.0, "beta": torch.ones(2)},
     "random.normal": {"mean": 0.0, "std": 1.0},
     "random.truncated_normal": {"mean": 0.0, "std": 1.0, "low": -1.0, "high": 1.0},
     "random.uniform": {"low": 0.0, "high": 1.0},
@@ -258,7 +265,8 @@ IN_MODULES: Final[Mapping[types.ModuleType, str]] = MappingProxyType(
     {
         tree: "all any at axpy cast_to count equal inner_product leaves map_records map_with_path max mean min"
         " move_to norm records_of stack sum unstack where zeros_like",
-        random: "bernoulli bits normal permutation randint truncated_normal uniform",
+        random: "bernoulli beta bits categorical choice dirichlet exponential gamma gumbel normal permutation rademacher"
+        " randint truncated_normal uniform",
         distributed: "plan",
         language: "empty_cache generate prefill",
         ensemble: "each fit initialize minibatches share stack train_state train_step unstack",

@@ -13,9 +13,25 @@ import torch
 from torch import Tensor
 
 from fundl import key, tree
-from fundl._common import draws, dropping, native, normal_numbers, philox
+from fundl._common import draws, dropping, elementary, native, normal_numbers, philox
 from fundl._common.store import Store
-from fundl.random import bernoulli, bits, fold_in, normal, permutation, randint, split, split_twice, truncated_normal, uniform
+from fundl.random import (
+    bernoulli,
+    beta,
+    bits,
+    exponential,
+    fold_in,
+    gamma,
+    gumbel,
+    normal,
+    permutation,
+    rademacher,
+    randint,
+    split,
+    split_twice,
+    truncated_normal,
+    uniform,
+)
 from tests.test_random import DTYPES, wide
 
 IN_FORWARD_MODE: Final = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # with which torch has it
@@ -28,6 +44,10 @@ OF_COUNTS: Final[dict[str, Callable[[Tensor, int], Tensor]]] = {
     "always": lambda key, count: bernoulli(key, (count,), probability=1.0),
     "randint": lambda key, count: randint(key, (count,), low=-5, high=2**40 - 5),
     "permutation": permutation,
+    "rademacher": lambda key, count: rademacher(key, (count,)),
+    "gamma": lambda key, count: gamma(key, (count,), concentration=1.0, dtype=torch.float64),
+    "gamma of concentrations": lambda key, count: gamma(key, (count,), concentration=torch.linspace(0.01, 9, count)),
+    "beta": lambda key, count: beta(key, (count,), alpha=0.01, beta=1e-3),
     "split": split,
     "fold_in": lambda key, count: fold_in(key, 2**64 - 1 - count),
     "fold_in a counter": lambda key, count: fold_in(key, torch.tensor(-count)),
@@ -36,6 +56,8 @@ OF_COUNTS: Final[dict[str, Callable[[Tensor, int], Tensor]]] = {
 OF_DTYPES: Final[dict[str, Callable[[Tensor, int, torch.dtype], Tensor]]] = {
     "uniform": lambda key, count, dtype: uniform(key, (count,), dtype=dtype),
     "uniform in a range": lambda key, count, dtype: uniform(key, (count,), low=-0.1, high=1e-3, dtype=dtype),
+    "exponential": lambda key, count, dtype: exponential(key, (count,), scale=3.7, dtype=dtype),
+    "gumbel": lambda key, count, dtype: gumbel(key, (count,), location=-3.0, scale=0.1, dtype=dtype),
     "normal": lambda key, count, dtype: normal(key, (count,), dtype=dtype),
     "normal, scaled": lambda key, count, dtype: normal(key, (count,), mean=-3.0, std=0.1, dtype=dtype),
 }
@@ -110,7 +132,7 @@ def test_normal_numbers_at_the_ends() -> None:
 
 def test_roots_are_rounded_as_python_rounds_them() -> None:
     numbers = torch.cat([torch.rand(10_000, dtype=torch.float64) * 80, torch.tensor([0.0, 1.0, 4.0, 2.0**-52])])
-    assert normal_numbers._square_root(numbers).tolist() == [math.sqrt(number) for number in numbers.tolist()]
+    assert elementary.square_root(numbers).tolist() == [math.sqrt(number) for number in numbers.tolist()]
 
 
 def test_pieces_are_no_more_than_they_must_be(in_tensors: InTensors, monkeypatch: pytest.MonkeyPatch) -> None:

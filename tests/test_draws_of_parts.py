@@ -10,7 +10,26 @@ from torch import Tensor
 
 from fundl import Dropout, apply, forward, jit, key, vjp
 from fundl._common import draws, dropping
-from fundl.random import bernoulli, bits, fold_in, normal, of_part, permutation, randint, split, truncated_normal, uniform
+from fundl.random import (
+    bernoulli,
+    beta,
+    bits,
+    categorical,
+    choice,
+    dirichlet,
+    exponential,
+    fold_in,
+    gamma,
+    gumbel,
+    normal,
+    of_part,
+    permutation,
+    rademacher,
+    randint,
+    split,
+    truncated_normal,
+    uniform,
+)
 
 Draw = Callable[[Tensor, tuple[int, ...]], Tensor]
 DRAWS: Final[dict[str, Draw]] = {
@@ -24,6 +43,16 @@ DRAWS: Final[dict[str, Draw]] = {
     "normal in float64": lambda key, shape: normal(key, shape, dtype=torch.float64),
     "normal in half precision": lambda key, shape: normal(key, shape, dtype=torch.bfloat16),
     "truncated_normal": truncated_normal,
+    "rademacher": rademacher,
+    "exponential": exponential,
+    "gumbel": gumbel,
+    "categorical": lambda key, shape: categorical(key, torch.linspace(-1, 1, 6), shape=shape),
+    "choice": lambda key, shape: choice(key, 100, shape),
+    "choice by probabilities": lambda key, shape: choice(key, 6, shape, probabilities=torch.linspace(0, 1, 6)),
+    "gamma": lambda key, shape: gamma(key, shape, concentration=1.0),
+    "gamma of a small concentration": lambda key, shape: gamma(key, shape, concentration=0.1, dtype=torch.float64),
+    "beta": lambda key, shape: beta(key, shape, alpha=0.7, beta=3.0),
+    "dirichlet": lambda key, shape: dirichlet(key, shape, concentration=0.5),
 }
 SHAPES: Final = [(5, 8), (5, 3), (15, 2, 4), (10, 3, 7), (5, 1), (5, 1200), (35, 1, 1), (5,), (5, 0)]
 ROWS, SIZE = 5, 3
@@ -58,6 +87,9 @@ def test_keys_of_a_part_stay_of_it() -> None:
     for data in 7, torch.tensor(7):
         assert torch.equal(fold_in(own, data), torch.cat((fold_in(key(1), 7), part(2))))
     assert torch.equal(permutation(own, 9), permutation(key(1), 9))
+    for probabilities in (None, torch.ones(9)):
+        chosen = [choice(of, 9, (4,), replace=False, probabilities=probabilities) for of in (own, key(1))]
+        assert torch.equal(*chosen)
     assert torch.equal(of_part(own, part(1)), of_part(key(1), part(1)))
 
 

@@ -88,6 +88,10 @@ DRAWS: dict[str, tuple[float, ...]] = {
     "unit_float32": (24,),
     "uniform_float32": (24, 2.0**-23, -1.0, 0.75),
     "uniform_float64": (2.0**-52, -1.0, 0.75),
+    "exponential_float32": (2.0, 0.0),
+    "exponential_float64": (2.0, 0.0),
+    "gumbel_float32": (2.0, -1.0),
+    "gumbel_float64": (2.0, -1.0),
     "normal_float32": (2.0, -1.0),
     "normal_float64": (2.0, -1.0),
 }

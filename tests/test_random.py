@@ -14,16 +14,23 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from fundl import random
 from fundl._common import draws, representable
 from fundl._common import philox as ours
 from fundl.random import (
     bernoulli,
+    beta,
     bits,
+    categorical,
+    choice,
+    dirichlet,
+    exponential,
     fold_in,
+    gamma,
+    gumbel,
     key,
     normal,
     permutation,
+    rademacher,
     randint,
     split,
     truncated_normal,
@@ -34,6 +41,8 @@ WORD: Final = 0xFFFFFFFF
 MILLION: Final = 10**6
 LIKELY: Final = 1e-3  # seeds are fixed: a p-value below this is a fault, not bad luck
 DTYPES: Final = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+WEIGHTS: Final = torch.tensor([0.2, 0.0, 1.0, 0.7, 0.01, 0.5, 3.0])
 
 DRAWS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "bits": lambda key: bits(key, (3, 7)),
@@ -46,6 +55,20 @@ DRAWS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "bernoulli": lambda key: bernoulli(key, (3, 7), probability=0.3),
     "randint": lambda key: randint(key, (3, 7), low=-5, high=1000),
     "permutation": lambda key: permutation(key, 21),
+    "exponential": lambda key: exponential(key, (3, 7), scale=0.3),
+    "gumbel": lambda key: gumbel(key, (3, 7), location=-1.0, scale=2.0),
+    "gumbel float64": lambda key: gumbel(key, (3, 7), dtype=torch.float64),
+    "rademacher": lambda key: rademacher(key, (3, 7), dtype=torch.bfloat16),
+    "categorical": lambda key: categorical(key, WEIGHTS.log(), shape=(3, 7)),
+    "choice": lambda key: choice(key, 7, (3, 2)),
+    "choice by probabilities": lambda key: choice(key, 7, (3, 2), probabilities=WEIGHTS),
+    "choice without replacement": lambda key: choice(key, 7, (3, 2), replace=False),
+    "choice by probabilities, without replacement": lambda key: choice(key, 7, (3, 2), replace=False, probabilities=WEIGHTS),
+    "gamma": lambda key: gamma(key, (3, 7), concentration=2.0, scale=0.3),
+    "gamma of a small concentration": lambda key: gamma(key, (3, 7), concentration=0.2, dtype=torch.float64),
+    "gamma of concentrations": lambda key: gamma(key, (3, 7), concentration=WEIGHTS + 0.5, dtype=torch.float16),
+    "beta": lambda key: beta(key, (3, 7), alpha=WEIGHTS + 0.01, beta=0.7),
+    "dirichlet": lambda key: dirichlet(key, (3, 7), concentration=WEIGHTS + 0.1),
     "fold_in": lambda key: fold_in(key, 2**63 + 1),
     "fold_in a tensor": lambda key: fold_in(key, torch.tensor(3)),
     "split": lambda key: split(key, 5),
@@ -87,8 +110,8 @@ def even(counts: Tensor) -> bool:
 
 
 def agree(result: Tensor, expected: Tensor, draw: Callable[[Tensor], Tensor]) -> bool:
-    """Whether two results of a draw are equal: to the bit, but for the last one of torch's inverse of a distribution."""
-    if draw is DRAWS["truncated_normal"]:
+    """Whether two results of a draw are equal: to the bit, but for the last one of sums and of torch's inverse function."""
+    if draw in {DRAWS["truncated_normal"], DRAWS["dirichlet"]}:
         return torch.allclose(result, expected, rtol=2.0**-23, atol=0.0)
     return torch.equal(result, expected)
 
@@ -652,7 +675,7 @@ def test_normal_numbers_are_finite_at_the_extremes(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("low", "high"), [(-2.0, 2.0), (-math.inf, math.inf), (30.0, math.inf), (-37.0, -36.9)])
 def test_truncated_normal_numbers_are_finite_at_the_extremes(monkeypatch: pytest.MonkeyPatch, low: float, high: float) -> None:
-    monkeypatch.setattr(random, "_integers", lambda _key, _shape, digits: torch.tensor([0, 2**digits - 1]))
+    monkeypatch.setattr(draws, "integers", lambda _key, _shape, digits: torch.tensor([0, 2**digits - 1]))
     numbers = truncated_normal(key(0), (2,), low=low, high=high, dtype=torch.float64)
     assert numbers.isfinite().all()
     assert low <= numbers.min() <= numbers.max() <= high

@@ -268,6 +268,92 @@ static inline point_t point(const uint32_t* word) {
 NORMAL(fundl_normal_float32, float)
 NORMAL(fundl_normal_float64, double)
 
+/* --- Exponential numbers, and Gumbel's --------------------------------------------------------------------------------
+
+   See waiting_times.py. */
+
+static inline double exponential(const uint32_t* word) {
+  return -logarithm(whole(word[0]) * 0x1p21 + whole((word[1] >> 11) | 1), 53.0);
+}
+
+static inline double gumbel(const uint32_t* word) { return -logarithm(exponential(word) * 0x1p53, 53.0); }
+
+#define WAITING(distribution, name, type)                                                                         \
+  void fundl_##distribution##_##name(                                                                             \
+      const int64_t* key, uint64_t keys, uint64_t count, type* out, double scale, double location) {              \
+    FOR_EACH_BATCH(0, 0, 2) {                                                                                     \
+      for (uint64_t i = 0; i < size; i++) out[start + i] = (type)(distribution(batch.word + 2 * i) * scale + location); \
+    }                                                                                                             \
+  }
+
+WAITING(exponential, float32, float)
+WAITING(exponential, float64, double)
+WAITING(gumbel, float32, float)
+WAITING(gumbel, float64, double)
+
+/* --- Gamma numbers ------------------------------------------------------------------------------------------------------
+
+   See gamma_numbers.py. */
+
+enum { ROUNDS = 12 };
+
+/* 3 d (log(1 + w) - w + w^2 / 2 - w^3 / 3). */
+static inline double surplus(double d, double w, double t) {
+  const double terms[] = {1.0 / 19, -1.0 / 18, 1.0 / 17, -1.0 / 16, 1.0 / 15, -1.0 / 14, 1.0 / 13, -1.0 / 12, 1.0 / 11, -1.0 / 10,
+                          1.0 / 9,  -1.0 / 8,  1.0 / 7,  -1.0 / 6,  1.0 / 5,  -1.0 / 4};
+  const double square = w * w, near = square * square * polynomial(terms, COUNT(terms), w);
+  const double far = logarithm((t > 0.0 ? t : 1.0) * 0x1p53, 53.0) - w + square * 0.5 - square * w * (1.0 / 3.0);
+  return d * 3.0 * (w > -0.125 && w < 0.125 ? near : far);
+}
+
+static inline double third(double normal, double waiting, double d, double c) {
+  const double w = normal * c, t = w + 1.0;
+  return t > 0.0 && waiting + surplus(d, w, t) > 0.0 ? t : 0.0;
+}
+
+/* That of a place in the first round after the first that gives one; 1 if none does. */
+static double later(const int64_t (*round_keys)[2], uint64_t place, double d, double c) {
+  batch_t normals, waiting;
+  for (int round = 1; round < ROUNDS; round++) {
+    fill(&normals, round_keys[2 * round], 0, place / 2, 1);
+    fill(&waiting, round_keys[2 * round + 1], 0, place / 2, 1);
+    const point_t found = point(normals.word);
+    const double t = third(place % 2 ? found.y : found.x, exponential(waiting.word + 2 * (place % 2)), d, c);
+    if (t > 0.0) return t;
+  }
+  return 1.0;
+}
+
+/* Of concentrations from 1 on: one for all numbers, or as many as numbers if `step` is 1. */
+void fundl_gamma_float64(
+    const int64_t* key, uint64_t keys, uint64_t count, double* out, const double* concentration, uint64_t step) {
+  for (const int64_t* const end = key + 2 * keys; key < end; key += 2, out += count) {
+    int64_t own[1 + 2 * ROUNDS][2];
+    fundl_keys(key, 1, 2 * (1 + 2 * ROUNDS), own[0], 2, 0);
+    batch_t normals, waiting;
+    for (uint64_t start = 0, size; start < count; start += size) {
+      size = count - start < WORDS / 2 ? count - start : WORDS / 2;
+      fill(&normals, own[1], 0, start / 2, (size + 1) / 2);
+      fill(&waiting, own[2], 0, start / 2, (size + 1) / 2);
+      double normal[WORDS / 2], t[WORDS / 2];
+      for (uint64_t i = 0; i < size; i += 2) {
+        const point_t found = point(normals.word + 2 * i);
+        normal[i] = found.x;
+        normal[i + 1] = found.y;
+      }
+      for (uint64_t i = 0; i < size; i++) {
+        const double d = concentration[(start + i) * step] - 1.0 / 3.0, c = 1.0 / (__builtin_sqrt(d) * 3.0);
+        t[i] = third(normal[i], exponential(waiting.word + 2 * i), d, c);
+      }
+      for (uint64_t i = 0; i < size; i++) {
+        const double d = concentration[(start + i) * step] - 1.0 / 3.0;
+        const double found = t[i] > 0.0 ? t[i] : later(own + 1, start + i, d, 1.0 / (__builtin_sqrt(d) * 3.0));
+        out[start + i] = d * found * found * found;
+      }
+    }
+  }
+}
+
 /* --- Dropout ----------------------------------------------------------------------------------------------------------
 
    See dropping.py. Both products are taken, so that what is not a number stays none where it is dropped. */

@@ -173,3 +173,28 @@ KERNEL fundl_normal_float32(OF_ALL, float* out, double std, double mean) {
 KERNEL fundl_normal_float64(OF_ALL, double* out, double std, double mean) {
   FOR_EACH_NUMBER(2) out[i] = normal(from.words, at) * std + mean;
 }
+
+// --- Exponential numbers, and Gumbel's ------------------------------------------------------------------------------------
+
+__device__ inline double exponential(const Words& words, int at) {
+  const u32* const word = words.word + 2 * at;
+  return -logarithm((double)word[0] * 0x1p21 + (double)((word[1] >> 11) | 1), 53.0);
+}
+
+__device__ inline double gumbel(const Words& words, int at) { return -logarithm(exponential(words, at) * 0x1p53, 53.0); }
+
+KERNEL fundl_exponential_float32(OF_ALL, float* out, double scale, double location) {
+  FOR_EACH_NUMBER(2) out[i] = (float)(exponential(from.words, at) * scale + location);
+}
+
+KERNEL fundl_exponential_float64(OF_ALL, double* out, double scale, double location) {
+  FOR_EACH_NUMBER(2) out[i] = exponential(from.words, at) * scale + location;
+}
+
+KERNEL fundl_gumbel_float32(OF_ALL, float* out, double scale, double location) {
+  FOR_EACH_NUMBER(2) out[i] = (float)(gumbel(from.words, at) * scale + location);
+}
+
+KERNEL fundl_gumbel_float64(OF_ALL, double* out, double scale, double location) {
+  FOR_EACH_NUMBER(2) out[i] = gumbel(from.words, at) * scale + location;
+}

@@ -10,12 +10,12 @@ import math
 from array import array
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
-from fundl._common import draws_on_gpu, gpu_kernels, modes, native, normal_numbers, philox
+from fundl._common import draws_on_gpu, gpu_kernels, modes, native, normal_numbers, philox, waiting_times
 from fundl._common.draws_on_gpu import Draw
 from fundl._common.modes import is_readable, is_untraced
 
@@ -26,7 +26,7 @@ Shape = tuple[int, ...]
 
 def keys(key: Tensor, position: int, shape: Shape, purpose: int) -> Tensor:
     """Keys, (2,) or (n, 2), of the blocks from a position on, as a signed number."""
-    if (drawn := _in_c("keys", key)) is not None:
+    if (drawn := in_c("keys", key)) is not None:
         return drawn(key, shape, purpose, position)
     positions = torch.arange(math.prod(shape) // 2, device=key.device) + position
     return philox.keys(key, positions, purpose).reshape(shape)
@@ -39,7 +39,7 @@ def nested_keys(key: Tensor, places: "array[int]", size: int, purpose: int) -> t
     if key.is_cuda and (drawn := _on_gpu("nested_keys", key)) is not None:
         inner = drawn(key, (places[-1] + 1, size, 2), purpose, size)
         return tuple(one for place in places for one in inner[place].unbind())
-    if (drawn := _in_c("nested_keys", key)) is not None:
+    if (drawn := in_c("nested_keys", key)) is not None:
         return drawn(key, (len(places) * size, 2), purpose, places.buffer_info()[0], size).unbind()
     outer = philox.keys(key, torch.arange(places[-1] + 1, device=key.device), purpose)
     positions = torch.arange(size, device=key.device).repeat(len(outer))
@@ -49,7 +49,7 @@ def nested_keys(key: Tensor, places: "array[int]", size: int, purpose: int) -> t
 
 def integers(key: Tensor, shape: Shape, bits: int) -> Tensor:
     """Integers of so many random bits, up to 63: the most significant of one word, or of two if one is too short."""
-    if (drawn := _in_c("long_integers" if bits > 32 else "short_integers", key)) is not None:
+    if (drawn := in_c("long_integers" if bits > 32 else "short_integers", key)) is not None:
         return drawn(key, shape, bits)
     return _drawn(lambda words, blocks: philox.integers(words, blocks, bits), key, shape, 2 if bits > 32 else 4)
 
@@ -61,7 +61,7 @@ def threshold(probability: float) -> int:
 
 def booleans(key: Tensor, shape: Shape, threshold: int) -> Tensor:
     """Whether words are less than a threshold."""
-    if (drawn := _in_c("booleans", key)) is not None:
+    if (drawn := in_c("booleans", key)) is not None:
         return drawn(key, shape, threshold)
     if key.is_meta:  # masks of a model without values, which takes many more operations to draw than to run
         return key.new_empty(shape, dtype=torch.bool)
@@ -83,7 +83,7 @@ def unit(key: Tensor, shape: Shape, bits: int, dtype: torch.dtype) -> Tensor:
     """Multiples of 2**-bits in [0, 1)."""
     if dtype == torch.float64:
         return uniform(key, shape, bits, dtype, span=2.0**-bits, low=0.0, greatest=1.0)
-    if (drawn := _in_c("unit_float32", key)) is not None:
+    if (drawn := in_c("unit_float32", key)) is not None:
         return _narrowed(drawn(key, shape, bits), dtype)
     return _drawn(lambda words, blocks: philox.integers(words, blocks, bits).to(dtype) * 2.0**-bits, key, shape, 4)
 
@@ -91,31 +91,55 @@ def unit(key: Tensor, shape: Shape, bits: int, dtype: torch.dtype) -> Tensor:
 def uniform(key: Tensor, shape: Shape, bits: int, dtype: torch.dtype, *, span: float, low: float, greatest: float) -> Tensor:
     """Numbers low + k span, with integers k of so many random bits, but never more than the greatest."""
     if dtype == torch.float64:
-        if (drawn := _in_c("uniform_float64", key)) is not None:
+        if (drawn := in_c("uniform_float64", key)) is not None:
             return drawn(key, shape, span, low, greatest)
-    elif (drawn := _in_c("uniform_float32", key)) is not None:
+    elif (drawn := in_c("uniform_float32", key)) is not None:
         return _narrowed(drawn(key, shape, bits, span, low, greatest), dtype)
 
     def made(words: Tensor, blocks: Tensor) -> Tensor:
         numbers = philox.integers(words, blocks, bits).to(torch.float64) * span + low
-        return _rounded(numbers.clamp(max=greatest), dtype)
+        return rounded(numbers.clamp(max=greatest), dtype)
 
     return _drawn(made, key, shape, 2 if bits > 32 else 4)
 
 
 def normal(key: Tensor, shape: Shape, dtype: torch.dtype, *, std: float, mean: float) -> Tensor:
     """Normal numbers, see `normal_numbers`: a block gives two."""
-    if (drawn := _in_c("normal_float64" if dtype == torch.float64 else "normal_float32", key)) is not None:
+    if (drawn := in_c("normal_float64" if dtype == torch.float64 else "normal_float32", key)) is not None:
         return _narrowed(drawn(key, shape, std, mean), dtype)
 
     def made(words: Tensor, blocks: Tensor) -> Tensor:
         numbers = normal_numbers.pairs(*philox.wide(words, blocks, normal_numbers.BITS))
-        return _rounded(numbers * std + mean, dtype)
+        return rounded(numbers * std + mean, dtype)
 
     return _drawn(made, key, shape, 2)
 
 
-def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+def exponential(key: Tensor, shape: Shape, dtype: torch.dtype, *, scale: float) -> Tensor:
+    """Exponential numbers, see `waiting_times`."""
+    return _waiting_times("exponential", key, shape, dtype, scale=scale, location=0.0)
+
+
+def gumbel(key: Tensor, shape: Shape, dtype: torch.dtype, *, scale: float, location: float) -> Tensor:
+    """Gumbel's numbers, likewise."""
+    return _waiting_times("gumbel", key, shape, dtype, scale=scale, location=location)
+
+
+def _waiting_times(
+    name: Literal["exponential", "gumbel"], key: Tensor, shape: Shape, dtype: torch.dtype, *, scale: float, location: float
+) -> Tensor:
+    if (drawn := in_c(f"{name}_float64" if dtype == torch.float64 else f"{name}_float32", key)) is not None:
+        return _narrowed(drawn(key, shape, scale, location), dtype)
+
+    def made(words: Tensor, blocks: Tensor) -> Tensor:
+        numbers = waiting_times.OF[name](philox.wide(words, blocks, waiting_times.BITS))
+        return rounded(numbers * scale + location, dtype)
+
+    return _drawn(made, key, shape, 2)
+
+
+def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers of float64 in another dtype."""
     return x if dtype == torch.float64 else _narrowed(x.to(torch.float32), dtype)
 
 
@@ -213,12 +237,15 @@ _FUNCTIONS: Final = {  # the dtype of the result, and what is their own
     "uniform_float64": (torch.float64, (_DOUBLE, _DOUBLE, _DOUBLE)),
     "normal_float32": (torch.float32, (_DOUBLE, _DOUBLE)),
     "normal_float64": (torch.float64, (_DOUBLE, _DOUBLE)),
+    **dict.fromkeys(("exponential_float32", "gumbel_float32"), (torch.float32, (_DOUBLE, _DOUBLE))),
+    **dict.fromkeys(("exponential_float64", "gumbel_float64"), (torch.float64, (_DOUBLE, _DOUBLE))),
+    "gamma_float64": (torch.float64, (_ADDRESS, _WORD)),
     "dropped_float32": (torch.bool, (_WORD, _ADDRESS, _ADDRESS, _DOUBLE)),
     "dropped_float64": (torch.bool, (_WORD, _ADDRESS, _ADDRESS, _DOUBLE)),
 }
 
 
-def _in_c(name: str, key: Tensor) -> Draw | None:
+def in_c(name: str, key: Tensor) -> Draw | None:
     """A function of draws.c, or of draws.cu, if it can be used for a key; of keys in torch.vmap, for all of them."""
     if key.is_cuda and (drawn := _on_gpu(name, key)) is not None:
         return drawn
@@ -227,7 +254,7 @@ def _in_c(name: str, key: Tensor) -> Draw | None:
     if is_readable(key):
         return functions().get(name)
     batch = modes.batch_of(key)
-    draw = None if batch is None else _in_c(name, batch.tensors)
+    draw = None if batch is None else in_c(name, batch.tensors)
     if batch is None or draw is None:
         return None
     return lambda _, shape, *own: batch.wrapped(draw(batch.tensors, shape, *own))
@@ -254,6 +281,7 @@ _ON_GPU: Final = {  # what is their own, as `struct` says it
     "uniform_float64": "ddd",
     "normal_float32": "dd",
     "normal_float64": "dd",
+    **dict.fromkeys(("exponential_float32", "exponential_float64", "gumbel_float32", "gumbel_float64"), "dd"),
 }
 
 

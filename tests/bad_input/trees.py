@@ -195,6 +195,60 @@ ROWS: Final[tuple[Row, ...]] = (
         TypeError,
         "random numbers come in float64, float32, float16 and bfloat16, not in torch.int32",
     ),
+    ("random.exponential(key(0), 3)", TypeError, "a shape is a tuple of ints, such as (2, 3), not 3"),
+    ("random.exponential(key(0), (2,), scale=-1.0)", ValueError, "a scale is a number of 0 or more, not -1.0"),
+    ('random.gumbel(key(0), (2,), location="0")', TypeError, "location must be a number, not '0'"),
+    (
+        "random.gumbel(key(0), (2,), scale=inf)",
+        ValueError,
+        "numbers of scale=inf are not all finite in torch.float32",
+    ),
+    (
+        "random.rademacher(key(0), (2,), dtype=torch.int64)",
+        TypeError,
+        "random numbers come in float64, float32, float16 and bfloat16, not in torch.int64",
+    ),
+    (
+        "random.categorical(key(0), [0.1, 0.9])",
+        TypeError,
+        "logits must be a tensor of floating-point numbers, not [0.1, 0.9]",
+    ),
+    (
+        "random.categorical(key(0), torch.zeros(2, 3), axis=2)",
+        ValueError,
+        "axis=2 is none of the logits, whose shape is (2, 3)",
+    ),
+    (
+        "random.choice(key(0), 3, (4,), replace=False)",
+        ValueError,
+        "4 integers cannot be chosen from 3 without replacement",
+    ),
+    (
+        "random.choice(key(0), torch.ones(3), (4,))",
+        TypeError,
+        "count, how many integers to choose from, must be an int, not a tensor of shape (3,)",
+    ),
+    (
+        "random.choice(key(0), 2, (4,), probabilities=[0.5, 0.5])",
+        TypeError,
+        "probabilities must be a tensor of floating-point numbers, not [0.5, 0.5]",
+    ),
+    (
+        "random.gamma(key(0), (2,), concentration=0.0)",
+        ValueError,
+        "concentration must be a finite number above 0, not 0.0",
+    ),
+    (
+        "random.gamma(key(0), (2,), concentration=torch.ones(3))",
+        ValueError,
+        "concentration of shape (3,) does not go with numbers of shape (2,)",
+    ),
+    ('random.beta(key(0), (2,), alpha="1", beta=1.0)', TypeError, "alpha must be a number, not '1'"),
+    (
+        "random.dirichlet(key(0), (), concentration=1.0)",
+        ValueError,
+        "vectors have an axis at least: write dirichlet(key, (3,), concentration=1.0), say, not ()",
+    ),
     (
         "random.randint(key(0), (2,), low=5, high=5)",
         ValueError,
