@@ -4,7 +4,7 @@ A layer is stochastic if it has a buffer field named ``key``. Without a key it d
 """
 
 from collections.abc import Callable, Iterable
-from typing import Self, final
+from typing import final
 
 import attrs
 from torch import Tensor
@@ -14,15 +14,14 @@ from fundl import tree
 from fundl._common import dropping
 from fundl._common.keys import require_key
 from fundl.layer import Layer, P
-from fundl.layers._drawing import require_own_key, require_rate
-from fundl.layers._same_shape import SameShape
+from fundl.layers._drawing import Dropping
 from fundl.random import Key, split
-from fundl.tree import BUFFER, Record
+from fundl.tree import Record
 
 
 @final
 @attrs.frozen(eq=False)
-class Dropout(SameShape, Layer[Tensor | None]):
+class Dropout(Dropping):
     """Drops elements at random, and scales up the others so that the mean stays: y = x mask / (1 - rate).
 
     Each element of the mask is 1 with probability 1 - rate, else 0, independently of the others, as drawn from the key: the
@@ -57,33 +56,11 @@ class Dropout(SameShape, Layer[Tensor | None]):
     """
 
     counterpart = "Dropout(p=rate)"
-
-    rate: float
-    key: Key | None = attrs.field(default=None, metadata=BUFFER)
-
-    def __attrs_post_init__(self) -> None:
-        require_rate("Dropout", self.rate, "an element")
-        require_own_key("Dropout", self.key)
-
-    @property
-    @override
-    def elementwise(self) -> bool:
-        return self.key is None
-
-    @property
-    def draws(self) -> bool:
-        """Whether it has any use for a key."""
-        return self.rate > 0
+    dropped = "an element"
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.key is None or self.rate == 0:
-            return x, None
-        return dropping.dropped(self.key, x, self.rate)
-
-    @override
-    def backward(self, residuals: Tensor | None, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, grad if residuals is None else dropping.masked(grad, residuals, self.rate)
+    def _drawn(self, key: Key, x: Tensor) -> tuple[Tensor, Tensor]:
+        return dropping.dropped(key, x, self.rate)
 
 
 def rekey(model: P, key: Key) -> P:

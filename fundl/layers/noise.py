@@ -10,9 +10,7 @@ from typing_extensions import override
 
 from fundl import random
 from fundl._common.half import narrowed, widened
-from fundl.layer import Layer
-from fundl.layers._drawing import kept, require_own_key, require_rate
-from fundl.layers._same_shape import SameShape
+from fundl.layers._drawing import Drawing, Dropping
 from fundl.layers.activation import SELU_ALPHA, SELU_SCALE
 from fundl.random import Key
 from fundl.tree import BUFFER
@@ -22,7 +20,7 @@ _LEAST: Final = -SELU_SCALE * SELU_ALPHA
 
 @final
 @attrs.frozen(eq=False)
-class AlphaDropout(SameShape, Layer[Tensor | None]):
+class AlphaDropout(Dropping):
     """Puts SELU's least output in the place of elements at random, and keeps mean 0 and variance 1: for use after `SELU`.
 
         y = a (x mask + c (1 - mask)) + b,    a = 1 / sqrt((1 - rate) (1 + rate c^2)),    b = -a c rate
@@ -57,29 +55,11 @@ class AlphaDropout(SameShape, Layer[Tensor | None]):
     """
 
     counterpart = "AlphaDropout(p=rate)"
-
-    rate: float
-    key: Key | None = attrs.field(default=None, metadata=BUFFER)
-
-    def __attrs_post_init__(self) -> None:
-        require_rate("AlphaDropout", self.rate, "an element")
-        require_own_key("AlphaDropout", self.key)
-
-    @property
-    @override
-    def elementwise(self) -> bool:
-        return self.key is None
-
-    @property
-    def draws(self) -> bool:
-        """Whether it has any use for a key."""
-        return self.rate > 0
+    dropped = "an element"
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.key is None or self.rate == 0:
-            return x, None
-        mask = kept(self.key, x.shape, self.rate, x)
+    def _drawn(self, key: Key, x: Tensor) -> tuple[Tensor, Tensor]:
+        mask = self._mask(key, x.shape, x)
         factor = self._factor
         shift = -factor * _LEAST * self.rate
         return torch.where(mask, narrowed(widened(x) * factor + shift, x), factor * _LEAST + shift), mask
@@ -95,7 +75,7 @@ class AlphaDropout(SameShape, Layer[Tensor | None]):
 
 @final
 @attrs.frozen(eq=False)
-class GaussianNoise(SameShape, Layer[None]):
+class GaussianNoise(Drawing[None]):
     """Adds normal noise: y = x + std n, where each number of n is normal, of mean 0 and variance 1, as drawn from the key.
 
     Without a key, as in a model that is not being trained, or with std 0: y = x.
@@ -129,26 +109,20 @@ class GaussianNoise(SameShape, Layer[None]):
     std: float
     key: Key | None = attrs.field(default=None, metadata=BUFFER)
 
+    @override
     def __attrs_post_init__(self) -> None:
         if not 0 <= self.std < math.inf:
             raise ValueError(f"GaussianNoise's std must be a finite number of 0 or more, not {self.std}")
-        require_own_key("GaussianNoise", self.key)
+        super().__attrs_post_init__()
 
     @property
     @override
-    def elementwise(self) -> bool:
-        return self.key is None
-
-    @property
     def draws(self) -> bool:
-        """Whether it has any use for a key."""
         return self.std > 0
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        if self.key is None or self.std == 0:
-            return x, None
-        return x + random.normal(self.key.to(x.device), x.shape, std=self.std, dtype=x.dtype), None
+    def _drawn(self, key: Key, x: Tensor) -> tuple[Tensor, None]:
+        return x + random.normal(key.to(x.device), x.shape, std=self.std, dtype=x.dtype), None
 
     @override
     def backward(self, residuals: None, grad: Tensor) -> tuple[Self, Tensor]:

@@ -1,22 +1,19 @@
 """Dropout of what belongs together: of whole channels, and of whole examples."""
 
-from typing import Self, final
+from typing import final
 
 import attrs
 from torch import Tensor
 from typing_extensions import override
 
 from fundl._common import dropping
-from fundl.layer import Layer
-from fundl.layers._drawing import kept, require_own_key, require_rate
-from fundl.layers._same_shape import SameShape
+from fundl.layers._drawing import Dropping
 from fundl.random import Key
-from fundl.tree import BUFFER
 
 
 @final
 @attrs.frozen(eq=False)
-class ChannelDropout(SameShape, Layer[Tensor | None]):
+class ChannelDropout(Dropping):
     """Drops whole channels of each example at random, and scales up the others: y = x mask / (1 - rate).
 
     The mask has one number for each channel of each example, which is 1 with probability 1 - rate, else 0, as drawn from the
@@ -53,48 +50,32 @@ class ChannelDropout(SameShape, Layer[Tensor | None]):
              [0., 0.]]])
     """
 
-    rate: float
-    key: Key | None = attrs.field(default=None, metadata=BUFFER)
+    dropped = "a channel"
+
     axis: int = attrs.field(default=1, kw_only=True)
 
+    @override
     def __attrs_post_init__(self) -> None:
-        require_rate("ChannelDropout", self.rate, "a channel")
-        require_own_key("ChannelDropout", self.key)
+        super().__attrs_post_init__()
         if self.axis == 0:
             raise ValueError("ChannelDropout's axis is that of the channels, 1 or -1, say: 0 is that of the batch")
 
-    @property
     @override
-    def by_position(self) -> bool:
-        return self.key is None
-
-    @property
-    def draws(self) -> bool:
-        """Whether it has any use for a key."""
-        return self.rate > 0
-
-    @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.key is None or self.rate == 0:
-            return x, None
+    def _drawn(self, key: Key, x: Tensor) -> tuple[Tensor, Tensor]:
         axis = self.axis if self.axis > 0 else x.ndim + self.axis
         if not 0 < axis < x.ndim:
             raise ValueError(
                 f"ChannelDropout(axis={self.axis}) takes an input with this axis after that of the batch, but the input's shape"
                 f" is {tuple(x.shape)}"
             )
-        mask = kept(self.key, (x.shape[0], x.shape[axis]), self.rate, x)
+        mask = self._mask(key, (x.shape[0], x.shape[axis]), x)
         mask = mask.reshape(x.shape[0], *(1,) * (axis - 1), x.shape[axis], *(1,) * (x.ndim - axis - 1))
         return dropping.masked(x, mask, self.rate), mask
-
-    @override
-    def backward(self, residuals: Tensor | None, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, grad if residuals is None else dropping.masked(grad, residuals, self.rate)
 
 
 @final
 @attrs.frozen(eq=False)
-class DropPath(SameShape, Layer[Tensor | None]):
+class DropPath(Dropping):
     """Drops whole examples at random, and scales up the others: y = x mask / (1 - rate). Also known as stochastic depth.
 
     The mask has one number for each example, which is 1 with probability 1 - rate, else 0, as drawn from the key. It is the
@@ -130,31 +111,10 @@ class DropPath(SameShape, Layer[Tensor | None]):
             [0., 0.]])
     """
 
-    rate: float
-    key: Key | None = attrs.field(default=None, metadata=BUFFER)
-
-    def __attrs_post_init__(self) -> None:
-        require_rate("DropPath", self.rate, "an example")
-        require_own_key("DropPath", self.key)
-
-    @property
-    @override
-    def by_position(self) -> bool:
-        return self.key is None
-
-    @property
-    def draws(self) -> bool:
-        """Whether it has any use for a key."""
-        return self.rate > 0
+    dropped = "an example"
 
     @override
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        if self.key is None or self.rate == 0:
-            return x, None
-        mask = kept(self.key, x.shape[:1], self.rate, x)
+    def _drawn(self, key: Key, x: Tensor) -> tuple[Tensor, Tensor]:
+        mask = self._mask(key, x.shape[:1], x)
         mask = mask.reshape(*x.shape[:1], *(1,) * (x.ndim - 1))
         return dropping.masked(x, mask, self.rate), mask
-
-    @override
-    def backward(self, residuals: Tensor | None, grad: Tensor) -> tuple[Self, Tensor]:
-        return self, grad if residuals is None else dropping.masked(grad, residuals, self.rate)
