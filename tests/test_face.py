@@ -72,11 +72,11 @@ OURS = sorted(path for path in (ROOT / "fundl").rglob("*.py") if "interop" not i
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
 def test_the_calculus_is_ours(path: Path) -> None:
-    """No autograd, torch.nn nor torch.optim; torch.ops in three modules, torch.func in the package that differentiates.
+    """No autograd, torch.nn nor torch.optim; torch.ops in four modules, torch.func in the package that differentiates.
 
     `graphs` has of the latter what makes a graph without writing, and no derivative.
     """
-    doors = {"kernels.py", "recurrent_kernels.py", "exchanges.py"}
+    doors = {"kernels.py", "recurrent_kernels.py", "graph_operations.py", "exchanges.py"}
     closed = ["torch.autograd", "torch.nn", "torch.optim"] + ["torch.ops"] * (path.name not in doors)
     closed += ["torch.func"] * ("derivatives" not in path.parts and path.name != "graphs.py")
     found = [name for name in mentions(path.read_text()) if name.startswith(tuple(closed))]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fundl import Linear, check_vjp, jit, key, random, vjp
-from fundl._common import kernels, products
+from fundl._common import graph_operations, kernels, products
 from fundl._compiling import lowering
 
 pytestmark = pytest.mark.skipif(kernels.linear_onednn is None, reason="this build of torch has no oneDNN")
@@ -107,7 +107,7 @@ def test_small_products_as_sums_are_right(rows: int, inner: int, columns: int) -
     def of_either_order(rows: int, columns: int) -> list[Tensor]:
         return [of(rows, columns, dtype=torch.float64), of(columns, rows, dtype=torch.float64).t()]
 
-    mm, addmm = (lowering.decompositions({})[each] for each in (kernels.mm, kernels.addmm))
+    mm, addmm = (lowering.decompositions({})[each] for each in (graph_operations.mm, graph_operations.addmm))
     for a, b in itertools.product(of_either_order(rows, inner), of_either_order(inner, columns)):
         torch.testing.assert_close(mm(a, b), a @ b)
     torch.testing.assert_close(addmm(b[0], a, b), b[0] + a @ b)
@@ -118,7 +118,7 @@ def test_which_products_are_sums() -> None:
 
     def is_sum(*sizes: int, dtype: torch.dtype = torch.float32) -> bool:
         rows, inner, columns = sizes
-        mm = lowering.decompositions({})[kernels.mm]
+        mm = lowering.decompositions({})[graph_operations.mm]
         return mm(torch.zeros(rows, inner, dtype=dtype), torch.zeros(inner, columns, dtype=dtype)) is not NotImplemented
 
     assert is_sum(50, 50, 50)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fundl import jit
-from fundl._common import kernels
+from fundl._common import graph_operations
 from fundl._compiling import lowering
 from fundl._compiling.graphs import make_fx
 
@@ -64,10 +64,14 @@ def written(function: Callable[[Tensor, Tensor], object]) -> list[object]:
 
     module = make_fx(whole, [state, x], {})
     lowering.put_in_place(module)
-    return [node.target for node in module.graph.nodes if node.target in {kernels.copy_, kernels.index_put, kernels.index_put_}]
+    return [
+        node.target
+        for node in module.graph.nodes
+        if node.target in {graph_operations.copy_, graph_operations.index_put, graph_operations.index_put_}
+    ]
 
 
 def test_what_nothing_else_reads_is_written_over() -> None:
-    assert written(put) == written(put_and_read) == [kernels.index_put_]
+    assert written(put) == written(put_and_read) == [graph_operations.index_put_]
     for function in (put_and_read_what_was, put_what_was):
-        assert written(function) == [kernels.index_put, kernels.copy_]
+        assert written(function) == [graph_operations.index_put, graph_operations.copy_]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from fundl._common import kernels
+from fundl._common import graph_operations, kernels
 from fundl._compiling.corrections import replaced
 from fundl._compiling.graphs import Decompositions
 
@@ -44,12 +44,12 @@ _ARRAY: Final = r"auto (\w+) =\s*\[&\]\s*\{{\s*__at_align__ std::array<[^;]*> tm
 def decompositions(known: Decompositions) -> Decompositions:
     """Decompositions of the operations whose negative indices inductor gets wrong, from those that are known."""
     # Operations that are not decomposed have loops of their own, which are right from 2.13 on.
-    wrong = {operation for operation in kernels.INDEXED if operation in known or torch.__version__ < "2.13"}
+    wrong = {operation for operation in graph_operations.INDEXED if operation in known or torch.__version__ < "2.13"}
     done: list[Tensor] = []  # indices that are as they are to be
     return {
         kernels.embedding_backward: _embedding_backward,
         **{operation: _from_the_start(operation, known.get(operation), done) for operation in wrong},
-        **{operation: _from_the_end(known[operation]) for operation in kernels.FILLED},
+        **{operation: _from_the_end(known[operation]) for operation in graph_operations.FILLED},
         **({kernels.embedding: _embedding} if torch.__version__ < "2.13" else {}),
     }
 

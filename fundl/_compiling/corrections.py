@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import Tensor
 
-from fundl._common import kernels
+from fundl._common import graph_operations, kernels
 from fundl._compiling.graphs import Decompositions
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _attention(
 
 def pooling_decompositions() -> Decompositions:
     """Pooling is not decomposed."""
-    return dict.fromkeys(kernels.POOLS, lambda *_: NotImplemented)
+    return dict.fromkeys(graph_operations.POOLS, lambda *_: NotImplemented)
 
 
 @contextmanager
@@ -88,13 +88,13 @@ def pooling_kernels_called() -> Iterator[None]:
     """Have inductor call torch's kernels for pooling meanwhile."""
     from torch._inductor.lowering import fallback_handler, lowerings
 
-    before = {pool: lowerings[pool] for pool in kernels.POOLS if pool in lowerings}
-    for pool in kernels.POOLS:
+    before = {pool: lowerings[pool] for pool in graph_operations.POOLS if pool in lowerings}
+    for pool in graph_operations.POOLS:
         lowerings[pool] = fallback_handler(pool, add_to_fallback_set=False)  # type: ignore[no-untyped-call]  # torch's own
     try:
         yield
     finally:
-        for pool in kernels.POOLS:
+        for pool in graph_operations.POOLS:
             if pool in before:
                 lowerings[pool] = before[pool]
             else:

@@ -10,7 +10,7 @@ import attrs
 import torch
 from torch import Tensor
 
-from fundl._common import exchanges, kernels
+from fundl._common import exchanges, graph_operations
 from fundl._compiling.torch_private import resolved
 from fundl._compiling.trees import Leaf
 
@@ -63,11 +63,11 @@ class Graph:
             def value(leaf: Leaf) -> "Node":
                 if leaf.kind == "output":
                     return outputs[leaf.index]
-                return graph.call_function(kernels.clone, (inputs[leaf.index],))  # as it was before the writing
+                return graph.call_function(graph_operations.clone, (inputs[leaf.index],))  # as it was before the writing
 
             written, returned = [value(source) for _, source in writes], [value(source) for source in returns]
             for (place, _), new in zip(writes, written, strict=True):
-                graph.call_function(kernels.copy_, (inputs[place], new))
+                graph.call_function(graph_operations.copy_, (inputs[place], new))
         node.args = (returned,)
         module.recompile()
         return Graph(module)

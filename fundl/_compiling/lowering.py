@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 import torch
 from torch import Tensor
 
-from fundl._common import kernels, products
+from fundl._common import graph_operations, kernels, products
 from fundl._compiling.graphs import Decompositions
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _WRITTEN_OUT: Final = 8  # terms: a sum of no more is no loop
 
 def decompositions(known: Decompositions) -> Decompositions:
     """Decompositions that are quicker than torch's own kernels, or than those that are known."""
-    own: Decompositions = {kernels.mm: _mm, kernels.addmm: _addmm, kernels.foreach_norm: _norms}
+    own: Decompositions = {graph_operations.mm: _mm, graph_operations.addmm: _addmm, graph_operations.foreach_norm: _norms}
     gradients: set[object] = {kernels.nll_loss_backward, kernels.nll_loss2d_backward}
     return {**own, **{each: _nll_loss_backward(known[each]) for each in gradients if each in known}}
 
@@ -162,7 +162,7 @@ def finish_before_writing(module: "GraphModule") -> None:
     to be returned were read after they were written over.
     """
     graph = module.graph
-    writes = graph.find_nodes(op="call_function", target=kernels.copy_)
+    writes = graph.find_nodes(op="call_function", target=graph_operations.copy_)
     if not writes:
         return
     output = graph.output_node()
@@ -188,14 +188,14 @@ def put_in_place(module: "GraphModule") -> None:
     looks at the input, so that none of what is computed can miss what was there before.
     """
     graph = module.graph
-    for write in graph.find_nodes(op="call_function", target=kernels.copy_):
+    for write in graph.find_nodes(op="call_function", target=graph_operations.copy_):
         home, put = write.args
-        if put.op != "call_function" or put.target is not kernels.index_put or put.args[0] is not home:
+        if put.op != "call_function" or put.target is not graph_operations.index_put or put.args[0] is not home:
             continue
         if {*home.users} != {put, write} or home.op != "placeholder" or put in graph.output_node().all_input_nodes:
             continue
         with graph.inserting_before(put):
-            there = graph.call_function(kernels.index_put_, put.args, put.kwargs)
+            there = graph.call_function(graph_operations.index_put_, put.args, put.kwargs)
         there.meta = {"val": home.meta["val"]}
         graph.erase_node(write)
         put.replace_all_uses_with(there)
@@ -233,7 +233,7 @@ def _finished() -> "Callable[[Tensor, Sequence[int]], Tensor]":
         if isinstance(memory, ir.InputBuffer) or (
             isinstance(memory, ir.InputsKernel) and memory.get_inputs_that_alias_output()
         ):
-            tensor = lowerings[kernels.clone](tensor)
+            tensor = lowerings[graph_operations.clone](tensor)
             tensor.realize()
         return cast("ir.IRNode", lowerings[force_stride_order](tensor, strides))
 
@@ -255,7 +255,7 @@ def state_storage_offsets(module: "GraphModule") -> None:
         memory = value.untyped_storage()._cdata
         if node.op == "placeholder":
             inputs[memory] = value
-        elif node.target is kernels.as_strided and len(node.args) == 3 and memory in inputs:
+        elif node.target is graph_operations.as_strided and len(node.args) == 3 and memory in inputs:
             node.args = (*node.args, value.storage_offset() - inputs[memory].storage_offset())
     module.recompile()
 
@@ -267,7 +267,7 @@ def compute_scalars_once(module: "GraphModule") -> None:
         users = [user for user in node.users if _ndim(user) != 0 and user.op != "output"]
         if users:
             with graph.inserting_after(node):
-                kept = graph.call_function(kernels.as_strided, (node, (), ()))  # which wants its input in memory
+                kept = graph.call_function(graph_operations.as_strided, (node, (), ()))  # which wants its input in memory
             kept.meta = {"val": node.meta["val"]}
             for user in users:
                 user.replace_input_with(node, kept)
@@ -278,9 +278,9 @@ def _computes_a_scalar(node: "Node") -> bool:
     """Whether a node computes a tensor without axes; not if that may be a view, whose storage offset as_strided would lose."""
     if node.op != "call_function" or _ndim(node) != 0:
         return False
-    if node.target is kernels.convert_element_type:  # to another dtype, or it is none
+    if node.target is graph_operations.convert_element_type:  # to another dtype, or it is none
         return any(source.meta["val"].dtype != node.meta["val"].dtype for source in node.all_input_nodes)
-    return node.target in kernels.ARITHMETIC
+    return node.target in graph_operations.ARITHMETIC
 
 
 def _ndim(node: "Node") -> int | None:
