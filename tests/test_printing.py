@@ -5,7 +5,21 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from fundl import apply, gru, initialize, key, linear, normal, residual, self_attention, tree, zeros
+from fundl import (
+    Dropout,
+    Report,
+    apply,
+    batch_norm,
+    gru,
+    initialize,
+    key,
+    linear,
+    normal,
+    residual,
+    self_attention,
+    tree,
+    zeros,
+)
 
 
 def test_a_layer_of_layers_prints_as_a_tree_if_it_is_long() -> None:
@@ -58,3 +72,12 @@ def test_initialisers_that_were_not_chosen_are_not_shown() -> None:
     assert "bias_init" not in repr(self_attention(16, 2, weight_init=normal(0.1)))
     assert repr(self_attention(16, 2, weight_init=normal(0.1))).endswith(", weight_init=Normal(std=0.1, mean=0.0))")
     assert repr(linear(2, 3, bias_init=zeros())).endswith(", bias_init=Constant(value=0.0))")
+
+
+def test_tensors_that_were_not_given_are_not_shown() -> None:
+    assert repr(Dropout(0.5)) == "Dropout(rate=0.5)"
+    assert repr(Dropout(0.5, key(0))) == "Dropout(rate=0.5, key=int64[2])"
+    assert repr(batch_norm(2)) == "BatchNorm(weight=float32[2], bias=float32[2])"
+    assert repr(linear(2, 3, bias=False)) == "Linear(weight=float32[3, 2], bias=None)"  # which has no default
+    assert repr(Report(torch.tensor(0.5), torch.zeros(3, 1))) == "Report(loss=float32[], prediction=float32[3, 1])"
+    assert repr(Report(torch.tensor(0.5), None, torch.tensor(3))) == "Report(loss=float32[], prediction=None, weight=int64[])"

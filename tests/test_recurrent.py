@@ -411,6 +411,5 @@ def test_the_last_position_of_what_is_no_sequence() -> None:
 
 def test_recurrences_read_without_their_initialisers() -> None:
     assert repr(rnn(3, 2)) == (
-        "RNN(layers=((Recurrence(weight_ih=float32[2, 3], weight_hh=float32[2, 2], bias_ih=float32[2], bias_hh=float32[2]),),),"
-        " mask=None)"
+        "RNN(layers=((Recurrence(weight_ih=float32[2, 3], weight_hh=float32[2, 2], bias_ih=float32[2], bias_hh=float32[2]),),))"
     )

@@ -55,7 +55,7 @@ class Drawing(SameShape, Layer[Drawn | None], Generic[Drawn]):
     def backward(self, residuals: Drawn | None, grad: Tensor) -> tuple[Self, Tensor]: ...
 
 
-@attrs.frozen(eq=False, init=False)
+@attrs.frozen(eq=False)
 class Dropping(Drawing[Tensor]):
     """A layer that drops something at random, by a mask that it keeps, and scales up the rest: y = x mask / (1 - rate)."""
 

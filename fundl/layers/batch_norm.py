@@ -257,7 +257,7 @@ def batch_norm(
 
     >>> from fundl import batch_norm
     >>> batch_norm(32)
-    BatchNorm(weight=float32[32], bias=float32[32], mean=None, var=None, mask=None)
+    BatchNorm(weight=float32[32], bias=float32[32])
     """
     require_at_least_one(channels=channels)
     weight, shift = scale_and_shift(channels, bias=bias, dtype=dtype)

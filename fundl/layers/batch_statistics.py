@@ -40,7 +40,7 @@ def without_statistics(model: P) -> P:
 
     >>> from fundl import BatchNorm, without_statistics
     >>> without_statistics((BatchNorm(mean=torch.zeros(2), var=torch.ones(2)),))
-    (BatchNorm(weight=None, bias=None, mean=None, var=None, mask=None),)
+    (BatchNorm(),)
     """
     return _with_statistics(model, [(None, None)] * len(_layers(model)))
 

@@ -122,7 +122,7 @@ def group_norm(
 
     >>> from fundl import group_norm
     >>> group_norm(4, 32)
-    GroupNorm(groups=4, weight=float32[32], bias=float32[32], mask=None)
+    GroupNorm(groups=4, weight=float32[32], bias=float32[32])
     """
     require_at_least_one(groups=groups, channels=channels)
     weight, shift = scale_and_shift(channels, bias=bias, dtype=dtype)
@@ -222,7 +222,7 @@ def instance_norm(
 
     >>> from fundl import instance_norm
     >>> instance_norm(32, bias=False)
-    InstanceNorm(weight=float32[32], bias=None, mask=None)
+    InstanceNorm(weight=float32[32])
     """
     require_at_least_one(channels=channels)
     weight, shift = scale_and_shift(channels, bias=bias, dtype=dtype)

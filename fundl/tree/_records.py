@@ -173,12 +173,15 @@ def _apart(value: object) -> tuple[str, list[tuple[str, object]], str]:
 
 
 def _shown(record: Record) -> Iterator[tuple[str, object]]:
-    """The tensors of a record, and its static fields where they are not the default, as they were given to its maker."""
+    """The fields of a record that are not the default, as they were given to its maker."""
     for field in attrs.fields(type(record)):
         value: object = getattr(record, field.name)
         given: object = getattr(value, "as_given", value)  # of what the maker made of it
-        if field.name in record.children or given != field.default:
-            yield field.name, value if field.name in record.children else given
+        if field.name in record.children:
+            if value is not None or field.default is not None:
+                yield field.name, value
+        elif given != field.default:
+            yield field.name, given
 
 
 # --- What a class is made of -------------------------------------------------------------------------------------------
