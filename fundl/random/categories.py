@@ -37,8 +37,10 @@ def categorical(key: Key, logits: Tensor, *, axis: int = -1, shape: tuple[int, .
 
     Source: Gumbel, "Statistical theory of extreme values and some practical applications", 1954.
 
+    >>> from fundl import key, random
+    >>> import torch
     >>> logits = torch.tensor([[0.0, 1.0, 2.0], [0.0, -torch.inf, 0.0]])
-    >>> categorical(key(0), logits, shape=(4,)).shape
+    >>> random.categorical(key(0), logits, shape=(4,)).shape
     torch.Size([4, 2])
     """
     require_key_and_shape(key, shape)
@@ -83,7 +85,8 @@ def choice(
     Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006, for those with probabilities without
         replacement: the least of exponential numbers that are divided by the probabilities come first.
 
-    >>> choice(key(0), 10, (4,), replace=False)
+    >>> from fundl import key, random
+    >>> random.choice(key(0), 10, (4,), replace=False)
     tensor([4, 5, 0, 7])
     """
     require_key_and_shape(key, shape)

@@ -43,7 +43,8 @@ def gamma(
 
     Source: Marsaglia and Tsang, "A simple method for generating gamma variables", 2000.
 
-    >>> gamma(key(0), (3,), concentration=2.5)
+    >>> from fundl import key, random
+    >>> random.gamma(key(0), (3,), concentration=2.5)
     tensor([6.4084, 0.5292, 0.6601])
     """
     require_key_and_shape(key, shape)
@@ -75,7 +76,8 @@ def beta(
     Raises:
         ValueError: alpha or beta is not above 0, or does not go with the shape.
 
-    >>> beta(key(0), (3,), alpha=2.0, beta=5.0)
+    >>> from fundl import key, random
+    >>> random.beta(key(0), (3,), alpha=2.0, beta=5.0)
     tensor([0.1437, 0.2473, 0.1805])
     """
     representable.digits_of(dtype)
@@ -101,7 +103,8 @@ def dirichlet(key: Key, shape: tuple[int, ...], *, concentration: float | Tensor
     Raises:
         ValueError: the shape has no axis; the concentration is not above 0, or does not go with the shape.
 
-    >>> dirichlet(key(0), (2, 3), concentration=1.0).sum(-1)
+    >>> from fundl import key, random
+    >>> random.dirichlet(key(0), (2, 3), concentration=1.0).sum(-1)
     tensor([1., 1.])
     """
     representable.digits_of(dtype)

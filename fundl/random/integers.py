@@ -22,7 +22,8 @@ def bits(key: Key, shape: tuple[int, ...]) -> Tensor:
 
     The first block of key 0 is a published test vector of Philox:
 
-    >>> [f"{word:08x}" for word in bits(key(0), (4,)).tolist()]
+    >>> from fundl import key, random
+    >>> [f"{word:08x}" for word in random.bits(key(0), (4,)).tolist()]
     ['6627e8d5', 'e169c58d', 'bc57ac4c', '9b00dbd8']
     """
     return _integers(key, shape, 32)
@@ -42,7 +43,8 @@ def randint(key: Key, shape: tuple[int, ...], *, low: int, high: int) -> Tensor:
         TypeError: a bound is not an int.
         ValueError: there is no integer in [low, high), there are more than 2**40, or they do not fit into int64.
 
-    >>> randint(key(0), (5,), low=1, high=7)
+    >>> from fundl import key, random
+    >>> random.randint(key(0), (5,), low=1, high=7)
     tensor([5, 1, 4, 4, 4])
     """
     if type(low) is not int or type(high) is not int:
@@ -68,7 +70,8 @@ def permutation(key: Key, count: int) -> Tensor:
     Raises:
         ValueError: the count is negative.
 
-    >>> permutation(key(0), 5)
+    >>> from fundl import key, random
+    >>> random.permutation(key(0), 5)
     tensor([4, 0, 3, 1, 2])
     """
     unchecked: object = count
@@ -92,7 +95,8 @@ def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor
     Raises:
         ValueError: the probability is not in [0, 1].
 
-    >>> bernoulli(key(0), (4,), probability=0.5)
+    >>> from fundl import key, random
+    >>> random.bernoulli(key(0), (4,), probability=0.5)
     tensor([ True, False, False, False])
     """
     if type(probability) is not float:
@@ -106,7 +110,8 @@ def bernoulli(key: Key, shape: tuple[int, ...], *, probability: float) -> Tensor
 def rademacher(key: Key, shape: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Tensor:
     """Random signs, 1 and -1, equally likely: 1 where `bernoulli` of 1/2 is True. Key, shape and dtype are as in `uniform`.
 
-    >>> rademacher(key(0), (4,))
+    >>> from fundl import key, random
+    >>> random.rademacher(key(0), (4,))
     tensor([ 1., -1., -1., -1.])
     """
     representable.digits_of(dtype)

@@ -102,6 +102,7 @@ def of_part(key: Key, part: Tensor) -> Key:
         part: three integers, on the key's device: place, the first row; size, the distance to the next one; and how many rows
             there are.
 
+    >>> from fundl.random import uniform
     >>> part = of_part(key(0), torch.tensor([1, 2, 2]))
     >>> torch.equal(uniform(part, (2, 3)), uniform(key(0), (4, 3))[1::2])
     True
@@ -124,6 +125,7 @@ def of_piece(key: Key, piece: Tensor) -> Key:
         key: of the whole draw.
         piece: two integers, on the key's device: place, from 0 on; and n.
 
+    >>> from fundl.random import uniform
     >>> piece = of_piece(key(0), torch.tensor([1, 2]))
     >>> torch.equal(uniform(piece, (3, 4)), uniform(key(0), (3, 8))[:, 4:])
     True

@@ -32,7 +32,8 @@ def normal(
 
     Source: Box and Muller, "A note on the generation of random normal deviates", 1958.
 
-    >>> normal(key(0), (3,))
+    >>> from fundl import key, random
+    >>> random.normal(key(0), (3,))
     tensor([-0.1215, -1.3500, -0.0819])
     """
     _require_scale(mean, std, dtype, reach=9.0)
@@ -66,7 +67,8 @@ def truncated_normal(
         ValueError: as `normal`; or low is not less than high, or hardly any probability is between them (less than 1e-300,
             some 37 standard deviations away).
 
-    >>> truncated_normal(key(0), (3,), std=0.02)
+    >>> from fundl import key, random
+    >>> random.truncated_normal(key(0), (3,), std=0.02)
     tensor([-0.0049,  0.0120,  0.0330])
     """
     if type(low) is not float or type(high) is not float:

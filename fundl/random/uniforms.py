@@ -30,7 +30,8 @@ def uniform(
         TypeError: the dtype is none of these.
         ValueError: no number of the dtype is in [low, high), or a bound is too large for the dtype.
 
-    >>> uniform(key(0), (3,))
+    >>> from fundl import key, random
+    >>> random.uniform(key(0), (3,))
     tensor([0.3990, 0.8805, 0.7357])
     """
     digits = representable.digits_of(dtype)

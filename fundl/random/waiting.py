@@ -22,7 +22,8 @@ def exponential(key: Key, shape: tuple[int, ...], *, scale: float = 1.0, dtype: 
     Raises:
         ValueError: the scale is negative, or the numbers could be too large for the dtype.
 
-    >>> exponential(key(0), (3,))
+    >>> from fundl import key, random
+    >>> random.exponential(key(0), (3,))
     tensor([0.9187, 0.3069, 0.0282])
     """
     require_scale(scale, dtype, greatest=waiting_times.LONGEST)
@@ -48,7 +49,8 @@ def gumbel(
 
     Source: Gumbel, "Statistics of extremes", 1958.
 
-    >>> gumbel(key(0), (3,))
+    >>> from fundl import key, random
+    >>> random.gumbel(key(0), (3,))
     tensor([0.0848, 1.1812, 3.5702])
     """
     require_scale(scale, dtype, greatest=waiting_times.LONGEST, location=location)
