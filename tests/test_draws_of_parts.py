@@ -52,7 +52,7 @@ DRAWS: Final[dict[str, Draw]] = {
     "gamma": lambda key, shape: gamma(key, shape, concentration=1.0),
     "gamma of a small concentration": lambda key, shape: gamma(key, shape, concentration=0.1, dtype=torch.float64),
     "beta": lambda key, shape: beta(key, shape, alpha=0.7, beta=3.0),
-    "dirichlet": lambda key, shape: dirichlet(key, shape, concentration=0.5),
+    "dirichlet": lambda key, shape: dirichlet(key, (*shape, 3), concentration=0.5)[..., 1],
 }
 SHAPES: Final = [(5, 8), (5, 3), (15, 2, 4), (10, 3, 7), (5, 1), (5, 1200), (35, 1, 1), (5,), (5, 0)]
 ROWS, SIZE = 5, 3
