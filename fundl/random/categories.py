@@ -8,6 +8,7 @@ from torch import Tensor
 from fundl._common import draws
 from fundl._common.arguments import said
 from fundl._common.keys import require_key_and_shape
+from fundl._common.looping import is_exported
 from fundl._common.modes import is_readable
 from fundl.random._requirements import require_floating
 from fundl.random.integers import permutation, randint
@@ -114,7 +115,9 @@ def _with_replacement(key: Key, weights: Tensor, shape: tuple[int, ...]) -> Tens
     """The first place each whose weight, added to those of all places before it, is above the number drawn."""
     sums = weights.cumsum(0)
     numbers = uniform(key, shape, dtype=torch.float64) * sums[-1:].squeeze(0)
-    return torch.where(numbers.isfinite() & (sums[-1] > 0), torch.searchsorted(sums, numbers, right=True), -1)
+    searched = not is_exported()  # for programs that have no search
+    places = torch.searchsorted(sums, numbers, right=True) if searched else (sums <= numbers.unsqueeze(-1)).sum(-1)
+    return torch.where(numbers.isfinite() & (sums[-1] > 0), places, -1)
 
 
 def _weights(probabilities: Tensor, count: int, wanted: int) -> Tensor:
