@@ -12,7 +12,7 @@ from fundl._common import suggestions
 from fundl._common.listed import Listed
 from fundl._common.modes import is_readable
 from fundl.optim._numbers import Path, WithNumbers, listed, number_at, numbers_of, replaced
-from fundl.optim.flat import Number, Tensors, new_count
+from fundl.optim.flat import Tensors, new_count
 from fundl.optim.rate import value_at
 from fundl.optim.transform import S, Transform, require_transform
 from fundl.tree import Record, describe
@@ -40,6 +40,7 @@ class Scheduled(WithNumbers[S, ScheduledState[S]]):
     """See `scheduled`."""
 
     schedules: tuple[tuple[str, AnySchedule], ...]
+    _paths: tuple[Path, ...] = attrs.field(init=False, eq=False, repr=False)  # of their numbers, which each step asks for
 
     def __attrs_post_init__(self) -> None:
         places = numbers_of(self.transform)
@@ -50,6 +51,7 @@ class Scheduled(WithNumbers[S, ScheduledState[S]]):
                     " follows one already is not among them, nor what is turned off in it, as a momentum of 0 is"
                 )
             _require_schedule(name, schedule, number_at(self.transform, places[name]))
+        object.__setattr__(self, "_paths", tuple(places[name] for name, _ in self.schedules))
 
     @property
     @override
@@ -82,12 +84,12 @@ class Scheduled(WithNumbers[S, ScheduledState[S]]):
     def _adjusted(self, state: ScheduledState[S]) -> Transform[S]:
         if type(state) is not ScheduledState:
             raise TypeError("the state is of another transform")
-        places, values = numbers_of(self.transform), dict[Path, Number]()
-        for name, schedule in self.schedules:
-            value = value_at(schedule, state.count)
-            values[places[name]] = value.to(torch.float64) if isinstance(value, Tensor) else value
+        values = {
+            path: value_at(schedule, state.count) for path, (_, schedule) in zip(self._paths, self.schedules, strict=True)
+        }
         if not is_readable(state.count) or state.count.ndim:
-            return replaced(self.transform, values, check=False)
+            exact = {path: value.to(torch.float64) if isinstance(value, Tensor) else value for path, value in values.items()}
+            return replaced(self.transform, exact, check=False)
         try:
             return replaced(self.transform, {path: float(value) for path, value in values.items()}, check=True)
         except ValueError as error:
