@@ -261,8 +261,7 @@ def check_sample(sample: Sample, path: Path, *, free: bool, dtype: torch.dtype =
     onnx.export(path, out_and_grads, model, x, grad, free=("x", "grad") if free else ())
     run = onnx.load(path, like=expected)
     assert worst(run(model, x, grad), expected) < bound
-    rows = tree.leaves(x)[0].shape[0]
-    if free and rows > run.function.contents["sizes"][0]["least"]:
+    if free and (rows := tree.leaves(x)[0].shape[0]) > run.function.contents["sizes"][0]["least"]:
         x, grad = tree.map(lambda leaf: leaf[: rows - 1], (x, grad))
         assert worst(run(model, x, grad), out_and_grads(model, x, grad)) < bound
 
