@@ -153,7 +153,8 @@ def test_some_models(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name: str, optimizer: str, free: bool, tmp_path: Path) -> None:
     losses, models = check(name, OPTIMIZERS[optimizer], tmp_path / "step.onnx", free=free, steps=100)
-    assert losses < (1e-5 if optimizer == "sgd" else 1e-4)  # rounding grows: of max pooling with momentum, to 1.6e-5
+    rounded = (name, optimizer) == ("max pooling", "momentum")  # where rounding grows most: to 1.6e-5
+    assert losses < (2e-5 if rounded else 1e-5)
     assert models < (1e-5 if optimizer == "sgd" else 1e-3)
 
 
