@@ -331,7 +331,7 @@ def _(outer: Scheduled[object], grads: Flat, memory: Memory, params: Flat) -> Fl
 def with_number(transform: AnyTransform, name: str, value: float) -> AnyTransform:
     """The transform with another number, which is its own or one of the parts'."""
     cls: type[attrs.AttrsInstance] = type(transform)  # type: ignore[assignment]  # all are
-    fields = {field.name: getattr(transform, field.name) for field in attrs.fields(cls)}
+    fields = {field.name: getattr(transform, field.name) for field in attrs.fields(cls) if field.init}
     if name in fields and not isinstance(fields[name], Transform):
         return attrs.evolve(transform, **{name: value})  # type: ignore[misc]  # likewise
     changes: dict[str, object] = {}

@@ -87,7 +87,7 @@ def values_of(transform: AnyTransform) -> dict[str, object]:
     """The hyper-parameters by name."""
     cls = type(transform)
     assert attrs.has(cls)
-    return {field.name: getattr(transform, field.name) for field in attrs.fields(cls)}
+    return {field.name: getattr(transform, field.name) for field in attrs.fields(cls) if field.init}
 
 
 def changed(transform: AnyTransform, name: str, value: object) -> AnyTransform:

@@ -175,7 +175,7 @@ def test_a_derived_class_is_no_counterpart() -> None:
         (partial(binary_cross_entropy, label_smoothing=0.1), r"label_smoothing=0.1, which nn.BCELoss has no option for"),
         (ctc, r"its mean is over all labels"),
     ],
-    ids=str,
+    ids=["log_cosh", "pinball", "unreduced", "batch_mean", "axis", "label_smoothing", "ctc"],
 )
 def test_what_has_no_module(loss: AnyLoss, message: str) -> None:
     with pytest.raises(torch_nn.ConversionError, match=message):
