@@ -128,7 +128,7 @@ def test_accuracy_needs_scores_and_classes() -> None:
 
 @pytest.mark.parametrize("wrong", [0.3, 2.0, math.nan])
 def test_labels_are_certain(wrong: float) -> None:
-    with pytest.raises(ValueError, match=rf"labels must be 0 and 1, or -1 and 1, but one is {wrong:g}"):
+    with pytest.raises(ValueError, match=rf"labels of yes and no must be 0 and 1, or -1 and 1, but one is {wrong:g}"):
         accuracy(torch.zeros(2), torch.tensor([1.0, wrong]), threshold=0.5)
 
 

@@ -291,7 +291,7 @@ def test_what_is_wrong_with_those_of_a_user() -> None:
         (lambda: f1(SCORES, LABELS, average="weighted"), 'average must be "macro" or "micro", not \'weighted\''),  # type: ignore[arg-type]  # the error under test
         (lambda: f1(SCORES[:, :1], LABELS), "has no score for each class"),
         (lambda: auroc(SCORES, LABELS), "the target must have the prediction's shape"),
-        (lambda: auroc(SCORES[:, 0], LABELS), "labels must be 0 and 1, or -1 and 1, but one is 2"),
+        (lambda: auroc(SCORES[:, 0], LABELS), "labels of yes and no must be 0 and 1, or -1 and 1, but one is 2"),
         (lambda: r2(SCORES, SCORES[:3]), "they must be equal"),
     ],
 )

@@ -52,6 +52,7 @@ def accuracy(prediction: Tensor, target: Tensor, *, threshold: float | None = No
     if threshold is None:
         prediction, target, _ = classes_along(axis, prediction, target)
     if threshold is not None:
+        require_threshold(threshold)
         require_labels(target, prediction)
         right = (prediction > threshold) == (target > 0)
     elif prediction.ndim < 2 or prediction.shape[1] == 1:
@@ -141,6 +142,12 @@ def _require_range(indices: Tensor, classes: int, name: str) -> None:
             f"a class index of the {name} is {int(wrong[0])}, but there {'is' if classes == 1 else 'are'} {classes}"
             f" class{'es' * (classes != 1)}: indices go from 0 to {classes - 1}"
         )
+
+
+def require_threshold(threshold: object) -> None:
+    """Raise unless it is a number."""
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise TypeError(f"threshold is the number above which a score means yes, such as 0.0 for logits, not {threshold!r}")
 
 
 def require_labels(target: Tensor, prediction: Tensor) -> None:

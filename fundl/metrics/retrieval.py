@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fundl._common.class_axis import classes_along
 from fundl._common.suggestions import with_explanations
-from fundl.metrics.decisions import require_labels, require_tensors, true_classes
+from fundl.metrics.decisions import require_labels, require_tensors, require_threshold, true_classes
 from fundl.metrics.metric import Gathering, gathered_as
 from fundl.weights import weighed_by
 
@@ -70,6 +70,7 @@ def _counts(
     """Of each class, or of yes: how many are found rightly, found, and there."""
     if threshold is not None:
         require_tensors(prediction, target)
+        require_threshold(threshold)
         require_labels(target, prediction)
         found, true = prediction > threshold, target > 0
         return torch.stack([part.sum() for part in (found & true, found, true)])

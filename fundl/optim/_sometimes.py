@@ -1,8 +1,4 @@
-"""Transforms around another one that they apply in some steps only.
-
-Where it can be looked at whether a step applies it, that alone decides, and not whether the state is written over: for the
-other one may ask all processes for a norm, and one of them may hold its state for longer than another.
-"""
+"""Transforms around another one that they apply in some steps only."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -13,8 +9,9 @@ from torch import Tensor
 from typing_extensions import TypeVar, override
 
 from fundl._common.modes import is_readable
-from fundl.optim.flat import Tensors, zeros_like
+from fundl.optim.flat import Tensors, copies, zeros_like
 from fundl.optim.transform import Rule, S, Transform
+from fundl.tree import Splits
 
 Own = TypeVar("Own")
 """The state of such a transform, with that of the other one inside."""
@@ -24,11 +21,16 @@ Own = TypeVar("Own")
 class Sometimes(Transform[Own], Generic[S, Own]):
     """A transform around another one, which it applies in some steps only. In the others params and that one's state stay.
 
+    Where the leaves are parts, the other one may ask all processes for a norm. So it is applied in the same steps in each of
+    them, whether a state is written over or not: that depends on who else holds it, in one process for longer than in another.
+
     Args:
         transform: the other one.
+        splits: what the leaves are parts of.
     """
 
     transform: Transform[S]
+    splits: Splits = attrs.field(default=(), kw_only=True, repr=False)
 
     @abstractmethod
     def _selected(
@@ -52,15 +54,19 @@ class Sometimes(Transform[Own], Generic[S, Own]):
 
     @override
     def change(self, grads: Tensors, state: Own, params: Tensors) -> tuple[Tensors, Own]:
-        if not is_readable(self._own(state)):
+        if not any(self.splits) or not is_readable(self._own(state)):
             return self._selected(self.transform.change, grads, state, params, otherwise=zeros_like(params))
         return self._chosen(self.transform.change, grads, self._copied(state), params, otherwise=zeros_like)
 
     @override
     def move(self, grads: Tensors, state: Own, params: Tensors) -> tuple[Tensors, Own]:
-        if not is_readable(self._own(state)):
+        if not any(self.splits) or not is_readable(self._own(state)):
             return self._selected(self.transform.move, grads, state, params, otherwise=params)
-        return self._chosen(self.transform.move, grads, self._copied(state), params, otherwise=lambda params: params)
+        return self._chosen(self.transform.move, grads, self._copied(state), params, otherwise=copies)
+
+    @override
+    def divided(self, splits: Splits) -> Self:
+        return attrs.evolve(self, transform=self.transform.divided(splits), splits=splits)
 
     @override
     def weighed(self, weight: float | Tensor) -> Self:

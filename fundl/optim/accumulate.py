@@ -16,7 +16,7 @@ from fundl._common.suggestions import with_suggestions
 from fundl.optim._sometimes import Sometimes
 from fundl.optim.flat import Tensors, copies, new_count, require_fit, select, times, zeros_like
 from fundl.optim.transform import P, Rule, S, State, Transform, require_transform
-from fundl.tree import Record, Splits, describe
+from fundl.tree import Record, describe
 from fundl.weights import Sum
 
 
@@ -94,11 +94,6 @@ class Accumulate(Sometimes[S, AccumulateState[S]]):
     @override
     def weighed(self, weight: float | Tensor) -> Self:
         return attrs.evolve(self, weight=weight)
-
-    @override
-    def divided(self, splits: Splits) -> Self:
-        transform = self.transform.divided(splits)
-        return self if transform is self.transform else attrs.evolve(self, transform=transform)
 
     @override
     def loss_scale(self, state: AccumulateState[S]) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Final, Generic, Self, final
+from typing import Final, Generic, final
 
 import attrs
 import torch
@@ -96,7 +96,6 @@ class DynamicLossScale(Sometimes[S, LossScaleState[S]]):
     growth: float = attrs.field(default=2.0, validator=positive, kw_only=True)
     backoff: float = attrs.field(default=0.5, validator=positive, kw_only=True)
     every: int = attrs.field(default=2000, validator=count_of_steps, kw_only=True)
-    splits: tree.Splits = attrs.field(default=(), kw_only=True, repr=False)
 
     def __attrs_post_init__(self) -> None:
         if not self.backoff < 1 <= self.growth:
@@ -122,10 +121,6 @@ class DynamicLossScale(Sometimes[S, LossScaleState[S]]):
     def rest(self, state: LossScaleState[S], params: Tensors) -> tuple[Tensors, LossScaleState[S]]:
         results, inner = self.transform.rest(state.inner, params)
         return results, LossScaleState(state.scale, state.good_steps, inner)
-
-    @override
-    def divided(self, splits: tree.Splits) -> Self:
-        return attrs.evolve(self, transform=self.transform.divided(splits), splits=splits)
 
     @override
     def _copied(self, state: LossScaleState[S]) -> LossScaleState[S]:

@@ -1,7 +1,7 @@
 """Steps whose gradients are not finite are left out, and counted."""
 
 from collections.abc import Callable
-from typing import Generic, Self, final
+from typing import Generic, final
 
 import attrs
 import torch
@@ -40,7 +40,6 @@ class SkipNonfinite(Sometimes[S, SkipState[S]]):
     """See `skip_nonfinite`."""
 
     limit: int | None = attrs.field(default=None, validator=attrs.validators.optional(count_of_steps))
-    splits: tree.Splits = attrs.field(default=(), kw_only=True, repr=False)
 
     @override
     def start(self, leaves: Tensors, paths: tuple[str, ...]) -> SkipState[S]:
@@ -55,10 +54,6 @@ class SkipNonfinite(Sometimes[S, SkipState[S]]):
     def rest(self, state: SkipState[S], params: Tensors) -> tuple[Tensors, SkipState[S]]:
         results, inner = self.transform.rest(state.inner, params)
         return results, SkipState(state.skipped, inner, state.in_a_row)
-
-    @override
-    def divided(self, splits: tree.Splits) -> Self:
-        return attrs.evolve(self, transform=self.transform.divided(splits), splits=splits)
 
     @override
     def _copied(self, state: SkipState[S]) -> SkipState[S]:
