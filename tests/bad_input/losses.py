@@ -209,13 +209,13 @@ ROWS: Final[tuple[Row, ...]] = (
     ),
     (
         'accuracy(scores, labels, threshold="0.5")',
-        ValueError,
-        "with one score for each label, the target must have the prediction's shape (4, 2), but",
+        TypeError,
+        "threshold is the number above which a score means yes, such as 0.0 for logits, not '0.5'",
     ),
     (
         "accuracy(scores, labels, threshold=True)",
-        ValueError,
-        "with one score for each label, the target must have the prediction's shape (4, 2), but",
+        TypeError,
+        "threshold is the number above which a score means yes, such as 0.0 for logits, not True",
     ),
     (
         "accuracy(scores, labels, threshold=0.5)",
