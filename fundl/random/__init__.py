@@ -39,28 +39,28 @@ What is made of other draws has their numbers:
 Source: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011.
 """
 
-from fundl.random.categories import categorical as categorical
-from fundl.random.categories import choice as choice
-from fundl.random.gammas import beta as beta
-from fundl.random.gammas import dirichlet as dirichlet
-from fundl.random.gammas import gamma as gamma
-from fundl.random.integers import bernoulli as bernoulli
-from fundl.random.integers import bits as bits
-from fundl.random.integers import permutation as permutation
-from fundl.random.integers import rademacher as rademacher
-from fundl.random.integers import randint as randint
-from fundl.random.keys import Key as Key
-from fundl.random.keys import fold_in as fold_in
-from fundl.random.keys import key as key
-from fundl.random.keys import of_part as of_part
-from fundl.random.keys import of_piece as of_piece
-from fundl.random.keys import split as split
-from fundl.random.keys import split_twice as split_twice
-from fundl.random.normals import normal as normal
-from fundl.random.normals import truncated_normal as truncated_normal
-from fundl.random.uniforms import uniform as uniform
-from fundl.random.waiting import exponential as exponential
-from fundl.random.waiting import gumbel as gumbel
+from fundl.random._categories import categorical as categorical
+from fundl.random._categories import choice as choice
+from fundl.random._gammas import beta as beta
+from fundl.random._gammas import dirichlet as dirichlet
+from fundl.random._gammas import gamma as gamma
+from fundl.random._integers import bernoulli as bernoulli
+from fundl.random._integers import bits as bits
+from fundl.random._integers import permutation as permutation
+from fundl.random._integers import rademacher as rademacher
+from fundl.random._integers import randint as randint
+from fundl.random._keys import Key as Key
+from fundl.random._keys import fold_in as fold_in
+from fundl.random._keys import key as key
+from fundl.random._keys import of_part as of_part
+from fundl.random._keys import of_piece as of_piece
+from fundl.random._keys import split as split
+from fundl.random._keys import split_twice as split_twice
+from fundl.random._normals import normal as normal
+from fundl.random._normals import truncated_normal as truncated_normal
+from fundl.random._uniforms import uniform as uniform
+from fundl.random._waiting import exponential as exponential
+from fundl.random._waiting import gumbel as gumbel
 
 __all__ = [
     "Key", "bernoulli", "beta", "bits", "categorical", "choice", "dirichlet", "exponential", "fold_in", "gamma", "gumbel",

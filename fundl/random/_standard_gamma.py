@@ -6,7 +6,7 @@ from torch import Tensor
 from fundl._common import draws, gamma_numbers
 from fundl._common.gamma_numbers import ROUNDS
 from fundl._common.modes import is_readable
-from fundl.random.keys import Key, split
+from fundl.random._keys import Key, split
 
 
 def standard_gamma(key: Key, shape: tuple[int, ...], concentration: Tensor) -> tuple[Tensor, Tensor]:

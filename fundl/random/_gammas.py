@@ -9,9 +9,9 @@ from fundl._common import draws, representable
 from fundl._common.elementary import exponential
 from fundl._common.keys import require_key_and_shape
 from fundl._common.modes import is_readable
+from fundl.random._keys import Key, split
 from fundl.random._requirements import positive, require_scale
 from fundl.random._standard_gamma import standard_gamma
-from fundl.random.keys import Key, split
 
 
 def gamma(

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from fundl._common import draws, waiting_times
 from fundl._common.keys import require_key_and_shape
+from fundl.random._keys import Key
 from fundl.random._requirements import require_scale
-from fundl.random.keys import Key
 
 
 def exponential(key: Key, shape: tuple[int, ...], *, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> Tensor:

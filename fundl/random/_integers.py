@@ -7,8 +7,8 @@ from torch import Tensor
 
 from fundl._common import draws, representable
 from fundl._common.keys import require_key, require_key_and_shape
+from fundl.random._keys import Key
 from fundl.random._requirements import require_numbers
-from fundl.random.keys import Key
 
 _LARGEST_RANGE: Final = 2**40
 

@@ -10,10 +10,10 @@ from fundl._common.arguments import said
 from fundl._common.keys import require_key_and_shape
 from fundl._common.looping import is_exported
 from fundl._common.modes import is_readable
+from fundl.random._integers import permutation, randint
+from fundl.random._keys import Key
 from fundl.random._requirements import require_floating
-from fundl.random.integers import permutation, randint
-from fundl.random.keys import Key
-from fundl.random.uniforms import uniform
+from fundl.random._uniforms import uniform
 
 
 def categorical(key: Key, logits: Tensor, *, axis: int = -1, shape: tuple[int, ...] = ()) -> Tensor:
