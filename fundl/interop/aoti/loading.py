@@ -27,8 +27,8 @@ class PackagedFunction(Generic[T]):
 
     def __init__(self, path: str | os.PathLike[str], like: T) -> None:
         self._package = Package(path)
-        self.metadata = self._package.metadata
-        self.contents = _contents(path, self.metadata)
+        self.metadata: Mapping[str, str] = self._package.metadata
+        self.contents: Contents = _contents(path, self.metadata)
         self.inputs: list[str] = self.metadata["fundl.inputs"].split("\n")
         self.outputs: list[str] = self.metadata["fundl.outputs"].split("\n")
         arrays = [found for one in self.contents["arguments"] for found in described_arrays(one["tree"])]
