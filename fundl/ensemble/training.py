@@ -79,7 +79,7 @@ def train_step(
     >>> state = ensemble.train_state(split(key(1), 3), ensemble.initialize(split(key(0), 3), linear(2, 1)), optimizer)
     >>> state, report = ensemble.train_step(mse, optimizer)(state, (torch.ones(3, 4, 2), torch.zeros(3, 4, 1)))
     >>> report
-    Report(loss=float32[3], prediction=float32[3, 4, 1], weight=None)
+    Report(loss=float32[3], prediction=float32[3, 4, 1])
     """
     return step_of(MANY, loss, of_runs(optimizer), donate=donate, track=track)
 

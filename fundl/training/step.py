@@ -160,7 +160,7 @@ def train_step(
     >>> state = train_state(key(1), initialize(key(0), linear(2, 1)), optimizer)
     >>> after, report = train_step(mse, optimizer)(state, (torch.ones(4, 2), torch.zeros(4, 1)))
     >>> state.step, after.step, report
-    (tensor(0), tensor(1), Report(loss=float32[], prediction=float32[4, 1], weight=None))
+    (tensor(0), tensor(1), Report(loss=float32[], prediction=float32[4, 1]))
     """
     return step_of(ONE, loss, optimizer, donate=donate, track=track, over=over)
 
