@@ -272,6 +272,7 @@ def test_small_steps_are_not_lost_in_16_bits() -> None:
 # --- In a run ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_compiled_donated_and_scanned_it_is_the_same() -> None:
     optimizer = chain(ema(0.8), adamw(0.1))
     step: AnyStep = train_step(mse, optimizer)

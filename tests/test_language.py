@@ -286,7 +286,7 @@ def test_padding_of_a_memory() -> None:
     assert_trees_close(torch.cat((y, rest), 1), apply(model, (x, memory)), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_encoder_and_a_decoder_write(compiled: bool) -> None:
     model = drawn(translator)
     assert isinstance(model, Layer)

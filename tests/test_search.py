@@ -116,6 +116,7 @@ def test_a_step_of_training_is_one_by_hand_with_the_loss_where_it_began() -> Non
     assert torch.equal(report.loss, value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [sam(adamw(0.1)), sam(adamw(0.1), adaptive=True)], ids=["plain", "adaptive"])
 def test_sam_compiled_donated_and_as_an_ensemble_is_sam(optimizer: Search[tuple[object, ...]]) -> None:
     step, batch = train_step(mse, optimizer), batch_of()
